@@ -1,0 +1,111 @@
+"""Every error that neurofm_shards raises on purpose.
+
+Each class is also a matching builtin, so that callers who know only Python can catch it, and each is built from ONE
+message string: a ``torch.utils.data.DataLoader`` worker rebuilds an error as ``type(error)(message)``, and a process
+pool pickles it. A message says what was found, where (file, member, column), and what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class NeurofmShardsError(Exception):
+    """Base of all errors of this package.
+
+    Attributes
+    ----------
+    exit_code : int
+        What the command line returns when this error ends a command: 1 for findings and failed inputs, 2 for usage and
+        configuration, 3 for plugins.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(NeurofmShardsError, ValueError):
+    """An option, argument or configuration file is wrong."""
+
+    exit_code = 2
+
+
+class InputNotFoundError(NeurofmShardsError, FileNotFoundError):
+    """A named input or folder does not exist, or a pattern matches nothing."""
+
+    exit_code = 2
+
+
+class OutputExistsError(NeurofmShardsError, FileExistsError):
+    """The output folder holds something that was not to be overwritten."""
+
+    exit_code = 2
+
+
+class OutputLockedError(NeurofmShardsError, BlockingIOError):
+    """Another live process is writing to the output folder."""
+
+    exit_code = 2
+
+
+class PluginError(NeurofmShardsError, RuntimeError):
+    """A plugin is broken, or two plugins claim one name."""
+
+    exit_code = 3
+
+
+class MissingPluginError(PluginError, LookupError):
+    """Nothing is registered under the name asked for."""
+
+
+class SourceError(NeurofmShardsError, ValueError):
+    """An input cannot be read or converted."""
+
+
+class NothingToConvertError(SourceError):
+    """An input is sound but holds nothing that was looked for."""
+
+
+class InputChangedError(SourceError):
+    """An input changed between planning and reading."""
+
+
+class EncodeError(NeurofmShardsError, TypeError):
+    """A value cannot be stored: no codec takes it, or its codec refuses it."""
+
+
+class FormatError(NeurofmShardsError, ValueError):
+    """Bytes on disk (shard, index, manifest, payload) are damaged, hostile or of an unknown version."""
+
+
+class UnsafePickleError(FormatError):
+    """A pickle names something outside the allow-list, or is too large or too deep."""
+
+
+class IntegrityError(FormatError):
+    """A checksum does not match."""
+
+
+class NoShardsError(NeurofmShardsError, ValueError):
+    """A folder holds no shards."""
+
+    exit_code = 2
+
+
+class StateError(NeurofmShardsError, ValueError):
+    """A saved state or checkpoint does not belong to this data set, version or setting, or is damaged."""
+
+
+class SampleNotFoundError(NeurofmShardsError, KeyError):
+    """No sample has this key."""
+
+    def __str__(self) -> str:
+        """Return the plain message (``KeyError`` would show its repr)."""
+        return str(self.args[0]) if self.args else ""
+
+
+class SampleIndexError(NeurofmShardsError, IndexError):
+    """A sample number is out of range."""
+
+
+class WorkerError(NeurofmShardsError, RuntimeError):
+    """A worker thread or process died or was lost."""

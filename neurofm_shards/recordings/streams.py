@@ -1,0 +1,186 @@
+"""What a continuous recording is made of: lazily read streams of four kinds.
+
+A format plugin describes streams; it never bins, resamples or cuts. Nothing in this room knows any file format.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.types import Problem
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Continuity = Literal["continuous", "step", "instantaneous"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """What every stream has.
+
+    Attributes
+    ----------
+    path : str
+        Where it is in the input; unique in the recording, and what users select it by.
+    modality : str
+        ``"spikes"``, ``"lfp"``, ``"raw"`` (wide-band), ``"behavior"``, ``"ophys"``, ``"events"``, ``"trials"``,
+        ``"epochs"``, ``"invalid"``, ``"intervals"``.
+    kind_name : str
+        The input format's own name for it (a neurodata type, say), for messages and ``inspect``.
+    description : str
+        Free text from the file.
+    """
+
+    path: str
+    modality: str
+    kind_name: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventStream(Stream):
+    """Events in time, each belonging to one of ``owners`` (a unit, a code, a label).
+
+    Attributes
+    ----------
+    read : callable
+        Returns ``(times, owner)``: float64 seconds and int64 indices into ``owners``, both of shape (n,), as found in
+        the file (unsorted and NaN times included: the core sorts, drops and counts).
+    owners : tuple of str
+        Ids of the units or codes, unique, in file order (the file's own ids, never row numbers).
+    table : sequence of dict
+        One JSON dict of properties per owner (``quality``, ``region``, electrodes, ...), in the order of ``owners``.
+    observed : callable or None
+        Returns, per owner, an array (k, 2) of observed intervals in seconds, or None where nothing is said.
+    """
+
+    read: Callable[[], tuple[Floats, Ints]]
+    owners: tuple[str, ...]
+    table: Sequence[Mapping[str, Any]] = ()
+    observed: Callable[[], Sequence[Floats | None]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Series(Stream):
+    """Values over time.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        ``(time, ...)``.
+    dtype : str
+        numpy dtype of the stored values.
+    read : callable
+        ``read(start, stop)`` returns stored values of these time indices, shape ``(stop - start, ...)``, any dtype.
+    unit : str
+        Physical unit after scaling.
+    scale, offset : float or numpy.ndarray
+        Physical value = stored * scale + offset, scalar or one per channel.
+    calibrated : bool
+        False when the file gives integer data without a scale.
+    channels : tuple of str
+        Ids or names along the second axis; empty when there is none.
+    table : sequence of dict
+        One JSON dict of properties per channel.
+    continuity : str
+        ``"continuous"`` (interpolate), ``"step"`` (hold), ``"instantaneous"`` (a value at an instant).
+    circular : (float, float) or None
+        The range a circular variable wraps in, e.g. ``(0.0, 2 * pi)``.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[int, int], npt.NDArray[Any]]
+    unit: str = ""
+    scale: float | Floats = 1.0
+    offset: float | Floats = 0.0
+    calibrated: bool = True
+    channels: tuple[str, ...] = ()
+    table: Sequence[Mapping[str, Any]] = ()
+    continuity: Continuity = "continuous"
+    circular: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularStream(_Series):
+    """Values at a constant rate: sample ``i`` is at ``t0 + i / rate`` seconds."""
+
+    rate: float
+    t0: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class IrregularStream(_Series):
+    """Values with a time stamp each; ``timestamps()`` returns float64 seconds, shape (time,), as found."""
+
+    timestamps: Callable[[], Floats]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntervalStream(Stream):
+    """Intervals, which may overlap, with columns (trials, epochs, stimulus presentations).
+
+    Attributes
+    ----------
+    start, stop : numpy.ndarray of float64, shape (n,)
+        Seconds; NaN where the file has none.
+    columns : mapping of str to sequence
+        Further columns, each of length n: numbers, strings, bools, or lists of them.
+    relative_columns : tuple of str
+        Names of time columns that are relative to the interval's start rather than to the session.
+    """
+
+    start: Floats
+    stop: Floats
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    relative_columns: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+AnyStream = Union[EventStream, RegularStream, IrregularStream, IntervalStream]
+
+
+class Recording(ABC):
+    """One session: ids, facts, and lazily read streams. A context manager; used in one thread of one process."""
+
+    #: Ids as the input has them, with the plugin's fall-backs (identifier, file name) already applied.
+    session_id: str
+    subject_id: str
+    #: File name (never the folder) for metadata.
+    source_file: str
+    #: See ``SourcePlan.fingerprint``.
+    fingerprint: str
+    #: JSON facts about the session for the manifest (species, start time, format version, ...).
+    facts: Mapping[str, Any]
+    #: What the plugin noticed.
+    problems: Sequence[Problem]
+
+    @property
+    @abstractmethod
+    def streams(self) -> Sequence[AnyStream]:
+        """All streams of the recording."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release files."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""The plugin API: contracts, entries, hooks, and the registry that brings them together."""

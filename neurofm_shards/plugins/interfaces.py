@@ -16,7 +16,6 @@ from neurofm_shards.types import ArrayLayout, Block, Buffer, Problem, Sample, So
 if TYPE_CHECKING:
     from types import TracebackType
 
-    import numpy as np
     from typing_extensions import Self
 
     from neurofm_shards.recordings import Recording

@@ -1,0 +1,92 @@
+"""Neuroscience recordings become WebDataset shards; shards become PyTorch batches.
+
+Names are imported when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from neurofm_shards._version import __version__
+
+if TYPE_CHECKING:
+    from neurofm_shards.blocks import block_from_samples
+    from neurofm_shards.convert.api import convert
+    from neurofm_shards.convert.nwb import NWBToWebDatasetConverter
+    from neurofm_shards.loading.collate import collate_webdataset
+    from neurofm_shards.loading.dataloader import create_webdataset_dataloader
+    from neurofm_shards.loading.dataset import ShardDataset
+    from neurofm_shards.loading.info import ShardedDatasetInfo
+    from neurofm_shards.loading.loaders import WebDatasetLoader
+    from neurofm_shards.loading.mixing import mix
+    from neurofm_shards.loading.resumable import ResumableWebDatasetLoader
+    from neurofm_shards.loading.splits import split
+    from neurofm_shards.plugins.hookspecs import hookimpl
+    from neurofm_shards.plugins.registration import (
+        register_codec,
+        register_compression,
+        register_executor,
+        register_source,
+        register_transform,
+    )
+    from neurofm_shards.shards.arrays import create_shards_from_arrays
+    from neurofm_shards.shards.writer import WebDatasetWriter
+
+_HOMES = {
+    "NWBToWebDatasetConverter": "neurofm_shards.convert.nwb",
+    "ResumableWebDatasetLoader": "neurofm_shards.loading.resumable",
+    "ShardDataset": "neurofm_shards.loading.dataset",
+    "ShardedDatasetInfo": "neurofm_shards.loading.info",
+    "WebDatasetLoader": "neurofm_shards.loading.loaders",
+    "WebDatasetWriter": "neurofm_shards.shards.writer",
+    "block_from_samples": "neurofm_shards.blocks",
+    "collate_webdataset": "neurofm_shards.loading.collate",
+    "convert": "neurofm_shards.convert.api",
+    "create_shards_from_arrays": "neurofm_shards.shards.arrays",
+    "create_webdataset_dataloader": "neurofm_shards.loading.dataloader",
+    "hookimpl": "neurofm_shards.plugins.hookspecs",
+    "mix": "neurofm_shards.loading.mixing",
+    "register_codec": "neurofm_shards.plugins.registration",
+    "register_compression": "neurofm_shards.plugins.registration",
+    "register_executor": "neurofm_shards.plugins.registration",
+    "register_source": "neurofm_shards.plugins.registration",
+    "register_transform": "neurofm_shards.plugins.registration",
+    "split": "neurofm_shards.loading.splits",
+}
+
+__all__ = [
+    "NWBToWebDatasetConverter",
+    "ResumableWebDatasetLoader",
+    "ShardDataset",
+    "ShardedDatasetInfo",
+    "WebDatasetLoader",
+    "WebDatasetWriter",
+    "__version__",
+    "block_from_samples",
+    "collate_webdataset",
+    "convert",
+    "create_shards_from_arrays",
+    "create_webdataset_dataloader",
+    "hookimpl",
+    "mix",
+    "register_codec",
+    "register_compression",
+    "register_executor",
+    "register_source",
+    "register_transform",
+    "split",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'neurofm_shards' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

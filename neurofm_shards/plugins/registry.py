@@ -1,0 +1,297 @@
+"""Names to plugins: what is installed, and objects made from configuration."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Generic, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
+
+from neurofm_shards.errors import ConfigError, MissingPluginError, PluginError
+from neurofm_shards.plugins.entries import (
+    CodecEntry,
+    CompressionEntry,
+    Entry,
+    ExecutorEntry,
+    SourceEntry,
+    TransformEntry,
+)
+from neurofm_shards.plugins.hints import unknown_name
+from neurofm_shards.plugins.host import STRICT_PLUGINS, Host, Plugin, check_entry, is_set
+
+E = TypeVar("E", bound=Entry)
+IN_CODE = "(code)"
+
+
+@dataclass(frozen=True)
+class Registered(Generic[E]):
+    """An entry and where it comes from.
+
+    Attributes
+    ----------
+    kind : str
+        ``"source"``, ``"codec"``, ``"compression"``, ``"transform"`` or ``"executor"``.
+    entry : Entry
+        What the plugin said of itself.
+    distribution, version : str
+        The distribution that provides it; ``"(code)"`` when it was registered by a ``register_*`` call.
+    """
+
+    kind: str
+    entry: E
+    distribution: str
+    version: str
+
+    @property
+    def qualified_name(self) -> str:
+        """``distribution/name``, which is never ambiguous."""
+        return f"{self.distribution}/{self.entry.name}"
+
+    def config_model(self) -> type[BaseModel] | None:
+        """Import and check the configuration model.
+
+        Raises
+        ------
+        PluginError
+            It cannot be imported or is not a frozen, closed pydantic model with a fitting ``kind``.
+        """
+        if self.entry.config is None:
+            return None
+        model = self._resolve(self.entry.config)
+        problem = _model_problem(model, self.entry.name)
+        if problem:
+            raise PluginError(f"{self.kind} {self.qualified_name}: its config model {problem}")
+        return cast("type[BaseModel]", model)
+
+    def make(self, options: Mapping[str, Any] | None = None) -> Any:
+        """Validate options against the model and call the factory."""
+        config = self.validate(options or {})
+        factory = self._resolve(self.entry.factory)
+        arguments = () if config is None else (config,)
+        try:
+            return cast("Callable[..., Any]", factory)(*arguments)
+        except Exception as error:
+            raise PluginError(
+                f"{self.kind} {self.qualified_name}: its factory failed: {type(error).__name__}: {error}"
+            ) from error
+
+    def validate(self, options: Mapping[str, Any]) -> BaseModel | None:
+        """Return the validated configuration, or None when this plugin has no options.
+
+        Raises
+        ------
+        ConfigError
+            Naming every option that is wrong.
+        """
+        model = self.config_model()
+        options = {key: value for key, value in options.items() if key != "kind"}
+        if model is None:
+            if options:
+                raise ConfigError(f"{self.kind} {self.entry.name!r} has no options, but was given {sorted(options)}")
+            return None
+        try:
+            return model.model_validate({"kind": self.entry.name, **options})
+        except ValidationError as error:
+            raise ConfigError(f"{self.kind} {self.entry.name!r}: {explain(error)}") from None
+
+    def _resolve(self, reference: object) -> object:
+        if not isinstance(reference, str):
+            return reference
+        module, _, attribute = reference.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"{self.kind} {self.qualified_name} is broken: {reference} cannot be imported: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def explain(error: ValidationError) -> str:
+    """Turn pydantic's findings into one line: option, what is wrong, what was given."""
+    parts = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"] if part != "kind") or "options"
+        message = "no such option" if item["type"] == "extra_forbidden" else item["msg"][:1].lower() + item["msg"][1:]
+        given = "" if item["type"] in ("extra_forbidden", "missing") else f" (given: {item['input']!r:.80})"
+        parts.append(f"{where}: {message}{given}")
+    return "; ".join(parts)
+
+
+def _model_problem(model: object, name: str) -> str:
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return f"is {model!r}, not a pydantic model"
+    if not model.model_config.get("frozen") or model.model_config.get("extra") != "forbid":
+        return 'must be frozen with extra="forbid" (derive it from neurofm_shards.plugins.config.PluginConfig)'
+    field = model.model_fields.get("kind")
+    if field is None or field.default != name:
+        return f'must have a field kind: Literal["{name}"] = "{name}"'
+    return ""
+
+
+class Kind(Generic[E]):
+    """All plugins of one kind, by name."""
+
+    def __init__(self, kind: str, entry_type: type[E]) -> None:
+        self.kind = kind
+        self._entry_type = entry_type
+        self._by_name: dict[str, list[Registered[E]]] = {}
+        self._instances: dict[str, Any] = {}
+
+    def names(self) -> list[str]:
+        """Return all names, sorted."""
+        return sorted(self._by_name)
+
+    def entries(self) -> list[Registered[E]]:
+        """Return everything registered, sorted by name and distribution."""
+        return [item for name in self.names() for item in self._by_name[name]]
+
+    def register(self, entry: E, *, distribution: str = IN_CODE, version: str = "") -> None:
+        """Add an entry; a name that is taken becomes ambiguous, it is never replaced."""
+        check_entry(entry, self._entry_type, f"register_{self.kind}")
+        self._by_name.setdefault(entry.name, []).append(Registered(self.kind, entry, distribution, version))
+        self._instances.pop(entry.name, None)
+
+    def unregister(self, name: str, *, distribution: str = IN_CODE) -> None:
+        """Take back an entry that was registered in code."""
+        kept = [item for item in self._by_name.get(name, []) if item.distribution != distribution]
+        self._instances.pop(name, None)
+        if kept:
+            self._by_name[name] = kept
+        else:
+            self._by_name.pop(name, None)
+
+    def get(self, name: str) -> Registered[E]:
+        """Return what is registered under a name or a qualified ``distribution/name``.
+
+        Raises
+        ------
+        MissingPluginError
+            Nothing has this name; the message says what comes close and what to install.
+        PluginError
+            Two distributions claim it.
+        """
+        distribution, _, short = name.rpartition("/")
+        found = [item for item in self._by_name.get(short, []) if distribution in ("", item.distribution)]
+        if not found:
+            raise MissingPluginError(unknown_name(self.kind, name, self._by_name))
+        return self._only(found, f"the {self.kind} {name!r}")
+
+    def make(self, config: str | Mapping[str, Any] | BaseModel) -> Any:
+        """Make an object from a name, a dict with ``kind`` and options, or a config model."""
+        if isinstance(config, str):
+            return self.get(config).make()
+        options = config.model_dump() if isinstance(config, BaseModel) else dict(config)
+        name = options.get("kind")
+        if not isinstance(name, str):
+            raise ConfigError(f"the {self.kind} configuration {options!r} needs a 'kind' that names the {self.kind}")
+        return self.get(name).make(options)
+
+    def instance(self, name: str) -> Any:
+        """Return the object with default options, made once."""
+        if name not in self._instances:
+            self._instances[name] = self.get(name).make()
+        return self._instances[name]
+
+    def where(self, test: Callable[[E], bool], what: str) -> Registered[E] | None:
+        """Return the one entry that passes a test, None when there is none.
+
+        Raises
+        ------
+        PluginError
+            More than one passes; ``what`` is used in the message.
+        """
+        found = [item for item in self.entries() if test(item.entry)]
+        return self._only(found, what) if found else None
+
+    def _only(self, found: list[Registered[E]], what: str) -> Registered[E]:
+        if len(found) > 1:
+            spellings = ", ".join(repr(item.qualified_name) for item in found)
+            raise PluginError(
+                f"{what} is provided by more than one distribution; say which one you mean ({spellings}) "
+                "or uninstall the other"
+            )
+        return found[0]
+
+
+class CodecKind(Kind[CodecEntry]):
+    """Codecs, also by file extension."""
+
+    def by_extension(self, extension: str) -> Registered[CodecEntry] | None:
+        """Return the codec of an extension (no dot), or None."""
+        return self.where(lambda entry: entry.extension == extension, f"the codec of extension .{extension}")
+
+
+class CompressionKind(Kind[CompressionEntry]):
+    """Compressions, also by file name."""
+
+    def by_suffix(self, file_name: str) -> Registered[CompressionEntry] | None:
+        """Return the compression whose suffix a file name ends in, or None."""
+        return self.where(
+            lambda entry: file_name.endswith(".tar" + entry.suffix), f"the compression of files like {file_name}"
+        )
+
+
+class Registry:
+    """Everything that plugins registered."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.sources: Kind[SourceEntry] = Kind("source", SourceEntry)
+        self.codecs = CodecKind("codec", CodecEntry)
+        self.compressions = CompressionKind("compression", CompressionEntry)
+        self.transforms: Kind[TransformEntry] = Kind("transform", TransformEntry)
+        self.executors: Kind[ExecutorEntry] = Kind("executor", ExecutorEntry)
+        for plugin in host.plugins:
+            for kind, entry in plugin.entries:
+                self.kind(kind).register(entry, distribution=plugin.distribution, version=plugin.version)
+
+    @property
+    def plugins(self) -> list[Plugin]:
+        """All plugins that were found, broken ones included."""
+        return list(self._host.plugins)
+
+    def kinds(self) -> Iterator[Kind[Any]]:
+        """Iterate over sources, codecs, compressions, transforms, executors."""
+        yield from (self.sources, self.codecs, self.compressions, self.transforms, self.executors)
+
+    def kind(self, name: str) -> Kind[Any]:
+        """Return one kind by its singular name."""
+        return next(kind for kind in self.kinds() if kind.kind == name)
+
+    def notify(self, hook: str, **arguments: Any) -> None:
+        """Call an observer hook on all plugins; failures are logged, never raised."""
+        self._host.notify(hook, **arguments)
+
+    def code_entries(self) -> list[tuple[str, Entry]]:
+        """Return what was registered in code, so that worker processes can :meth:`adopt` it."""
+        return [
+            (kind.kind, item.entry) for kind in self.kinds() for item in kind.entries() if item.distribution == IN_CODE
+        ]
+
+    def adopt(self, entries: list[tuple[str, Entry]]) -> None:
+        """Register entries that another process registered in code, unless they are there already."""
+        present = [(kind, entry.name) for kind, entry in self.code_entries()]
+        for kind, entry in entries:
+            if (kind, entry.name) not in present:
+                self.kind(kind).register(entry)
+
+
+@cache
+def registry() -> Registry:
+    """Return the one registry of this process; plugins are discovered when it is first asked for.
+
+    Raises
+    ------
+    PluginError
+        A plugin is broken and ``--strict-plugins`` is on.
+    """
+    host = Host()
+    host.discover()
+    broken = [plugin for plugin in host.plugins if plugin.error]
+    if broken and is_set(STRICT_PLUGINS):
+        raise PluginError(f"plugin {broken[0].name} of {broken[0].distribution} is broken: {broken[0].error}")
+    return Registry(host)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
-ConfigRef = Union[str, type, None]
-FactoryRef = Union[str, Callable[..., Any]]
+ConfigRef = str | type | None
+FactoryRef = str | Callable[..., Any]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,109 @@
+"""Finds the command, runs it, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+
+from neurofm_shards._version import __version__
+from neurofm_shards.errors import NeurofmShardsError
+
+#: Command name to (module, summary). A module offers ``add_arguments(parser, argv)`` and ``run(args) -> int``.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "convert": ("neurofm_shards.cli.convert", "turn recordings and arrays into shards"),
+    "inspect": ("neurofm_shards.cli.inspect", "show what is inside an input file, and what is odd about it"),
+    "info": ("neurofm_shards.cli.info", "summarise a data set or a single shard"),
+    "validate": ("neurofm_shards.cli.validate", "check a data set: structure, checksums, codecs, schema"),
+    "repair": ("neurofm_shards.cli.repair", "rebuild indexes and manifest, salvage truncated shards"),
+    "index": ("neurofm_shards.cli.index", "build the indexes of shards that came from elsewhere"),
+    "drop": ("neurofm_shards.cli.drop", "withdraw samples from a data set"),
+    "merge": ("neurofm_shards.cli.merge", "join data sets with equal columns"),
+    "plan": ("neurofm_shards.cli.plan", "show what each rank and worker will get"),
+    "shuffle-report": ("neurofm_shards.cli.shuffle_report", "say how random the order of a data set is"),
+    "plugins": ("neurofm_shards.cli.plugins", "list installed plugins, or show one"),
+    "schema": ("neurofm_shards.cli.schema", "print the JSON Schema of the configuration"),
+    "demo": ("neurofm_shards.cli.demo", "make a session, convert it, train a small decoder on it"),
+}
+
+INTERRUPTED = 130
+
+
+def run(argv: Sequence[str], program: str = "neurofm-shards") -> int:
+    """Run one command line and return its exit code: 0 fine, 1 findings, 2 usage, 3 plugins, 130 interrupted."""
+    debug = "--debug" in argv
+    try:
+        return _dispatch(list(argv), program)
+    except NeurofmShardsError as error:
+        return _failed(error, error.exit_code, debug=debug)
+    except BrokenPipeError:
+        # The reader of our output went away (``| head``). Keep the interpreter from complaining when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201  (rich may not be imported yet)
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001  (the last resort of a program: shown, with the way to see more)
+        hint = "" if debug else "; this is a bug in neurofm-shards: run again with --debug to see where"
+        return _failed(RuntimeError(f"{type(error).__name__}: {error}{hint}"), 1, debug=debug)
+
+
+def _dispatch(argv: list[str], program: str) -> int:
+    command = next((word for word in argv if word in COMMANDS), None)
+    parser = argparse.ArgumentParser(
+        prog="neurofm-shards",
+        description="Neuroscience recordings become WebDataset shards; shards become PyTorch batches.",
+        epilog="Run 'neurofm-shards COMMAND --help' for the options of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"neurofm-shards {__version__}")
+    _add_global_options(parser, default=None)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    module: ModuleType | None = None
+    for name, (home, summary) in COMMANDS.items():
+        prog = program if program != "neurofm-shards" else f"neurofm-shards {name}"
+        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", prog=prog)
+        _add_global_options(sub, default=argparse.SUPPRESS)
+        if name == command:
+            _apply_plugin_options(argv)
+            module = importlib.import_module(home)
+            module.add_arguments(sub, argv)
+    args = parser.parse_args(argv)
+    if module is None:
+        parser.print_help()
+        return 2
+    return int(module.run(args))
+
+
+def _add_global_options(parser: argparse.ArgumentParser, default: str | None) -> None:
+    group = parser.add_argument_group("plugins and debugging")
+    switch = False if default is None else default
+    group.add_argument("--plugin", action="append", metavar="FILE.py", default=default, help="load a plugin file too")
+    group.add_argument("--no-plugins", action="store_true", default=switch, help="load no installed third-party plugin")
+    group.add_argument("--strict-plugins", action="store_true", default=switch, help="a broken plugin is an error")
+    group.add_argument("--debug", action="store_true", default=switch, help="show tracebacks")
+
+
+def _apply_plugin_options(argv: Sequence[str]) -> None:
+    # Through the environment, so that worker processes see them too; before parsing, because options of the
+    # command are made from the plugins' models.
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_global_options(early, default=None)
+    options, _ = early.parse_known_args(argv)
+    if options.no_plugins:
+        os.environ["NEUROFM_SHARDS_NO_PLUGINS"] = "1"
+    if options.strict_plugins:
+        os.environ["NEUROFM_SHARDS_STRICT_PLUGINS"] = "1"
+    if options.plugin:
+        paths = [os.path.abspath(path) for path in options.plugin]  # noqa: PTH100  (pathlib costs start-up time)
+        os.environ["NEUROFM_SHARDS_PLUGIN_FILES"] = os.pathsep.join(paths)
+
+
+def _failed(error: Exception, code: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201  (one plain line, whatever else is broken)
+    return code

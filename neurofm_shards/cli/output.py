@@ -1,0 +1,25 @@
+"""Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import orjson
+from rich.console import Console
+
+
+def result_console() -> Console:
+    """Return a console for results; wide when piped, so that tables are not cut."""
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def note_console() -> Console:
+    """Return a console for progress and notes."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document, indented and with sorted keys where the order says nothing."""
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+    sys.stdout.write(text.decode())

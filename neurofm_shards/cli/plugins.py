@@ -1,0 +1,115 @@
+"""``neurofm-shards plugins list|show``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from neurofm_shards.cli.output import note_console, print_json, result_console
+from neurofm_shards.errors import ConfigError, MissingPluginError, PluginError
+from neurofm_shards.plugins.registry import Registered, registry
+
+
+def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:  # noqa: ARG001
+    """Add the command's arguments."""
+    actions = parser.add_subparsers(dest="action", metavar="list|show", required=True)
+    listing = actions.add_parser("list", help="all plugins, with distribution and version; broken ones too")
+    listing.add_argument("--json", action="store_true", help="machine-readable output")
+    show = actions.add_parser("show", help="one plugin and its options")
+    show.add_argument("name", help="its name, or distribution/name")
+    show.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; 1 when a plugin is broken."""
+    return _show(args) if args.action == "show" else _list(args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    known = [item for kind in registry().kinds() for item in kind.entries()]
+    broken = [plugin for plugin in registry().plugins if plugin.error]
+    if args.json:
+        print_json(
+            {
+                "plugins": [_row(item) for item in known],
+                "broken": [
+                    {"name": p.name, "distribution": p.distribution, "version": p.version, "error": p.error}
+                    for p in broken
+                ],
+            }
+        )
+    else:
+        _print_table(known)
+        for plugin in broken:
+            note_console().print(
+                f"[red]broken[/red]: {plugin.distribution} {plugin.version}: ", end="", highlight=False
+            )
+            note_console().print(plugin.error, markup=False)
+    return 1 if broken else 0
+
+
+def _print_table(known: Sequence[Registered[Any]]) -> None:
+    table = Table(title="Plugins", title_justify="left")
+    for column in ("kind", "name", "summary", "distribution", "version"):
+        table.add_column(column, overflow="fold")
+    for item in known:
+        row = _row(item)
+        table.add_row(row["kind"], row["name"], row["summary"], row["distribution"], row["version"])
+    result_console().print(table)
+
+
+def _row(item: Registered[Any]) -> dict[str, str]:
+    return {
+        "kind": item.kind,
+        "name": item.entry.name,
+        "summary": item.entry.summary,
+        "distribution": item.distribution,
+        "version": item.version,
+    }
+
+
+def _show(args: argparse.Namespace) -> int:
+    found = [item for kind in registry().kinds() for item in kind.entries() if args.name in _names(item)]
+    if not found:
+        raise MissingPluginError(
+            f"no plugin named {args.name!r} is installed; 'neurofm-shards plugins list' shows what there is"
+        )
+    described = [_describe(item) for item in found]
+    if args.json:
+        print_json(described)
+        return 0
+    console = result_console()
+    for item, facts in zip(found, described, strict=True):
+        console.print(f"[bold]{item.kind} {item.entry.name}[/bold]  {item.distribution} {item.version}")
+        console.print(item.entry.summary, markup=False)
+        _print_options(facts["schema"])
+    return 0
+
+
+def _names(item: Registered[Any]) -> tuple[str, str]:
+    return item.entry.name, item.qualified_name
+
+
+def _describe(item: Registered[Any]) -> dict[str, Any]:
+    try:
+        model = item.config_model()
+    except ConfigError as error:
+        raise PluginError(str(error)) from error
+    return {**_row(item), "schema": model.model_json_schema() if model else None}
+
+
+def _print_options(schema: dict[str, Any] | None) -> None:
+    properties = {k: v for k, v in (schema or {}).get("properties", {}).items() if k != "kind"}
+    if not properties:
+        result_console().print("no options")
+        return
+    table = Table()
+    for column in ("option", "type", "default", "meaning"):
+        table.add_column(column, overflow="fold")
+    for name, facts in properties.items():
+        kind = facts.get("type") or " | ".join(str(o.get("type", o.get("$ref", "?"))) for o in facts.get("anyOf", ()))
+        table.add_row(name, str(kind), str(facts.get("default", "")), facts.get("description", ""))
+    result_console().print(table)

@@ -109,3 +109,7 @@ class SampleIndexError(NeurofmShardsError, IndexError):
 
 class WorkerError(NeurofmShardsError, RuntimeError):
     """A worker thread or process died or was lost."""
+
+
+class ClosedError(NeurofmShardsError, ValueError):
+    """Something was asked of a data set that was closed before."""

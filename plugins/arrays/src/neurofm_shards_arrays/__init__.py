@@ -1,0 +1,1 @@
+"""NumPy ``.npy`` files as input of neurofm-shards."""

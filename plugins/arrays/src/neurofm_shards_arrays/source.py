@@ -1,0 +1,135 @@
+"""Reads ``.npy`` files, memory-mapped, as samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.errors import NothingToConvertError, SourceError
+from neurofm_shards.plugins.interfaces import Samples, Source
+from neurofm_shards.plugins.toolkit import field_name, file_fingerprint
+from neurofm_shards.types import Block, ColumnSpec, SourcePlan
+from neurofm_shards_arrays.config import ArraysConfig
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+class ArraysSource(Source):
+    """Opens ``.npy`` files; several files, or a folder of them, are one input."""
+
+    def __init__(self, config: ArraysConfig) -> None:
+        self.config = config
+
+    def group(self, paths: Sequence[str]) -> Sequence[tuple[str, ...]]:
+        """Make one input of all files, or one per folder where names repeat; each folder given is one input."""
+        folders = [path for path in paths if Path(path).is_dir()]
+        files = [path for path in paths if path not in folders]
+        groups: dict[str, list[str]] = {}
+        repeated = len({Path(path).stem for path in files}) < len(files)
+        for path in files:
+            groups.setdefault(str(Path(path).parent) if repeated else "", []).append(path)
+        return [(path,) for path in folders] + [tuple(group) for group in groups.values()]
+
+    def open(self, paths: tuple[str, ...]) -> Samples:
+        """Map the files of one input.
+
+        Raises
+        ------
+        SourceError
+            A file is not a plain array, names collide or first dimensions differ.
+        """
+        files = self._chosen(_files(paths))
+        arrays: dict[str, npt.NDArray[np.generic]] = {}
+        for path in files:
+            name = field_name(Path(path).stem)
+            if name in arrays:
+                raise SourceError(
+                    f"{path}: another file of this input also gives column {name!r}; rename one or choose with columns"
+                )
+            arrays[name] = _map_file(path)
+        _check_lengths(dict(zip(arrays, files, strict=True)), arrays)
+        return ArraySamples(files, arrays, self._session_id(paths), self.config.subject_id)
+
+    def _chosen(self, files: list[str]) -> list[str]:
+        if self.config.columns is None:
+            return files
+        by_stem = {Path(path).stem: path for path in files}
+        missing = [name for name in self.config.columns if name not in by_stem]
+        if missing:
+            raise SourceError(f"no file {missing[0]}.npy among {sorted(by_stem)} in {Path(files[0]).parent}")
+        return [by_stem[name] for name in self.config.columns]
+
+    def _session_id(self, paths: tuple[str, ...]) -> str:
+        if self.config.session_id is not None:
+            return self.config.session_id
+        first = Path(paths[0]).resolve()
+        return first.name if first.is_dir() else first.stem if len(paths) == 1 else first.parent.name
+
+
+def _files(paths: tuple[str, ...]) -> list[str]:
+    found: list[str] = []
+    for path in paths:
+        if not Path(path).is_dir():
+            found.append(path)
+            continue
+        inside = sorted(str(item) for item in Path(path).iterdir() if item.suffix.lower() == ".npy" and item.is_file())
+        if not inside:
+            raise NothingToConvertError(f"folder {path} holds no .npy files")
+        found += inside
+    return found
+
+
+def _map_file(path: str) -> npt.NDArray[np.generic]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "allow_pickle" in reason or "object" in reason.lower():
+            reason = "it holds Python objects, which are never unpickled; save plain numeric arrays instead"
+        raise SourceError(f"{path} cannot be read as a .npy array: {reason}") from error
+    if not isinstance(array, np.ndarray) or array.ndim == 0:
+        raise SourceError(
+            f"{path} holds a single value, not an array of samples: its first dimension must be the samples"
+        )
+    if array.dtype.kind not in "biufc":
+        raise SourceError(f"{path} has dtype {array.dtype}, which is not numeric; leave it out with columns")
+    return array
+
+
+def _check_lengths(files: Mapping[str, str], arrays: Arrays) -> None:
+    if len({len(array) for array in arrays.values()}) > 1:
+        listed = ", ".join(f"{Path(files[name]).name} {array.shape}" for name, array in arrays.items())
+        raise SourceError(
+            f"arrays in {Path(next(iter(files.values()))).parent} must have the same first dimension (the samples): "
+            f"{listed}; convert them apart, or choose with columns"
+        )
+
+
+class ArraySamples(Samples):
+    """Row ``i`` of every array is sample ``i``."""
+
+    def __init__(self, files: Sequence[str], arrays: Arrays, session_id: str, subject_id: str) -> None:
+        self._files = list(files)
+        self._arrays = arrays
+        self._names = {"session_id": session_id, "subject_id": subject_id}
+        self._length = len(next(iter(arrays.values())))
+
+    def plan(self) -> SourcePlan:
+        """Describe the columns; no data is read but for the fingerprint."""
+        columns = tuple(ColumnSpec(name, array.dtype.str, array.shape[1:]) for name, array in self._arrays.items())
+        facts = {**self._names, "files": [Path(path).name for path in self._files]}
+        return SourcePlan(self._length, columns, file_fingerprint(self._files), metadata=facts)
+
+    def read(self, start: int, stop: int) -> Block:
+        """Copy rows out of the maps."""
+        columns = {name: np.array(array[start:stop]) for name, array in self._arrays.items()}
+        file_name = Path(self._files[0]).name
+        metadata = [{**self._names, "source_file": file_name, "source_row": i} for i in range(start, stop)]
+        return Block(columns, metadata)
+
+    def close(self) -> None:
+        """Let go of the maps."""
+        self._arrays = {}

@@ -12,7 +12,7 @@ from neurofm_shards._version import __version__
 
 if TYPE_CHECKING:
     from neurofm_shards.blocks import block_from_samples
-    from neurofm_shards.convert.api import convert
+    from neurofm_shards.convert.api import convert_inputs
     from neurofm_shards.convert.nwb import NWBToWebDatasetConverter
     from neurofm_shards.loading.collate import collate_webdataset
     from neurofm_shards.loading.dataloader import create_webdataset_dataloader
@@ -42,7 +42,7 @@ _HOMES = {
     "WebDatasetWriter": "neurofm_shards.shards.writer",
     "block_from_samples": "neurofm_shards.blocks",
     "collate_webdataset": "neurofm_shards.loading.collate",
-    "convert": "neurofm_shards.convert.api",
+    "convert_inputs": "neurofm_shards.convert.api",
     "create_shards_from_arrays": "neurofm_shards.shards.arrays",
     "create_webdataset_dataloader": "neurofm_shards.loading.dataloader",
     "hookimpl": "neurofm_shards.plugins.hookspecs",
@@ -65,7 +65,7 @@ __all__ = [
     "__version__",
     "block_from_samples",
     "collate_webdataset",
-    "convert",
+    "convert_inputs",
     "create_shards_from_arrays",
     "create_webdataset_dataloader",
     "hookimpl",

@@ -1,0 +1,1 @@
+"""Sample transforms for neurofm-shards."""

@@ -143,11 +143,10 @@ class Host:
         self.plugins.append(Plugin(name, distribution, version, error=error))
 
     def _check_hook_names(self, plugin: object) -> None:
-        known = set(self._manager.hook.__dict__)
+        known = {name for name in vars(hookspecs) if name.startswith("neurofm_")}
         for attribute in dir(plugin):
             if attribute.startswith("neurofm_") and attribute not in known and callable(getattr(plugin, attribute)):
-                hooks = ", ".join(sorted(name for name in vars(hookspecs) if name.startswith("neurofm_")))
-                raise PluginError(f"{attribute} is not a hook; the hooks are: {hooks}")
+                raise PluginError(f"{attribute} is not a hook; the hooks are: {', '.join(sorted(known))}")
         self._manager.check_pending()
 
     def _entries(self, plugin: object) -> Iterator[tuple[str, Entry]]:

@@ -1,0 +1,15 @@
+"""A registry of its own for each test."""
+
+from __future__ import annotations
+
+import pytest
+
+from neurofm_shards.plugins import registry as registry_module
+
+
+@pytest.fixture
+def fresh_registry():
+    """Forget the registry before and after; returns the function that makes it."""
+    registry_module.registry.cache_clear()
+    yield registry_module.registry
+    registry_module.registry.cache_clear()

@@ -1,0 +1,180 @@
+"""Keyed pseudo-random permutations of ``[0, n)``: a formula instead of a stored list.
+
+A Feistel network over ``a * b >= n`` points (``a`` just above the square root of ``n``): a point is a pair
+``(left, right)`` with ``left < a`` and ``right < b``; the rounds add to either half, modulo its size, a keyed hash of
+the other, so each round can be undone. Points that land outside of ``[0, n)`` walk on along their cycle (Black and
+Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Everything broadcasts: each element may belong to a permutation
+of its own size and key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Words = npt.NDArray[np.uint64]
+
+#: Largest ``n``: both halves must fit into 31 bits.
+MAX_SIZE = 1 << 62
+#: Up to this size a permutation is drawn exactly, as a table of at most 128 KiB; Feistel networks are for large sets.
+TABLE_SIZE = 1 << 14
+
+_ROUNDS = 8
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_HALF = np.uint64(32)
+
+
+def derive_key(*words: object) -> int:
+    """Return a 64-bit key that depends on all the words (numbers and strings) and their order."""
+    text = "\x1f".join(str(word) for word in words).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def mix(words: Words) -> Words:
+    """Hash 64-bit words one by one (the finalizer of splitmix64)."""
+    words = words ^ (words >> np.uint64(30))
+    words = words * _MIX_1
+    words = words ^ (words >> np.uint64(27))
+    words = words * _MIX_2
+    words ^= words >> np.uint64(31)
+    return words
+
+
+def combine(key: Words | int, words: Words) -> Words:
+    """Return one 64-bit key per word, all different from each other for one ``key``."""
+    return mix((np.asarray(words, dtype=np.uint64) + np.uint64(1)) * _SPREAD ^ np.asarray(key, dtype=np.uint64))
+
+
+_CONSTANTS = [np.uint64(derive_key("neurofm_shards round", i)) for i in range(_ROUNDS)]
+
+
+def _hashed(half: Words, key: Words, size: Words) -> Words:
+    """Return a keyed hash of ``half`` in ``[0, size)``."""
+    words: Words = half * _SPREAD
+    words ^= key
+    words ^= words >> _HALF
+    words *= _MIX_1
+    words ^= words >> np.uint64(29)
+    words *= _MIX_2
+    words >>= _HALF
+    words *= size
+    words >>= _HALF
+    return words
+
+
+def halves(size: Any) -> tuple[Words, Words]:
+    """Return the sizes ``(a, b)`` of the two halves for permutations of ``size`` points each."""
+    size = np.asarray(size, dtype=np.uint64)
+    a = np.sqrt(size.astype(np.float64)).astype(np.uint64) + np.uint64(1)
+    return a, (size + a - np.uint64(1)) // a
+
+
+def _forward(points: Words, a: Words, b: Words, key: Words) -> Words:
+    left, right = np.divmod(points, b)
+    for i in range(0, _ROUNDS, 2):
+        left += _hashed(right, key + _CONSTANTS[i], a)
+        np.minimum(left, left - a, out=left)
+        right += _hashed(left, key + _CONSTANTS[i + 1], b)
+        np.minimum(right, right - b, out=right)
+    left *= b
+    left += right
+    return left
+
+
+def _backward(points: Words, a: Words, b: Words, key: Words) -> Words:
+    left, right = np.divmod(points, b)
+    for i in range(_ROUNDS - 2, -1, -2):
+        right -= _hashed(left, key + _CONSTANTS[i + 1], b)
+        np.minimum(right, right + b, out=right)
+        left -= _hashed(right, key + _CONSTANTS[i], a)
+        np.minimum(left, left + a, out=left)
+    left *= b
+    left += right
+    return left
+
+
+def permute(points: Words, size: Any, key: Words) -> Words:
+    """Send each point to its place in its own keyed permutation.
+
+    Parameters
+    ----------
+    points : numpy.ndarray of uint64, shape (n,)
+        Each below its ``size``.
+    size : int or numpy.ndarray of uint64, shape (n,)
+        Sizes of the permutations.
+    key : numpy.ndarray of uint64, shape (1,) or (n,)
+        Their keys.
+    """
+    return _walk(_forward, points, size, key)
+
+
+def unpermute(points: Words, size: Any, key: Words) -> Words:
+    """Undo :func:`permute`."""
+    return _walk(_backward, points, size, key)
+
+
+def _walk(step: Any, points: Words, size: Any, key: Words) -> Words:
+    a, b = halves(size)
+    found: Words = step(points, a, b, key)
+    outside = np.flatnonzero(found >= np.asarray(size, dtype=np.uint64))
+    while len(outside):
+        of = [np.broadcast_to(part, points.shape)[outside] for part in (a, b, key, np.asarray(size, dtype=np.uint64))]
+        again = step(found[outside], *of[:3])
+        found[outside] = again
+        outside = outside[again >= of[3]]
+    return found
+
+
+class Permutation:
+    """One keyed permutation of ``[0, size)``.
+
+    Parameters
+    ----------
+    size : int
+        Up to 2**62.
+    key : int
+        64 bits; see :func:`derive_key`.
+
+    Examples
+    --------
+    >>> order = Permutation(5, derive_key("epoch", 0))
+    >>> sorted(order(np.arange(5)).tolist())
+    [0, 1, 2, 3, 4]
+    """
+
+    #: Positions per pass, so that all intermediate arrays stay in the processor's cache.
+    _PASS = 1 << 13
+
+    def __init__(self, size: int, key: int) -> None:
+        self.size = size
+        self._key = np.array([key], dtype=np.uint64)
+        self._table = self._drawn() if size <= TABLE_SIZE else None
+
+    def __call__(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the images of ``positions``, each in ``[0, size)``; int64, same shape."""
+        if self._table is not None:
+            return self._table[positions]
+        return self._passes(permute, positions)
+
+    def inverse(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the positions whose images these are."""
+        if self._table is not None:
+            return np.argsort(self._table)[images]
+        return self._passes(unpermute, images)
+
+    def _drawn(self) -> npt.NDArray[np.int64]:
+        """Sort by keyed 64-bit hashes: each permutation is as likely as any other."""
+        return np.argsort(combine(self._key, np.arange(self.size, dtype=np.uint64)), kind="stable")
+
+    def _passes(self, step: Any, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        flat = np.ascontiguousarray(positions, dtype=np.int64).reshape(-1)
+        found = np.empty(flat.shape, dtype=np.int64)
+        for first in range(0, len(flat), self._PASS):
+            part = flat[first : first + self._PASS].view(np.uint64)
+            found[first : first + self._PASS] = step(part, self.size, self._key).view(np.int64)
+        return found.reshape(np.shape(positions))

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from neurofm_shards.errors import ConfigError, MissingPluginError, PluginError
+from neurofm_shards.errors import ConfigError, MissingPluginError, NeurofmShardsError, PluginError
 from neurofm_shards.plugins.entries import (
     CodecEntry,
     CompressionEntry,
@@ -73,6 +73,8 @@ class Registered(Generic[E]):
         arguments = () if config is None else (config,)
         try:
             return cast("Callable[..., Any]", factory)(*arguments)
+        except NeurofmShardsError:
+            raise
         except Exception as error:
             raise PluginError(
                 f"{self.kind} {self.qualified_name}: its factory failed: {type(error).__name__}: {error}"

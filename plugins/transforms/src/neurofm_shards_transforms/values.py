@@ -85,7 +85,8 @@ class Sqrt(FieldTransform):
         dtype = np.float64 if array.dtype == np.float64 else np.float32
         if array.size and np.nanmin(array) < 0:
             raise ConfigError("sqrt: there are negative values; it is meant for counts")
-        return np.sqrt(array, dtype=dtype)
+        root: Array = np.sqrt(array, dtype=dtype)
+        return root
 
 
 class ChannelMaskConfig(FieldsConfig):
@@ -118,7 +119,8 @@ class ChannelMask(FieldTransform):
         if max(self.channels) >= array.shape[-1]:
             raise ConfigError(f"channel-mask: channel {max(self.channels)} of {array.shape[-1]} (they count from 0)")
         if self.remove:
-            return np.delete(array, self.channels, axis=-1)
+            kept: Array = np.delete(array, self.channels, axis=-1)
+            return kept
         masked = array.copy()
         masked[..., self.channels] = self.value
         return masked

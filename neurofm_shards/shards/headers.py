@@ -1,0 +1,105 @@
+"""Canonical tar headers: plain USTAR, no times, no owners; one at a time or thousands in a few numpy calls."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.shards.names import NAME_BYTES
+
+#: Tar's unit: headers are one block, payloads are padded to whole blocks.
+MEMBER_BLOCK = 512
+#: Two zero blocks end an archive.
+END_OF_ARCHIVE = bytes(2 * MEMBER_BLOCK)
+#: Largest payload that eleven octal digits can say.
+MAX_MEMBER_BYTES = 8**11 - 1
+
+Bytes2D = npt.NDArray[np.uint8]
+
+_OWNER = b"0000644\00000000\00000000\0"
+_MTIME = b"00000000000\0"
+_BLANK_CHECKSUM = b"        "
+_REST = (b"0" + bytes(100) + b"ustar\0" + b"00" + bytes(64) + b"0000000\00000000\0").ljust(512 - 156, b"\0")
+_CONSTANT_SUM = sum(_OWNER + _MTIME + _BLANK_CHECKSUM + _REST)
+_SIZE_AT, _CHECKSUM_AT = 124, 148
+
+
+def padded(size: int) -> int:
+    """Round a payload's size up to whole blocks."""
+    return -(-size // MEMBER_BLOCK) * MEMBER_BLOCK
+
+
+def header_bytes(name: str, size: int) -> bytes:
+    """Return the one canonical header for a member.
+
+    Raises
+    ------
+    ConfigError
+        The name is not ASCII, empty or longer than 100 bytes, or the payload has 8 GiB or more.
+    """
+    if not name.isascii():
+        raise ConfigError(f"member name {name!r} is not ASCII: escape the key first")
+    return _header(name.encode(), size)
+
+
+def _header(name: bytes, size: int) -> bytes:
+    if not 0 < len(name) <= NAME_BYTES:
+        raise ConfigError(
+            f"member name {name.decode()!r} has {len(name)} bytes and {NAME_BYTES} fit: "
+            "use shorter sample ids or field names"
+        )
+    if not 0 <= size <= MAX_MEMBER_BYTES:
+        raise ConfigError(
+            f"member {name.decode()!r} would have {size:,} bytes, and tar members end at {MAX_MEMBER_BYTES:,}: "
+            "cut the sample into smaller ones"
+        )
+    digits = b"%011o\0" % size
+    checksum = b"%06o\0 " % (_CONSTANT_SUM + sum(name) + sum(digits))
+    return name.ljust(NAME_BYTES, b"\0") + _OWNER + digits + _MTIME + checksum + _REST
+
+
+def decimal_digits(numbers: npt.NDArray[np.int64], width: int) -> Bytes2D:
+    """Return zero-padded decimal digits as ASCII, shape (n, width)."""
+    return _digits(numbers, width, 10)
+
+
+def _digits(numbers: npt.NDArray[np.int64], width: int, base: int) -> Bytes2D:
+    powers = base ** np.arange(width - 1, -1, -1, dtype=np.int64)
+    return (numbers[:, None] // powers % base + ord("0")).astype(np.uint8)
+
+
+class HeaderTemplate:
+    """Makes the headers of one field: everything but key, size and checksum is fixed.
+
+    Parameters
+    ----------
+    field, extension : str
+        The member is called ``key.field.extension``.
+    """
+
+    def __init__(self, field: str, extension: str) -> None:
+        self._tail = f".{field}.{extension}".encode()
+
+    def one(self, key: bytes, size: int) -> bytes:
+        """Return the header of one member."""
+        return _header(key + self._tail, size)
+
+    def fill(self, out: Bytes2D, keys: Bytes2D, size: int) -> None:
+        """Write the headers of many members of one size.
+
+        Parameters
+        ----------
+        out : numpy.ndarray of uint8, shape (n, 512)
+            Where the headers go; rows may be apart.
+        keys : numpy.ndarray of uint8, shape (n, k)
+            ASCII keys of equal length.
+        size : int
+            Payload bytes of each member.
+        """
+        length = keys.shape[1]
+        blank = np.frombuffer(self.one(b"\0" * length, size), np.uint8)
+        sums = keys.sum(axis=1, dtype=np.int64) + int(blank.sum(dtype=np.int64)) - int(blank[148:156].sum()) + 8 * 32
+        out[:] = blank
+        out[:, :length] = keys
+        out[:, _CHECKSUM_AT : _CHECKSUM_AT + 6] = _digits(sums, 6, 8)

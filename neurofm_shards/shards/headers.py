@@ -17,10 +17,12 @@ MAX_MEMBER_BYTES = 8**11 - 1
 
 Bytes2D = npt.NDArray[np.uint8]
 
-_OWNER = b"0000644\00000000\00000000\0"
-_MTIME = b"00000000000\0"
+_NUMBER = b"%07o\x00"
+_OWNER = _NUMBER * 3 % (0o644, 0, 0)
+_MTIME = b"%011o\x00" % 0
 _BLANK_CHECKSUM = b"        "
-_REST = (b"0" + bytes(100) + b"ustar\0" + b"00" + bytes(64) + b"0000000\00000000\0").ljust(512 - 156, b"\0")
+_MAGIC = b"ustar\x00" + b"00"
+_REST = (b"0" + bytes(100) + _MAGIC + bytes(64) + _NUMBER * 2 % (0, 0)).ljust(512 - 156, b"\0")
 _CONSTANT_SUM = sum(_OWNER + _MTIME + _BLANK_CHECKSUM + _REST)
 _SIZE_AT, _CHECKSUM_AT = 124, 148
 
@@ -54,8 +56,8 @@ def _header(name: bytes, size: int) -> bytes:
             f"member {name.decode()!r} would have {size:,} bytes, and tar members end at {MAX_MEMBER_BYTES:,}: "
             "cut the sample into smaller ones"
         )
-    digits = b"%011o\0" % size
-    checksum = b"%06o\0 " % (_CONSTANT_SUM + sum(name) + sum(digits))
+    digits = b"%011o\x00" % size
+    checksum = b"%06o\x00 " % (_CONSTANT_SUM + sum(name) + sum(digits))
     return name.ljust(NAME_BYTES, b"\0") + _OWNER + digits + _MTIME + checksum + _REST
 
 

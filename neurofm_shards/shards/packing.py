@@ -1,0 +1,210 @@
+"""Integers and strings in few bytes: progressions are three numbers, the rest small arrays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.errors import FormatError
+
+Ints = npt.NDArray[np.int64]
+AnyArray = npt.NDArray[Any]
+Arrays = dict[str, AnyArray]
+
+_NUMBERED = re.compile(r"(.*?)(\d{1,18})", re.DOTALL)
+_LIMIT = 1 << 62
+_SMALL = ("|u1", "<u2", "<u4", "<i8")
+
+
+@dataclass(frozen=True)
+class PackedInts:
+    """``n`` integers: ``start + step * i``, or an array.
+
+    Attributes
+    ----------
+    length : int
+        How many.
+    start, step : int
+        The progression; unused when ``values`` is given.
+    values : numpy.ndarray or None
+        The numbers themselves where they form no progression.
+    """
+
+    length: int
+    start: int = 0
+    step: int = 0
+    values: AnyArray | None = None
+
+    def array(self) -> Ints:
+        """Return the numbers as a new int64 array."""
+        if self.values is not None:
+            return self.values.astype(np.int64)
+        if self.step == 0:
+            return np.full(self.length, self.start, np.int64)
+        return np.arange(self.length, dtype=np.int64) * self.step + self.start
+
+    def bounds(self) -> tuple[int, int]:
+        """Return the smallest and largest number; (0, 0) when there are none."""
+        if self.length == 0:
+            return 0, 0
+        if self.values is not None:
+            return int(self.values.min()), int(self.values.max())
+        last = self.start + self.step * (self.length - 1)
+        return min(self.start, last), max(self.start, last)
+
+    def at(self, i: int) -> int:
+        """Return one number."""
+        return self.start + self.step * i if self.values is None else int(self.values[i])
+
+
+def pack_ints(values: npt.ArrayLike) -> PackedInts:
+    """Find the smallest form of integers."""
+    array = np.asarray(values, dtype=np.int64)
+    if len(array) < 2:
+        return PackedInts(len(array), int(array[0]) if len(array) else 0)
+    step = int(array[1]) - int(array[0])
+    if (np.diff(array) == step).all():
+        return PackedInts(len(array), int(array[0]), step)
+    low, high = int(array.min()), int(array.max())
+    dtype = next(d for d in _SMALL if d == "<i8" or (low >= 0 and high <= np.iinfo(d).max))
+    return PackedInts(len(array), values=array.astype(dtype))
+
+
+def store_ints(packed: PackedInts, name: str, arrays: Arrays) -> list[int] | str:
+    """Return what stands in a sidecar's header; arrays go into ``arrays`` under ``name``."""
+    if packed.values is None:
+        return [packed.start, packed.step]
+    arrays[name] = packed.values
+    return name
+
+
+def load_ints(stored: object, length: int, arrays: Arrays) -> PackedInts:
+    """Undo :func:`store_ints`.
+
+    Raises
+    ------
+    FormatError
+        The stored form is damaged.
+    """
+    match stored:
+        case [int(start), int(step)] if abs(start) < _LIMIT and abs(start + step * length) < _LIMIT:
+            return PackedInts(length, start, step)
+        case str() if (
+            (array := arrays.get(stored)) is not None and array.shape == (length,) and array.dtype.kind in "ui"
+        ):
+            return PackedInts(length, values=array)
+    raise FormatError(f"a sidecar's column of integers is damaged: {stored!r:.60}")
+
+
+@dataclass(frozen=True)
+class PackedStrings:
+    """``n`` texts: a numbered series, or UTF-8 bytes with offsets.
+
+    Attributes
+    ----------
+    length : int
+        How many.
+    prefix, width : str, int
+        A numbered series: ``prefix`` and the number, zero-padded to ``width`` digits.
+    numbers : PackedInts or None
+        The series' numbers; None when the texts are stored as they are.
+    blob, offsets : numpy.ndarray or None
+        UTF-8 bytes end to end, and where each text ends.
+    """
+
+    length: int
+    prefix: str = ""
+    width: int = 0
+    numbers: PackedInts | None = None
+    blob: AnyArray | None = None
+    ends: PackedInts | None = None
+
+    def texts(self) -> list[str]:
+        """Return all texts."""
+        if self.numbers is not None:
+            prefix, width = self.prefix, self.width
+            return [f"{prefix}{number:0{width}d}" for number in self.numbers.array().tolist()]
+        if self.blob is None or self.ends is None:
+            return []
+        raw, start, texts = self.blob.tobytes(), 0, []
+        try:
+            for end in self.ends.array().tolist():
+                texts.append(raw[start:end].decode())
+                start = end
+        except UnicodeDecodeError as error:
+            raise FormatError(f"a sidecar's texts are not UTF-8 ({error.reason})") from error
+        return texts
+
+    def at(self, i: int) -> str:
+        """Return one text."""
+        if self.numbers is not None:
+            return f"{self.prefix}{self.numbers.at(i):0{self.width}d}"
+        if self.blob is None or self.ends is None:
+            raise IndexError(i)
+        start = self.ends.at(i - 1) if i else 0
+        return self.blob[start : self.ends.at(i)].tobytes().decode()
+
+
+def pack_strings(texts: Sequence[str]) -> PackedStrings:
+    """Find a small form of texts."""
+    series = _series(texts)
+    if series is not None:
+        return series
+    raw = [text.encode() for text in texts]
+    ends = np.cumsum([len(r) for r in raw], dtype=np.int64) if raw else np.empty(0, np.int64)
+    return PackedStrings(len(raw), blob=np.frombuffer(b"".join(raw), np.uint8), ends=pack_ints(ends))
+
+
+def _series(texts: Sequence[str]) -> PackedStrings | None:
+    match = _NUMBERED.fullmatch(texts[0]) if texts else None
+    if match is None or not match[2].isascii():
+        return None
+    prefix, width = match[1], len(match[2])
+    digits = [text[len(prefix) :] for text in texts]
+    if not all(d.isascii() and d.isdigit() and len(d) <= 18 for d in digits):
+        return None
+    numbers = [int(d) for d in digits]
+    if any(f"{prefix}{number:0{width}d}" != text for number, text in zip(numbers, texts, strict=True)):
+        return None
+    return PackedStrings(len(texts), prefix, width, pack_ints(numbers))
+
+
+def store_strings(packed: PackedStrings, name: str, arrays: Arrays) -> list[Any]:
+    """Return what stands in a sidecar's header; arrays go into ``arrays`` under names that begin with ``name``."""
+    if packed.numbers is not None:
+        return [packed.prefix, packed.width, store_ints(packed.numbers, f"{name}.numbers", arrays)]
+    if packed.blob is None or packed.ends is None:
+        return []
+    arrays[f"{name}.utf8"] = packed.blob
+    return [f"{name}.utf8", store_ints(packed.ends, f"{name}.ends", arrays)]
+
+
+def load_strings(stored: object, length: int, arrays: Arrays) -> PackedStrings:
+    """Undo :func:`store_strings`.
+
+    Raises
+    ------
+    FormatError
+        The stored form is damaged.
+    """
+    match stored:
+        case [str(prefix), int(width), numbers] if 0 < width <= 18:
+            packed = load_ints(numbers, length, arrays)
+            if packed.bounds()[0] >= 0:
+                return PackedStrings(length, prefix, width, packed)
+        case [str(name), ends] if (blob := arrays.get(name)) is not None and blob.dtype == np.uint8:
+            packed = load_ints(ends, length, arrays)
+            if _rises(packed, len(blob)):
+                return PackedStrings(length, blob=blob, ends=packed)
+    raise FormatError(f"a sidecar's column of texts is damaged: {stored!r:.60}")
+
+
+def _rises(ends: PackedInts, limit: int) -> bool:
+    low, high = ends.bounds()
+    falls = ends.step < 0 if ends.values is None else bool((np.diff(ends.array()) < 0).any())
+    return not falls and low >= 0 and high == (limit if ends.length else 0)

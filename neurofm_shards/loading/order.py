@@ -95,7 +95,7 @@ class EpochOrder:
         """Return the rows at these positions of the epoch, each in ``[0, num_samples)``; same shape, any order."""
         positions = np.ascontiguousarray(positions, dtype=np.int64)
         if self.sequential or not positions.size:
-            return positions.copy()
+            return np.array(positions, dtype=np.int64)
         return self._of(epoch)(positions)
 
     def _of(self, epoch: int) -> Callable[[Rows], Rows]:

@@ -1,0 +1,187 @@
+"""Where a run stands: one epoch and one position, with the identity of what they belong to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurofm_shards.errors import StateError
+from neurofm_shards.loading.files import write_atomically
+
+if TYPE_CHECKING:
+    from neurofm_shards.loading.plan import EpochPlan
+
+STATE_VERSION = 1
+
+#: A state is smaller than this as JSON; a checkpoint file that is larger is none of ours.
+MAX_STATE_BYTES = 1024
+
+_KEYS = {"version", "epoch", "position", "shard_idx", "sample_offset", "identity"}
+_LABELS = {
+    "dataset": "the data set's fingerprint",
+    "shards": "the number of shards",
+    "samples": "the number of samples",
+    "subset": "the selected samples",
+    "order_version": "the version of the ordering algorithm",
+    "shuffle": "shuffle",
+    "shuffle_shards": "shuffle_shards",
+    "buffer_size": "buffer_size",
+    "seed": "seed",
+}
+
+
+@dataclass(frozen=True)
+class LoaderState:
+    """Where a run stands.
+
+    Attributes
+    ----------
+    epoch : int
+        Epochs finished so far.
+    position : int
+        Samples of this epoch's global order that were delivered to the training loop, over all ranks.
+    identity : mapping
+        See :meth:`~neurofm_shards.loading.plan.EpochPlan.identity`.
+    shard_idx : int
+        The shard of the next sample; -1 where there is none. For the reader only.
+    """
+
+    epoch: int
+    position: int
+    identity: Mapping[str, Any]
+    shard_idx: int = -1
+
+    @classmethod
+    def of(cls, plan: EpochPlan, epoch: int, position: int) -> LoaderState:
+        """Describe where a run over ``plan`` stands; the end of an epoch is the start of the next."""
+        if plan.finished(epoch, position):
+            epoch, position = epoch + 1, 0
+        return cls(epoch, position, plan.identity(), plan.shard_at(epoch, position))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values: the fields, ``sample_offset`` (the position) and ``version``."""
+        return {"version": STATE_VERSION, "sample_offset": self.position, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, found: Any) -> LoaderState:
+        """Read what :meth:`to_dict` gave.
+
+        Raises
+        ------
+        StateError
+            When it is no state, or one of another version of this package.
+        """
+        if not isinstance(found, Mapping) or _KEYS - set(found):
+            raise StateError("this is not the state of a loader: it needs the keys " + ", ".join(sorted(_KEYS)))
+        if found["version"] != STATE_VERSION:
+            raise StateError(
+                f"the state has version {_short(found['version'])} and this release reads version {STATE_VERSION}: "
+                "resume with the release that wrote it, or start anew"
+            )
+        epoch, position, shard = (_whole(found, key) for key in ("epoch", "position", "shard_idx"))
+        if found["sample_offset"] != position or not isinstance(found["identity"], Mapping):
+            raise StateError("the state contradicts itself: sample_offset and position differ, or identity is missing")
+        return cls(epoch, position, dict(found["identity"]), shard)
+
+    def resume(self, plan: EpochPlan) -> tuple[int, int]:
+        """Return the epoch and position at which a run over ``plan`` goes on.
+
+        The state fits when the plan's identity is the saved one. Where samples were only appended since, it still
+        fits if no position changed its meaning: in storage order, or at the start of an epoch.
+
+        Raises
+        ------
+        StateError
+            When the state belongs to another data set, another version of it, or other settings; says what differs.
+        """
+        identity = json.loads(json.dumps(plan.identity()))
+        saved = json.loads(json.dumps(dict(self.identity)))
+        if saved != identity and not self._appended(plan, saved):
+            raise StateError(_difference(saved, identity))
+        if self.position > plan.length(self.epoch):
+            raise StateError(
+                f"the state stands at sample {self.position:,} of epoch {self.epoch}, which has only "
+                f"{plan.length(self.epoch):,}"
+            )
+        if plan.finished(self.epoch, self.position):
+            return self.epoch + 1, 0
+        return self.epoch, self.position
+
+    def _appended(self, plan: EpochPlan, saved: dict[str, Any]) -> bool:
+        """Say whether the plan's data starts with the saved data and the position means the same in both."""
+        shards = saved.get("shards")
+        if not isinstance(shards, int) or plan.prefix_identity(shards) != saved:
+            return False
+        if plan.appendable or self.position == 0:
+            return True
+        raise StateError(
+            f"samples were appended to the data set since this state was saved, at sample {self.position:,} of epoch "
+            f"{self.epoch}: a shuffled epoch cannot go on in another order. Finish the epoch with the first {shards} "
+            f"shards alone, or start at the next epoch with set_epoch({self.epoch + 1})"
+        )
+
+
+def save_state(path: str | os.PathLike[str], state: LoaderState) -> None:
+    """Write a checkpoint file atomically: after a crash there is the old one or the new one, whole."""
+    text = json.dumps(state.to_dict(), separators=(",", ":"))
+    if len(text) >= MAX_STATE_BYTES:
+        raise StateError(f"the state takes {len(text)} bytes; states are smaller than {MAX_STATE_BYTES}")
+    write_atomically(Path(path), text.encode())
+
+
+def read_state(path: str | os.PathLike[str]) -> LoaderState:
+    """Read a checkpoint file.
+
+    Raises
+    ------
+    StateError
+        When the file is torn, too large, or not a checkpoint. A missing file is a ``FileNotFoundError``.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise StateError(f"{path} is a folder; a checkpoint is a file")
+    with path.open("rb") as file:
+        raw = file.read(MAX_STATE_BYTES + 1)
+    try:
+        if len(raw) > MAX_STATE_BYTES:
+            raise StateError(f"it is larger than {MAX_STATE_BYTES} bytes")
+        return LoaderState.from_dict(json.loads(raw.decode("ascii"), object_pairs_hook=_unique))
+    except (ValueError, RecursionError) as error:
+        raise StateError(
+            f"{path} is not a whole checkpoint ({_short(error)}): remove it to start anew, or restore it from a copy"
+        ) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise StateError("a key occurs twice")
+    return dict(pairs)
+
+
+def _whole(found: Mapping[str, Any], key: str) -> int:
+    """Return a whole number of at most 62 bits; only ``shard_idx`` may be -1."""
+    value = found[key]
+    if type(value) is not int or not (-1 if key == "shard_idx" else 0) <= value < 1 << 62:
+        raise StateError(f"the state's {key} is {_short(value)}; a whole number was expected")
+    return value
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def _difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Name what differs between two identities."""
+    names = [key for key in {**saved, **now} if saved.get(key) != now.get(key)]
+    parts = [
+        f"{_LABELS.get(name, name)} was {_short(saved.get(name, 'not set'))}, is {_short(now.get(name, 'not set'))}"
+        for name in names
+    ]
+    data = {"dataset", "shards", "samples", "datasets"} & set(names)
+    advice = "load the data set it was saved with" if data else "use the settings it was saved with"
+    return f"the state belongs to another run: {'; '.join(parts)}. To resume, {advice}; or start anew"

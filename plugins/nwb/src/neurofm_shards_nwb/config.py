@@ -1,0 +1,19 @@
+"""The plugin's own options; what to take from a recording, and how to cut it, are options of the core."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from neurofm_shards.plugins.config import PluginConfig
+
+
+class NwbConfig(PluginConfig):
+    """How NWB files are opened."""
+
+    kind: Literal["nwb"] = "nwb"
+    reader: Literal["auto", "pynwb", "h5py"] = Field(
+        "auto",
+        description="auto: pynwb, and h5py for the plain parts of files that pynwb cannot construct; or only one of them",
+    )

@@ -1,0 +1,129 @@
+"""A small reader of NWB 1.x: the UnitTimes and the epochs. pynwb refuses such files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurofm_shards.recordings.streams import AnyStream, EventStream, Floats, Ints, IntervalStream
+from neurofm_shards.types import Problem
+from neurofm_shards_nwb.arrays import StoredArray, plain, text
+from neurofm_shards_nwb.h5_reader import inner_path
+
+_FACTS = {"identifier": "identifier", "session_description": "session_description"} | {
+    "session_start_time": "session_start_time",
+    "session_id": "general/session_id",
+    "institution": "general/institution",
+    "lab": "general/lab",
+    "subject_id": "general/subject/subject_id",
+    "species": "general/subject/species",
+    "sex": "general/subject/sex",
+    "age": "general/subject/age",
+    "genotype": "general/subject/genotype",
+}
+
+
+def version_1(file: Any) -> str:
+    """Return the version of an NWB 1.x file; empty for anything else (2.x keeps it in an attribute)."""
+    if "nwb_version" in file.attrs or "nwb_version" not in file:
+        return ""
+    return text(file["nwb_version"][()]).removeprefix("NWB-")
+
+
+def facts_1(file: Any) -> dict[str, Any]:
+    """Return the facts about the session that NWB 1.x files hold, those that are not empty."""
+    facts = {name: text(file[path][()]) for name, path in _FACTS.items() if path in file}
+    return {name: plain(value) for name, value in facts.items() if value}
+
+
+def streams_1(path: str, file: Any) -> tuple[list[AnyStream], list[Problem]]:
+    """Describe the units and epochs of an NWB 1.x file.
+
+    Returns
+    -------
+    (list of stream, list of Problem)
+        A note says what else the file holds and that it is not read.
+    """
+    streams: list[AnyStream] = [_units(path, group) for group in _groups(file.get("processing"), "UnitTimes")]
+    epochs = file.get("epochs")
+    if epochs is not None and len(epochs):
+        streams.append(_epochs(epochs))
+    problems = [
+        Problem(name, f"{len(file[name])} items of NWB 1.x", "not read: only UnitTimes and epochs are", "info")
+        for name in ("acquisition/timeseries", "stimulus/presentation")
+        if name in file and len(file[name])
+    ]
+    return streams, problems
+
+
+def _groups(group: Any, kind: str) -> Iterator[Any]:
+    for name in () if group is None else group:
+        item = group.get(name)
+        if hasattr(item, "keys"):
+            if text(item.attrs.get("neurodata_type")) == kind or name == kind:
+                yield item
+            else:
+                yield from _groups(item, kind)
+
+
+def _units(path: str, group: Any) -> EventStream:
+    names = [name for name in group if hasattr(group.get(name), "keys") and "times" in group[name]]
+    names.sort(key=_natural)
+    times = [StoredArray(group[name]["times"], f"{path}: {inner_path(group)}/{name}/times") for name in names]
+    table = [
+        {"id": name, "description": text(group[name]["unit_description"][()])}
+        if "unit_description" in group[name]
+        else {"id": name}
+        for name in names
+    ]
+    return EventStream(
+        path=inner_path(group),
+        modality="spikes",
+        kind_name="UnitTimes",
+        description=text(group.attrs.get("source")),
+        read=_reader(times),
+        owners=tuple(names),
+        table=table,
+    )
+
+
+def _reader(times: list[StoredArray]) -> Callable[[], tuple[Floats, Ints]]:
+    def read() -> tuple[Floats, Ints]:
+        parts = [part.all().astype(np.float64).ravel() for part in times]
+        owner = np.repeat(np.arange(len(parts), dtype=np.int64), [len(part) for part in parts])
+        return np.concatenate(parts) if parts else np.zeros(0), owner
+
+    return read
+
+
+def _epochs(group: Any) -> IntervalStream:
+    names = sorted((name for name in group if "start_time" in group[name]), key=_natural)
+    starts = np.array([float(group[name]["start_time"][()]) for name in names])
+    order = np.argsort(starts, kind="stable").tolist()
+    names = [names[row] for row in order]
+    stops = [float(group[name]["stop_time"][()]) if "stop_time" in group[name] else np.nan for name in names]
+    return IntervalStream(
+        path="epochs",
+        modality="epochs",
+        kind_name="Epoch",
+        start=starts[order],
+        stop=np.array(stops),
+        columns={
+            "id": names,
+            "tags": [_tags(group[name]) for name in names],
+            "description": [text(group[name]["description"][()]) if "description" in group[name] else "" for name in names],
+        },
+    )
+
+
+def _tags(epoch: Any) -> list[str]:
+    return [text(tag) for tag in np.atleast_1d(epoch["tags"][()])] if "tags" in epoch else []
+
+
+def _natural(name: str) -> tuple[Any, ...]:
+    """Sort ``cell_10`` behind ``cell_2``."""
+    return tuple((int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", Path(name).name))

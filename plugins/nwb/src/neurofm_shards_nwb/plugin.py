@@ -1,0 +1,24 @@
+"""What this distribution registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from neurofm_shards.plugins.entries import SourceEntry
+from neurofm_shards.plugins.hookspecs import hookimpl
+
+
+@hookimpl
+def neurofm_register_sources() -> Sequence[SourceEntry]:
+    """Return the source ``nwb``."""
+    return [
+        SourceEntry(
+            name="nwb",
+            summary="NWB 2.x and 1.x: units, LFP, behaviour, ROI responses, events and trials",
+            suffixes=(".nwb", ".nwb.zarr"),
+            magic=((0, b"\x89HDF\r\n\x1a\n"),),
+            folders=True,
+            config="neurofm_shards_nwb.config:NwbConfig",
+            factory="neurofm_shards_nwb.source:NwbSource",
+        )
+    ]

@@ -1,0 +1,172 @@
+"""Reads an NWB 2.x file through pynwb: schemas, extensions, links and older layouts are its business."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from neurofm_shards.types import Problem
+from neurofm_shards_nwb.arrays import StoredArray, plain, text
+from neurofm_shards_nwb.content import Column, FileContent, Region, Series, Table
+
+#: Types of pynwb's own class tree that say nothing about the data.
+_FRAMEWORK = ("NWBDataInterface", "NWBContainer", "NWBMixin", "Container", "AbstractContainer", "NWBTable", "object")
+#: Warnings that are about software or schemas, or that this plugin checks and reports itself.
+_NOT_ABOUT_DATA = ("cached namespace", "deprecated", "garbage collected", "does not match", "appears to be transposed")
+_FACTS = ("identifier", "session_id", "session_description", "institution", "lab")
+_SUBJECT_FACTS = ("subject_id", "species", "sex", "age", "genotype", "strain")
+
+
+def read_with_pynwb(path: str, io: Any, release: Callable[[], None]) -> FileContent:
+    """Let pynwb construct the file, and describe what it holds.
+
+    Parameters
+    ----------
+    path : str
+        The file, for messages.
+    io : pynwb.NWBHDF5IO or hdmf_zarr.NWBZarrIO
+        Opened for reading.
+    release : callable
+        Closes ``io`` and what lies below it.
+
+    Raises
+    ------
+    Exception
+        Whatever pynwb or hdmf raise when they cannot construct the file.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        nwbfile = io.read()
+        view = _View(path, io, nwbfile)
+        return FileContent(
+            path=path,
+            version=text(io.read_builder().attributes.get("nwb_version")),
+            facts=_facts(nwbfile),
+            series=[view.series(item) for item in view.find("TimeSeries")],
+            tables=[view.table(item) for item in view.find("DynamicTable")],
+            other=view.others(),
+            problems=_problems(caught),
+            close=release,
+        )
+
+
+class _View:
+    """Turns containers into descriptions; tables that several series refer to are described once."""
+
+    def __init__(self, path: str, io: Any, nwbfile: Any) -> None:
+        self._file = path
+        self._items: dict[str, Any] = {}
+        self._paths: dict[int, str] = {}
+        self._tables: dict[int, Table] = {}
+        for item in nwbfile.objects.values():
+            builder = io.manager.get_builder(item)
+            item_path = str(builder.path).removeprefix("root").strip("/")
+            self._items[item_path] = item
+            self._paths[id(item)] = item_path
+
+    def find(self, kind: str) -> list[Any]:
+        return [item for path, item in sorted(self._items.items()) if kind in _types(item)]
+
+    def others(self) -> dict[str, str]:
+        known = ("TimeSeries", "DynamicTable", "NWBFile", "Data", "VectorData")
+        return {
+            path: type(item).__name__
+            for path, item in sorted(self._items.items())
+            if path and not any(kind in _types(item) for kind in known)
+        }
+
+    def series(self, item: Any) -> Series:
+        path = self._paths[id(item)]
+        conversion = getattr(item, "channel_conversion", None)
+        return Series(
+            path=path,
+            types=_types(item),
+            containers=_containers(item),
+            description=text(item.description),
+            data=self._array(item.data, f"{path}/data"),
+            timestamps=self._array(item.timestamps, f"{path}/timestamps"),
+            rate=None if item.rate is None else float(item.rate),
+            t0=None if item.starting_time is None else float(item.starting_time),
+            unit=text(item.unit),
+            conversion=float(item.conversion),
+            offset=float(item.offset or 0.0),
+            channel_conversion=None if conversion is None else np.asarray(conversion, dtype=np.float64),
+            continuity=text(getattr(item, "continuity", None)),
+            region=self._region(getattr(item, "electrodes", None) or getattr(item, "rois", None), path),
+            external=getattr(item, "external_file", None) is not None,
+        )
+
+    def table(self, item: Any) -> Table:
+        if id(item) not in self._tables:
+            path = self._paths[id(item)]
+            self._tables[id(item)] = Table(
+                path=path,
+                types=_types(item),
+                columns={name: self._column(name, item[name], path) for name in item.colnames if _is_plain(item[name])},
+                ids=self._array(item.id.data, f"{path}/id"),
+                description=text(item.description),
+            )
+        return self._tables[id(item)]
+
+    def _column(self, name: str, item: Any, path: str) -> Column:
+        indexes: list[StoredArray] = []
+        while "VectorIndex" in _types(item):
+            indexes.insert(0, self._need(item.data, f"{path}/{item.name}"))
+            item = item.target
+        target = item.table if "DynamicTableRegion" in _types(item) else None
+        return Column(
+            name=name,
+            data=self._need(item.data, f"{path}/{item.name}"),
+            description=text(item.description),
+            indexes=tuple(indexes),
+            rows_of=None if target is None else self.table(target),
+        )
+
+    def _region(self, item: Any, path: str) -> Region | None:
+        if item is None or "DynamicTableRegion" not in _types(item):
+            return None
+        return Region(table=self.table(item.table), rows=self._need(item.data, f"{path}/{item.name}"))
+
+    def _array(self, data: Any, path: str) -> StoredArray | None:
+        return None if data is None else self._need(data, path)
+
+    def _need(self, data: Any, path: str) -> StoredArray:
+        return StoredArray(data, f"{self._file}: {path}")
+
+
+def _types(item: Any) -> tuple[str, ...]:
+    return tuple(kind.__name__ for kind in type(item).__mro__ if kind.__name__ not in _FRAMEWORK)
+
+
+def _containers(item: Any) -> tuple[tuple[str, str], ...]:
+    found: list[tuple[str, str]] = []
+    parent = item.parent
+    while parent is not None and parent.parent is not None:
+        found.append((str(parent.name), type(parent).__name__))
+        parent = parent.parent
+    return tuple(found)
+
+
+def _is_plain(column: Any) -> bool:
+    """Leave out references into series (their target is found by path) and columns that were never filled."""
+    return "TimeSeriesReferenceVectorData" not in _types(getattr(column, "target", column))
+
+
+def _facts(nwbfile: Any) -> dict[str, Any]:
+    subject = nwbfile.subject
+    facts = {name: text(getattr(nwbfile, name, None)) for name in _FACTS}
+    facts |= {name: text(getattr(subject, name, None)) for name in _SUBJECT_FACTS if subject is not None}
+    facts["session_start_time"] = nwbfile.session_start_time.isoformat()
+    return {name: plain(value) for name, value in facts.items() if value}
+
+
+def _problems(caught: Sequence[warnings.WarningMessage]) -> list[Problem]:
+    messages = dict.fromkeys(str(warning.message) for warning in caught)
+    return [
+        Problem(where="file", what=f"pynwb says: {message}", consequence="read as it is", severity="info")
+        for message in messages
+        if not any(part in message for part in _NOT_ABOUT_DATA)
+    ]

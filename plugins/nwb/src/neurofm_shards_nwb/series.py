@@ -1,0 +1,221 @@
+"""Turns the series of a file into streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.errors import SourceError
+from neurofm_shards.recordings.streams import AnyStream, Continuity, Floats, IrregularStream, RegularStream
+from neurofm_shards.types import Problem
+from neurofm_shards_nwb.arrays import StoredArray
+from neurofm_shards_nwb.circular import circular_range
+from neurofm_shards_nwb.content import Series
+from neurofm_shards_nwb.events import event_stream, interval_series, looks_like_events
+from neurofm_shards_nwb.modality import modality_of
+
+_UNITS = {"volts": "V", "volt": "V", "v": "V", "radians": "rad", "radian": "rad", "degrees": "deg", "degree": "deg"}
+
+
+@dataclass(frozen=True)
+class Described:
+    """A stream, where one could be made, and what was odd about it."""
+
+    stream: AnyStream | None
+    problems: tuple[Problem, ...] = ()
+
+
+def describe_series(path: str, series: Series) -> Described:
+    """Describe one series as a stream.
+
+    Parameters
+    ----------
+    path : str
+        The file, for messages.
+    series : Series
+        What the file says.
+
+    Returns
+    -------
+    Described
+        Without a stream for images and movies. A series that cannot be read gives a stream whose ``read`` raises, so
+        that only those who want it are stopped.
+    """
+    modality = modality_of(series)
+    if modality == "image":
+        return Described(None, (_note(series, "holds images or movies", "left out: frames are not converted"),))
+    trouble = series.broken or _trouble(path, series)
+    if trouble:
+        return Described(_broken_stream(series, modality, trouble), (_error(series, trouble),))
+    if modality == "intervals":
+        return Described(interval_series(series))
+    text = series.data is not None and series.data.dtype.kind not in "fiub"
+    if modality == "events" or text or looks_like_events(series, modality):
+        return _events(series, text)
+    return _values(series, modality)
+
+
+def _events(series: Series, text: bool) -> Described:
+    if series.timestamps is not None:
+        stream = event_stream(series)
+        if stream is not None:
+            return Described(stream)
+    if text:
+        return Described(None, (_note(series, "text or references that are not events", "left out"),))
+    described = _values(series, "events", continuity="instantaneous")
+    what = "events with values that are not codes"
+    note = _note(series, what, "described as values at instants; taken only when its path is named")
+    return Described(described.stream, (*described.problems, note))
+
+
+def _trouble(path: str, series: Series) -> str:
+    """Say why a series cannot be used; empty when it can."""
+    where = f"{path}: {series.path}"
+    if series.data is None or not series.data.shape:
+        return f"{where} has no data: the file was not finished; leave its modality out"
+    if series.timestamps is None and series.rate is None:
+        return f"{where} has neither time stamps nor a rate: its times are unknown; leave its modality out"
+    if series.timestamps is None and not _positive(series.rate):
+        return f"{where} has a rate of {series.rate} Hz: its times are unknown; leave its modality out"
+    if series.timestamps is not None and _time_axis(series) is None:
+        return (
+            f"{where} has data of shape {series.data.shape} and {len(series.timestamps)} time stamps: which value belongs "
+            "to which time is unknown; mend the file or leave this modality out"
+        )
+    return ""
+
+
+def _positive(rate: float | None) -> bool:
+    return rate is not None and bool(np.isfinite(rate)) and rate > 0
+
+
+def _time_axis(series: Series) -> int | None:
+    """Return the axis of time: 0, or 1 for ROI responses stored (ROI, time); None when neither fits."""
+    shape = () if series.data is None else series.data.shape
+    rois = len(series.region.rows) if series.region is not None else None
+    transposable = "RoiResponseSeries" in series.types and len(shape) == 2
+    if series.timestamps is not None:
+        if shape[0] == len(series.timestamps):
+            return 0
+        return 1 if transposable and shape[1] == len(series.timestamps) else None
+    if transposable and rois is not None and shape[0] == rois and shape[1] != rois:
+        return 1
+    return 0
+
+
+def _values(series: Series, modality: str, continuity: Continuity | None = None) -> Described:
+    assert series.data is not None  # noqa: S101  (for the type checker: _trouble has seen to it)
+    axis = _time_axis(series) or 0
+    shape = series.data.shape if axis == 0 else series.data.shape[::-1]
+    channels, table, problems = _channels(series, shape)
+    scale, scale_problems = _scale(series, shape)
+    circular = circular_range(series)
+    problems += scale_problems + circular.problems
+    if axis == 1:
+        what = f"stored as (ROI, time) {series.data.shape}"
+        problems += (_note(series, what, f"read as (time, ROI) {shape}"),)
+    common: dict[str, Any] = {
+        "path": series.path,
+        "modality": modality,
+        "kind_name": series.types[0],
+        "description": series.description,
+        "shape": shape,
+        "dtype": series.data.dtype.str,
+        "read": _reader(series.data, axis),
+        "unit": _UNITS.get(series.unit.lower(), series.unit),
+        "scale": scale,
+        "offset": series.offset,
+        "calibrated": _calibrated(series),
+        "channels": channels,
+        "table": table,
+        "continuity": continuity or _continuity(series),
+        "circular": circular.range,
+    }
+    if series.timestamps is not None:
+        return Described(IrregularStream(**common, timestamps=_timestamps(series.timestamps)), problems)
+    t0, rate = series.t0 or 0.0, series.rate
+    return Described(RegularStream(**common, rate=float(rate or 0.0), t0=t0), problems)
+
+
+def _reader(data: StoredArray, axis: int) -> Callable[[int, int], npt.NDArray[Any]]:
+    if axis == 0:
+        return data.read
+    return lambda start, stop: np.ascontiguousarray(data.read(start, stop, axis=1).T)
+
+
+def _timestamps(stored: StoredArray) -> Callable[[], Floats]:
+    return lambda: stored.all().astype(np.float64)
+
+
+def _continuity(series: Series) -> Continuity:
+    if series.continuity in get_args(Continuity):
+        return series.continuity  # type: ignore[return-value]  (get_args has just said so)
+    kind = "" if series.data is None else series.data.dtype.kind
+    return "step" if kind == "b" or (kind in "iu" and series.conversion == 1.0 and not series.unit) else "continuous"
+
+
+def _calibrated(series: Series) -> bool:
+    integers = series.data is not None and series.data.dtype.kind in "iu"
+    return not integers or series.conversion != 1.0 or series.channel_conversion is not None
+
+
+def _scale(series: Series, shape: tuple[int, ...]) -> tuple[float | Floats, tuple[Problem, ...]]:
+    """Return the factor from stored to physical values: one number, or one per channel."""
+    problems: tuple[Problem, ...] = ()
+    if not _calibrated(series) and series.unit:
+        what = f"integers with conversion 1.0, said to be in {series.unit!r}"
+        problems = (Problem(series.path, what, "uncalibrated: the numbers are taken as they are"),)
+    if series.channel_conversion is None:
+        return series.conversion, problems
+    if series.channel_conversion.shape != shape[1:2]:
+        what = f"channel_conversion of shape {series.channel_conversion.shape} for data of shape {shape}"
+        return series.conversion, (*problems, Problem(series.path, what, "not applied", "error"))
+    return series.conversion * series.channel_conversion, problems
+
+
+def _channels(
+    series: Series, shape: tuple[int, ...]
+) -> tuple[tuple[str, ...], list[dict[str, Any]], tuple[Problem, ...]]:
+    """Return the ids and properties of the second axis, from the electrodes or ROIs the series refers to."""
+    width = shape[1] if len(shape) > 1 else None
+    if series.region is None:
+        return (), [], ()
+    rows = series.region.rows.all().astype(np.int64)
+    table = series.region.table
+    if len(rows) != (width or 1) or (rows.size and (rows.min() < 0 or rows.max() >= len(table))):
+        what = f"{len(rows)} rows of {table.path} for {width or 1} channels of data"
+        return (), [], (Problem(series.path, what, "channels are numbered instead of named"),)
+    ids = table.row_ids
+    names = [name for name, column in table.columns.items() if not column.indexes and len(column.data.shape) == 1]
+    records = table.records(names)
+    return tuple(ids[row] for row in rows), [{"id": ids[row], **records[row]} for row in rows], ()
+
+
+def _broken_stream(series: Series, modality: str, trouble: str) -> IrregularStream:
+    def refuse(*_: int) -> NoReturn:
+        raise SourceError(trouble)
+
+    shape, dtype = ((0,), "<f8") if series.data is None else (series.data.shape, series.data.dtype.str)
+    return IrregularStream(
+        path=series.path,
+        modality=modality,
+        kind_name=series.types[0],
+        description=series.description,
+        shape=shape,
+        dtype=dtype,
+        read=refuse,
+        timestamps=refuse,
+        unit=series.unit,
+    )
+
+
+def _note(series: Series, what: str, consequence: str) -> Problem:
+    return Problem(series.path, what, consequence, "info")
+
+
+def _error(series: Series, trouble: str) -> Problem:
+    return Problem(series.path, trouble, "an error as soon as it is asked for", "error")

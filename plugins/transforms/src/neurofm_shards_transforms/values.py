@@ -121,6 +121,6 @@ class ChannelMask(FieldTransform):
         if self.remove:
             kept: Array = np.delete(array, self.channels, axis=-1)
             return kept
-        masked = array.copy()
+        masked: Array = array.copy()
         masked[..., self.channels] = self.value
         return masked

@@ -36,7 +36,7 @@ class StoredArray:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """dtype as stored; ``object`` for text and references."""
+        """Type of the values as stored; ``object`` for text and references."""
         dtype = getattr(self.data, "dtype", None)
         return dtype if isinstance(dtype, np.dtype) else np.asarray(self.data[:0] if self.shape else self.data).dtype
 
@@ -95,16 +95,13 @@ def text(value: object) -> str:
 
 def plain(value: object) -> Any:
     """Turn one stored value into what JSON can hold: numbers, bools, text, lists; objects become their names."""
-    if isinstance(value, np.ndarray):
-        return [plain(part) for part in value.tolist()] if value.ndim else plain(value[()])
-    if isinstance(value, np.void) and value.dtype.names:
-        return {name: plain(value[name]) for name in value.dtype.names}
-    if isinstance(value, np.generic):
-        return plain(value.item())
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, (np.ndarray, list, tuple)):
+        parts = value.tolist() if isinstance(value, np.ndarray) else value
+        return [plain(part) for part in parts] if isinstance(parts, (list, tuple)) else plain(parts)
     if isinstance(value, bytes):
         return text(value)
-    if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
+    if isinstance(value, np.generic):
+        return plain(value.item())
     return str(getattr(value, "name", None) or type(value).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -110,6 +111,20 @@ class Table:
         """Return one JSON dict per row with the columns named."""
         columns = {name: self.columns[name].values() for name in names}
         return [{name: values[row] for name, values in columns.items()} for row in range(len(self))]
+
+
+#: Ragged and many-valued columns count as properties of a row up to this many values each.
+MOST_VALUES = 32
+
+
+def small_columns(table: Table) -> list[str]:
+    """Return the names of the columns that say something about each row, rather than hold data."""
+    limit = MOST_VALUES * max(len(table), 1)
+    return [
+        name
+        for name, column in table.columns.items()
+        if len(column) == len(table) and math.prod(column.data.shape) <= limit
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

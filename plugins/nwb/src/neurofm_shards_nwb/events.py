@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards.recordings.streams import EventStream, Floats, Ints, IntervalStream
+from neurofm_shards.recordings.streams import EventStream, Floats, IntervalStream, Ints
 from neurofm_shards_nwb.arrays import StoredArray, text
 from neurofm_shards_nwb.content import Series
 
@@ -22,17 +22,26 @@ _MOST_EVENTS = 5_000_000
 def looks_like_events(series: Series, modality: str) -> bool:
     """Say whether a plain TimeSeries in acquisition or a behaviour module is a list of events rather than a signal.
 
-    Samples of a signal have a common interval; licks and rewards have none (fewer than half of the intervals within a
-    factor of two of the median). A series without any usable time stamp is no signal either.
+    A signal has a common interval: nine of ten intervals lie within a fifth of the median. Of what has none, constant
+    values are events (licks, rewards), wherever they lie; changing values are too where they lie in acquisition and
+    fewer than half of the intervals are within a factor of two of the median (a wheel that is sampled on movement, in a
+    behaviour module, stays a signal). A series without two usable time stamps is no signal either.
     """
-    if modality != "behavior" or series.timestamps is None or series.types[0] != "TimeSeries":
+    if modality != "behavior" or series.timestamps is None or series.data is None or series.types[0] != "TimeSeries":
         return False
-    times = series.timestamps.read(0, min(len(series.timestamps), _LOOK_AT)).astype(np.float64)
+    look = min(len(series.timestamps), _LOOK_AT)
+    times = series.timestamps.read(0, look).astype(np.float64)
     steps = np.diff(times[np.isfinite(times)])
     if steps.size < 2:
         return True
     median = float(np.median(steps))
-    return bool(np.mean((steps > median / 2) & (steps < median * 2)) < 0.5)
+    if np.mean(np.abs(steps - median) <= abs(median) / 5) >= 0.9:
+        return False
+    values = series.data.read(0, look)
+    if np.all(values == values[:1]):
+        return True
+    scattered = np.mean((steps > median / 2) & (steps < median * 2)) < 0.5
+    return bool(scattered) and series.path.startswith("acquisition/")
 
 
 def event_stream(series: Series) -> EventStream | None:

@@ -12,9 +12,9 @@ from neurofm_shards_nwb.content import Column, FileContent, Region, Series, Tabl
 from neurofm_shards_nwb.links import missing_link
 from neurofm_shards_nwb.types_2x import TypeTree
 
-_FACTS = {
-    name: name for name in ("identifier", "session_description", "session_start_time")
-} | {name: f"general/{name}" for name in ("session_id", "institution", "lab")}
+_FACTS = {name: name for name in ("identifier", "session_description", "session_start_time")} | {
+    name: f"general/{name}" for name in ("session_id", "institution", "lab")
+}
 _SUBJECT_FACTS = ("subject_id", "species", "sex", "age", "genotype", "strain")
 
 
@@ -80,7 +80,7 @@ class _View:
             channel_conversion=None if conversion is None else np.asarray(conversion[()], dtype=np.float64),
             continuity=text(attributes.get("continuity")),
             region=self._region(group),
-            broken=missing_link(self._path, group, "data") or missing_link(self._path, group, "timestamps"),
+            broken=missing_link(group, "data") or missing_link(group, "timestamps"),
             external="external_file" in group,
         )
 

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 
-def missing_link(path: str, group: Any, name: str) -> str:
+def missing_link(group: Any, name: str) -> str:
     """Say which file is missing when a member of a group is an external link into it; empty when nothing is.
 
     Parameters
     ----------
-    path : str
-        The file that holds the link, for the message.
     group : h5py.Group
         Where the link is.
     name : str
@@ -26,7 +24,7 @@ def missing_link(path: str, group: Any, name: str) -> str:
         return ""
     where = f"{group.name}/{name}".strip("/")
     return (
-        f"{path}: {where} is a link to {link.path} in {link.filename}, which cannot be opened: put that file where the "
+        f"{where} is a link to {link.path} in {link.filename}, which cannot be opened: put that file where the "
         "link says (beside this one, as a rule), or leave the modality out"
     )
 
@@ -39,9 +37,8 @@ def external_links(group: Any) -> Iterator[tuple[Any, str, Any]]:
         link = group.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink):
             yield group, name, link
-        elif isinstance(link, h5py.HardLink) and isinstance(item := group.get(name), h5py.Group):
-            if name != "specifications":
-                yield from external_links(item)
+        elif isinstance(link, h5py.HardLink) and name != "specifications" and isinstance(group[name], h5py.Group):
+            yield from external_links(group[name])
 
 
 def linked_files(path: str, file: Any) -> list[str]:

@@ -9,28 +9,31 @@ from neurofm_shards_nwb.content import Series
 #: Above this rate an electrical series is wide-band, wherever it lies: LFP is stored at 0.5 to 2.5 kHz.
 WIDE_BAND_HZ = 5000.0
 BEHAVIOR_CONTAINERS = ("Position", "CompassDirection", "EyeTracking", "PupilTracking", "BehavioralTimeSeries")
-EVENT_TYPES = ("AnnotationSeries",)
-IMAGE_TYPES = ("ImageSeries", "IndexSeries")
 _BEHAVIOR_MODULE = re.compile(r"behaviou?r", re.IGNORECASE)
-#: Raw data of patch clamp, and waveform snippets: never binned, always selected by path.
-_RAW_TYPES = ("PatchClampSeries", "SpikeEventSeries")
+
+
+#: Neurodata type to modality; the first that a series is decides.
+_BY_TYPE = (
+    ("ImageSeries", "image"),
+    ("IndexSeries", "image"),
+    ("PatchClampSeries", "raw"),
+    ("SpikeEventSeries", "raw"),
+    ("RoiResponseSeries", "ophys"),
+    ("IntervalSeries", "intervals"),
+    ("AnnotationSeries", "events"),
+)
 
 
 def modality_of(series: Series) -> str:
     """Return the modality of a series, ``"image"`` for what is not converted, ``"other"`` for what is unknown."""
-    if set(IMAGE_TYPES) & set(series.types) or series.external:
+    if series.external:
         return "image"
-    if set(_RAW_TYPES) & set(series.types):
-        return "raw"
+    for kind, modality in _BY_TYPE:
+        if kind in series.types:
+            return modality
     if "ElectricalSeries" in series.types:
         return "lfp" if is_lfp(series) else "raw"
-    if "RoiResponseSeries" in series.types:
-        return "ophys"
-    if "IntervalSeries" in series.types:
-        return "intervals"
-    if set(EVENT_TYPES) & set(series.types) or _within(series, ("BehavioralEvents",)):
-        return "events"
-    return _general(series)
+    return "events" if _within(series, ("BehavioralEvents",)) else _general(series)
 
 
 def is_lfp(series: Series) -> bool:

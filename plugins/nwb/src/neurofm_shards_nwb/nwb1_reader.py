@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from neurofm_shards.recordings.streams import AnyStream, EventStream, Floats, Ints, IntervalStream
+from neurofm_shards.recordings.streams import AnyStream, EventStream, Floats, IntervalStream, Ints
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.arrays import StoredArray, plain, text
 from neurofm_shards_nwb.h5_reader import inner_path
@@ -115,9 +115,13 @@ def _epochs(group: Any) -> IntervalStream:
         columns={
             "id": names,
             "tags": [_tags(group[name]) for name in names],
-            "description": [text(group[name]["description"][()]) if "description" in group[name] else "" for name in names],
+            "description": [_said(group[name]) for name in names],
         },
     )
+
+
+def _said(epoch: Any) -> str:
+    return text(epoch["description"][()]) if "description" in epoch else ""
 
 
 def _tags(epoch: Any) -> list[str]:

@@ -71,7 +71,8 @@ def _open_hdf5(path: str, file: Any, reader: Reader) -> Opened:
     if old:
         described = streams_1(path, file)
         return Opened(
-            NwbRecording(path, old, facts_1(file), described, mark, file.close), f"{name} (NWB {old}, read without pynwb)"
+            NwbRecording(path, old, facts_1(file), described, mark, file.close),
+            f"{name} (NWB {old}, read without pynwb)",
         )
     if "nwb_version" not in file.attrs:
         held = ", ".join(sorted(file)[:8]) or "nothing"
@@ -81,12 +82,12 @@ def _open_hdf5(path: str, file: Any, reader: Reader) -> Opened:
     types = TypeTree(file)
     content, failure = _read(path, file, reader, types)
     streams, problems = describe(content)
-    refusal = _missing_objects(path, file)
+    refusal = _missing_objects(file)
     if failure:
         failure = f"pynwb cannot construct this file{_named(types)}: {failure}"
         consequence = "read with h5py, the plain parts only"
         problems.insert(0, Problem("file", failure, consequence, "warning" if streams else "error"))
-        refusal = refusal or ("" if streams else _nothing_plain(path, failure, content))
+        refusal = refusal or ("" if streams else _nothing_plain(failure, content))
     if refusal:
         problems.insert(0, Problem("file", refusal, "convert refuses this file", "error"))
     recording = NwbRecording(path, content.version, content.facts, (streams, problems), mark, content.close)
@@ -105,8 +106,8 @@ def _read(path: str, file: Any, reader: Reader, types: TypeTree) -> tuple[FileCo
     except Exception as error:
         if reader == "pynwb":
             raise SourceError(
-                f"{path}: pynwb cannot construct this file{_named(types)}: {_last_words(error)}; --reader auto reads its "
-                "plain parts"
+                f"{path}: pynwb cannot construct this file{_named(types)}: {_last_words(error)}; --reader auto reads "
+                "its plain parts"
             ) from error
         return read_with_h5py(path, file, types), _last_words(error)
 
@@ -134,19 +135,19 @@ def _named(types: TypeTree) -> str:
     return f", with extension {names}" if names else ""
 
 
-def _nothing_plain(path: str, failure: str, content: FileContent) -> str:
+def _nothing_plain(failure: str, content: FileContent) -> str:
     held = [f"{table.path} ({table.types[0]})" for table in content.tables if table.types]
     held += [f"{place} ({kind})" for place, kind in content.other.items()]
     return (
-        f"{path}: {failure}. No units, series or intervals could be read without it either (found: "
+        f"{failure}. No units, series or intervals could be read without it either (found: "
         f"{', '.join(held[:8]) or 'nothing'}): install the release of pynwb or of the extension that wrote the file"
     )
 
 
-def _missing_objects(path: str, file: Any) -> str:
+def _missing_objects(file: Any) -> str:
     """Say which whole object, whose kind cannot be known, is a link into a file that is not there."""
     for group, name, _ in external_links(file):
-        message = missing_link(path, group, name)
+        message = missing_link(group, name)
         if message and not _is_value_of_series(group, name):
             return message
     return ""
@@ -164,4 +165,3 @@ def _open_zarr(path: str) -> Opened:
     mark = folder_fingerprint(path)
     recording = NwbRecording(path, content.version, content.facts, described, mark, content.close)
     return Opened(recording, f"{Path(path).name} (NWB {content.version}, Zarr)", "", content)
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from neurofm_shards.recordings.streams import AnyStream, Continuity, Floats, Irr
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.arrays import StoredArray
 from neurofm_shards_nwb.circular import circular_range
-from neurofm_shards_nwb.content import Series
+from neurofm_shards_nwb.content import Series, small_columns
 from neurofm_shards_nwb.events import event_stream, interval_series, looks_like_events
 from neurofm_shards_nwb.modality import modality_of
 
@@ -48,9 +48,9 @@ def describe_series(path: str, series: Series) -> Described:
     modality = modality_of(series)
     if modality == "image":
         return Described(None, (_note(series, "holds images or movies", "left out: frames are not converted"),))
-    trouble = series.broken or _trouble(path, series)
+    trouble = series.broken or _trouble(series)
     if trouble:
-        return Described(_broken_stream(series, modality, trouble), (_error(series, trouble),))
+        return Described(_broken_stream(path, series, modality, trouble), (_error(series, trouble),))
     if modality == "intervals":
         return Described(interval_series(series))
     text = series.data is not None and series.data.dtype.kind not in "fiub"
@@ -72,9 +72,9 @@ def _events(series: Series, text: bool) -> Described:
     return Described(described.stream, (*described.problems, note))
 
 
-def _trouble(path: str, series: Series) -> str:
+def _trouble(series: Series) -> str:
     """Say why a series cannot be used; empty when it can."""
-    where = f"{path}: {series.path}"
+    where = series.path
     if series.data is None or not series.data.shape:
         return f"{where} has no data: the file was not finished; leave its modality out"
     if series.timestamps is None and series.rate is None:
@@ -83,8 +83,8 @@ def _trouble(path: str, series: Series) -> str:
         return f"{where} has a rate of {series.rate} Hz: its times are unknown; leave its modality out"
     if series.timestamps is not None and _time_axis(series) is None:
         return (
-            f"{where} has data of shape {series.data.shape} and {len(series.timestamps)} time stamps: which value belongs "
-            "to which time is unknown; mend the file or leave this modality out"
+            f"{where} has data of shape {series.data.shape} and {len(series.timestamps)} time stamps: which value "
+            "belongs to which time is unknown; mend the file or leave this modality out"
         )
     return ""
 
@@ -152,8 +152,9 @@ def _timestamps(stored: StoredArray) -> Callable[[], Floats]:
 
 
 def _continuity(series: Series) -> Continuity:
-    if series.continuity in get_args(Continuity):
-        return series.continuity  # type: ignore[return-value]  (get_args has just said so)
+    for known in get_args(Continuity):
+        if series.continuity == known:
+            return cast("Continuity", known)
     kind = "" if series.data is None else series.data.dtype.kind
     return "step" if kind == "b" or (kind in "iu" and series.conversion == 1.0 and not series.unit) else "continuous"
 
@@ -190,14 +191,14 @@ def _channels(
         what = f"{len(rows)} rows of {table.path} for {width or 1} channels of data"
         return (), [], (Problem(series.path, what, "channels are numbered instead of named"),)
     ids = table.row_ids
-    names = [name for name, column in table.columns.items() if not column.indexes and len(column.data.shape) == 1]
+    names = small_columns(table)
     records = table.records(names)
     return tuple(ids[row] for row in rows), [{"id": ids[row], **records[row]} for row in rows], ()
 
 
-def _broken_stream(series: Series, modality: str, trouble: str) -> IrregularStream:
+def _broken_stream(path: str, series: Series, modality: str, trouble: str) -> IrregularStream:
     def refuse(*_: int) -> NoReturn:
-        raise SourceError(trouble)
+        raise SourceError(f"{path}: {trouble}")
 
     shape, dtype = ((0,), "<f8") if series.data is None else (series.data.shape, series.data.dtype.str)
     return IrregularStream(

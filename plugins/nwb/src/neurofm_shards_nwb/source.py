@@ -26,7 +26,7 @@ class NwbSource(Source):
     """
 
     def __init__(self, config: NwbConfig | None = None) -> None:
-        self.config = config or NwbConfig()
+        self.config = config or NwbConfig(reader="auto")
 
     def open(self, paths: tuple[str, ...]) -> Recording:
         """Open one file.
@@ -62,10 +62,10 @@ class NwbSource(Source):
 
     def _refusal(self, path: str, opened: Opened) -> SourceError | None:
         if opened.refusal:
-            return SourceError(opened.refusal)
+            return SourceError(f"{path}: {opened.refusal}")
         if opened.recording.streams:
             return None
-        return NothingToConvertError(f"{opened.title}: nothing to convert in {path}: {_what_there_is(opened)}")
+        return NothingToConvertError(f"{path}: nothing to convert: {_what_there_is(opened)}")
 
 
 def _what_there_is(opened: Opened) -> str:

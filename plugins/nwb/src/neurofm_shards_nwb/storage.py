@@ -79,7 +79,9 @@ def _head(path: str) -> bytes:
     except FileNotFoundError as error:
         raise InputNotFoundError(f"{path} does not exist") from error
     except IsADirectoryError as error:
-        raise SourceError(f"{path} is a folder and not a Zarr store, so it is no NWB file; give files or a glob") from error
+        raise SourceError(
+            f"{path} is a folder and not a Zarr store, so it is no NWB file; give files or a glob"
+        ) from error
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
 

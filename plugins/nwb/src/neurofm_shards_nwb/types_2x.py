@@ -1,4 +1,4 @@
-"""Which neurodata type is a kind of which: from the schemas cached in the file, else the core types that matter here."""
+"""Which neurodata type is a kind of which: from the schemas cached in the file, else a table of core types."""
 
 from __future__ import annotations
 

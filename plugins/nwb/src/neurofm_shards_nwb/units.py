@@ -11,12 +11,10 @@ import numpy as np
 from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings.streams import EventStream, Floats, Ints
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.content import Column, Table
+from neurofm_shards_nwb.content import Column, Table, small_columns
 
 #: Columns that are data rather than properties of a unit.
 _DATA_COLUMNS = ("spike_times", "obs_intervals", "waveforms", "waveform_mean", "waveform_sd", "spike_amplitudes")
-#: Ragged and many-valued columns count as properties up to this many values per unit.
-_MOST_VALUES = 32
 
 
 def describe_units(path: str, table: Table) -> tuple[EventStream | None, list[Problem]]:
@@ -38,7 +36,7 @@ def describe_units(path: str, table: Table) -> tuple[EventStream | None, list[Pr
     if spikes is None or not len(table):
         what = f"{len(table)} units" if spikes is None else "no units"
         return None, [Problem(table.path, f"{what}, without spike times", "not taken as spikes", "info")]
-    owners, problems, refusal = _owners(path, table)
+    owners, problems, refusal = _owners(table)
     properties, skipped = _properties(table)
     if skipped:
         problems.append(Problem(table.path, f"columns {', '.join(skipped)}", "left in the file: too large", "info"))
@@ -48,7 +46,7 @@ def describe_units(path: str, table: Table) -> tuple[EventStream | None, list[Pr
         modality="spikes",
         kind_name=table.types[0],
         description=table.description,
-        read=_reader(spikes, refusal),
+        read=_reader(spikes, f"{path}: {refusal}" if refusal else ""),
         owners=owners,
         table=properties,
         observed=None if observed is None else _observed(observed),
@@ -56,15 +54,15 @@ def describe_units(path: str, table: Table) -> tuple[EventStream | None, list[Pr
     return stream, problems
 
 
-def _owners(path: str, table: Table) -> tuple[tuple[str, ...], list[Problem], str]:
+def _owners(table: Table) -> tuple[tuple[str, ...], list[Problem], str]:
     """Return unique ids; where the file repeats one, also the message with which reading is refused."""
     ids = table.row_ids
     repeated = sorted(name for name, count in Counter(ids).items() if count > 1)
     if not repeated:
         return tuple(ids), [], ""
     refusal = (
-        f"{path}: {table.path}/id has unit ids more than once ({', '.join(repeated[:5])}): which unit is meant cannot be "
-        "known; give them ids of their own in the file"
+        f"{table.path}/id has unit ids more than once ({', '.join(repeated[:5])}): which unit is meant cannot "
+        "be known; give them ids of their own in the file"
     )
     unique = tuple(f"{name}#{row}" if name in repeated else name for row, name in enumerate(ids))
     return unique, [Problem(f"{table.path}/id", refusal, "its spikes are refused", "error")], refusal
@@ -82,12 +80,6 @@ def _reader(spikes: Column, refusal: str) -> Callable[[], tuple[Floats, Ints]]:
     return read
 
 
-def spike_counts(table: Table) -> Ints:
-    """Return the number of spikes of each unit, from the index alone."""
-    spikes = table.columns["spike_times"]
-    return np.diff(spikes.ends(), prepend=0) if spikes.indexes else np.ones(len(spikes.data), dtype=np.int64)
-
-
 def _observed(column: Column) -> Callable[[], Sequence[Floats | None]]:
     def observed() -> list[Floats | None]:
         values = column.data.all().astype(np.float64).reshape(-1, 2)
@@ -99,24 +91,13 @@ def _observed(column: Column) -> Callable[[], Sequence[Floats | None]]:
 
 
 def _properties(table: Table) -> tuple[list[dict[str, Any]], list[str]]:
-    names, skipped = [], []
-    for name, column in table.columns.items():
-        if name in _DATA_COLUMNS:
-            continue
-        small = _size(column) <= _MOST_VALUES * max(len(table), 1) and len(column) == len(table)
-        (names if small else skipped).append(name)
+    names = [name for name in small_columns(table) if name not in _DATA_COLUMNS]
+    skipped = [name for name in table.columns if name not in (*names, *_DATA_COLUMNS)]
     ids = table.row_ids
     rows = [{"id": unit, **record} for unit, record in zip(ids, table.records(names), strict=True)]
     if "electrodes" in names:
         _resolve_electrodes(rows, table.columns["electrodes"])
     return rows, skipped
-
-
-def _size(column: Column) -> int:
-    size = 1
-    for length in column.data.shape:
-        size *= length
-    return size
 
 
 def _resolve_electrodes(rows: list[dict[str, Any]], column: Column) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 
 from neurofm_shards.errors import MissingPluginError, SourceError
@@ -20,7 +21,7 @@ def open_zarr(path: str) -> FileContent:
         The store cannot be opened or constructed.
     """
     try:
-        from hdmf_zarr.nwb import NWBZarrIO  # noqa: PLC0415  (an extra)
+        module = importlib.import_module("hdmf_zarr.nwb")
     except ImportError as error:
         raise MissingPluginError(
             f"{path} is an NWB store in Zarr, and hdmf-zarr is not installed ({error}): "
@@ -29,7 +30,7 @@ def open_zarr(path: str) -> FileContent:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            io = NWBZarrIO(path, mode="r", load_namespaces=True)
+            io = module.NWBZarrIO(path, mode="r", load_namespaces=True)
             return read_with_pynwb(path, io, io.close)
         except Exception as error:
             raise SourceError(f"{path} cannot be read as an NWB store in Zarr ({error}): get it again") from error

@@ -1,0 +1,63 @@
+"""Every fenced Python and shell block of the README and the documents runs, in order, as a reader would run them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fences import Fence, fences
+
+pytestmark = pytest.mark.plugins
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted(
+    [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md")],
+    key=lambda path: path.relative_to(ROOT).as_posix(),
+)
+#: Blocks that are whole set-ups of their own: CI runs the one, the demo's own test the other.
+SETUPS = {"demo-command", "test-command"}
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory):
+    """The files that the documents speak of: session.nwb, data/*.nwb and data.npz."""
+    np = pytest.importorskip("numpy")
+    demo = pytest.importorskip("neurofm_shards_nwb.demo")
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "data").mkdir()
+    demo.write_demo_session(folder / "session.nwb", seconds=30.0, seed=1)
+    for number in (1, 2):
+        demo.write_demo_session(folder / "data" / f"day{number}.nwb", seconds=30.0, seed=number + 1)
+    np.savez(folder / "data.npz", spikes=np.ones((40, 100, 8), np.float32), behavior=np.zeros((40, 100, 2), np.float32))
+    return folder
+
+
+def scripts(blocks: list[Fence]) -> tuple[str, str]:
+    """One Python file and one shell script of a document's blocks."""
+    wanted = [block for block in blocks if block.mark not in SETUPS]
+    python = "\n".join(block.code for block in wanted if block.language == "python")
+    shell = "\n".join(block.code for block in wanted if block.language in ("bash", "sh"))
+    return python, f"set -euo pipefail\n{shell}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_blocks_of_a_document_run(document, recordings, tmp_path):
+    python, shell = scripts(fences(document))
+    for item in recordings.iterdir():
+        (tmp_path / item.name).symlink_to(item)
+    bin_folder = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(tmp_path)}
+    for name, text, command in (
+        ("blocks.py", python, [sys.executable, "blocks.py"]),
+        ("blocks.sh", shell, ["bash", "blocks.sh"]),
+    ):
+        (tmp_path / name).write_text(text)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, f"{document.name}: {name} failed\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"

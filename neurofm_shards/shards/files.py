@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_atomically(path: Path, pieces: Iterable[Buffer], *, durable: bool = False) -> None:
     """Write a small file under a temporary name, then rename it; on any error nothing is left."""
-    temporary = partial_path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         with temporary.open("wb") as file:
             file.writelines(pieces)

@@ -1,0 +1,213 @@
+"""Blocks: many samples column by column, and back."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Ragged, Sample
+
+
+class _Missing(enum.Enum):
+    """A type with one value, which stays itself through pickling."""
+
+    MISSING = "missing"
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+#: Stands in a list column for a sample that lacks the field.
+MISSING: Final = _Missing.MISSING
+
+
+def as_array(value: Any) -> npt.NDArray[Any] | None:
+    """Return a numpy array or scalar, or a torch tensor, as an array; None for anything else.
+
+    torch is not imported: its tensors are known by their type's module.
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, np.generic):
+        return np.asarray(value)
+    if type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):
+        return _from_tensor(value)
+    return None
+
+
+def _from_tensor(tensor: Any) -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = tensor.detach().cpu().resolve_conj().resolve_neg().numpy()
+    except TypeError as error:
+        raise ConfigError(
+            f"a tensor of {tensor.dtype} has no counterpart in numpy: convert it first, for example tensor.float()"
+        ) from error
+    return array
+
+
+def block_from_samples(
+    samples: Sequence[Sample], metadata: Sequence[Metadata], keys: Sequence[str] | None = None
+) -> Block:
+    """Put samples into columns.
+
+    Parameters
+    ----------
+    samples : sequence of dict
+        Field name to value. Arrays of one dtype and shape become one array (n, ...); arrays that differ in their first
+        length only become :class:`~neurofm_shards.types.Ragged`; everything else, and fields that some samples lack,
+        become lists (with ``MISSING`` in the gaps).
+    metadata : sequence of dict
+        One per sample.
+    keys : sequence of str, optional
+        The samples' keys.
+
+    Raises
+    ------
+    ConfigError
+        There are not as many metadata or keys as samples.
+    """
+    if len(metadata) != len(samples) or (keys is not None and len(keys) != len(samples)):
+        raise ConfigError(
+            f"{len(samples)} samples came with {len(metadata)} metadata and "
+            f"{'no' if keys is None else len(keys)} keys: give one per sample"
+        )
+    fields = dict.fromkeys(chain.from_iterable(samples))
+    columns = {field: column_of([sample.get(field, MISSING) for sample in samples]) for field in fields}
+    return Block(columns, metadata, keys=keys)
+
+
+def column_of(values: Sequence[Any]) -> ColumnData:
+    """Choose the form for the values of one field; see :func:`block_from_samples`."""
+    arrays = [as_array(value) if not isinstance(value, np.generic) else None for value in values]
+    whole = [array for array in arrays if array is not None]
+    if len(whole) < len(values) or not whole:
+        return list(values)
+    first = whole[0]
+    if any(array.dtype != first.dtype for array in whole):
+        return list(values)
+    if all(array.shape == first.shape for array in whole):
+        return np.stack(whole)
+    if first.ndim and all(array.ndim == first.ndim and array.shape[1:] == first.shape[1:] for array in whole):
+        offsets = np.cumsum([0, *(len(array) for array in whole)], dtype=np.int64)
+        return Ragged(np.concatenate(whole), offsets)
+    return list(values)
+
+
+def samples_of(block: Block) -> Iterator[tuple[Sample, Metadata]]:
+    """Give the samples of a block one by one; arrays are views of its columns."""
+    for i, metadata in enumerate(block.metadata):
+        values = ((name, data[i]) for name, data in block.columns.items())
+        yield {name: value for name, value in values if value is not MISSING}, metadata
+
+
+def map_block(transform: Callable[[Sample, Metadata], Sample | None], block: Block) -> Block:
+    """Call a per-sample transform on each sample; those for which it returns None are dropped.
+
+    Returns
+    -------
+    Block
+        ``rows`` and ``keys`` are those of the samples that are left. Where something was dropped from a block without
+        rows, they count from the block's first sample.
+    """
+    results = [transform(sample, metadata) for sample, metadata in samples_of(block)]
+    kept = [i for i, result in enumerate(results) if result is not None]
+    chosen = take(block, np.array(kept, np.int64)) if len(kept) < len(results) else block
+    new = block_from_samples([result for result in results if result is not None], chosen.metadata)
+    return replace(chosen, columns=new.columns)
+
+
+def take(block: Block, positions: npt.NDArray[np.int64]) -> Block:
+    """Return the samples at these positions of a block, in this order."""
+    chosen = positions.tolist()
+    return Block(
+        {name: _take(data, positions) for name, data in block.columns.items()},
+        [block.metadata[i] for i in chosen],
+        positions if block.rows is None else block.rows[positions],
+        None if block.keys is None else [block.keys[i] for i in chosen],
+    )
+
+
+def _take(data: ColumnData, positions: npt.NDArray[np.int64]) -> ColumnData:
+    if isinstance(data, np.ndarray):
+        return data[positions]
+    if isinstance(data, Ragged):
+        parts = [data[i] for i in positions.tolist()]
+        offsets = np.cumsum([0, *(len(part) for part in parts)], dtype=np.int64)
+        return Ragged(np.concatenate(parts) if parts else data.values[:0], offsets)
+    return [data[i] for i in positions.tolist()]
+
+
+def concat_blocks(blocks: Sequence[Block]) -> Block:
+    """Join blocks end to end. Rows and keys survive where every block has them; a column that one lacks has gaps."""
+    if len(blocks) == 1:
+        return blocks[0]
+    fields = dict.fromkeys(chain.from_iterable(block.columns for block in blocks))
+    columns = {field: _concat([(block.columns.get(field), len(block)) for block in blocks]) for field in fields}
+    rows = [block.rows for block in blocks if block.rows is not None]
+    keys = [block.keys for block in blocks if block.keys is not None]
+    return Block(
+        columns,
+        list(chain.from_iterable(block.metadata for block in blocks)),
+        np.concatenate(rows) if rows and len(rows) == len(blocks) else None,
+        list(chain.from_iterable(keys)) if keys and len(keys) == len(blocks) else None,
+    )
+
+
+def _concat(parts: Sequence[tuple[ColumnData | None, int]]) -> ColumnData:
+    arrays = [data for data, _ in parts if isinstance(data, np.ndarray)]
+    if len(arrays) == len(parts) and len({(a.dtype, a.shape[1:]) for a in arrays}) == 1:
+        return np.concatenate(arrays)
+    ragged = [data for data, _ in parts if isinstance(data, Ragged)]
+    if len(ragged) == len(parts) and len({(r.values.dtype, r.values.shape[1:]) for r in ragged}) == 1:
+        lengths = np.concatenate([np.diff(r.offsets) for r in ragged])
+        rows = [r.values[r.offsets[0] : r.offsets[-1]] for r in ragged]
+        return Ragged(np.concatenate(rows), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    values: list[Any] = []
+    for data, length in parts:
+        values.extend([MISSING] * length if data is None else [data[i] for i in range(length)])
+    return column_of(values)
+
+
+def column_spec(name: str, data: ColumnData) -> ColumnSpec:
+    """Say what is known of a column from its values."""
+    if isinstance(data, np.ndarray):
+        return ColumnSpec(name, _little(data.dtype), data.shape[1:])
+    if isinstance(data, Ragged):
+        lengths = np.diff(data.offsets)
+        first = int(lengths[0]) if len(lengths) and (lengths == lengths[0]).all() else None
+        return ColumnSpec(name, _little(data.values.dtype), (first, *data.values.shape[1:]))
+    spec: ColumnSpec | None = None
+    for value in data:
+        if value is not MISSING:
+            array = None if isinstance(value, np.generic) else as_array(value)
+            one = ColumnSpec(name, *((None, None) if array is None else (_little(array.dtype), array.shape)))
+            spec = one if spec is None else merge_specs(spec, one)
+    return spec or ColumnSpec(name, None, None)
+
+
+def _little(dtype: np.dtype[Any]) -> str:
+    return dtype.newbyteorder("<").str
+
+
+def merge_specs(a: ColumnSpec, b: ColumnSpec) -> ColumnSpec:
+    """Say what holds for the samples of both: axes that differ become None, and so does a dtype that differs."""
+    unit = a.unit if a.unit == b.unit else None
+    table = a.table if a.table == b.table else None
+    if a.dtype is None or a.dtype != b.dtype:
+        return ColumnSpec(a.name, None, None, unit, table)
+    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
+        return ColumnSpec(a.name, a.dtype, None, unit, table)
+    shape = tuple(m if m == n else None for m, n in zip(a.shape, b.shape, strict=True))
+    return ColumnSpec(a.name, a.dtype, shape, unit, table)
+
+
+def fields_of(block: Block) -> Mapping[str, ColumnSpec]:
+    """Return the specs of a block's columns."""
+    return {name: column_spec(name, data) for name, data in block.columns.items()}

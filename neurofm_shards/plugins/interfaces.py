@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Union
 
+from neurofm_shards.errors import SourceError
 from neurofm_shards.types import ArrayLayout, Block, Buffer, Problem, Sample, SourcePlan
 
 if TYPE_CHECKING:
@@ -171,6 +172,20 @@ class Source(ABC):
         from neurofm_shards.recordings.inspection import inspect_opened  # noqa: PLC0415  (needs numpy)
 
         return inspect_opened(self, paths)
+
+    def write_example(self, path: str, *, seconds: float, seed: int) -> None:  # noqa: ARG002
+        """Write an example input of this format; ``neurofm-shards demo`` asks the source called ``nwb`` for one.
+
+        Parameters
+        ----------
+        path : str
+            File to write.
+        seconds : float
+            Length of the made-up session.
+        seed : int
+            Same seed, same session.
+        """
+        raise SourceError(f"{type(self).__name__} writes no examples: {path} was not written")
 
 
 class Inspection:

@@ -193,7 +193,7 @@ def column_spec(name: str, data: ColumnData) -> ColumnSpec:
 
 
 def _little(dtype: np.dtype[Any]) -> str:
-    return dtype.newbyteorder("<").str
+    return str(dtype.newbyteorder("<").str)
 
 
 def merge_specs(a: ColumnSpec, b: ColumnSpec) -> ColumnSpec:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from neurofm_shards.types import ColumnSpec
 
 if TYPE_CHECKING:
     from neurofm_shards.compression.frames import FrameTable
+
+T = TypeVar("T")
 
 SIDECAR_DIR = ".neurofm"
 INDEX_SUFFIX = ".idx"
@@ -81,12 +83,21 @@ def load_index(shard_path: Path | str, expected_samples: int | None = None) -> S
 
 def _stored(path: Path) -> ShardIndex | None:
     size, fingerprint = file_size(path), shard_fingerprint(path)
-    for place in (index_path(path), cached_path(path.name, fingerprint, INDEX_SUFFIX)):
-        try:
-            return read_index(place, path.name, size, fingerprint)
-        except (FormatError, InputNotFoundError, NotADirectoryError, PermissionError):
-            continue  # an index that is absent or does not match is made anew from the shard itself
-    return None
+    return sidecar(path, fingerprint, INDEX_SUFFIX, lambda place: read_index(place, path.name, size, fingerprint))
+
+
+def sidecar(path: Path, fingerprint: str, suffix: str, read: Callable[[Path], T]) -> T | None:
+    """Return the first sidecar of a shard that is there and belongs to it; None when it has to be made anew."""
+    beside = path.parent / SIDECAR_DIR / (path.name + suffix)
+    found = _readable(beside, read)
+    return _readable(cached_path(path.name, fingerprint, suffix), read) if found is None else found
+
+
+def _readable(place: Path, read: Callable[[Path], T]) -> T | None:
+    try:
+        return read(place)
+    except (FormatError, InputNotFoundError, NotADirectoryError, PermissionError):
+        return None  # absent or not of this shard: the shard itself is the truth
 
 
 def cached_path(shard_name: str, fingerprint: str, suffix: str) -> Path:
@@ -97,14 +108,19 @@ def cached_path(shard_name: str, fingerprint: str, suffix: str) -> Path:
 def keep(path: Path, suffix: str, save: Callable[[Path], None]) -> Path | None:
     """Save a sidecar beside the data, else in the user's cache; return where, None when neither can be written."""
     beside = path.parent / SIDECAR_DIR / (path.name + suffix)
-    for target in (beside, cached_path(path.name, shard_fingerprint(path), suffix)):
-        try:
-            target.parent.mkdir(parents=target is not beside, exist_ok=True)
-            save(target)
-        except OSError:
-            continue  # read-only or full: a sidecar only saves time
-        return target
-    return None
+    if _saved(beside, save):
+        return beside
+    elsewhere = cached_path(path.name, shard_fingerprint(path), suffix)
+    return elsewhere if _saved(elsewhere, save) else None
+
+
+def _saved(target: Path, save: Callable[[Path], None]) -> bool:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save(target)
+    except OSError:
+        return False  # read-only or full: a sidecar only saves time
+    return True
 
 
 def save_index(index: ShardIndex, path: Path, *, durable: bool = False) -> None:

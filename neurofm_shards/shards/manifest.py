@@ -89,8 +89,8 @@ def parse_manifest(data: bytes) -> Manifest:
         raise FormatError(f"{MANIFEST_NAME} has no format_version: it was not written by this program")
     if values["format_version"] != FORMAT_VERSION:
         raise FormatError(
-            f"{MANIFEST_NAME} has format_version {values['format_version']!r:.40}, and this program knows {FORMAT_VERSION}: "
-            "a newer version of neurofm-shards may read it"
+            f"{MANIFEST_NAME} has format_version {values['format_version']!r:.40}, and this program knows "
+            f"{FORMAT_VERSION}: a newer version of neurofm-shards may read it"
         )
     _refuse_duplicate_keys(data, values)
     try:

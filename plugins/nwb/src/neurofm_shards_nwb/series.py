@@ -184,7 +184,7 @@ def _channels(
     """Return the ids and properties of the second axis, from the electrodes or ROIs the series refers to."""
     width = shape[1] if len(shape) > 1 else None
     if series.region is None:
-        return (), [], ()
+        return _axes(series, width), [], ()
     rows = series.region.rows.all().astype(np.int64)
     table = series.region.table
     if len(rows) != (width or 1) or (rows.size and (rows.min() < 0 or rows.max() >= len(table))):
@@ -194,6 +194,11 @@ def _channels(
     names = small_columns(table)
     records = table.records(names)
     return tuple(ids[row] for row in rows), [{"id": ids[row], **records[row]} for row in rows], ()
+
+
+def _axes(series: Series, width: int | None) -> tuple[str, ...]:
+    """Name the columns of a spatial series, which the schema says are x, y and z."""
+    return ("x", "y", "z")[:width] if "SpatialSeries" in series.types and width in (2, 3) else ()
 
 
 def _broken_stream(path: str, series: Series, modality: str, trouble: str) -> IrregularStream:

@@ -60,6 +60,12 @@ class NwbSource(Source):
         with opened.recording:
             return inspect_file(opened, self._refusal(path, opened))
 
+    def write_example(self, path: str, *, seconds: float = 600.0, seed: int = 0) -> None:
+        """Write a made-up session of centre-out reaching; see :func:`neurofm_shards_nwb.demo.write_demo_session`."""
+        from neurofm_shards_nwb.demo import write_demo_session  # noqa: PLC0415  (only when a demo is made)
+
+        write_demo_session(path, seconds=seconds, seed=seed)
+
     def _refusal(self, path: str, opened: Opened) -> SourceError | None:
         if opened.refusal:
             return SourceError(f"{path}: {opened.refusal}")

@@ -1,0 +1,142 @@
+"""Command-line flags made from pydantic models, so that a model is written once.
+
+Only flags that were given reach the model: defaults stay the model's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import types
+from collections.abc import Collection, Sequence
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+_SCALARS = (int, float, str)
+
+
+class ModelFlags:
+    """The flags of one model, on one parser.
+
+    Parameters
+    ----------
+    model : type of BaseModel
+        Its fields become flags: ``bin_size_ms`` is ``--bin-size-ms``.
+    section : str
+        Distinguishes models whose fields have equal names.
+    skip : collection of str
+        Fields that get no flag.
+
+    Examples
+    --------
+    >>> class Options(BaseModel):
+    ...     rate: float = 1.0
+    >>> flags = ModelFlags(Options, "demo")
+    >>> parser = argparse.ArgumentParser()
+    >>> flags.add_to(parser.add_argument_group("demo"))
+    >>> flags.given(parser.parse_args(["--rate", "2"]))
+    {'rate': 2.0}
+    """
+
+    def __init__(self, model: type[BaseModel], section: str, skip: Collection[str] = ()) -> None:
+        self._section = section
+        self._fields = {name: field for name, field in model.model_fields.items() if name not in skip}
+
+    def add_to(self, group: argparse._ArgumentGroup) -> None:
+        """Add the flags; one whose name is taken is called ``--SECTION-NAME``."""
+        for name, field in self._fields.items():
+            flag = name.replace("_", "-")
+            settings = _settings(field)
+            try:
+                group.add_argument(f"--{flag}", dest=self._dest(name), default=argparse.SUPPRESS, **settings)
+            except argparse.ArgumentError:
+                group.add_argument(
+                    f"--{self._section}-{flag}", dest=self._dest(name), default=argparse.SUPPRESS, **settings
+                )
+
+    def given(self, args: argparse.Namespace) -> dict[str, Any]:
+        """Return the values of the flags that were given, by field name."""
+        values = vars(args)
+        return {name: values[self._dest(name)] for name in self._fields if self._dest(name) in values}
+
+    def _dest(self, name: str) -> str:
+        return f"{self._section}:{name}"
+
+
+def _settings(field: FieldInfo) -> dict[str, Any]:
+    settings = _parsing(_without_none(field.annotation))
+    description = (field.description or "").replace("%", "%%")
+    shown = _shown(field.get_default(call_default_factory=True))
+    settings["help"] = f"{description} (default: {shown})" if shown else description
+    return settings
+
+
+def _shown(default: Any) -> str:
+    if default in (None, (), {}) or isinstance(default, BaseModel):
+        return ""
+    return str(default).replace("%", "%%")
+
+
+def _without_none(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, types.UnionType):
+        members = [member for member in get_args(annotation) if member is not type(None)]
+        return members[0] if len(members) == 1 else Union[tuple(members)]  # noqa: UP007  (made at run time)
+    return annotation
+
+
+def _parsing(annotation: Any) -> dict[str, Any]:
+    origin, members = get_origin(annotation), get_args(annotation)
+    if annotation is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if annotation in _SCALARS:
+        return {"type": annotation, "metavar": annotation.__name__.upper()}
+    if origin is Literal:
+        return {"choices": list(members)}
+    if origin is tuple and _is_plain(members[0]):
+        return {**_parsing(members[0]), "nargs": "+" if members[-1] is Ellipsis else len(members)}
+    return {"type": _json_or_text, "metavar": "JSON" if origin not in (Union, types.UnionType) else "VALUE"}
+
+
+def _is_plain(annotation: Any) -> bool:
+    return annotation in _SCALARS or get_origin(annotation) is Literal
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def flags_of(argv: Sequence[str], *names: str, many: bool = False) -> list[str]:
+    """Return the values that follow a flag in a command line that is not parsed yet.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The words of the command line.
+    *names : str
+        Spellings of the flag.
+    many : bool
+        Whether the flag takes several values.
+
+    Examples
+    --------
+    >>> flags_of(["-i", "a", "b", "-o", "c"], "-i", "--input", many=True)
+    ['a', 'b']
+    """
+    values: list[str] = []
+    taking = False
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        if flag in names:
+            taking = not equals
+            values += [value] if equals else []
+        elif word.startswith("-"):
+            taking = False
+        elif taking:
+            values.append(word)
+            taking = many
+    return values

@@ -1,0 +1,203 @@
+"""Makes the manifest out of a plan and the records of its shards."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from neurofm_shards.convert.planning import ConversionPlan, InputPlan
+from neurofm_shards.convert.statistics import (
+    SessionStats,
+    add,
+    manifest_statistics,
+    sessions_from_manifest,
+)
+from neurofm_shards.plugins.registry import IN_CODE, registry
+from neurofm_shards.shards.manifest import ColumnEntry, Manifest, ShardEntry, TableEntry
+from neurofm_shards.shards.statistics import ChannelStats
+
+Line = Mapping[str, Any]
+
+
+def make_manifest(plan: ConversionPlan, lines: Mapping[int, Line], base: Manifest | None = None) -> Manifest:
+    """Say what a finished conversion made; with ``base``, what it added to a data set.
+
+    Parameters
+    ----------
+    plan : ConversionPlan
+        What was to be done.
+    lines : mapping of int to dict
+        The journal's record of every shard, by shard number.
+    base : Manifest, optional
+        The data set that was added to.
+    """
+    ordered = [lines[k] for k in sorted(lines)]
+    new_shards = [ShardEntry.model_validate(line["shard"]) for line in ordered if line["shard"] is not None]
+    shards = [*(base.shards if base else ()), *new_shards]
+    columns = merge_entries(
+        [*([base.columns] if base else ()), *(_columns(line, plan) for line in ordered if line["shard"] is not None)]
+    )
+    return Manifest(
+        total_samples=sum(entry.num_samples for entry in shards),
+        total_shards=len(shards),
+        shard_size=plan.config.shard_size,
+        compression=_compression_name(plan),
+        modalities=[column.name for column in columns],
+        columns=columns,
+        shards=shards,
+        next_key=plan.first_number + plan.total_samples,
+        statistics=_statistics(ordered, base, split=plan.config.windows.split is not None),
+        tables=_tables(plan, base),
+        sources=[*(base.sources if base else ()), *_sources(plan, ordered)],
+        failures=_failures(plan, ordered, base),
+        config=base.config if base and base.config else plan.config.content(),
+        software=software(plan),
+    )
+
+
+def merge_entries(groups: Iterable[Sequence[ColumnEntry]]) -> list[ColumnEntry]:
+    """Join the columns of shards: lengths that differ become None, fields that some lack become optional."""
+    merged: dict[str, ColumnEntry] = {}
+    groups = list(groups)
+    for group in groups:
+        for entry in group:
+            before = merged.get(entry.name)
+            merged[entry.name] = entry if before is None else _merge(before, entry)
+    everywhere = set(merged)
+    for group in groups:
+        everywhere &= {entry.name for entry in group}
+    return [
+        entry if entry.name in everywhere else entry.model_copy(update={"optional": True}) for entry in merged.values()
+    ]
+
+
+def _merge(a: ColumnEntry, b: ColumnEntry) -> ColumnEntry:
+    shape = None
+    if a.shape is not None and b.shape is not None and len(a.shape) == len(b.shape):
+        shape = [x if x == y else None for x, y in zip(a.shape, b.shape, strict=True)]
+    dtype = a.dtype if a.dtype == b.dtype else None
+    return a.model_copy(update={"shape": shape, "dtype": dtype, "optional": a.optional or b.optional})
+
+
+def _columns(line: Line, plan: ConversionPlan) -> list[ColumnEntry]:
+    planned = {spec.name: spec for spec in plan.columns}
+    entries = []
+    for values in line["columns"]:
+        spec = planned.get(values["name"])
+        known = {"unit": spec.unit, "table": spec.table} if spec else {}
+        entries.append(ColumnEntry.model_validate({**values, **known}))
+    return entries
+
+
+def _compression_name(plan: ConversionPlan) -> str:
+    compression = plan.config.compression
+    return compression if isinstance(compression, str) else str(compression["kind"])
+
+
+def _statistics(ordered: Sequence[Line], base: Manifest | None, *, split: bool) -> dict[str, Any]:
+    total: SessionStats = sessions_from_manifest(base.statistics) if base else {}
+    for line in ordered:
+        for session, column, values in line["statistics"]:
+            add(total, (session, column), ChannelStats.from_json(values))
+    return manifest_statistics(total, split=split)
+
+
+def _tables(plan: ConversionPlan, base: Manifest | None) -> dict[str, TableEntry]:
+    before = {name: entry.rows for name, entry in base.tables.items()} if base else {}
+    names = [*before, *(name for name in plan.tables if name not in before)]
+    return {
+        name: TableEntry(file=f".neurofm/tables/{name}.json", rows=before.get(name, 0) + len(plan.tables.get(name, ())))
+        for name in names
+    }
+
+
+def _sources(plan: ConversionPlan, ordered: Sequence[Line]) -> list[dict[str, Any]]:
+    bases = plan.bases or ({},) * len(plan.inputs)
+    dropped = _dropped_by_transforms(ordered)
+    return [
+        _source(item, base, dropped.get(i, {}))
+        for i, (item, base) in enumerate(zip(plan.inputs, bases, strict=True))
+        if item.plan is not None and not item.again
+    ]
+
+
+def _source(item: InputPlan, base: Mapping[str, int], dropped: Mapping[str, int]) -> dict[str, Any]:
+    if item.plan is None:
+        raise AssertionError("failed inputs are listed elsewhere")
+    plan = item.plan
+    return {
+        "files": item.opening.input.file_names,
+        "format": item.opening.input.format,
+        "session_id": item.session_id,
+        "fingerprint": plan.fingerprint,
+        "num_samples": plan.num_samples,
+        "drops": {**plan.drops, **dropped},
+        "problems": [
+            {"where": p.where, "what": p.what, "consequence": p.consequence, "severity": p.severity}
+            for p in plan.problems
+        ],
+        "tables": {name: [base.get(name, 0), len(rows)] for name, rows in plan.tables.items()},
+        "facts": json_values(dict(plan.metadata)),
+    }
+
+
+def _failures(plan: ConversionPlan, ordered: Sequence[Line], base: Manifest | None) -> list[dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = {}
+    for i, item in enumerate(plan.inputs):
+        if item.plan is None:
+            found[i] = {**_names(item), "error": item.error, "rows": None}
+    for line in ordered:
+        for failure in line["failures"]:
+            i = failure["input_idx"]
+            entry = found.setdefault(i, {**_names(plan.inputs[i]), "error": failure["error"], "rows": []})
+            entry["rows"].append([failure["start"], failure["stop"]])
+    retried = {tuple(item.opening.input.file_names) for item in plan.inputs}
+    kept = [entry for entry in (base.failures if base else ()) if tuple(entry["files"]) not in retried]
+    return [*kept, *(found[i] for i in sorted(found))]
+
+
+def _names(item: InputPlan) -> dict[str, Any]:
+    return {"files": item.opening.input.file_names, "format": item.opening.input.format}
+
+
+def _dropped_by_transforms(ordered: Iterable[Line]) -> dict[int, dict[str, int]]:
+    total: dict[int, dict[str, int]] = {}
+    for line in ordered:
+        for i, kind, count in line["drops"]:
+            counts = total.setdefault(i, {})
+            reason = f"transform {kind}"
+            counts[reason] = counts.get(reason, 0) + count
+    return total
+
+
+def software(plan: ConversionPlan) -> dict[str, str]:
+    """Return the versions of the distributions that took part."""
+    known = registry()
+    used = [known.sources.get(item.opening.input.format) for item in plan.inputs]
+    distributions = {"neurofm-shards", "numpy"} | {item.distribution for item in used if item.distribution != IN_CODE}
+    for config in plan.config.transforms:
+        distributions.add(known.transforms.get(str(config["kind"])).distribution)
+    return {name: version for name in sorted(distributions) if (version := _version(name))}
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def json_values(value: Any) -> Any:
+    """Turn NumPy numbers and arrays inside facts into JSON values; NaN becomes None."""
+    if isinstance(value, Mapping):
+        return {str(key): json_values(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_values(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return json_values(value.tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)

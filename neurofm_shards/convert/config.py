@@ -1,0 +1,80 @@
+"""What a conversion is asked to do, as one frozen model: command line, job files and the manifest share it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.plugins.registry import explain
+from neurofm_shards.recordings.options import WindowOptions
+
+#: Fields that say how to run, not what to make: they change no byte of a data set.
+RUN_FIELDS = frozenset({"on_error", "durable"})
+
+
+class ConversionConfig(BaseModel):
+    """All settings of one conversion.
+
+    Examples
+    --------
+    >>> ConversionConfig(shard_size=500, compression="gz").shard_size
+    500
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = Field("auto", description="name of the source plugin; auto finds it by suffix and content")
+    source: dict[str, Any] = Field(default_factory=dict, description="options of the source plugin")
+    windows: WindowOptions = Field(WindowOptions(), description="how continuous recordings are cut into samples")
+    transforms: tuple[dict[str, Any], ...] = Field(
+        (), description="transforms applied to every sample, in order: their kind and options"
+    )
+    shard_size: int = Field(1000, ge=1, description="samples per shard")
+    shard_name_pattern: str = Field("shard_{shard_idx:06d}.tar", description="how shards are named")
+    compression: str | dict[str, Any] = Field("none", description="compression of shards: none, or a plugin's name")
+    codec: str = Field("pyd", description="codec of arrays: pyd or npy, or a plugin's name")
+    codecs: dict[str, str] = Field(default_factory=dict, description="codec per column, where it differs")
+    session_template: str = Field(
+        "{session_id}",
+        description="session id of each input, made of {session_id}, {subject_id}, {stem}, {parent}; must be unique",
+    )
+    on_error: Literal["fail", "skip"] = Field("fail", description="stop at an input that fails, or leave it out")
+    durable: bool = Field(True, description="sync every shard to the disk before it counts as written")
+
+    @field_validator("session_template")
+    @classmethod
+    def _known_fields(cls, template: str) -> str:
+        try:
+            template.format(session_id="", subject_id="", stem="", parent="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"unknown field {error} in {template!r}; there are {{session_id}}, {{subject_id}}, {{stem}}, {{parent}}"
+            ) from None
+        return template
+
+    @field_validator("transforms", mode="before")
+    @classmethod
+    def _named_transforms(cls, transforms: Any) -> Any:
+        if not isinstance(transforms, (list, tuple)):
+            return transforms
+        return tuple({"kind": item} if isinstance(item, str) else item for item in transforms)
+
+    def content(self) -> dict[str, Any]:
+        """Return the settings that decide the bytes of a data set, as JSON values."""
+        return self.model_dump(mode="json", exclude=set(RUN_FIELDS))
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> ConversionConfig:
+        """Validate options.
+
+        Raises
+        ------
+        ConfigError
+            Naming every option that is wrong, in one line.
+        """
+        try:
+            return cls.model_validate(options)
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from None

@@ -1,0 +1,105 @@
+"""What makes two conversions the same, and in words how they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from neurofm_shards.convert.planning import ConversionPlan, InputPlan
+from neurofm_shards.errors import ConfigError
+
+
+def identity(plan: ConversionPlan, base: str = "") -> dict[str, Any]:
+    """Return what a resumed run must have in common with the interrupted one, as JSON values.
+
+    Parameters
+    ----------
+    plan : ConversionPlan
+        The plan.
+    base : str
+        Checksum of the manifest that the conversion adds to, if any.
+    """
+    return {"config": plan.config.content(), "inputs": [_input(item) for item in plan.inputs], "base": base}
+
+
+def _input(item: InputPlan) -> dict[str, Any]:
+    names = {"files": item.opening.input.file_names, "format": item.opening.input.format}
+    if item.plan is None or item.expected is None:
+        return {**names, "error": item.error}
+    return {
+        **names,
+        "session_id": item.session_id,
+        "fingerprint": item.expected.fingerprint,
+        "signature": [list(stat) for stat in item.expected.signature],
+        "num_samples": item.plan.num_samples,
+    }
+
+
+def with_earlier_failures(planned: Sequence[InputPlan], before: Mapping[str, Any]) -> list[InputPlan]:
+    """Keep inputs failed that failed when the interrupted run was planned; they are retried when it is finished."""
+    errors = {_key(item): item["error"] for item in before["inputs"] if "error" in item}
+    result = []
+    for item in planned:
+        error = errors.get(_key(_input(item)))
+        result.append(item if error is None else InputPlan(item.opening, None, error=error))
+    return result
+
+
+def check_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    """Refuse to resume a conversion that would make something else.
+
+    Raises
+    ------
+    ConfigError
+        Saying what differs.
+    """
+    differences = _config_differences(now["config"], before["config"]) + _input_differences(
+        now["inputs"], before["inputs"]
+    )
+    if now["base"] != before["base"]:
+        differences.append("the data set it adds to has changed")
+    if differences:
+        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
+        raise ConfigError(
+            f"this is not the conversion that was interrupted: {'; '.join(differences[:3])}{more}. Give the same "
+            "inputs and options to --resume, or start again with --overwrite"
+        )
+
+
+def config_differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Say in words how two configurations differ."""
+    return _config_differences(now, before)
+
+
+def _config_differences(now: Mapping[str, Any], before: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for name in [*now, *(name for name in before if name not in now)]:
+        a, b = now.get(name), before.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += _config_differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(f"{prefix}{name} is {a!r} and was {b!r}")
+    return found
+
+
+def _input_differences(now: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[str]:
+    then = {_key(item): item for item in before}
+    found = [f"input {_name(item)} is new" for item in now if _key(item) not in then]
+    current = {_key(item) for item in now}
+    found += [f"input {_name(item)} is missing" for item in before if _key(item) not in current]
+    for item in now:
+        other = then.get(_key(item))
+        if other is not None and other != item:
+            error = item.get("error")
+            found.append(f"input {_name(item)} " + (f"cannot be read now: {error}" if error else "has changed since"))
+    if not found and [_key(item) for item in now] != [_key(item) for item in before]:
+        found.append("the inputs are in another order")
+    return found
+
+
+def _key(item: Mapping[str, Any]) -> tuple[str, ...]:
+    return (*item["files"], item["format"])
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    return str(item["files"][0])

@@ -1,0 +1,225 @@
+"""From what the user names (files, patterns, folders) to inputs, each with the source that reads it."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from neurofm_shards.errors import (
+    ConfigError,
+    InputNotFoundError,
+    MissingPluginError,
+    NothingToConvertError,
+    PluginError,
+)
+from neurofm_shards.plugins.entries import SourceEntry
+from neurofm_shards.plugins.hints import install_hint
+from neurofm_shards.plugins.interfaces import Source
+from neurofm_shards.plugins.registry import Kind, Registered, registry
+
+_GLOB_CHARACTERS = frozenset("*?[")
+_HEAD_BYTES = 4096
+#: Suffixes of formats that our own plugins read, for the install hint when none is installed.
+_OUR_SUFFIXES = {".nwb": "nwb", ".npz": "npz", ".npy": "arrays"}
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input: files that belong together, and who reads them.
+
+    Attributes
+    ----------
+    paths : tuple of str
+        The files (or one folder), as named by the user.
+    format : str
+        Name of the source.
+    options : str
+        The source's resolved options as JSON; two inputs are equal when paths, format and options are.
+    source : Source
+        Opens them; picklable.
+    """
+
+    paths: tuple[str, ...]
+    format: str
+    options: str
+    source: Source = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        more = len(self.paths) - 1
+        return self.paths[0] if not more else f"{self.paths[0]} and {more} more"
+
+    @property
+    def file_names(self) -> list[str]:
+        """Names without folders, for manifest and samples."""
+        return [Path(path).resolve().name for path in self.paths]
+
+
+def find_inputs(named: Sequence[str | os.PathLike[str]], format_name: str, options: dict[str, object]) -> list[Input]:
+    """Expand files, patterns and folders into inputs, in the order given; files named twice count once.
+
+    Parameters
+    ----------
+    named : sequence of path
+        Files, folders (searched through, in sorted order) and patterns such as ``data/**/*.nwb`` (sorted matches).
+    format_name : str
+        A source's name, or ``"auto"``.
+    options : dict
+        Options of the source; with ``kind`` they are for that source only.
+
+    Raises
+    ------
+    InputNotFoundError
+        A file or folder does not exist or a pattern matches nothing.
+    MissingPluginError
+        No installed source reads a file.
+    ConfigError
+        The options do not fit the source.
+    """
+    finder = _Finder(format_name)
+    matches: list[tuple[str, Registered[SourceEntry]]] = []
+    seen: set[str] = set()
+    for path in _expand(named):
+        for found, source in finder.find(path):
+            real = os.path.realpath(found)
+            if real not in seen:
+                seen.add(real)
+                matches.append((found, source))
+    if not matches:
+        raise NothingToConvertError(f"nothing to convert: {', '.join(map(str, named))} holds no file of a known format")
+    return _grouped(matches, options)
+
+
+def _expand(named: Sequence[str | os.PathLike[str]]) -> Iterable[str]:
+    if not named:
+        raise InputNotFoundError("no input was given: name files, folders or patterns")
+    for item in named:
+        text = os.path.expanduser(os.fspath(item))  # noqa: PTH111  (patterns are not paths)
+        if os.path.exists(text):  # noqa: PTH110
+            yield text
+        elif _GLOB_CHARACTERS & set(text):
+            matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  (absolute patterns)
+            if not matches:
+                raise InputNotFoundError(f"no file matches the pattern {text}")
+            yield from matches
+        else:
+            raise InputNotFoundError(f"input {text} does not exist")
+
+
+def _grouped(matches: list[tuple[str, Registered[SourceEntry]]], options: dict[str, object]) -> list[Input]:
+    position = {path: i for i, (path, _) in enumerate(matches)}
+    by_source: dict[str, list[str]] = {}
+    registered = {source.qualified_name: source for _, source in matches}
+    for path, source in matches:
+        by_source.setdefault(source.qualified_name, []).append(path)
+    _check_options(options, [source.entry.name for source in registered.values()])
+    inputs: list[tuple[int, Input]] = []
+    for qualified, paths in by_source.items():
+        source = registered[qualified]
+        name = source.entry.name
+        own = options if options.get("kind", name) == name else {}
+        model = source.validate(own)
+        text = model.model_dump_json() if model is not None else "{}"
+        opener = source.make(own)
+        inputs += [
+            (min(position[path] for path in group), Input(tuple(group), name, text, opener))
+            for group in opener.group(paths)
+        ]
+    return [item for _, item in sorted(inputs, key=lambda pair: pair[0])]
+
+
+def _check_options(options: dict[str, object], names: list[str]) -> None:
+    kind = options.get("kind")
+    if kind is not None and kind not in names:
+        raise ConfigError(f"source options are for {kind!r}, but the inputs are read by {sorted(set(names))}")
+    if options and kind is None and len(set(names)) > 1:
+        raise ConfigError(
+            f"inputs are of several formats {sorted(set(names))}: say which one the source options "
+            f"{sorted(options)} are for (kind = NAME), or convert them apart and merge"
+        )
+
+
+class _Finder:
+    """Finds the source of a path, by name, suffix or first bytes."""
+
+    def __init__(self, format_name: str) -> None:
+        self._sources: Kind[SourceEntry] = registry().sources
+        self._named = None if format_name == "auto" else self._sources.get(format_name)
+
+    def find(self, path: str) -> list[tuple[str, Registered[SourceEntry]]]:
+        """Return the inputs at a path: the file itself, or what a folder holds."""
+        if not os.path.isdir(path):  # noqa: PTH112
+            return [(path, self._named or self._of_file(path))]
+        whole = self._of_suffix(path, folders=True)
+        if whole is not None:
+            return [(path, whole)]
+        found = self._search(path)
+        if not found:
+            wanted = f"of format {self._named.entry.name!r}" if self._named else self._known()
+            raise NothingToConvertError(f"folder {path} holds no file {wanted}")
+        return found
+
+    def _search(self, top: str) -> list[tuple[str, Registered[SourceEntry]]]:
+        found: list[tuple[str, Registered[SourceEntry]]] = []
+        for folder, folders, files in os.walk(top):
+            visible = sorted(name for name in folders if not name.startswith("."))
+            stores = {name: self._of_suffix(os.path.join(folder, name), folders=True) for name in visible}  # noqa: PTH118
+            folders[:] = [name for name in visible if stores[name] is None]
+            found += [(os.path.join(folder, name), store) for name, store in stores.items() if store]  # noqa: PTH118
+            for name in sorted(files):
+                path = os.path.join(folder, name)  # noqa: PTH118
+                source = None if name.startswith(".") else self._of_suffix(path)
+                if source is not None:
+                    item = (folder if source.entry.folders else path, source)
+                    found += [] if item in found[-1:] else [item]
+        return found
+
+    def _of_suffix(self, path: str, *, folders: bool = False) -> Registered[SourceEntry] | None:
+        name = os.path.basename(os.path.normpath(path)).lower()  # noqa: PTH119
+        candidates = [self._named] if self._named else self._sources.entries()
+        fitting = [
+            (max(len(suffix) for suffix in source.entry.suffixes if name.endswith(suffix)), source)
+            for source in candidates
+            if any(name.endswith(suffix) for suffix in source.entry.suffixes) and (source.entry.folders or not folders)
+        ]
+        longest = max((length for length, _ in fitting), default=0)
+        best = [source for length, source in fitting if length == longest]
+        if len(best) > 1 and not folders:
+            best = [source for source in best if _has_magic(path, source.entry)] or best
+        return _only(path, best)
+
+    def _of_file(self, path: str) -> Registered[SourceEntry]:
+        source = self._of_suffix(path) or _only(
+            path, [source for source in self._sources.entries() if _has_magic(path, source.entry)]
+        )
+        if source is not None:
+            return source
+        ours = next((name for suffix, name in _OUR_SUFFIXES.items() if path.lower().endswith(suffix)), "")
+        hint = f"; install one with: {install_hint('source', ours)}" if ours else f"; {self._known()}"
+        raise MissingPluginError(f"no installed source reads {path}{hint}")
+
+    def _known(self) -> str:
+        known = [f"{item.entry.name} ({', '.join(item.entry.suffixes)})" for item in self._sources.entries()]
+        return f"of a known format; installed: {', '.join(known) or 'none'}; --format NAME names one"
+
+
+def _only(path: str, best: list[Registered[SourceEntry]]) -> Registered[SourceEntry] | None:
+    if len(best) > 1:
+        names = ", ".join(source.qualified_name for source in best)
+        raise PluginError(f"{path} could be read by several sources ({names}); say which with --format")
+    return best[0] if best else None
+
+
+def _has_magic(path: str, entry: SourceEntry) -> bool:
+    if not entry.magic:
+        return False
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise InputNotFoundError(f"input {path} cannot be read: {error.strerror or error}") from error
+    return any(head[offset : offset + len(magic)] == magic for offset, magic in entry.magic)

@@ -1,0 +1,183 @@
+"""The output folder: what is in it, whether it may be written, and how shards get there."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neurofm_shards.convert.journal import JOURNAL_NAME, JournalContent, JournalHeader, boot_id, read_journal
+from neurofm_shards.convert.lock import LOCK_NAME
+from neurofm_shards.errors import FormatError, OutputExistsError
+from neurofm_shards.shards.card import CARD_NAME, is_our_card
+from neurofm_shards.shards.files import sync_folder, write_atomically
+from neurofm_shards.shards.index import build_index, index_path, read_index, shard_fingerprint
+from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest, read_manifest
+from neurofm_shards.shards.sidecars import sidecar_paths
+
+_STAGING = "staging-"
+_DOOMED = "doomed"
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output folder.
+
+    Attributes
+    ----------
+    folder : Path
+        Where shards and manifest go.
+    """
+
+    folder: Path
+
+    @property
+    def sidecars(self) -> Path:
+        """The hidden folder of indexes, tables and the journal."""
+        return self.folder / SIDECAR_DIR
+
+    def manifest(self) -> Manifest | None:
+        """Read the manifest, None where there is none."""
+        return read_manifest(self.folder)
+
+    def journal(self) -> JournalContent | None:
+        """Read the journal of an unfinished conversion, None where there is none."""
+        return read_journal(self.sidecars)
+
+    def check_free(self) -> None:
+        """Refuse a folder that holds anything.
+
+        Raises
+        ------
+        OutputExistsError
+            Saying what it holds and which option goes on.
+        """
+        journal = self.journal()
+        if self._has_manifest():
+            raise OutputExistsError(
+                f"{self.folder} already holds a data set; add to it with --append, replace it with --overwrite, or "
+                "choose another output"
+            )
+        if journal is not None:
+            raise OutputExistsError(
+                f"{self.folder} holds an unfinished conversion ({len(journal.shards)} of "
+                f"{journal.header.total_shards} shards are written); go on with --resume, or start again with "
+                "--overwrite"
+            )
+        others = self._others()
+        if others:
+            raise OutputExistsError(
+                f"{self.folder} is not empty: it holds {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}, "
+                "which is no data set of ours; choose another output (--overwrite deletes nothing that is not ours)"
+            )
+
+    def clean(self) -> None:
+        """Remove what dead runs left: half-written files, and a deletion that was interrupted."""
+        if not self.sidecars.is_dir():
+            return
+        for path in self.sidecars.glob(f"{_STAGING}*"):
+            shutil.rmtree(path)
+        for folder in (self.folder, self.sidecars, self.sidecars / "tables"):
+            for path in folder.glob(".*.partial"):
+                path.unlink()
+        if (self.sidecars / _DOOMED).exists():
+            self._finish_deleting()
+
+    def delete(self) -> None:
+        """Delete the data set or unfinished conversion in this folder, and nothing else.
+
+        The names are written down first, so that a deletion that is interrupted is finished by the next run.
+        """
+        if not self.folder.is_dir():
+            return
+        names = sorted(self._our_names())
+        self.sidecars.mkdir(exist_ok=True)
+        write_atomically(self.sidecars / _DOOMED, [json.dumps(names).encode()], durable=True)
+        self._finish_deleting()
+
+    def new_staging(self) -> Path:
+        """Make a folder in which workers write; shards are moved out of it when they are whole."""
+        staging = self.sidecars / f"{_STAGING}{secrets.token_hex(4)}"
+        staging.mkdir(parents=True)
+        return staging
+
+    def publish(self, staged: Path, *, durable: bool) -> None:
+        """Move everything in a task's staging folder into place: sidecars first, the shard last."""
+        files = sorted((path for path in staged.rglob("*") if path.is_file()), key=lambda path: path.parent == staged)
+        folders = set()
+        for path in files:
+            target = self.folder / path.relative_to(staged)
+            if target.parent not in folders:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                folders.add(target.parent)
+            os.replace(path, target)  # noqa: PTH105  (the same call)
+        if durable:
+            for folder in folders:
+                sync_folder(folder)
+        shutil.rmtree(staged)
+
+    def is_sound(self, line: Mapping[str, Any], header: JournalHeader) -> bool:
+        """Say whether a recorded shard is still what was written.
+
+        A killed process loses nothing that was written, so a look at the shard's ends is enough; after a power loss
+        (another boot), a run that did not sync may have lost any part of it, so all of it is read.
+        """
+        entry = line["shard"]
+        if entry is None:
+            return True
+        path = self.folder / entry["shard_name"]
+        if not all(sidecar.is_file() for sidecar in (path, *sidecar_paths(path))):
+            return False
+        try:
+            index = read_index(index_path(path), path.name, path.stat().st_size, shard_fingerprint(path))
+            if not header.durable and header.boot != boot_id():
+                index = build_index(path)
+        except FormatError:
+            return False
+        return index.checksum == entry["checksum"]
+
+    def is_ours(self) -> bool:
+        """Say whether the folder holds a data set or an unfinished conversion."""
+        return self._has_manifest() or self.journal() is not None
+
+    def _has_manifest(self) -> bool:
+        return (self.folder / MANIFEST_NAME).exists()
+
+    def _our_names(self) -> Iterable[str]:
+        manifest, journal = (self.manifest() if self._has_manifest() else None), self.journal()
+        if manifest is not None:
+            yield from (entry.shard_name for entry in manifest.shards)
+            yield MANIFEST_NAME
+        for line in journal.shards.values() if journal else ():
+            if line["shard"] is not None:
+                yield line["shard"]["shard_name"]
+        if is_our_card(self.folder / CARD_NAME):
+            yield CARD_NAME
+
+    def _finish_deleting(self) -> None:
+        names = json.loads((self.sidecars / _DOOMED).read_bytes())
+        (self.folder / MANIFEST_NAME).unlink(missing_ok=True)  # first: what is not in a manifest does not exist
+        for name in names:
+            (self.folder / os.path.basename(name)).unlink(missing_ok=True)  # noqa: PTH119  (never leaves the folder)
+        for path in self.sidecars.iterdir():
+            if path.name in (LOCK_NAME, _DOOMED):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        sync_folder(self.folder)
+        (self.sidecars / _DOOMED).unlink()
+
+    def _others(self) -> list[str]:
+        if not self.folder.is_dir():
+            return []
+        ours = {LOCK_NAME, JOURNAL_NAME, _DOOMED}
+        inside = [path.name for path in self.sidecars.iterdir()] if self.sidecars.is_dir() else []
+        hidden = [f"{SIDECAR_DIR}/{name}" for name in inside if name not in ours and not name.startswith(_STAGING)]
+        return sorted(path.name for path in self.folder.iterdir() if path.name != SIDECAR_DIR) + hidden

@@ -1,0 +1,91 @@
+"""Runs calls on any executor: a bounded number at once, results in order or as they come."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from neurofm_shards.errors import WorkerError
+from neurofm_shards.plugins.registry import registry
+
+T = TypeVar("T")
+
+
+@contextmanager
+def make_executor(name: str | None, workers: int) -> Iterator[Executor]:
+    """Give an executor from the registry; by default this process for one worker, a pool of processes for more.
+
+    Calls that are not yet running when the block is left by an error are never started.
+    """
+    chosen = name or ("serial" if workers <= 1 else "processes")
+    executor: Executor = registry().executors.make({"kind": chosen, "workers": max(workers, 1)})
+    try:
+        yield executor
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        raise
+    executor.shutdown()
+
+
+def in_order(
+    executor: Executor, function: Callable[..., T], calls: Iterable[tuple[Any, ...]], *, limit: int
+) -> Iterator[T]:
+    """Yield the results of calls in their order, at most ``limit`` of them under way.
+
+    Raises
+    ------
+    WorkerError
+        A worker process was lost.
+    """
+    waiting: deque[Future[T]] = deque()
+    for call in calls:
+        waiting.append(_submit(executor, function, call))
+        if len(waiting) >= limit:
+            yield _result(waiting.popleft())
+    while waiting:
+        yield _result(waiting.popleft())
+
+
+def as_they_come(
+    executor: Executor, function: Callable[..., T], calls: Iterable[tuple[Any, ...]], *, limit: int
+) -> Iterator[T]:
+    """Yield results as calls finish, at most ``limit`` of them under way.
+
+    Raises
+    ------
+    WorkerError
+        A worker process was lost.
+    """
+    running: set[Future[T]] = set()
+    for call in calls:
+        running.add(_submit(executor, function, call))
+        if len(running) >= limit:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from map(_result, done)
+    while running:
+        done, running = wait(running, return_when=FIRST_COMPLETED)
+        yield from map(_result, done)
+
+
+def _submit(executor: Executor, function: Callable[..., T], call: tuple[Any, ...]) -> Future[T]:
+    try:
+        return executor.submit(function, *call)
+    except BrokenExecutor as error:
+        raise _lost(error) from error
+
+
+def _result(future: Future[T]) -> T:
+    try:
+        return future.result()
+    except BrokenExecutor as error:
+        raise _lost(error) from error
+
+
+def _lost(error: BaseException) -> WorkerError:
+    return WorkerError(
+        "a worker process died (killed, perhaps because memory ran out); what was written is kept: run the same "
+        f"command with --resume, with fewer --workers if memory is short ({error})"
+    )

@@ -1,0 +1,106 @@
+"""Cuts the samples of all inputs into shards: arithmetic alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from neurofm_shards.convert.opening import Expected, Opening
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of one input's samples that goes into one shard.
+
+    Attributes
+    ----------
+    input_idx : int
+        Number of the input in the plan.
+    start, stop : int
+        Samples of the input.
+    first : int
+        Key number of sample ``start``: its place in the data set, counted from 1.
+    """
+
+    input_idx: int
+    start: int
+    stop: int
+    first: int
+
+
+@dataclass(frozen=True)
+class TaskInput:
+    """What a task needs to know of one input.
+
+    Attributes
+    ----------
+    opening, expected : Opening, Expected
+        How to open it, and what it must be.
+    session_id : str or None
+        Id to write into samples that are not windows of a recording.
+    bases : mapping of str to int
+        First row of this input in each data-set-wide table.
+    """
+
+    opening: Opening
+    expected: Expected
+    session_id: str | None
+    bases: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard: which samples it holds, and in which order.
+
+    Attributes
+    ----------
+    shard_idx : int
+        Number of the shard.
+    segments : tuple of Segment
+        In order.
+    inputs : mapping of int to TaskInput
+        The inputs that the segments name.
+    """
+
+    shard_idx: int
+    segments: tuple[Segment, ...]
+    inputs: dict[int, TaskInput]
+
+
+def cut(stretches: Sequence[tuple[int, int, int]], shard_size: int, first: int = 1) -> list[tuple[Segment, ...]]:
+    """Cut samples into shards of equal size; only the last one may be shorter.
+
+    Parameters
+    ----------
+    stretches : sequence of (input_idx, start, stop)
+        The samples, in order.
+    shard_size : int
+        Samples per shard.
+    first : int
+        Key number of the first sample.
+
+    Returns
+    -------
+    list of tuple of Segment
+        One tuple per shard.
+
+    Examples
+    --------
+    >>> [[(s.input_idx, s.start, s.stop) for s in shard] for shard in cut([(0, 0, 3), (1, 0, 2)], 2)]
+    [[(0, 0, 2)], [(0, 2, 3), (1, 0, 1)], [(1, 1, 2)]]
+    """
+    shards: list[tuple[Segment, ...]] = []
+    current: list[Segment] = []
+    room = shard_size
+    for input_idx, start, stop in stretches:
+        at = start
+        while at < stop:
+            taken = min(room, stop - at)
+            current.append(Segment(input_idx, at, at + taken, first))
+            at, first, room = at + taken, first + taken, room - taken
+            if room == 0:
+                shards.append(tuple(current))
+                current, room = [], shard_size
+    if current:
+        shards.append(tuple(current))
+    return shards

@@ -1,0 +1,258 @@
+"""What a worker does: read the segments of one shard, transform, write shard and sidecars, count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurofm_shards.convert.opening import worker_reader
+from neurofm_shards.convert.statistics import SessionStats, block_statistics, is_quantity, merged
+from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput
+from neurofm_shards.errors import NeurofmShardsError, SourceError
+from neurofm_shards.plugins.entries import Entry
+from neurofm_shards.plugins.interfaces import Transform
+from neurofm_shards.plugins.registry import registry
+from neurofm_shards.shards.shard_writer import ShardRecord, ShardWriter
+from neurofm_shards.types import Block, ColumnSpec, Ragged
+
+#: About how much of an input is held in memory at once.
+BLOCK_BYTES = 8 << 20
+#: Samples per block where their size is not known beforehand.
+_UNKNOWN_ROWS = 256
+
+
+@dataclass(frozen=True)
+class WorkOrder:
+    """What all tasks of one conversion have in common; picklable.
+
+    Attributes
+    ----------
+    folder : str
+        Where shards are written; another process moves them into place.
+    columns : tuple of ColumnSpec
+        Columns before transforms.
+    writer : dict
+        Keyword arguments of :class:`ShardWriter`.
+    name_pattern : str
+        How shards are named.
+    transforms : tuple of dict
+        Their configurations.
+    code_entries : tuple
+        Plugins that were registered in code.
+    skip_failed : bool
+        Whether a segment that cannot be read is left out.
+    """
+
+    folder: str
+    columns: tuple[ColumnSpec, ...]
+    writer: dict[str, Any]
+    name_pattern: str
+    transforms: tuple[dict[str, Any], ...]
+    code_entries: tuple[tuple[str, Entry], ...]
+    skip_failed: bool
+
+
+@dataclass(frozen=True)
+class SegmentFailure:
+    """A segment that could not be read, and why."""
+
+    input_idx: int
+    start: int
+    stop: int
+    error: str
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What became of one task.
+
+    Attributes
+    ----------
+    shard_idx : int
+        Number of the shard.
+    record : ShardRecord or None
+        None when every sample was dropped: there is no such shard then.
+    statistics : dict
+        Per session and column.
+    drops : tuple of (int, str, int)
+        Samples that transforms dropped: number of the input, transform, count.
+    failures : tuple of SegmentFailure
+        What was left out.
+    """
+
+    shard_idx: int
+    record: ShardRecord | None
+    statistics: SessionStats
+    drops: tuple[tuple[int, str, int], ...]
+    failures: tuple[SegmentFailure, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values: what the journal records and the manifest is made of."""
+        return {
+            "shard_idx": self.shard_idx,
+            "shard": None if self.record is None else self.record.entry.model_dump(),
+            "columns": [] if self.record is None else [column.model_dump() for column in self.record.columns],
+            "statistics": [[session, column, stats.to_json()] for (session, column), stats in self.statistics.items()],
+            "drops": [list(drop) for drop in self.drops],
+            "failures": [failure.__dict__ for failure in self.failures],
+        }
+
+
+def staging_of(order: WorkOrder, shard_idx: int) -> Path:
+    """Return the folder in which a shard and its sidecars are written before they are moved into place."""
+    return Path(order.folder) / str(shard_idx)
+
+
+class _UnreadableError(Exception):
+    """A segment cannot be read; the shard has to be started again without it."""
+
+    def __init__(self, segment: Segment, error: SourceError) -> None:
+        super().__init__(str(error))
+        self.segment = segment
+        self.error = error
+
+
+def run_task(order: WorkOrder, task: ShardTask) -> ShardResult:
+    """Write one shard.
+
+    The result depends on inputs, configuration and shard number alone. With ``skip_failed``, a segment that fails is
+    left out as a whole, so that what a shard holds never depends on how reading was divided into blocks.
+
+    Raises
+    ------
+    SourceError
+        An input cannot be read and ``skip_failed`` is off.
+    """
+    registry().adopt(list(order.code_entries))
+    segments, failures = list(task.segments), list[SegmentFailure]()
+    while True:
+        try:
+            result = _ShardTaskRun(order, task).run(segments)
+        except _UnreadableError as failed:  # noqa: PERF203  (a shard is started again without what failed)
+            if not order.skip_failed:
+                raise failed.error from failed.error.__cause__
+            segment = failed.segment
+            failures.append(SegmentFailure(segment.input_idx, segment.start, segment.stop, str(failed.error)))
+            segments.remove(segment)
+        else:
+            return replace(result, failures=tuple(failures))
+
+
+class _ShardTaskRun:
+    """One attempt at one shard."""
+
+    def __init__(self, order: WorkOrder, task: ShardTask) -> None:
+        self._order = order
+        self._task = task
+        self._transforms: list[tuple[str, Transform]] = [
+            (str(config["kind"]), registry().transforms.make(config)) for config in order.transforms
+        ]
+        self._drops: Counter[tuple[int, str]] = Counter()
+        self._statistics: list[SessionStats] = []
+
+    def run(self, segments: Sequence[Segment]) -> ShardResult:
+        task, order = self._task, self._order
+        path = staging_of(order, task.shard_idx) / order.name_pattern.format(shard_idx=task.shard_idx)
+        path.parent.mkdir(exist_ok=True)
+        writer = ShardWriter(path, task.shard_idx, **order.writer)
+        written = 0
+        try:
+            for segment in segments:
+                written += self._write_segment(writer, segment)
+            record = writer.close() if written else None
+        except BaseException:
+            writer.abort()
+            raise
+        if record is None:
+            writer.abort()
+        drops = tuple((i, kind, count) for (i, kind), count in self._drops.items())
+        return ShardResult(task.shard_idx, record, merged(self._statistics), drops, ())
+
+    def _write_segment(self, writer: ShardWriter, segment: Segment) -> int:
+        written = 0
+        rows = _rows_per_block(self._order.columns)
+        for start in range(segment.start, segment.stop, rows):
+            block = self._block(segment, start, min(start + rows, segment.stop))
+            if len(block) == 0:
+                continue
+            numbers = np.asarray(block.rows, np.int64) + (segment.first - segment.start)
+            writer.write_block(replace(block, rows=None), numbers)
+            self._statistics.append(block_statistics(block, self._quantities(block)))
+            written += len(block)
+        return written
+
+    def _quantities(self, block: Block) -> list[str]:
+        row_numbers = {spec.name for spec in self._order.columns if spec.table is not None}
+        return [name for name, data in block.columns.items() if name not in row_numbers and is_quantity(data)]
+
+    def _block(self, segment: Segment, start: int, stop: int) -> Block:
+        task_input = self._task.inputs[segment.input_idx]
+        try:
+            block = worker_reader().read(task_input.opening, task_input.expected, start, stop)
+            block = _placed(block, task_input, self._order.columns, start, stop)
+            for kind, transform in self._transforms:
+                before = len(block)
+                block = _transformed(block, kind, transform, task_input.opening.input.name)
+                if len(block) < before:
+                    self._drops[segment.input_idx, kind] += before - len(block)
+        except SourceError as error:
+            raise _UnreadableError(segment, error) from error
+        return block
+
+
+def _transformed(block: Block, kind: str, transform: Transform, name: str) -> Block:
+    if len(block) == 0:
+        return block
+    try:
+        return transform.apply_block(block)
+    except NeurofmShardsError:
+        raise
+    except Exception as error:  # a plugin may raise anything
+        raise SourceError(f"{name}: transform {kind!r} failed: {type(error).__name__}: {error}") from error
+
+
+def _rows_per_block(columns: Sequence[ColumnSpec]) -> int:
+    size = 0
+    for spec in columns:
+        if spec.dtype is None:
+            continue
+        if spec.shape is None or None in spec.shape:
+            return _UNKNOWN_ROWS
+        size += np.dtype(spec.dtype).itemsize * int(np.prod([n or 1 for n in spec.shape], dtype=np.int64))
+    return max(1, BLOCK_BYTES // max(size, 1))
+
+
+def _placed(block: Block, task_input: TaskInput, columns: Sequence[ColumnSpec], start: int, stop: int) -> Block:
+    """Check a source's block, number its rows, and make table rows and session ids those of the data set."""
+    name = task_input.opening.input.name
+    wanted = {spec.name for spec in columns}
+    if set(block.columns) != wanted:
+        raise SourceError(
+            f"{name}: samples {start} to {stop} have columns {sorted(block.columns)}, not {sorted(wanted)}"
+        )
+    if block.rows is None and len(block) != stop - start:
+        raise SourceError(f"{name}: asked for samples {start} to {stop}, its source gave {len(block)}")
+    rows = np.arange(start, stop) if block.rows is None else np.asarray(block.rows, np.int64)
+    bases = dict(task_input.bases)
+    shifted = {spec.name: _shifted(block.columns[spec.name], bases.get(spec.table or "", 0)) for spec in columns}
+    metadata = block.metadata
+    if task_input.session_id is not None:
+        metadata = [{**item, "session_id": task_input.session_id} for item in metadata]
+    return Block(shifted, metadata, rows, block.keys)
+
+
+def _shifted(data: Any, base: int) -> Any:
+    if base == 0:
+        return data
+    if isinstance(data, Ragged):
+        return Ragged(_shifted(data.values, base), data.offsets)
+    if isinstance(data, list):
+        return [_shifted(np.asarray(item), base) for item in data]
+    if data.size and int(data.max()) + base > np.iinfo(data.dtype).max:
+        raise SourceError(f"row {int(data.max()) + base} of a data-set-wide table does not fit {data.dtype}")
+    return np.where(data >= 0, data + data.dtype.type(base), data)

@@ -1,13 +1,66 @@
-"""From continuous sessions to samples: streams, windows, bins, resampling, masks, splits."""
+"""From continuous sessions to samples: streams, windows, bins, resampling, masks, splits.
 
-from neurofm_shards.recordings.streams import (
-    AnyStream,
-    EventStream,
-    IntervalStream,
-    IrregularStream,
-    Recording,
-    RegularStream,
-    Stream,
-)
+Names are imported when they are first used: options are needed by the command line, which imports no numpy.
+"""
 
-__all__ = ["AnyStream", "EventStream", "IntervalStream", "IrregularStream", "Recording", "RegularStream", "Stream"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neurofm_shards.recordings.memory import InMemoryRecording
+    from neurofm_shards.recordings.options import BehaviorOptions, SeriesOptions, SplitOptions, WindowOptions
+    from neurofm_shards.recordings.streams import (
+        AnyStream,
+        EventStream,
+        IntervalStream,
+        IrregularStream,
+        Recording,
+        RegularStream,
+        Stream,
+    )
+    from neurofm_shards.recordings.windowing import windowed
+
+_HOMES = {
+    "AnyStream": "streams",
+    "BehaviorOptions": "options",
+    "EventStream": "streams",
+    "InMemoryRecording": "memory",
+    "IntervalStream": "streams",
+    "IrregularStream": "streams",
+    "Recording": "streams",
+    "RegularStream": "streams",
+    "SeriesOptions": "options",
+    "SplitOptions": "options",
+    "Stream": "streams",
+    "WindowOptions": "options",
+    "windowed": "windowing",
+}
+
+__all__ = [
+    "AnyStream",
+    "BehaviorOptions",
+    "EventStream",
+    "InMemoryRecording",
+    "IntervalStream",
+    "IrregularStream",
+    "Recording",
+    "RegularStream",
+    "SeriesOptions",
+    "SplitOptions",
+    "Stream",
+    "WindowOptions",
+    "windowed",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module that defines it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

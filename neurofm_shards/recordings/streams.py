@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -150,7 +150,7 @@ class IntervalStream(Stream):
         return len(self.start)
 
 
-AnyStream = Union[EventStream, RegularStream, IrregularStream, IntervalStream]
+AnyStream: TypeAlias = EventStream | RegularStream | IrregularStream | IntervalStream
 
 
 class Recording(ABC):

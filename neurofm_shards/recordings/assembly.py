@@ -1,0 +1,185 @@
+"""Which modalities a recording gives with these options, and in which stretches of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from neurofm_shards.errors import NothingToConvertError, SourceError
+from neurofm_shards.recordings.absent import Absent
+from neurofm_shards.recordings.behavior import Behavior, behavior_sources
+from neurofm_shards.recordings.continuous import WindowedSeries
+from neurofm_shards.recordings.modality import Frame, WindowedModality, plain
+from neurofm_shards.recordings.options import BehaviorOptions, SeriesOptions, WindowOptions
+from neurofm_shards.recordings.selection import by_path, listing, only
+from neurofm_shards.recordings.series import Series
+from neurofm_shards.recordings.spans import EMPTY, normalise, subtract
+from neurofm_shards.recordings.spikes import BinnedEvents, SpikeEvents
+from neurofm_shards.recordings.streams import AnyStream, EventStream, IntervalStream, Ints
+from neurofm_shards.recordings.ticks import to_ticks
+from neurofm_shards.recordings.timeline import Timeline
+from neurofm_shards.recordings.trains import choose, join, load_trains
+
+DEFAULT = ("spikes", "lfp", "behavior", "ophys")
+EPOCHS = "outside the chosen epochs"
+INVALID = "invalid times"
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The modalities of a recording, and the named ones it lacks."""
+
+    parts: tuple[WindowedModality, ...]
+    lacking: tuple[str, ...]
+
+
+def assemble(streams: Sequence[AnyStream], options: WindowOptions, frame: Frame, source_file: str) -> Assembly:
+    """Make the modalities that are asked for, or those that are present.
+
+    Raises
+    ------
+    NothingToConvertError
+        None was named and none is present.
+    SourceError
+        A named one is missing (and ``missing`` is ``error``), or a choice between several streams is needed.
+    """
+    makers: Mapping[str, Callable[[], list[WindowedModality]]] = {
+        "spikes": lambda: _spikes(streams, options, frame),
+        "lfp": lambda: _series(streams, ("lfp", "raw"), "lfp", options.lfp, options, frame),
+        "behavior": lambda: _behavior(streams, options, frame),
+        "ophys": lambda: _series(streams, ("ophys",), "ophys", options.ophys, options, frame),
+        "events": lambda: _events(streams, frame, options),
+    }
+    made = {name: makers[name]() for name in options.modalities or DEFAULT}
+    if options.modalities is None and not any(made.values()):
+        made = {"events": makers["events"]()}
+    lacking = [name for name, parts in made.items() if not parts] if options.modalities is not None else []
+    present = listing(streams)
+    if lacking and options.missing == "error":
+        raise SourceError(
+            f"{source_file} has no {', '.join(lacking)}{_raw_hint(streams, lacking)}; present: {present}. "
+            "Leave it out of modalities, or say missing=skip or missing=mask."
+        )
+    if not any(made.values()) and not lacking:
+        raise NothingToConvertError(
+            f"{source_file}: nothing to convert: looked for spikes, LFP, behaviour, imaging and events; "
+            f"present: {present}"
+        )
+    parts = [part for name, found in made.items() for part in found or _absent(name, options, frame)]
+    return Assembly(tuple(parts), tuple(lacking))
+
+
+def chosen_epochs(streams: Sequence[AnyStream], tags: Sequence[str], timeline: Timeline) -> Ints:
+    """Return the time outside of the epochs that carry one of the tags; nothing when no tag is asked for.
+
+    Raises
+    ------
+    SourceError
+        There are no epochs, or none carries a tag that is asked for; the message lists the tags.
+    """
+    if not tags:
+        return EMPTY
+    found: list[Ints] = []
+    seen: set[str] = set()
+    for stream in streams:
+        if not isinstance(stream, IntervalStream) or stream.modality != "epochs":
+            continue
+        labels = _labels(stream)
+        seen.update(*labels)
+        rows = [i for i, own in enumerate(labels) if own & set(tags)]
+        rows = [i for i in rows if np.isfinite(stream.start[i]) and np.isfinite(stream.stop[i])]
+        found.append(to_ticks(np.stack([stream.start[rows], stream.stop[rows]], axis=1)))
+    if absent := sorted(set(tags) - seen):
+        raise SourceError(f"no epoch carries the tag {', '.join(absent)}; present: {', '.join(sorted(seen)) or 'none'}")
+    whole = np.array([[timeline.start, timeline.stop]], dtype=np.int64)
+    return subtract(whole, normalise(np.concatenate(found)))
+
+
+def invalid_times(streams: Sequence[AnyStream]) -> Ints:
+    """Return the time that a recording itself calls invalid."""
+    found = [EMPTY]
+    for stream in streams:
+        if isinstance(stream, IntervalStream) and stream.modality == "invalid":
+            known = np.isfinite(stream.start) & np.isfinite(stream.stop)
+            found.append(to_ticks(np.stack([stream.start[known], stream.stop[known]], axis=1)))
+    return normalise(np.concatenate(found))
+
+
+def _labels(stream: IntervalStream) -> list[set[str]]:
+    """Return the texts of each row: those of the column ``tags`` where there is one, else of every text column."""
+    names = ["tags"] if "tags" in stream.columns else list(stream.columns)
+    rows: list[set[str]] = [set() for _ in range(len(stream))]
+    for name in names:
+        for row, value in zip(rows, stream.columns[name], strict=True):
+            texts = plain(value)
+            row.update(text for text in (texts if isinstance(texts, list) else [texts]) if isinstance(text, str))
+    return rows
+
+
+def _spikes(streams: Sequence[AnyStream], options: WindowOptions, frame: Frame) -> list[WindowedModality]:
+    tables = [s for s in streams if isinstance(s, EventStream) and s.modality == "spikes"]
+    if not tables:
+        return []
+    path = options.unit_table_path
+    stream = by_path(tables, path, "unit_table_path") if path else only(tables, "unit_table_path", "unit tables")
+    trains = load_trains(stream, frame.session_id, frame.timeline, suspicious=options.suspicious_spike_times)
+    trains = choose(trains, options.unit_filter, options.min_firing_rate_hz)
+    parts: list[WindowedModality] = []
+    if options.spikes != "events":
+        parts.append(BinnedEvents(trains, frame, dtype=options.counts_type, ids=("unit_ids", "units")))
+    if options.spikes != "counts":
+        parts.append(SpikeEvents(trains, frame, alone=options.spikes == "events"))
+    return parts
+
+
+def _events(streams: Sequence[AnyStream], frame: Frame, options: WindowOptions) -> list[WindowedModality]:
+    found = [s for s in streams if isinstance(s, EventStream) and s.modality == "events"]
+    if not found:
+        return []
+    trains = [load_trains(stream, frame.session_id, frame.timeline) for stream in found]
+    joined = join(trains)
+    return [BinnedEvents(joined, frame, name="events", dtype=options.counts_type, ids=("event_codes", "codes"))]
+
+
+def _behavior(streams: Sequence[AnyStream], options: WindowOptions, frame: Frame) -> list[WindowedModality]:
+    chosen: Sequence[BehaviorOptions] | None = options.behavior
+    if chosen is not None and options.missing != "error":
+        paths = [stream.path for stream in streams]
+        chosen = [c for c in chosen if any(("/" + path).endswith("/" + c.path.strip("/")) for path in paths)]
+    sources = behavior_sources(streams, chosen)
+    return [Behavior(sources, frame, named=chosen is not None)] if sources else []
+
+
+def _series(
+    streams: Sequence[AnyStream],
+    modalities: tuple[str, ...],
+    name: str,
+    chosen: SeriesOptions,
+    options: WindowOptions,
+    frame: Frame,
+) -> list[WindowedModality]:
+    found: list[Series] = [
+        s for s in streams if s.modality in modalities and not isinstance(s, (EventStream, IntervalStream))
+    ]
+    if chosen.path is None:
+        found = [stream for stream in found if stream.modality == name]
+    if not found:
+        return []
+    option = f"{name}.path"
+    stream = by_path(found, chosen.path, option) if chosen.path else only(found, option, f"{name} series")
+    return [WindowedSeries(stream, frame, chosen, name=name, drop_gaps=options.gaps == "drop")]
+
+
+def _absent(name: str, options: WindowOptions, frame: Frame) -> list[WindowedModality]:
+    if options.modalities is None or options.missing == "error":
+        return []
+    return [Absent(name, options, frame)]
+
+
+def _raw_hint(streams: Sequence[AnyStream], lacking: Sequence[str]) -> str:
+    raw = [stream.path for stream in streams if stream.modality == "raw"]
+    if "lfp" not in lacking or not raw:
+        return ""
+    return f" (wide-band {', '.join(raw)} is never taken for LFP unless lfp.path names it)"

@@ -1,0 +1,227 @@
+"""LFP and imaging in windows: large blocks are read once and windows are cut in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, plain, row_numbers
+from neurofm_shards.recordings.options import SeriesOptions
+from neurofm_shards.recordings.resampling import Track, tracks
+from neurofm_shards.recordings.selection import pick
+from neurofm_shards.recordings.series import Scaled, Series, channel_names, clock
+from neurofm_shards.recordings.spans import EMPTY, normalise
+from neurofm_shards.recordings.streams import Floats, Ints
+from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, expand, to_ticks
+from neurofm_shards.types import ColumnData, ColumnSpec, Problem
+
+BLOCK_BYTES = 64 << 20
+#: A sample this share of an interval before a window's start still counts as at its start (float64 clocks).
+_AT_START = 0.01
+
+
+class WindowedSeries(WindowedModality):
+    """Columns ``lfp`` or ``ophys`` (time, channels) float32, their masks and their channels' rows.
+
+    A window holds the samples from the first one at or after its start. Where the series has none, values are
+    not-a-number and the mask is False.
+
+    Parameters
+    ----------
+    stream : Series
+        Where values come from.
+    frame : Frame
+        Windows.
+    options : SeriesOptions
+        Rate, channels, units, gaps.
+    name : str
+        Modality and column.
+    drop_gaps : bool
+        Whether no window may cross a gap.
+    block_bytes : int
+        Size of the blocks that are read at once; changes nothing but speed and memory.
+    """
+
+    def __init__(
+        self,
+        stream: Series,
+        frame: Frame,
+        options: SeriesOptions,
+        *,
+        name: str,
+        drop_gaps: bool,
+        block_bytes: int = BLOCK_BYTES,
+    ) -> None:
+        names = channel_names(stream)
+        picked = pick(names, options.channels, stream.path)
+        chosen = None if options.channels is None else picked
+        scaled = Scaled(stream, chosen, options.units)
+        gap = None if options.max_gap_ms is None else options.max_gap_ms / 1e3
+        when = clock(stream, gap)
+        self._tracks = tracks(scaled, when, options.rate, gap)
+        nominal = options.rate or (self._tracks[0].rate if self._tracks else 1.0)
+        self._samples = _samples(nominal, frame, stream.path, options.rate)
+        self._frame = frame
+        rows = _block_rows(block_bytes, scaled.width, nominal * when.interval)
+        self._blocks = _Blocks(self._tracks, scaled.width, rows)
+        self.name = name
+        self.problems = (*when.problems, *_calibration(stream, options), *_irregular(stream, when.times, options.rate))
+        self.facts = {"path": stream.path, "rate_hz": nominal, "samples": self._samples, "unit": scaled.unit}
+        table = {"ophys": "rois"}.get(name, "channels")
+        self.tables = {table: _channel_rows(stream, frame, names, picked, scaled.unit)}
+        self.columns = (
+            ColumnSpec(name, "<f4", (self._samples, scaled.width), scaled.unit or None),
+            ColumnSpec(f"{name}_valid", "|b1", (self._samples,)),
+            ColumnSpec(f"{name}_channels", "<i4", (scaled.width,), None, table),
+        )
+        self.removals = {f"gap in {name}": _gaps(self._tracks)} if drop_gaps else {}
+
+    def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
+        """Return values, mask and channels of windows."""
+        width = self._blocks.width
+        values = np.full((len(starts), self._samples, width), np.nan, dtype=np.float32)
+        self._blocks.copy(values, *self._pieces(starts))
+        for i, ticks in cut_short(starts, stops, self._frame.window_ticks):
+            values[i, ticks * self._samples // self._frame.window_ticks :] = np.nan
+        mask: npt.NDArray[np.bool_] = np.any(np.isfinite(values), axis=2)
+        return {
+            self.name: values,
+            f"{self.name}_valid": mask,
+            f"{self.name}_channels": row_numbers(width, len(starts)),
+        }
+
+    def valid_fraction(self, starts: Ints) -> Floats:
+        """Return the share of samples of each window that the series has."""
+        window, _, _, counts = self._pieces(starts)
+        return np.bincount(window, weights=counts, minlength=len(starts)) / self._samples
+
+    def _pieces(self, starts: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+        """Return which output rows go where: window, place in it, first row, number of rows."""
+        if not self._tracks:
+            nothing = np.zeros(0, dtype=np.int64)
+            return nothing, nothing, nothing, nothing
+        t0 = np.array([track.t0 for track in self._tracks])
+        rate = np.array([track.rate for track in self._tracks])
+        count = np.array([track.count for track in self._tracks], dtype=np.int64)
+        seconds = starts / TICKS_PER_SECOND
+        length = self._samples / rate.min()
+        first = np.maximum(np.searchsorted(t0 + count / rate, seconds, side="left"), 0)
+        last = np.searchsorted(t0, seconds + length, side="right")
+        lengths = np.maximum(last - first, 0)
+        track, window = expand(first, lengths), np.repeat(np.arange(len(starts)), lengths)
+        at = np.ceil((seconds[window] - t0[track]) * rate[track] - _AT_START).astype(np.int64)
+        begin, end = np.maximum(at, 0), np.minimum(at + self._samples, count[track])
+        some = begin < end
+        rows = begin + (np.cumsum(count) - count)[track]
+        return window[some], (begin - at)[some], rows[some], (end - begin)[some]
+
+
+class _Blocks:
+    """Output rows of all tracks, end to end, read in blocks of a fixed grid; the last block is kept."""
+
+    def __init__(self, runs: Sequence[Track], width: int, rows: int) -> None:
+        self.width = width
+        self._runs = runs
+        self._rows = rows
+        self._ends = np.cumsum([run.count for run in runs])
+        self._number = -1
+        self._block: npt.NDArray[np.float32] = np.zeros((0, width), dtype=np.float32)
+
+    def copy(self, out: npt.NDArray[np.float32], window: Ints, place: Ints, row: Ints, count: Ints) -> None:
+        """Copy ``count`` rows from ``row`` on to ``out[window, place:]``, block by block."""
+        if len(row) == 0:
+            return
+        first, last = row // self._rows, (row + count - 1) // self._rows
+        for number in np.unique(expand(first, last - first + 1)):
+            block, begin = self._load(int(number)), int(number) * self._rows
+            here = np.flatnonzero((first <= number) & (number <= last))
+            whole = (first[here] == last[here]) & (count[here] == out.shape[1])
+            _copy_whole(out, block, window[here[whole]], row[here[whole]] - begin)
+            for i in here[~whole]:
+                low, high = max(int(row[i]), begin), min(int(row[i] + count[i]), begin + len(block))
+                at = int(place[i]) + low - int(row[i])
+                out[window[i], at : at + high - low] = block[low - begin : high - begin]
+
+    def _load(self, number: int) -> npt.NDArray[np.float32]:
+        if number == self._number:
+            return self._block
+        start, stop = number * self._rows, min((number + 1) * self._rows, int(self._ends[-1]))
+        self._number = -1
+        self._block = np.empty((0, self.width), dtype=np.float32)
+        block = np.empty((stop - start, self.width), dtype=np.float32)
+        for run, end in zip(self._runs, self._ends, strict=True):
+            low, high = max(start, int(end) - run.count), min(stop, int(end))
+            if low < high:
+                offset = int(end) - run.count
+                block[low - start : high - start] = run.read(low - offset, high - offset)
+        self._number, self._block = number, block
+        return block
+
+
+def _copy_whole(out: npt.NDArray[np.float32], block: npt.NDArray[np.float32], window: Ints, row: Ints) -> None:
+    """Copy windows that lie in the block as a whole: windows of the block are a strided view of it."""
+    samples, width = out.shape[1:]
+    if len(row) == 0 or width == 0:
+        return
+    flat = np.lib.stride_tricks.as_strided(
+        block, (len(block) - samples + 1, samples * width), (block.strides[0], block.itemsize), writeable=False
+    )
+    step = max(1, (8 << 20) // (samples * width * 4))
+    for i in range(0, len(row), step):
+        out[window[i : i + step]] = flat[row[i : i + step]].reshape(-1, samples, width)
+
+
+def _samples(rate: float, frame: Frame, path: str, asked: float | None) -> int:
+    exact = rate * frame.window_ticks / TICKS_PER_SECOND
+    samples = int(np.floor(exact + _AT_START))
+    if asked is not None and abs(exact - round(exact)) > _AT_START:
+        raise ConfigError(
+            f"rate={asked:g} Hz gives {exact:g} samples in a window of {frame.window_ticks / 1e6:g} ms: choose a rate that "
+            "gives a whole number"
+        )
+    if samples < 1:
+        raise ConfigError(f"{path}: a window of {frame.window_ticks / 1e6:g} ms holds no sample at {rate:g} Hz")
+    return samples
+
+
+def _block_rows(block_bytes: int, width: int, outputs_per_input: float) -> int:
+    """Return how many output rows are read at once, so that their inputs fit into the block as float64."""
+    inputs_per_output = max(1.0, 1 / outputs_per_input) if outputs_per_input > 0 else 1.0
+    return max(1, int(block_bytes / max(1.0, 8 * width * inputs_per_output)))
+
+
+def _gaps(runs: Sequence[Track]) -> Ints:
+    ends = [run.t0 + run.count / run.rate for run in runs[:-1]]
+    begins = [run.t0 for run in runs[1:]]
+    if not ends:
+        return EMPTY
+    return normalise(np.stack([to_ticks(np.array(ends)), to_ticks(np.array(begins))], axis=1))
+
+
+def _calibration(stream: Series, options: SeriesOptions) -> list[Problem]:
+    if stream.calibrated or options.units == "raw":
+        return []
+    what = f"{np.dtype(stream.dtype)} data without a scale"
+    return [Problem(stream.path, what, "values are stored numbers although units are asked for: uncalibrated")]
+
+
+def _irregular(stream: Series, times: Floats | None, rate: float | None) -> list[Problem]:
+    if times is None:
+        return []
+    what = "time stamps are further than half a sample from a regular clock"
+    return [Problem(stream.path, what, f"interpolated linearly{' at the rate asked for' if rate else ''}")]
+
+
+def _channel_rows(
+    stream: Series, frame: Frame, names: Sequence[str], picked: Sequence[int], unit: str
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for i in picked:
+        said = {key: plain(value) for key, value in stream.table[i].items()} if stream.table else {}
+        ids = {"id": f"{frame.session_id}/{stream.path}/{names[i]}", "session_id": frame.session_id}
+        rows.append({**said, **ids, "table": stream.path, "channel": names[i], "stored_as": unit})
+    return rows

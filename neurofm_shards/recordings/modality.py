@@ -1,0 +1,94 @@
+"""What every kind of column group in a sample can do: say its columns, read windows, say what is valid."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.recordings.streams import Floats, Ints
+from neurofm_shards.recordings.timeline import Timeline
+from neurofm_shards.types import ColumnData, ColumnSpec, Problem
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What all modalities of one recording share.
+
+    Attributes
+    ----------
+    session_id : str
+        For the ids of units, channels and features.
+    timeline : Timeline
+        Where the recording lies.
+    bins : int
+        Bins in a window.
+    bin_ticks : int
+        Width of a bin in ticks.
+    """
+
+    session_id: str
+    timeline: Timeline
+    bins: int
+    bin_ticks: int
+
+    @property
+    def window_ticks(self) -> int:
+        """Length of a window in ticks."""
+        return self.bins * self.bin_ticks
+
+
+class WindowedModality(ABC):
+    """Columns of one modality, cut at windows that start at given ticks."""
+
+    #: Name of the modality.
+    name: str
+    #: The columns this adds to every sample.
+    columns: tuple[ColumnSpec, ...] = ()
+    #: Side tables: name to rows.
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = {}
+    #: What was odd.
+    problems: tuple[Problem, ...] = ()
+    #: Facts for the plan's metadata.
+    facts: Mapping[str, Any] = {}
+    #: Stretches in which no window may lie, by reason.
+    removals: Mapping[str, Ints] = {}
+
+    @abstractmethod
+    def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
+        """Return the columns of windows that start at these ticks; nothing from ``stops`` on is in them."""
+
+    def valid_fraction(self, starts: Ints) -> Floats:
+        """Return the share of valid values of each window; all of them unless a modality knows better."""
+        return np.ones(len(starts))
+
+
+def cut_short(starts: Ints, stops: Ints, length: int) -> list[tuple[int, int]]:
+    """Return the windows that hold less than their length, as (position, ticks they hold)."""
+    return [(int(i), int(stops[i] - starts[i])) for i in np.flatnonzero(stops < starts + length)]
+
+
+def plain(value: Any) -> Any:
+    """Return a numpy value, array or list as JSON: not-a-number becomes None."""
+    if isinstance(value, np.ndarray):
+        return [plain(item) for item in value.tolist()]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
+
+
+def row_numbers(count: int, windows: int) -> npt.NDArray[np.int32]:
+    """Return the rows ``0 .. count - 1`` of a side table, as int32, once per window."""
+    return np.tile(np.arange(count, dtype=np.int32), (windows, 1))

@@ -1,0 +1,195 @@
+"""Series over time: physical values, time stamps that are regular or not, and the segments between gaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.errors import SourceError
+from neurofm_shards.recordings.streams import Floats, Ints, IrregularStream, RegularStream
+from neurofm_shards.types import Problem
+
+Series: TypeAlias = RegularStream | IrregularStream
+Units = Literal["volts", "uV", "raw"]
+_GAP_INTERVALS = 1.5
+_MICRO = 1e6
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of samples at a constant rate: sample ``i`` (``first <= i < stop``) is at ``t0 + (i - first) / rate``."""
+
+    first: int
+    stop: int
+    t0: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When the samples of a series were taken.
+
+    Attributes
+    ----------
+    segments : tuple of Segment
+        Runs at a constant rate, in time order, where the series has them throughout; else empty.
+    times : numpy.ndarray of float64 or None
+        Ascending seconds where it does not.
+    order : numpy.ndarray of int64 or None
+        Stored row of each of ``times`` where the file's order is another one or rows are left out.
+    interval : float
+        Median time between samples in seconds.
+    problems : tuple of Problem
+        What was odd about the time stamps.
+    """
+
+    segments: tuple[Segment, ...]
+    times: Floats | None
+    order: Ints | None
+    interval: float
+    problems: tuple[Problem, ...] = field(default=())
+
+
+def check_series(stream: Series) -> None:
+    """Refuse a series whose parts do not fit together.
+
+    Raises
+    ------
+    SourceError
+        There are not as many scales, offsets or channels as columns, or the rate is not positive.
+    """
+    width = int(np.prod(stream.shape[1:])) if len(stream.shape) > 1 else 1
+    for what, value in (("scales", stream.scale), ("offsets", stream.offset)):
+        if np.ndim(value) and np.size(value) != width:
+            raise SourceError(f"{stream.path}: {np.size(value)} {what} for {width} channels")
+    if stream.channels and len(stream.channels) != width:
+        raise SourceError(f"{stream.path}: {len(stream.channels)} channel ids for {width} channels")
+    if isinstance(stream, RegularStream) and not (stream.rate > 0 and np.isfinite(stream.t0)):
+        raise SourceError(f"{stream.path}: rate {stream.rate} Hz from {stream.t0} s is not a clock")
+
+
+def channel_names(stream: Series) -> tuple[str, ...]:
+    """Return the ids of the channels; ``"0"``, ``"1"``, ... where the file has none."""
+    if stream.channels:
+        return stream.channels
+    return tuple(str(i) for i in range(int(np.prod(stream.shape[1:])) if len(stream.shape) > 1 else 1))
+
+
+def clock(stream: Series, max_gap: float | None = None) -> Clock:
+    """Find out when samples were taken, and whether that is as regular as a clock between gaps.
+
+    Parameters
+    ----------
+    stream : Series
+        The series.
+    max_gap : float or None
+        Longer steps between time stamps, in seconds, are gaps; None: 1.5 median intervals.
+
+    Raises
+    ------
+    SourceError
+        There are not as many time stamps as samples.
+    """
+    check_series(stream)
+    if isinstance(stream, RegularStream):
+        return Clock((Segment(0, stream.shape[0], stream.t0, stream.rate),), None, None, 1 / stream.rate)
+    times = np.asarray(stream.timestamps(), dtype=np.float64)
+    if times.shape != stream.shape[:1]:
+        raise SourceError(f"{stream.path}: {len(times)} time stamps for {stream.shape[0]} samples")
+    times, order, problems = ascending(stream.path, times)
+    steps = np.diff(times)
+    interval = float(np.median(steps)) if len(steps) else 0.0
+    cuts = np.flatnonzero(steps > (max_gap or _GAP_INTERVALS * interval)) + 1
+    edges = np.concatenate([[0], cuts, [len(times)]]).astype(np.int64)
+    segments = tuple(_fit(times, int(a), int(b), interval) for a, b in pairwise(edges) if b > a)
+    if order is None and segments and all(segment is not None for segment in segments):
+        return Clock(tuple(s for s in segments if s is not None), None, None, interval, problems)
+    return Clock((), times, order, interval, problems)
+
+
+def ascending(path: str, times: Floats) -> tuple[Floats, Ints | None, tuple[Problem, ...]]:
+    """Return time stamps in order, the stored row of each (None: as stored), and what had to be done."""
+    known = np.isfinite(times)
+    steps_back = int((np.diff(times) < 0).sum())
+    if known.all() and steps_back == 0:
+        return times, None, ()
+    order = np.flatnonzero(known)
+    order = order[np.argsort(times[order], kind="stable")]
+    what = f"{int((~known).sum())} time stamps are not a number, {steps_back} go back in time"
+    return times[order], order, (Problem(path, what, "dropped and sorted"),)
+
+
+def _fit(times: Floats, first: int, stop: int, interval: float) -> Segment | None:
+    """Return the clock that gives these time stamps to within half a sample, or None."""
+    count = stop - first
+    t0 = float(times[first])
+    if count == 1:
+        return Segment(first, stop, t0, 1 / interval if interval > 0 else 1.0)
+    period = (float(times[stop - 1]) - t0) / (count - 1)
+    if period <= 0:
+        return None
+    step = 1 << 20
+    for at in range(first, stop, step):
+        part = times[at : min(stop, at + step)]
+        if np.abs(part - (t0 + np.arange(at - first, at - first + len(part)) * period)).max() >= period / 2:
+            return None
+    return Segment(first, stop, t0, 1 / period)
+
+
+class Scaled:
+    """Reads physical values, a block at a time.
+
+    Parameters
+    ----------
+    stream : Series
+        Where values come from.
+    columns : sequence of int or None
+        Which channels, in which order; None for all.
+    units : {"volts", "uV", "raw"}
+        Physical values as the file has them, in millionths of volts, or stored numbers.
+    """
+
+    def __init__(self, stream: Series, columns: list[int] | None = None, units: Units = "volts") -> None:
+        self._stream = stream
+        self._columns = columns
+        width = len(channel_names(stream))
+        self.width = width if columns is None else len(columns)
+        factor = 1.0
+        self.unit = stream.unit
+        if units == "raw":
+            self.unit = "raw"
+        elif units == "uV":
+            if stream.unit.lower() not in {"v", "volt", "volts"}:
+                raise SourceError(f"{stream.path}: unit is {stream.unit!r}, not volts: say units=volts")
+            factor, self.unit = _MICRO, "uV"
+        raw = units == "raw"
+        self._scale = self._per_channel(1.0 if raw else np.asarray(stream.scale, dtype=np.float64) * factor)
+        self._offset = self._per_channel(0.0 if raw else np.asarray(stream.offset, dtype=np.float64) * factor)
+
+    def _per_channel(self, value: Any) -> Floats | float:
+        flat = np.asarray(value, dtype=np.float64).ravel()
+        if len(flat) == 1:
+            return float(flat[0])
+        return flat if self._columns is None else flat[self._columns]
+
+    def read(self, start: int, stop: int, dtype: str = "float64") -> npt.NDArray[Any]:
+        """Return rows ``start`` to ``stop`` as physical values, shape (stop - start, width)."""
+        stored = np.asarray(self._stream.read(start, stop))
+        if stored.shape[0] != stop - start:
+            raise SourceError(
+                f"{self._stream.path}: {stored.shape[0]} rows came back for {start} to {stop}: the input is "
+                "shorter than it says, or changed"
+            )
+        flat = stored.reshape(stop - start, -1)
+        if self._columns is not None:
+            flat = flat[:, self._columns]
+        out = np.empty(flat.shape, dtype=dtype)
+        if np.any(self._offset):
+            np.add(flat.astype(np.float64) * self._scale, self._offset, out=out, casting="unsafe")
+        else:
+            np.multiply(flat, self._scale, out=out, casting="unsafe", dtype=np.float64)
+        return out

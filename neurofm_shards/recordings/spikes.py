@@ -1,0 +1,162 @@
+"""Spikes in windows: counts per bin and unit, spike times with unit numbers, and what was not observed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.errors import SourceError
+from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, row_numbers
+from neurofm_shards.recordings.spans import bin_mask, normalise, subtract
+from neurofm_shards.recordings.streams import Floats, Ints
+from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, count_grid, count_windows, expand
+from neurofm_shards.recordings.trains import Trains
+from neurofm_shards.types import ColumnData, ColumnSpec, Ragged
+
+_CELLS_AT_ONCE = 1 << 22
+_SPARSE = 4
+
+
+class BinnedEvents(WindowedModality):
+    """Counts (windows, bins, owners) of events, with the owners' rows of a side table.
+
+    Parameters
+    ----------
+    trains : Trains
+        The events.
+    frame : Frame
+        Bins and windows.
+    name : str
+        Name of the modality and of the column.
+    dtype : str
+        Stored type; a count that does not fit is an error.
+    ids : (str, str)
+        Names of the column of row numbers and of the side table.
+    """
+
+    def __init__(self, trains: Trains, frame: Frame, *, name: str = "spikes", dtype: str, ids: tuple[str, str]) -> None:
+        self.name = name
+        self.problems = trains.problems
+        self.facts = trains.facts
+        self.tables = {ids[1]: trains.table}
+        self._trains = trains
+        self._frame = frame
+        self._dtype = dtype
+        self._ids = ids
+        self._width = len(trains.table)
+        self._masks = _differing(trains)
+        shape = (frame.bins, self._width)
+        self.columns = (
+            ColumnSpec(name, np.dtype(dtype).str, shape, "count"),
+            ColumnSpec(ids[0], "<i4", (self._width,), None, ids[1]),
+        )
+        if self._masks is not None:
+            self.columns += (ColumnSpec(f"{name}_valid", "|b1", shape),)
+        self.removals = {"not observed": _unobserved(trains, frame)}
+
+    def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
+        """Return counts, row numbers and, where units were observed at different times, a mask."""
+        bins = self._frame.bins
+        counts = np.empty((len(starts), bins, self._width), dtype=self._dtype)
+        step = max(1, _CELLS_AT_ONCE // max(1, bins * self._width))
+        for first in range(0, len(starts), step):
+            counts[first : first + step] = self._count(starts[first : first + step])
+        for i, ticks in cut_short(starts, stops, self._frame.window_ticks):
+            counts[i, ticks // self._frame.bin_ticks :] = 0
+        columns: dict[str, ColumnData] = {self.name: counts, self._ids[0]: row_numbers(self._width, len(starts))}
+        if self._masks is not None:
+            columns[f"{self.name}_valid"] = self._mask(starts)
+        return columns
+
+    def valid_fraction(self, starts: Ints) -> Floats:
+        """Return the share of bins and units that were observed."""
+        if self._masks is None or self._width == 0:
+            return np.ones(len(starts))
+        fraction: Floats = self._mask(starts).mean(axis=(1, 2))
+        return fraction
+
+    def _count(self, starts: Ints) -> npt.NDArray[Any]:
+        bins, ticks = self._frame.bins, self._frame.bin_ticks
+        shape = (bins, self._width)
+        first, last = int(starts.min()), int(starts.max())
+        span = (last - first) // ticks + bins
+        try:
+            if ((starts - first) % ticks).any() or span > _SPARSE * len(starts) * bins:
+                return count_windows(self._trains.ticks, self._trains.owner, starts, ticks, shape, self._dtype)
+            grid = count_grid(self._trains.ticks, self._trains.owner, first, ticks, (span, self._width), self._dtype)
+        except OverflowError as error:
+            raise SourceError(
+                f"{error.args[0]} {self.name} of one unit in a bin of {ticks / 1e6:g} ms do not fit into "
+                f"{self._dtype}: say counts_dtype=uint16, or make bins shorter"
+            ) from None
+        windows: npt.NDArray[Any] = grid[((starts - first) // ticks)[:, None] + np.arange(bins)]
+        return windows
+
+    def _mask(self, starts: Ints) -> npt.NDArray[np.bool_]:
+        mask = np.empty((len(starts), self._frame.bins, self._width), dtype=bool)
+        for spans, owners in self._masks or ():
+            mask[:, :, owners] = bin_mask(spans, starts, self._frame.bins, self._frame.bin_ticks)[:, :, None]
+        return mask
+
+
+class SpikeEvents(WindowedModality):
+    """Ragged columns ``spike_times`` (float32 seconds from the window's start) and ``spike_units`` (int32 rows)."""
+
+    name = "spikes"
+
+    def __init__(self, trains: Trains, frame: Frame, *, alone: bool) -> None:
+        self._trains = trains
+        self._frame = frame
+        self._alone = alone
+        self.columns = (
+            ColumnSpec("spike_times", "<f4", (None,), "s"),
+            ColumnSpec("spike_units", "<i4", (None,), None, "units"),
+        )
+        if alone:
+            self.columns += (ColumnSpec("unit_ids", "<i4", (len(trains.table),), None, "units"),)
+            self.problems = trains.problems
+            self.facts = trains.facts
+            self.tables = {"units": trains.table}
+            self.removals = {"not observed": _unobserved(trains, frame)}
+
+    def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
+        """Return the events of each window in time order.
+
+        The relative time is rounded to float32 but never up to the window's end, so that all can be binned again.
+        """
+        length = self._frame.window_ticks
+        ticks = self._trains.ticks
+        first = np.searchsorted(ticks, starts, side="left")
+        counts = np.searchsorted(ticks, np.minimum(stops, starts + length), side="left") - first
+        index = expand(first, counts)
+        relative = (ticks[index] - np.repeat(starts, counts)) / TICKS_PER_SECOND
+        end = np.float32(length / TICKS_PER_SECOND)
+        below_end = np.nextafter(end, np.float32(0)) if end >= length / TICKS_PER_SECOND else end
+        times = np.minimum(relative.astype(np.float32), below_end)
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        columns: dict[str, ColumnData] = {
+            "spike_times": Ragged(times, offsets),
+            "spike_units": Ragged(self._trains.owner[index], offsets),
+        }
+        if self._alone:
+            columns["unit_ids"] = row_numbers(len(self._trains.table), len(starts))
+        return columns
+
+
+def _differing(trains: Trains) -> list[tuple[Ints, Ints]] | None:
+    """Return the distinct observed spans with the owners of each; None where all owners share one."""
+    groups: dict[bytes, tuple[Ints, list[int]]] = {}
+    for owner, spans in enumerate(trains.observed):
+        groups.setdefault(spans.tobytes(), (spans, []))[1].append(owner)
+    if len(groups) <= 1:
+        return None
+    return [(spans, np.array(owners)) for spans, owners in groups.values()]
+
+
+def _unobserved(trains: Trains, frame: Frame) -> Ints:
+    whole = np.array([[frame.timeline.start, frame.timeline.stop]], dtype=np.int64)
+    if not trains.observed:
+        return whole[:0]
+    return subtract(whole, normalise(np.concatenate(trains.observed)))

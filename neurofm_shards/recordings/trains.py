@@ -1,0 +1,266 @@
+"""Spike trains as they should be: sorted, without not-a-number, with ids, filtered by unit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.errors import SourceError
+from neurofm_shards.recordings.modality import plain
+from neurofm_shards.recordings.spans import EMPTY, covered, intersect, normalise
+from neurofm_shards.recordings.streams import EventStream, Floats, Ints
+from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, to_ticks
+from neurofm_shards.recordings.timeline import Timeline
+from neurofm_shards.types import Problem
+
+#: A step back by more than this share of a unit's range looks like a new start at zero.
+_RESTART = 0.5
+_RESTART_SHARE = 0.01
+_MIN_EVENTS = 10
+
+
+@dataclass(frozen=True)
+class Trains:
+    """Events of many owners, cleaned.
+
+    Attributes
+    ----------
+    ticks : numpy.ndarray of int64, shape (n,)
+        Times, ascending; ties in file order; only those inside the recording's extent.
+    owner : numpy.ndarray of int32, shape (n,)
+        Row of ``table`` of each.
+    table : tuple of dict
+        JSON properties of each owner: ``id`` (``session/table/unit``), ``session_id``, ``table``, ``unit``, what the
+        file says, ``num_spikes`` and ``firing_rate_hz``.
+    observed : tuple of (numpy.ndarray of int64, shape (k, 2))
+        When each owner was observed, in ticks.
+    facts : mapping
+        Numbers of spikes: total, not-a-number, unsorted, outside, kept.
+    problems : tuple of Problem
+        What was done to them.
+    """
+
+    ticks: Ints
+    owner: npt.NDArray[np.int32]
+    table: tuple[Mapping[str, Any], ...]
+    observed: tuple[Ints, ...]
+    facts: Mapping[str, int]
+    problems: tuple[Problem, ...]
+
+
+def load_trains(stream: EventStream, session_id: str, timeline: Timeline, *, suspicious: str = "allow") -> Trains:
+    """Read events, sort them, drop what is no time, and count what was done.
+
+    Parameters
+    ----------
+    stream : EventStream
+        Where they come from.
+    session_id : str
+        First part of the ids.
+    timeline : Timeline
+        Events outside of it are left out and counted.
+    suspicious : {"error", "allow"}
+        What to do about times that look like sample numbers or restart in every trial.
+
+    Raises
+    ------
+    SourceError
+        Ids repeat, owners are out of range, or times are suspicious and that is not allowed.
+    """
+    _check_ids(stream)
+    times, owner = _checked(stream)
+    known = np.isfinite(times)
+    missing = len(times) - int(known.sum())
+    if missing:
+        times, owner = times[known], owner[known]
+    unsorted = _unsorted(times, owner)
+    problems = _suspicions(stream, times, owner, suspicious)
+    ticks, owners, outside = _sorted_inside(times, owner, timeline)
+    facts = {"total": len(known), "not_a_number": missing, "unsorted_steps": unsorted, "outside": outside}
+    problems += _reports(stream.path, facts)
+    observed = _observed(stream, timeline)
+    counts = np.bincount(owners, minlength=len(stream.owners))
+    return Trains(
+        ticks=ticks,
+        owner=owners,
+        table=_table(stream, session_id, counts, observed),
+        observed=observed,
+        facts={**facts, "kept": len(ticks)},
+        problems=tuple(problems),
+    )
+
+
+def choose(trains: Trains, unit_filter: str | None, min_rate: float) -> Trains:
+    """Keep the units that a filter expression and a minimum rate let through.
+
+    Raises
+    ------
+    ConfigError
+        The expression is wrong or names a column that is not there; the message lists the columns.
+    """
+    keep = np.ones(len(trains.table), dtype=bool)
+    if unit_filter is not None:
+        from neurofm_shards.expressions import compile_expression  # noqa: PLC0415  (few have a filter)
+
+        keep &= compile_expression(unit_filter)(table_columns(trains.table))
+    if min_rate > 0:
+        keep &= np.array([row["firing_rate_hz"] >= min_rate for row in trains.table], dtype=bool)
+    if keep.all():
+        return trains
+    new_row = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
+    owner = new_row[trains.owner]
+    kept = owner >= 0
+    return replace(
+        trains,
+        ticks=trains.ticks[kept],
+        owner=owner[kept],
+        table=tuple(row for row, good in zip(trains.table, keep, strict=True) if good),
+        observed=tuple(spans for spans, good in zip(trains.observed, keep, strict=True) if good),
+        facts={**trains.facts, "kept": int(kept.sum()), "units_dropped": int((~keep).sum())},
+    )
+
+
+def join(trains: Sequence[Trains]) -> Trains:
+    """Return the events of several streams as one, owners one after the other."""
+    if len(trains) == 1:
+        return trains[0]
+    shifts = np.cumsum([0, *(len(part.table) for part in trains[:-1])])
+    ticks = np.concatenate([part.ticks for part in trains])
+    owner = np.concatenate([part.owner + shift for part, shift in zip(trains, shifts, strict=True)])
+    order = np.argsort(ticks, kind="stable")
+    return Trains(
+        ticks=ticks[order],
+        owner=owner[order].astype(np.int32),
+        table=tuple(row for part in trains for row in part.table),
+        observed=tuple(spans for part in trains for spans in part.observed),
+        facts={key: sum(part.facts[key] for part in trains) for key in trains[0].facts},
+        problems=tuple(problem for part in trains for problem in part.problems),
+    )
+
+
+def table_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Return a side table column by column: numbers with not-a-number for None, else objects."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: column([row.get(name) for row in rows]) for name in names}
+
+
+def column(values: Sequence[Any]) -> npt.NDArray[Any]:
+    """Return one column as the plainest array that holds it; None and not-a-number are not-a-number in numbers."""
+    items = [plain(value) for value in values]
+    if items and all(isinstance(item, bool) for item in items):
+        return np.array(items, dtype=bool)
+    if items and all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+        return np.array(items)
+    if any(item is not None for item in items) and all(
+        item is None or (isinstance(item, (int, float)) and not isinstance(item, bool)) for item in items
+    ):
+        return np.array([np.nan if item is None else item for item in items], dtype=np.float64)
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    return array
+
+
+def _check_ids(stream: EventStream) -> None:
+    repeated = [name for name, count in Counter(stream.owners).items() if count > 1]
+    if repeated:
+        raise SourceError(
+            f"{stream.path}: ids appear more than once: {', '.join(repeated[:10])}. Ids tell units apart in every "
+            "table of the data set; correct them in the file."
+        )
+
+
+def _checked(stream: EventStream) -> tuple[Floats, Ints]:
+    times, owner = stream.read()
+    times, owner = np.asarray(times, dtype=np.float64), np.asarray(owner)
+    if times.shape != owner.shape or times.ndim != 1:
+        raise SourceError(f"{stream.path}: times of shape {times.shape} and ids of shape {owner.shape} do not match")
+    if len(owner) and not (int(owner.min()) >= 0 and int(owner.max()) < len(stream.owners)):
+        raise SourceError(f"{stream.path}: an event belongs to id number {int(owner.max())} of {len(stream.owners)}")
+    return times, owner
+
+
+def _unsorted(times: Floats, owner: Ints) -> int:
+    return int(((times[1:] < times[:-1]) & (owner[1:] == owner[:-1])).sum())
+
+
+def _suspicions(stream: EventStream, times: Floats, owner: Ints, suspicious: str) -> list[Problem]:
+    found = []
+    if len(times) >= _MIN_EVENTS and (times == np.rint(times)).all():
+        found.append("all times are whole numbers: they look like sample numbers, not seconds")
+    if _restarts(times, owner):
+        found.append("times go back to the start again and again: they look as if they restarted in every trial")
+    if found and suspicious == "error":
+        raise SourceError(
+            f"{stream.path}: {'; '.join(found)}. Correct the file, or say suspicious_spike_times=allow to take them as "
+            "seconds of the session."
+        )
+    return [Problem(stream.path, what, "taken as seconds of the session, as allowed") for what in found]
+
+
+def _restarts(times: Floats, owner: Ints) -> bool:
+    if len(times) < _MIN_EVENTS:
+        return False
+    same = owner[1:] == owner[:-1]
+    back = (times[:-1] - times[1:])[same]
+    jumps = int((back > _RESTART * (times.max() - times.min())).sum())
+    return jumps >= 3 and jumps >= _RESTART_SHARE * len(back)
+
+
+def _sorted_inside(times: Floats, owner: Ints, timeline: Timeline) -> tuple[Ints, npt.NDArray[np.int32], int]:
+    near = (times > timeline.start / TICKS_PER_SECOND - 1) & (times < timeline.stop / TICKS_PER_SECOND + 1)
+    if not near.all():
+        times, owner, total = times[near], owner[near], len(near)
+    else:
+        total = len(times)
+    ticks = to_ticks(times)
+    owners = owner.astype(np.int32)
+    if (ticks[1:] < ticks[:-1]).any():
+        order = np.argsort(ticks, kind="stable")
+        ticks, owners = ticks[order], owners[order]
+    first, last = np.searchsorted(ticks, [timeline.start, timeline.stop], side="left")
+    return ticks[first:last], owners[first:last], total - int(last - first)
+
+
+def _reports(path: str, facts: Mapping[str, int]) -> list[Problem]:
+    wording = (
+        ("not_a_number", "spike times are not a number", "dropped"),
+        ("unsorted_steps", "spikes come before the one listed ahead of them", "sorted per unit"),
+        ("outside", "spikes lie outside of the recording's extent", "excluded, not moved to its ends"),
+    )
+    return [
+        Problem(path, f"{facts[key]} of {facts['total']} {what}", consequence)
+        for key, what, consequence in wording
+        if facts[key]
+    ]
+
+
+def _observed(stream: EventStream, timeline: Timeline) -> tuple[Ints, ...]:
+    whole = np.array([[timeline.start, timeline.stop]], dtype=np.int64)
+    if stream.observed is None:
+        return (whole,) * len(stream.owners)
+    said = [
+        None if spans is None else np.asarray(spans, dtype=np.float64).reshape(-1, 2) for spans in stream.observed()
+    ]
+    known = [spans[np.isfinite(spans).all(axis=1)] if spans is not None else None for spans in said]
+    return tuple(whole if spans is None else intersect(whole, normalise(to_ticks(spans))) for spans in known)
+
+
+def _table(
+    stream: EventStream, session_id: str, counts: Ints, observed: Sequence[Ints]
+) -> tuple[Mapping[str, Any], ...]:
+    first = min((int(spans[0, 0]) for spans in observed if len(spans)), default=0)
+    last = max((int(spans[-1, 1]) for spans in observed if len(spans)), default=0)
+    rows = []
+    for i, unit in enumerate(stream.owners):
+        said = {name: plain(value) for name, value in stream.table[i].items()} if stream.table else {}
+        ids = {"id": f"{session_id}/{stream.path}/{unit}", "session_id": session_id, "table": stream.path, "unit": unit}
+        spans = observed[i] if len(observed) else EMPTY
+        seconds = int(covered(spans, np.array([first]), np.array([last]))[0]) / TICKS_PER_SECOND
+        rate = int(counts[i]) / seconds if seconds else 0.0
+        rows.append({**said, **ids, "num_spikes": int(counts[i]), "firing_rate_hz": rate})
+    return tuple(rows)

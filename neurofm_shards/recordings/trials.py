@@ -1,0 +1,192 @@
+"""Trial tables as they are found: without stops, with columns that count from the trial's start, overlapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.errors import ConfigError, SourceError
+from neurofm_shards.recordings.options import WindowOptions
+from neurofm_shards.recordings.relative import recognised_columns
+from neurofm_shards.recordings.selection import by_path, listing, only
+from neurofm_shards.recordings.streams import Floats, IntervalStream, Ints
+from neurofm_shards.recordings.ticks import to_seconds, to_ticks
+from neurofm_shards.recordings.timeline import Timeline
+from neurofm_shards.recordings.trains import column
+from neurofm_shards.types import Problem
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The usable rows of a trial table.
+
+    Attributes
+    ----------
+    rows : numpy.ndarray of int64, shape (n,)
+        Row of each in the file's table.
+    start, stop : numpy.ndarray of int64, shape (n,)
+        Ticks; ascending by start.
+    align : numpy.ndarray of int64, shape (n,), or None
+        The aligned time of each; only for windows that are cut around it.
+    columns : mapping of str to numpy.ndarray, shape (n,)
+        What the table says of each.
+    drops : mapping of str to int
+        Rows left out, by reason.
+    problems : tuple of Problem
+        What was odd.
+    """
+
+    rows: Ints
+    start: Ints
+    stop: Ints
+    align: Ints | None
+    columns: Mapping[str, npt.NDArray[Any]]
+    drops: Mapping[str, int]
+    problems: tuple[Problem, ...]
+
+    def around(self, starts: Ints, stops: Ints) -> Ints:
+        """Return for each window the position of the last-started trial that holds it as a whole, or -1."""
+        found = np.full(len(starts), -1, dtype=np.int64)
+        if len(self.rows) == 0:
+            return found
+        reach = np.maximum.accumulate(self.stop)
+        at = np.searchsorted(self.start, starts, side="right") - 1
+        open_ = np.flatnonzero((at >= 0) & (reach[np.maximum(at, 0)] >= stops))
+        while len(open_):
+            inside = self.stop[at[open_]] >= stops[open_]
+            found[open_[inside]] = at[open_[inside]]
+            open_ = open_[~inside]
+            at[open_] -= 1
+            open_ = open_[(at[open_] >= 0) & (reach[np.maximum(at[open_], 0)] >= stops[open_])]
+        return found
+
+
+def load_trials(streams: Sequence[IntervalStream], options: WindowOptions, timeline: Timeline) -> Trials | None:
+    """Find the trial table and make sense of it; None where there is none, or none that can be trusted.
+
+    Raises
+    ------
+    SourceError
+        Trials are needed (aligned windows, labels) and there are none, several, or some that cannot be trusted.
+    ConfigError
+        A named column is not there.
+    """
+    needed = options.sampling == "trial" or bool(options.label_columns) or options.trial_filter is not None
+    needed = needed or (options.split is not None and options.split.by == "trial")
+    stream = _table(streams, options, needed=needed)
+    if stream is None:
+        return None
+    _check_names(stream, options)
+    undeclared = [
+        name
+        for name in recognised_columns(stream)
+        if name not in options.relative_columns and name not in options.absolute_columns
+    ]
+    if undeclared:
+        what = f"{', '.join(undeclared)} seem to count from the start of each trial, not of the session"
+        remedy = (
+            f"say relative_columns={','.join(undeclared)} (or absolute_columns, if they are session times after all)"
+        )
+        if needed:
+            raise SourceError(f"{stream.path}: {what}: trials cannot be aligned or labelled until you {remedy}")
+        problem = Problem(stream.path, what, f"samples carry no trial (trial = -1) until you {remedy}")
+        return Trials(_NONE, _NONE, _NONE, None, {}, {}, (problem,))
+    return _usable(stream, options, timeline)
+
+
+_NONE: Ints = np.zeros(0, dtype=np.int64)
+
+
+def _table(streams: Sequence[IntervalStream], options: WindowOptions, *, needed: bool) -> IntervalStream | None:
+    if options.trial_table is not None:
+        return by_path(streams, options.trial_table, "trial_table")
+    found = [stream for stream in streams if stream.modality == "trials"]
+    if found:
+        return only(found, "trial_table", "trial tables")
+    if needed:
+        raise SourceError(
+            "there is no trial table, and aligned windows, labels, trial filters and splits by trial need one; "
+            f"interval tables present: {listing(streams)}. Choose one with trial_table."
+        )
+    return None
+
+
+def _check_names(stream: IntervalStream, options: WindowOptions) -> None:
+    present = ["start_time", "stop_time", *stream.columns]
+    wanted = [name for name in options.label_columns if name != "*"]
+    if options.sampling == "trial":
+        wanted.append(options.align_field)
+    absent = [name for name in [*wanted, *options.relative_columns, *options.absolute_columns] if name not in present]
+    if absent:
+        raise ConfigError(f"{stream.path} has no column {', '.join(map(repr, absent))}; present: {', '.join(present)}")
+
+
+def _usable(stream: IntervalStream, options: WindowOptions, timeline: Timeline) -> Trials:
+    columns = {name: column(values) for name, values in stream.columns.items()}
+    columns |= {"start_time": stream.start, "stop_time": stream.stop}
+    drops: dict[str, int] = {}
+    keep = np.isfinite(stream.start)
+    _note(drops, "trial without a start time", ~keep)
+    if options.trial_filter is not None:
+        from neurofm_shards.expressions import compile_expression  # noqa: PLC0415  (few have a filter)
+
+        wanted = np.asarray(compile_expression(options.trial_filter)(columns), dtype=bool)
+        _note(drops, "trial_filter", keep & ~wanted)
+        keep &= wanted
+    align = _aligned(stream, columns, options)
+    if align is not None:
+        _note(drops, f"trial without {options.align_field}", keep & ~np.isfinite(align))
+        keep &= np.isfinite(align)
+    stop = _stops(stream, align, options, timeline)
+    _note(drops, "trial without a stop time", keep & ~np.isfinite(stop))
+    keep &= np.isfinite(stop)
+    rows = np.flatnonzero(keep)
+    rows = rows[np.argsort(stream.start[rows], kind="stable")]
+    problems = [Problem(stream.path, f"{count} rows: {reason}", "left out") for reason, count in drops.items()]
+    return Trials(
+        rows=rows,
+        start=to_ticks(stream.start[rows]),
+        stop=to_ticks(stop[rows]),
+        align=None if align is None else to_ticks(align[rows]),
+        columns={name: values[rows] for name, values in columns.items()},
+        drops=drops if options.sampling == "trial" else {},
+        problems=tuple(problems),
+    )
+
+
+def _note(drops: dict[str, int], reason: str, rows: npt.NDArray[np.bool_]) -> None:
+    if rows.any():
+        drops[reason] = int(rows.sum())
+
+
+def _aligned(stream: IntervalStream, columns: Mapping[str, npt.NDArray[Any]], options: WindowOptions) -> Floats | None:
+    if options.sampling != "trial":
+        return None
+    values = columns[options.align_field]
+    if values.dtype.kind not in "iuf":
+        raise ConfigError(f"{stream.path}: align_field={options.align_field!r} holds no times")
+    times = values.astype(np.float64)
+    relative = options.align_field in options.relative_columns
+    shifted: Floats = stream.start + times if relative else times
+    return shifted
+
+
+def _stops(stream: IntervalStream, align: Floats | None, options: WindowOptions, timeline: Timeline) -> Floats:
+    """Return stop times, with those the file does not have filled in as asked."""
+    stop: Floats = stream.stop.astype(np.float64)
+    absent = ~np.isfinite(stop)
+    if not absent.any() or options.nan_stop == "drop":
+        return stop
+    if options.nan_stop == "align_range":
+        last = (options.align_start_ticks + options.window_bins * options.bin_ticks) / 1e9
+        stop[absent] = (stream.start if align is None else align)[absent] + last
+        return stop
+    known = np.sort(stream.start[np.isfinite(stream.start)])
+    after = np.searchsorted(known, stream.start, side="right")
+    ends = np.concatenate([known, [to_seconds(timeline.stop)]])
+    stop[absent] = ends[np.minimum(after, len(known))][absent]
+    return stop

@@ -1,0 +1,260 @@
+"""From a recording to samples: the one door of this room."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from neurofm_shards.errors import SampleIndexError
+from neurofm_shards.plugins.interfaces import Samples
+from neurofm_shards.recordings.absent import nothing
+from neurofm_shards.recordings.assembly import EPOCHS, INVALID, Assembly, assemble, chosen_epochs, invalid_times
+from neurofm_shards.recordings.labels import Labels
+from neurofm_shards.recordings.modality import Frame
+from neurofm_shards.recordings.options import WindowOptions
+from neurofm_shards.recordings.spans import bin_mask, normalise, subtract
+from neurofm_shards.recordings.splits import (
+    PURGED,
+    UNSPLIT,
+    by_time,
+    by_trial,
+    clear_of_others,
+    purge_ticks,
+    trial_splits,
+    whole_split,
+)
+from neurofm_shards.recordings.streams import AnyStream, EventStream, Floats, IntervalStream, Ints, Recording
+from neurofm_shards.recordings.ticks import to_seconds
+from neurofm_shards.recordings.timeline import Timeline, timeline
+from neurofm_shards.recordings.trials import Trials, load_trials
+from neurofm_shards.recordings.windows import Cut, cut_fixed, cut_trials, everywhere
+from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, SourcePlan
+
+VALID = "valid"
+TOO_LITTLE = "below min_valid_fraction"
+LIMIT = "beyond limit_windows"
+
+
+def windowed(recording: Recording, options: WindowOptions | None = None) -> Samples:
+    """Cut a recording into samples.
+
+    Parameters
+    ----------
+    recording : Recording
+        Streams, as a format plugin describes them. It is closed with the samples.
+    options : WindowOptions or None
+        What to take and how; None for the defaults.
+
+    Returns
+    -------
+    Samples
+        Columns ``spikes`` (time, units), ``lfp`` (time, channels), ``behavior`` (time, features), ``ophys`` (time,
+        ROI) and what belongs to them; see ``docs/recordings.md``. The times of events are read here; everything else
+        only when samples are read.
+
+    Raises
+    ------
+    NothingToConvertError
+        The recording is sound but holds nothing that was looked for.
+    SourceError
+        What is asked for is not there, is ambiguous, or cannot be trusted.
+    ConfigError
+        The options do not fit the recording.
+    """
+    options = options or WindowOptions()
+    streams = [_read_once(stream) for stream in recording.streams]
+    when = timeline(streams, recording.source_file)
+    frame = Frame(recording.session_id, when, options.window_bins, options.bin_ticks)
+    assembly = assemble(streams, options, frame, recording.source_file)
+    trials = load_trials([s for s in streams if isinstance(s, IntervalStream)], options, when)
+    valid, removals = _validity(streams, assembly, options, when)
+    cut = _cut(recording, options, when, trials, valid, removals)
+    cut = _enough(cut, assembly, options, valid)
+    if assembly.lacking and options.missing == "skip":
+        cut = cut.keep(np.zeros(0, dtype=np.int64), f"session without {', '.join(assembly.lacking)}")
+    if options.limit_windows is not None:
+        cut = cut.keep(np.arange(min(len(cut), options.limit_windows)), LIMIT)
+    return RecordingSamples(recording, options, frame, assembly, trials, cut, valid)
+
+
+class RecordingSamples(Samples):
+    """The samples of one recording; made by :func:`windowed`."""
+
+    def __init__(
+        self,
+        recording: Recording,
+        options: WindowOptions,
+        frame: Frame,
+        assembly: Assembly,
+        trials: Trials | None,
+        cut: Cut,
+        valid: Ints,
+    ) -> None:
+        self._recording = recording
+        self._options = options
+        self._frame = frame
+        self._parts = assembly.parts
+        self._trials = trials
+        self._cut = cut
+        self._valid = valid
+        self._labels = Labels(trials, options.label_columns)
+        self._masked = _masked(options)
+
+    def plan(self) -> SourcePlan:
+        """Say what there is; everything needed was found when the recording was opened."""
+        columns = [spec for part in self._parts for spec in part.columns]
+        if self._masked:
+            columns.append(ColumnSpec(VALID, "|b1", (self._frame.bins,)))
+        trials = self._trials
+        return SourcePlan(
+            num_samples=len(self._cut),
+            columns=tuple(columns),
+            fingerprint=self._recording.fingerprint,
+            metadata=self._facts(),
+            drops={**(trials.drops if trials else {}), **self._cut.drops},
+            problems=(
+                *self._recording.problems,
+                *self._frame.timeline.problems,
+                *(problem for part in self._parts for problem in part.problems),
+                *(trials.problems if trials else ()),
+            ),
+            tables={name: rows for part in self._parts for name, rows in part.tables.items()},
+        )
+
+    def read(self, start: int, stop: int) -> Block:
+        """Return samples ``start`` to ``stop``; neighbouring ranges share the blocks that were read."""
+        if not 0 <= start <= stop <= len(self._cut):
+            raise SampleIndexError(f"samples {start} to {stop} of {len(self._cut)}: out of range")
+        starts, stops = self._cut.starts[start:stop], self._cut.stops[start:stop]
+        if start == stop:
+            return Block({spec.name: nothing(spec, 0) for spec in self.plan().columns}, [])
+        columns: dict[str, ColumnData] = {}
+        for part in self._parts:
+            columns.update(part.read(starts, stops))
+        if self._masked:
+            columns[VALID] = _mask(self._valid, starts, stops, self._frame)
+        return Block(columns, self._metadata(start, stop))
+
+    def close(self) -> None:
+        """Close the recording."""
+        self._recording.close()
+
+    def _metadata(self, start: int, stop: int) -> list[Metadata]:
+        starts = self._cut.starts[start:stop]
+        ends = starts + self._frame.window_ticks
+        where = {
+            "session_id": self._recording.session_id,
+            "subject_id": self._recording.subject_id,
+            "source_file": self._recording.source_file,
+        }
+        origin = float(to_seconds(self._frame.timeline.start))
+        rows = [
+            {**where, "window_start_s": first, "window_stop_s": last, "origin_s": origin, "split": split}
+            for first, last, split in zip(
+                to_seconds(starts).tolist(), to_seconds(ends).tolist(), self._cut.splits[start:stop], strict=True
+            )
+        ]
+        for row, said in zip(rows, self._labels.of(starts, ends, self._cut.origin[start:stop]), strict=True):
+            row.update(said)
+        return rows
+
+    def _facts(self) -> dict[str, Any]:
+        when, options = self._frame.timeline, self._options
+        splits = {name: self._cut.splits.count(name) for name in dict.fromkeys(self._cut.splits) if name}
+        facts: dict[str, Any] = {
+            "session_id": self._recording.session_id,
+            "subject_id": self._recording.subject_id,
+            "source_file": self._recording.source_file,
+            "facts": dict(self._recording.facts),
+            "origin_s": float(to_seconds(when.start)),
+            "extent_s": [float(to_seconds(when.start)), float(to_seconds(when.stop))],
+            "extent_from": when.said_by,
+            "bin_size_ms": options.bin_size_ms,
+            "window_bins": options.window_bins,
+            "splits": splits,
+            "modalities": {part.name: dict(part.facts) for part in self._parts if part.facts},
+        }
+        if options.sampling == "trial":
+            facts |= {"align_field": options.align_field, "margin_bins": options.margin_bins}
+        return facts
+
+
+def _read_once(stream: AnyStream) -> AnyStream:
+    """Let an event stream's times be read once although extent and spikes both need them."""
+    return replace(stream, read=functools.cache(stream.read)) if isinstance(stream, EventStream) else stream
+
+
+def _validity(
+    streams: Sequence[AnyStream], assembly: Assembly, options: WindowOptions, when: Timeline
+) -> tuple[Ints, Mapping[str, Ints]]:
+    """Return the valid time, and the stretches in which no window may lie by reason."""
+    removals = {reason: spans for part in assembly.parts for reason, spans in part.removals.items() if len(spans)}
+    epochs = chosen_epochs(streams, options.epochs, when)
+    if len(epochs):
+        removals[EPOCHS] = epochs
+    masked: list[Ints] = []
+    bad = invalid_times(streams) if options.invalid != "ignore" else epochs[:0]
+    if len(bad) and options.invalid == "drop":
+        removals[INVALID] = bad
+    elif len(bad):
+        masked.append(bad)
+    whole = np.array([[when.start, when.stop]], dtype=np.int64)
+    return subtract(whole, normalise(np.concatenate([*removals.values(), *masked, whole[:0]]))), removals
+
+
+def _cut(
+    recording: Recording,
+    options: WindowOptions,
+    when: Timeline,
+    trials: Trials | None,
+    valid: Ints,
+    removals: Mapping[str, Ints],
+) -> Cut:
+    split = options.split
+    aligned = trials.align if trials is not None else None
+    whole = whole_split(split, recording)
+    if split is None or whole is not None:
+        territories = everywhere(whole or "", when)
+    elif split.by == "time":
+        territories = by_time(options, split, when, valid)
+    elif trials is not None and aligned is None:
+        territories = by_trial(options, split, when, recording.session_id, trials)
+    else:
+        territories = everywhere("", when)
+    if aligned is None or trials is None:
+        return cut_fixed(options, when, removals, territories)
+    cut = cut_trials(options, when, aligned, removals, territories)
+    if split is None or split.by != "trial":
+        return cut
+    names = trial_splits(split, recording.session_id, trials)
+    cut = cut.assigned([names[i] for i in cut.origin])
+    cut = cut.keep(np.array([i for i, name in enumerate(cut.splits) if name], dtype=np.int64), UNSPLIT)
+    length = options.window_bins * options.bin_ticks
+    stay = clear_of_others(cut.starts, length, cut.splits, list(split.fractions), purge_ticks(options, split))
+    return cut.keep(stay, PURGED)
+
+
+def _enough(cut: Cut, assembly: Assembly, options: WindowOptions, valid: Ints) -> Cut:
+    """Leave out windows in which too small a share of any modality is valid."""
+    if options.min_valid_fraction <= 0 or len(cut) == 0:
+        return cut
+    spans = options.window_bins * options.bin_ticks
+    frame_valid: Floats = bin_mask(valid, cut.starts, options.window_bins, options.bin_ticks).mean(axis=1)
+    cut = cut.keep(np.flatnonzero(frame_valid >= options.min_valid_fraction), TOO_LITTLE)
+    for part in assembly.parts:
+        share = np.minimum(part.valid_fraction(cut.starts), (cut.stops - cut.starts) / spans)
+        cut = cut.keep(np.flatnonzero(share >= options.min_valid_fraction), f"{TOO_LITTLE}: {part.name}")
+    return cut
+
+
+def _masked(options: WindowOptions) -> bool:
+    return options.masks == "always" or options.on_last_window == "pad" or options.invalid == "mask"
+
+
+def _mask(valid: Ints, starts: Ints, stops: Ints, frame: Frame) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    ends = starts[:, None] + (np.arange(frame.bins) + 1) * frame.bin_ticks
+    return bin_mask(valid, starts, frame.bins, frame.bin_ticks) & (ends <= stops[:, None])

@@ -1,0 +1,439 @@
+"""A data set for reading: any rows of any columns, as fast as memory allows."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import xxhash
+
+from neurofm_shards.errors import ConfigError, FormatError, IntegrityError, SampleIndexError, StateError
+from neurofm_shards.plugins.registry import registry
+from neurofm_shards.shards.arena import most_maps
+from neurofm_shards.shards.buffers import BufferPool
+from neurofm_shards.shards.catalog import Catalog, read_catalog
+from neurofm_shards.shards.columns import Column, ListColumn, make_column
+from neurofm_shards.shards.file_space import FileSpace
+from neurofm_shards.shards.index import load_index
+from neurofm_shards.shards.lookup import KeyLookup
+from neurofm_shards.shards.metadata import MetadataTable, load_table
+from neurofm_shards.shards.names import METADATA_FIELD
+from neurofm_shards.shards.shard_file import ShardFile
+from neurofm_shards.shards.space import MappedSpace, Space
+from neurofm_shards.types import ColumnSpec, Metadata, Ragged
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from neurofm_shards.plugins.interfaces import Codec, Compression
+    from neurofm_shards.shards.index import ShardIndex
+    from neurofm_shards.shards.manifest import Manifest
+
+Ints = npt.NDArray[np.int64]
+Rows = npt.ArrayLike
+IO = Literal["auto", "mmap", "pread"]
+
+#: Decoded bytes of compressed shards that are kept unless the caller knows better.
+DEFAULT_CACHE_BYTES = 256 << 20
+
+
+class ShardCollection:
+    """Random access to all samples of a data set, batch-wise. Made by :meth:`open`.
+
+    Thread-safe, fork-safe, and picklable: a copy in another process opens the same shards again, and refuses if they
+    are not the same any more. Shards are looked at when a row of theirs is first asked for.
+
+    Attributes
+    ----------
+    num_samples : int
+        All samples.
+    shard_names : list of str
+        File names, in order.
+    shard_sizes : numpy.ndarray of int64, shape (shards,)
+        Samples per shard.
+    starts : numpy.ndarray of int64, shape (shards + 1,)
+        First row of each shard, and the number of rows.
+    columns : dict of str to ColumnSpec
+        The fields, without the metadata; dtypes are in native byte order.
+    manifest : Manifest or None
+        None for shards from elsewhere.
+    catalog : Catalog
+        What is known without opening shards.
+    """
+
+    def __init__(
+        self, catalog: Catalog, source: tuple[str, str | None], io: IO, cache_bytes: int, verify: bool
+    ) -> None:
+        self._source = source
+        self._options = (io, cache_bytes, verify)
+        self._verify = verify
+        self.catalog = catalog
+        self.manifest: Manifest | None = catalog.manifest
+        self.shard_names = list(catalog.names)
+        self.shard_sizes: Ints = catalog.num_samples
+        self.starts: Ints = np.concatenate([[0], np.cumsum(catalog.num_samples)]).astype(np.int64)
+        self.num_samples = int(self.starts[-1])
+        self._pool = BufferPool()
+        self._columns: dict[str, Column] = {
+            name: make_column(native_spec(column.spec), self.num_samples, self._pool, everywhere=column.everywhere)
+            for name, column in catalog.columns.items()
+        }
+        self.columns: dict[str, ColumnSpec] = {name: column.spec for name, column in self._columns.items()}
+        self._metadata = ListColumn(ColumnSpec(METADATA_FIELD, None, None), self.num_samples)
+        self._indexes: dict[int, ShardIndex] = dict(catalog.indexes)
+        self._attached: set[int] = set()
+        self._touching = threading.Lock()
+        self._touching_in = os.getpid()
+        self._space = _make_space(catalog, io, cache_bytes)
+        self._lookup = KeyLookup()
+
+    @classmethod
+    def open(
+        cls,
+        shard_dir: Path | str,
+        pattern: str | None = None,
+        *,
+        io: IO = "auto",
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        verify: bool = False,
+    ) -> ShardCollection:
+        """Open the shards of a folder.
+
+        Parameters
+        ----------
+        shard_dir : path-like
+            A folder of shards, or one shard.
+        pattern : str, optional
+            File names to take. Default: what the manifest lists, or ``shard_*.tar*`` where there is none.
+        io : {"auto", "mmap", "pread"}
+            How files are read. ``pread`` is for file systems that are not trusted with memory maps (a mapped file
+            that shrinks while it is read ends the process). ``auto`` maps, unless the platform cannot hold the maps.
+        cache_bytes : int
+            Decoded bytes of compressed shards to keep.
+        verify : bool
+            Check the checksum of every sample before it is delivered, each time.
+
+        Raises
+        ------
+        InputNotFoundError
+            There is no such folder.
+        NoShardsError
+            No shard matches.
+        FormatError
+            Manifest or index is damaged, or the conversion was never finished.
+        """
+        if io not in ("auto", "mmap", "pread"):
+            raise ConfigError(f"io={io!r}: choose 'auto', 'mmap' or 'pread'")
+        return cls(read_catalog(shard_dir, pattern), (os.fspath(shard_dir), pattern), io, cache_bytes, verify)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._source, len(self.shard_names), self.fingerprint, self._options)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for running gathers, then release maps and memory. Reading afterwards raises ClosedError."""
+        self._space.close()
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the data: the same for the same samples in the same shards, wherever they lie."""
+        return self.prefix_fingerprint(len(self.shard_names))
+
+    def prefix_fingerprint(self, num_shards: int) -> str:
+        """Return what the fingerprint would be of the first ``num_shards`` shards alone."""
+        pairs = zip(self.shard_sizes[:num_shards].tolist(), self.catalog.checksums[:num_shards], strict=True)
+        return xxhash.xxh3_128_hexdigest(orjson.dumps(list(pairs)))
+
+    # -- values
+
+    def gather(
+        self,
+        rows: Rows,
+        columns: Iterable[str] | None = None,
+        out: Mapping[str, npt.NDArray[Any]] | None = None,
+        dtypes: Mapping[str, npt.DTypeLike] | None = None,
+    ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
+        """Fetch rows, in the order asked for; repeats are fine.
+
+        Parameters
+        ----------
+        rows : array of int64, shape (n,)
+            Rows, 0 to ``num_samples - 1``.
+        columns : iterable of str, optional
+            Fields to fetch; all by default. Others are not touched.
+        out : mapping of str to numpy.ndarray, optional
+            Arrays (n, ...) to fill, for columns of one shape.
+        dtypes : mapping of str to dtype, optional
+            Types to convert to while copying.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray, Ragged or list
+            (n, ...) arrays of columns of one shape; :class:`~neurofm_shards.types.Ragged` where only the first length
+            differs; a list of n values for all else, ``None`` where a sample lacks the field. All of it is new memory.
+
+        Raises
+        ------
+        SampleIndexError
+            A row is out of range.
+        ConfigError
+            There is no such column.
+        FormatError
+            A shard is damaged; names shard, key and column.
+        IntegrityError
+            A checksum does not match (``verify=True``).
+        ClosedError
+            The data set was closed.
+        """
+        where = self._checked_rows(rows)
+        wanted = self._wanted(columns)
+        out, dtypes = out or {}, dtypes or {}
+        with self._space.reading() as reader:
+            if self._verify:
+                self._check_records(reader, where)
+            found = {}
+            for name, column in wanted:
+                self._look_at(name, column, where)
+                decode = _Decoder(self, name)
+                found[name] = column.gather(reader, where, decode, out.get(name), dtypes.get(name))
+        return found
+
+    def metadata(self, rows: Rows) -> list[Metadata]:
+        """Decode the metadata of rows: one dict each, empty where a sample has none."""
+        where = self._checked_rows(rows)
+        with self._space.reading() as reader:
+            self._look_at(METADATA_FIELD, self._metadata, where)
+            found = self._metadata.gather(reader, where, _Decoder(self, METADATA_FIELD), None, None)
+        return [value if isinstance(value, dict) else {} for value in found]
+
+    def payload(self, row: int, column: str) -> bytes:
+        """Return a member's bytes as they are stored.
+
+        Raises
+        ------
+        ConfigError
+            This sample has no such field.
+        """
+        where = self._checked_rows([row])
+        shard, local = self.locate(int(where[0]))
+        index = self.index(shard).columns.get(column)
+        offset = -1 if index is None else index.packed_offsets.at(local)
+        if index is None or offset < 0:
+            raise ConfigError(f"sample {self.describe(int(where[0]))} has no field {column!r}")
+        self._attach(shard)
+        at = np.array([offset + int(self._space.bases[shard])])
+        size = np.array([index.packed_sizes.at(local)])
+        with self._space.reading() as reader:
+            if self._verify:
+                self._check_records(reader, where)
+            reader.need(at, size)
+            return reader.slices(at, size)[0].tobytes()
+
+    # -- names
+
+    def keys(self, rows: Rows) -> list[str]:
+        """Return the keys of rows."""
+        return [self.key(row) for row in self._checked_rows(rows).tolist()]
+
+    def key(self, row: int) -> str:
+        """Return the key of one row."""
+        shard, local = self.locate(row)
+        return self.index(shard).packed_keys.at(local)
+
+    def shard_keys(self, shard: int) -> list[str]:
+        """Return all keys of one shard, in order."""
+        return self.index(shard).keys()
+
+    def find(self, key: str) -> int:
+        """Return the row of a key.
+
+        Raises
+        ------
+        SampleNotFoundError
+            No sample has this key.
+        """
+        return self._lookup.find(self, key)
+
+    def describe(self, row: int) -> str:
+        """Return key and shard of a row, for messages."""
+        return f"{self.key(row)!r} of {self.shard_names[self.locate(row)[0]]}"
+
+    def metadata_table(self) -> MetadataTable:
+        """Return the scalar metadata of all samples, column by column."""
+        paths = [self.catalog.folder / name for name in self.shard_names]
+        return MetadataTable.concat([load_table(path, self.index(shard)) for shard, path in enumerate(paths)])
+
+    @property
+    def frames_decoded(self) -> int:
+        """How many frames of compressed shards were decoded so far."""
+        return self._space.frames.decoded
+
+    # -- shards
+
+    def _checked_rows(self, rows: Rows) -> Ints:
+        where = np.asarray(rows, dtype=np.int64)
+        if where.ndim != 1:
+            raise ConfigError(f"rows must be one-dimensional, not of shape {where.shape}")
+        if len(where) and where.view(np.uint64).max() >= self.num_samples:  # negative numbers become huge
+            bad = int(where[(where < 0) | (where >= self.num_samples)][0])
+            raise SampleIndexError(f"row {bad} is out of range: the data set has {self.num_samples} samples")
+        return where
+
+    def _wanted(self, columns: Iterable[str] | None) -> Iterable[tuple[str, Column]]:
+        if columns is None:
+            return self._columns.items()
+        try:
+            return [(name, self._columns[name]) for name in columns]
+        except KeyError as error:
+            raise ConfigError(f"there is no column {error}; this data set has {', '.join(self._columns)}") from None
+
+    def _look_at(self, name: str, column: Column, rows: Ints) -> None:
+        """See to it that the addresses of these rows are known."""
+        unknown = column.addresses[rows] == 0
+        if unknown.any():
+            shards = np.searchsorted(self.starts, rows[unknown], side="right") - 1
+            for shard in np.unique(shards).tolist():
+                self._attach(shard)
+                index = self.index(shard)
+                column.fill(
+                    int(self.starts[shard]), int(self._space.bases[shard]), index.columns.get(name), index.num_samples
+                )
+
+    def _attach(self, shard: int) -> None:
+        if shard in self._attached:
+            return
+        index = self.index(shard)
+        with self._touching_lock():
+            if shard not in self._attached:
+                path = self.catalog.folder / self.shard_names[shard]
+                compression = find_compression(self.shard_names[shard])
+                self._space.attach(
+                    shard, ShardFile(path, index.shard_bytes, index.tar_bytes, compression, index.frames)
+                )
+                self._attached.add(shard)
+
+    def _touching_lock(self) -> threading.Lock:
+        if self._touching_in != os.getpid():  # a parent's thread may have held the lock when it forked
+            self._touching, self._touching_in = threading.Lock(), os.getpid()
+        return self._touching
+
+    def index(self, shard: int) -> ShardIndex:
+        """Return a shard's index, read when first asked for."""
+        index = self._indexes.get(shard)
+        if index is None:
+            index = load_index(self.catalog.folder / self.shard_names[shard])
+            self._check_index(shard, index)
+            self._indexes[shard] = index
+        return index
+
+    def _check_index(self, shard: int, index: ShardIndex) -> None:
+        """Refuse a shard that is not the one the manifest lists."""
+        expected = (int(self.shard_sizes[shard]), int(self.catalog.tar_bytes[shard]), self.catalog.checksums[shard])
+        if (index.num_samples, index.tar_bytes, index.checksum) != expected:
+            raise FormatError(
+                f"{self.catalog.folder / self.shard_names[shard]}: not the shard that the manifest lists "
+                f"({index.num_samples} samples in {index.tar_bytes} bytes with checksum {index.checksum}, expected "
+                f"{expected[0]} in {expected[1]} with {expected[2]}); restore it, or run `neurofm-shards repair`"
+            )
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """Return the shard of a row, and its place there."""
+        shard = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return shard, row - int(self.starts[shard])
+
+    def _check_records(self, reader: Any, rows: Ints) -> None:
+        """Compare the checksum of each row's whole record."""
+        for row in dict.fromkeys(rows.tolist()):
+            shard, local = self.locate(row)
+            index = self.index(shard)
+            self._attach(shard)
+            start, stop = index.packed_records.at(local), index.packed_records.at(local + 1)
+            at, size = np.array([start + int(self._space.bases[shard])]), np.array([stop - start])
+            reader.need(at, size)
+            if xxhash.xxh3_64_intdigest(reader.slices(at, size)[0]) != int(index.digests[local]):
+                raise IntegrityError(
+                    f"sample {self.describe(row)} in {self.catalog.folder}: its checksum does not match, the shard is "
+                    'damaged; restore it, run `neurofm-shards repair`, or load with on_error="skip"'
+                )
+
+
+class _Decoder:
+    """Decodes payloads of one column; errors name shard, key and column."""
+
+    def __init__(self, collection: ShardCollection, column: str) -> None:
+        self._collection = collection
+        self._column = column
+        self._codecs: dict[str, Codec | None] = {}
+
+    def __call__(self, row: int, payload: memoryview) -> Any:
+        collection = self._collection
+        shard, _ = collection.locate(row)
+        name = collection.index(shard).columns[self._column].codec
+        if name not in self._codecs:
+            self._codecs[name] = registry().codecs.instance(name) if name else None
+        codec = self._codecs[name]
+        if codec is None:
+            return bytes(payload)
+        try:
+            return codec.decode(payload)
+        except FormatError as error:
+            raise type(error)(
+                f"sample {collection.describe(row)} in {collection.catalog.folder}, column {self._column!r}: {error}"
+            ) from error
+
+
+def native_spec(spec: ColumnSpec) -> ColumnSpec:
+    """Return the column as it is delivered: in this machine's byte order."""
+    if spec.dtype is None:
+        return spec
+    return ColumnSpec(spec.name, np.dtype(spec.dtype).newbyteorder("=").str, spec.shape, spec.unit, spec.table)
+
+
+def find_compression(shard_name: str) -> Compression | None:
+    """Return what decompresses a shard of this name; None for a plain tar."""
+    if shard_name.endswith(".tar"):
+        return None
+    found = registry().compressions.by_suffix(shard_name)
+    if found is None:
+        raise FormatError(
+            f"{shard_name}: no installed plugin reads this kind of shard; see `neurofm-shards plugins list`"
+        )
+    compression: Compression = registry().compressions.instance(found.qualified_name)
+    return compression
+
+
+def _make_space(catalog: Catalog, io: IO, cache_bytes: int) -> Space:
+    name = str(catalog.folder)
+    if io == "pread" or (io == "auto" and len(catalog.names) > most_maps()):
+        return FileSpace(name, catalog.tar_bytes, cache_bytes)
+    try:
+        return MappedSpace(name, catalog.tar_bytes, cache_bytes)
+    except OSError as error:
+        if io == "mmap":
+            raise ConfigError(f"{name}: cannot reserve addresses for a map ({error}); use io='pread'") from error
+        return FileSpace(name, catalog.tar_bytes, cache_bytes)
+
+
+def _reopen(
+    source: tuple[str, str | None], num_shards: int, fingerprint: str, options: tuple[IO, int, bool]
+) -> ShardCollection:
+    """Open the same shards in another process; shards appended since do not matter."""
+    collection = ShardCollection(read_catalog(*source, num_shards=num_shards), source, *options)
+    if collection.fingerprint != fingerprint:
+        collection.close()
+        raise StateError(f"the data set {source[0]} changed since it was opened; open it again")
+    return collection

@@ -1,0 +1,168 @@
+"""Decoded frames of compressed shards: made when first needed, kept while used, given back under a budget."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.shards.guard import ForkSafeCondition
+
+Ints = npt.NDArray[np.int64]
+
+_ABSENT, _LOADING, _READY = 0, 1, 2
+_MOST_THREADS = 8
+
+
+class FrameSource(Protocol):
+    """One compressed shard."""
+
+    @property
+    def bounds(self) -> Ints:
+        """Where each frame starts in the decoded tar, and where the last ends; shape (frames + 1,)."""
+
+    def decode(self, frame: int) -> None:
+        """Decompress a frame into its place. Called from several threads, for different frames."""
+
+
+class FrameCache:
+    """Keeps account of the decoded frames of all compressed shards of a data set.
+
+    A frame is decoded once however many threads ask for it at the same time, is never dropped while a reader has it
+    pinned, and the least recently used ones go first when more than ``budget`` bytes are there. One batch alone may
+    need more than the budget; it gets it.
+
+    Parameters
+    ----------
+    budget : int
+        Bytes of decoded frames to keep.
+    drop : callable
+        ``drop(start, stop)`` gives the memory of an address range back.
+    """
+
+    def __init__(self, budget: int, drop: Callable[[int, int], None]) -> None:
+        self._budget = budget
+        self._drop = drop
+        self._guard = ForkSafeCondition(self._forget_other_threads)
+        self._shards: list[tuple[FrameSource, int]] = []  # with the number of its first frame
+        self._state = np.zeros(0, np.uint8)
+        self._pins = np.zeros(0, np.int32)
+        self._used = np.zeros(0, np.int64)
+        self._start = np.zeros(0, np.int64)
+        self._stop = np.zeros(0, np.int64)
+        self._tick = 0
+        self._held = 0
+        self._pools: dict[int, ThreadPoolExecutor] = {}
+        #: How many frames were decoded so far.
+        self.decoded = 0
+
+    def add(self, source: FrameSource, base: int) -> int:
+        """Add a shard whose first byte lies at address ``base``; return the number of its first frame."""
+        count = len(source.bounds) - 1
+        with self._guard.get():
+            first = len(self._state)
+            self._shards.append((source, first))
+            self._state = np.append(self._state, np.zeros(count, np.uint8))
+            self._pins = np.append(self._pins, np.zeros(count, np.int32))
+            self._used = np.append(self._used, np.zeros(count, np.int64))
+            self._start = np.append(self._start, source.bounds[:-1] + base)
+            self._stop = np.append(self._stop, source.bounds[1:] + base)
+        return first
+
+    def pin(self, frames: Ints) -> None:
+        """Keep these frames (without repeats) until ``unpin``; does not decode them."""
+        with self._guard.get():
+            self._tick += 1
+            self._pins[frames] += 1
+            self._used[frames] = self._tick
+
+    def unpin(self, frames: Ints) -> None:
+        """Allow these frames to be dropped."""
+        with self._guard.get():
+            self._pins[frames] -= 1
+
+    def load(self, frames: Ints) -> None:
+        """Return when all these frames, pinned before, are decoded."""
+        condition = self._guard.get()
+        while True:
+            with condition:
+                mine = frames[self._state[frames] == _ABSENT]
+                if len(mine) == 0:
+                    if (self._state[frames] == _READY).all():
+                        return
+                    condition.wait()
+                    continue
+                self._make_room(int((self._stop[mine] - self._start[mine]).sum()))
+                self._state[mine] = _LOADING
+            self._decode(mine)
+
+    def close(self) -> None:
+        """Stop the threads."""
+        pool = self._pools.pop(os.getpid(), None)
+        if pool is not None:
+            pool.shutdown()
+
+    def _decode(self, frames: Ints) -> None:
+        """Decode frames that this thread has claimed; those that fail may be claimed again."""
+        condition = self._guard.get()
+
+        def one(frame: int) -> None:
+            done = False
+            try:
+                source, first = self._shard_of(frame)
+                source.decode(frame - first)
+                done = True
+            finally:
+                with condition:
+                    self._state[frame] = _READY if done else _ABSENT
+                    self._held += int(self._stop[frame] - self._start[frame]) if done else 0
+                    self.decoded += done
+                    condition.notify_all()
+
+        self._run(one, frames.tolist())
+
+    def _run(self, job: Callable[[int], None], frames: Sequence[int]) -> None:
+        """Decode one frame here, several in threads; all are done or given up when this returns."""
+        if len(frames) == 1:
+            job(frames[0])
+            return
+        futures = [self._pool().submit(job, frame) for frame in frames]
+        wait(futures)
+        for future in futures:
+            future.result()
+
+    def _pool(self) -> ThreadPoolExecutor:
+        """Return this process's threads (those of a parent do not exist after a fork)."""
+        pool = self._pools.get(os.getpid())
+        if pool is None:
+            new = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), "neurofm-shards-frames")
+            pool = self._pools.setdefault(os.getpid(), new)
+        return pool
+
+    def _shard_of(self, frame: int) -> tuple[FrameSource, int]:
+        low, high = 0, len(self._shards)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._shards[middle][1] <= frame else (low, middle)
+        return self._shards[low]
+
+    def _make_room(self, size: int) -> None:
+        """Drop least recently used frames until ``size`` more bytes fit the budget; called with the lock held."""
+        excess = self._held + size - self._budget
+        if excess <= 0:
+            return
+        idle = np.flatnonzero((self._state == _READY) & (self._pins == 0))
+        idle = idle[np.argsort(self._used[idle], kind="stable")]
+        sizes = np.cumsum(self._stop[idle] - self._start[idle])
+        for frame in idle[: int(np.searchsorted(sizes, excess)) + 1].tolist():
+            self._state[frame] = _ABSENT
+            self._held -= int(self._stop[frame] - self._start[frame])
+            self._drop(int(self._start[frame]), int(self._stop[frame]))
+
+    def _forget_other_threads(self) -> None:
+        self._pins[:] = 0
+        self._state[self._state == _LOADING] = _ABSENT

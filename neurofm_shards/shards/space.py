@@ -1,0 +1,257 @@
+"""The bytes of a whole data set behind one kind of address: decoded tar, shard after shard.
+
+Columns know addresses and lengths; a space turns them into bytes. :class:`MappedSpace` (one arena of maps) is what is
+used; :class:`~neurofm_shards.shards.file_space.FileSpace` (plain reads) stands in where mapping is not wanted or not
+possible. Which one is decided once, when a data set is opened. Compressed shards are decoded into memory, frame by
+frame, in both.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.errors import ClosedError
+from neurofm_shards.shards.arena import Arena, Bytes, page_ceil
+from neurofm_shards.shards.frames_cache import FrameCache
+from neurofm_shards.shards.guard import ForkSafeCondition
+from neurofm_shards.shards.shard_file import ShardFile
+
+Ints: TypeAlias = npt.NDArray[np.int64]
+
+#: Rows of at least this size are copied one by one; smaller ones in one fancy index.
+_LARGE_ROW = 256 << 10
+
+
+class Space(ABC):
+    """Where the shards of a data set lie.
+
+    Parameters
+    ----------
+    name : str
+        The data set's folder, for messages.
+    tar_bytes : array of int64
+        Decoded size of each shard.
+    cache_bytes : int
+        Decoded bytes of compressed shards to keep.
+
+    Attributes
+    ----------
+    bases : numpy.ndarray of int64, shape (shards + 1,)
+        Address of each shard's first byte. A payload never has address 0: a tar begins with a header.
+    frames : FrameCache
+        The decoded frames of compressed shards.
+    """
+
+    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
+        self.name = name
+        self.bases: Ints = np.zeros(len(tar_bytes) + 1, np.int64)
+        np.cumsum([page_ceil(int(size)) for size in tar_bytes], out=self.bases[1:])
+        self.frames = FrameCache(cache_bytes, self._drop)
+        self._bounds: dict[int, Ints] = {}
+        self._first_frames = np.full(len(tar_bytes), -1, np.int64)
+        self._guard = ForkSafeCondition(self._forget_readers)
+        self._readers = 0
+        self._closed = False
+
+    def attach(self, shard: int, file: ShardFile) -> None:
+        """Make a shard readable."""
+        if not file.compressed:
+            self._attach_plain(shard, file)
+            return
+        source = file.frames(self._memory(shard, file.tar_bytes))
+        self._bounds[shard] = source.bounds
+        self._first_frames[shard] = self.frames.add(source, int(self.bases[shard]))
+
+    @contextmanager
+    def reading(self) -> Iterator[Reader]:
+        """Hold the space open, and the frames that are read, for one gather in one thread.
+
+        Raises
+        ------
+        ClosedError
+            The data set was closed.
+        """
+        with self._guard.get():
+            if self._closed:
+                raise ClosedError(f"the data set {self.name} is closed; open it again to read from it")
+            self._readers += 1
+        reader = self._reader()
+        try:
+            yield reader
+        finally:
+            reader.release()
+            self._leave()
+
+    def close(self) -> None:
+        """Wait for running gathers, then release maps, files and memory. Doing it twice is fine."""
+        condition = self._guard.get()
+        with condition:
+            if self._closed:
+                return
+            self._closed = True
+            condition.wait_for(lambda: self._readers == 0)
+        self.frames.close()
+        self._release()
+
+    def frames_of(self, offsets: Ints, sizes: Ints | int) -> Ints:
+        """Return the numbers of the frames that these ranges lie in, each once; plain shards have none."""
+        if not self._bounds:
+            return np.zeros(0, np.int64)
+        shards = np.searchsorted(self.bases, offsets, side="right") - 1
+        lengths = np.broadcast_to(np.asarray(sizes, np.int64), offsets.shape)
+        found = [np.zeros(0, np.int64)]
+        for shard in np.unique(shards[self._first_frames[shards] >= 0]).tolist():
+            here, bounds = shards == shard, self._bounds[shard]
+            start = offsets[here] - self.bases[shard]
+            first = np.searchsorted(bounds, start, side="right") - 1
+            last = np.searchsorted(bounds, start + np.maximum(lengths[here], 1) - 1, side="right") - 1
+            found.append(_numbers(first, last) + self._first_frames[shard])
+        return np.concatenate(found)
+
+    @abstractmethod
+    def _attach_plain(self, shard: int, file: ShardFile) -> None:
+        """Make a plain tar readable."""
+
+    @abstractmethod
+    def _memory(self, shard: int, size: int) -> Bytes:
+        """Return memory for a compressed shard's tar, which takes no room before it is written to."""
+
+    @abstractmethod
+    def _drop(self, start: int, stop: int) -> None:
+        """Give the memory of decoded bytes back."""
+
+    @abstractmethod
+    def _reader(self) -> Reader:
+        """Return a new reader."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Give everything back."""
+
+    def _leave(self) -> None:
+        condition = self._guard.get()
+        with condition:
+            self._readers -= 1
+            if self._closed and self._readers == 0:
+                condition.notify_all()
+
+    def _forget_readers(self) -> None:
+        self._readers = 0
+
+
+class Reader(ABC):
+    """Reads from a space for one gather; made by ``Space.reading``."""
+
+    def __init__(self, space: Space) -> None:
+        self._frames = space.frames
+        self._frames_of = space.frames_of
+        self._pinned: list[Ints] = []
+
+    def need(self, offsets: Ints, sizes: Ints | int) -> None:
+        """Make these byte ranges readable until the reader ends."""
+        frames = self._frames_of(offsets, sizes)
+        if len(frames):
+            self._frames.pin(frames)
+            self._pinned.append(frames)
+            self._frames.load(frames)
+
+    def release(self) -> None:
+        """End the reading."""
+        for frames in self._pinned:
+            self._frames.unpin(frames)
+
+    @abstractmethod
+    def slices(self, offsets: Ints, sizes: Ints | int) -> list[Bytes]:
+        """Return one array of bytes per range; to be copied from at once, never to be kept."""
+
+    @abstractmethod
+    def rows(self, offsets: Ints, size: int) -> Bytes:
+        """Return a new array (n * size,): ranges of equal size, end to end."""
+
+    @abstractmethod
+    def rows_into(self, offsets: Ints, size: int, out: Bytes) -> None:
+        """Copy ranges of equal size, end to end, into ``out``."""
+
+
+class MappedSpace(Space):
+    """All shards in one arena: files mapped into their places, compressed shards decoded into theirs.
+
+    Raises
+    ------
+    OSError
+        The platform does not give so many addresses.
+    """
+
+    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
+        super().__init__(name, tar_bytes, cache_bytes)
+        self._arena = Arena(int(self.bases[-1]))
+        self._rows: dict[int, npt.NDArray[Any]] = {}
+
+    @property
+    def everything(self) -> Bytes:
+        """The whole range of addresses."""
+        return self._arena.bytes
+
+    def rows_of(self, size: int) -> npt.NDArray[Any]:
+        """Return all runs of ``size`` bytes, overlapping, one per address: indexing it copies rows."""
+        rows = self._rows.get(size)
+        if rows is None:
+            count = self.everything.size - size + 1
+            rows = self._rows[size] = np.ndarray((count,), f"V{size}", self.everything, strides=(1,))
+        return rows
+
+    def _attach_plain(self, shard: int, file: ShardFile) -> None:
+        with file.open() as fd:
+            self._arena.map_file(int(self.bases[shard]), fd, file.file_bytes)
+
+    def _memory(self, shard: int, size: int) -> Bytes:
+        base = int(self.bases[shard])
+        self._arena.map_memory(base, size)
+        return self.everything[base : base + size]
+
+    def _drop(self, start: int, stop: int) -> None:
+        self._arena.drop(start, stop)
+
+    def _reader(self) -> Reader:
+        return _MappedReader(self)
+
+    def _release(self) -> None:
+        self._rows.clear()
+        self._arena.close()
+
+
+class _MappedReader(Reader):
+    def __init__(self, space: MappedSpace) -> None:
+        super().__init__(space)
+        self._space = space
+
+    def slices(self, offsets: Ints, sizes: Ints | int) -> list[Bytes]:
+        everything = self._space.everything
+        stops = (offsets + sizes).tolist()
+        return [everything[start:stop] for start, stop in zip(offsets.tolist(), stops, strict=True)]
+
+    def rows(self, offsets: Ints, size: int) -> Bytes:
+        if size < _LARGE_ROW:
+            copied: Bytes = self._space.rows_of(size)[offsets].view(np.uint8)
+            return copied
+        out = np.empty(len(offsets) * size, np.uint8)
+        self.rows_into(offsets, size, out)
+        return out
+
+    def rows_into(self, offsets: Ints, size: int, out: Bytes) -> None:
+        np.concatenate(self.slices(offsets, size), out=out)
+
+
+def _numbers(first: Ints, last: Ints) -> Ints:
+    """Return every number of the ranges ``first`` to ``last`` (inclusive), once, sorted."""
+    low = int(first.min())
+    change = np.zeros(int(last.max()) - low + 2, np.int64)
+    np.add.at(change, first - low, 1)
+    np.add.at(change, last + 1 - low, -1)
+    return np.flatnonzero(np.cumsum(change[:-1])) + low

@@ -22,7 +22,12 @@ MAX_SIZE = 1 << 62
 #: Up to this size a permutation is drawn exactly, as a table of at most 128 KiB; Feistel networks are for large sets.
 TABLE_SIZE = 1 << 14
 
-_ROUNDS = 8
+#: Rounds of the network; permutations of few points need more to become equally likely.
+ROUNDS = 8
+SMALL_ROUNDS = 24
+#: Sizes up to which ``SMALL_ROUNDS`` are in order.
+SMALL_SIZE = 64
+
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -50,7 +55,7 @@ def combine(key: Words | int, words: Words) -> Words:
     return mix((np.asarray(words, dtype=np.uint64) + np.uint64(1)) * _SPREAD ^ np.asarray(key, dtype=np.uint64))
 
 
-_CONSTANTS = [np.uint64(derive_key("neurofm_shards round", i)) for i in range(_ROUNDS)]
+_CONSTANTS = [np.uint64(derive_key("neurofm_shards round", i)) for i in range(SMALL_ROUNDS)]
 
 
 def _hashed(half: Words, key: Words, size: Words) -> Words:
@@ -74,9 +79,9 @@ def halves(size: Any) -> tuple[Words, Words]:
     return a, (size + a - np.uint64(1)) // a
 
 
-def _forward(points: Words, a: Words, b: Words, key: Words) -> Words:
+def _forward(points: Words, a: Words, b: Words, key: Words, rounds: int) -> Words:
     left, right = np.divmod(points, b)
-    for i in range(0, _ROUNDS, 2):
+    for i in range(0, rounds, 2):
         left += _hashed(right, key + _CONSTANTS[i], a)
         np.minimum(left, left - a, out=left)
         right += _hashed(left, key + _CONSTANTS[i + 1], b)
@@ -86,9 +91,9 @@ def _forward(points: Words, a: Words, b: Words, key: Words) -> Words:
     return left
 
 
-def _backward(points: Words, a: Words, b: Words, key: Words) -> Words:
+def _backward(points: Words, a: Words, b: Words, key: Words, rounds: int) -> Words:
     left, right = np.divmod(points, b)
-    for i in range(_ROUNDS - 2, -1, -2):
+    for i in range(rounds - 2, -1, -2):
         right -= _hashed(left, key + _CONSTANTS[i + 1], b)
         np.minimum(right, right + b, out=right)
         left -= _hashed(right, key + _CONSTANTS[i], a)
@@ -98,7 +103,7 @@ def _backward(points: Words, a: Words, b: Words, key: Words) -> Words:
     return left
 
 
-def permute(points: Words, size: Any, key: Words) -> Words:
+def permute(points: Words, size: Any, key: Words, rounds: int = ROUNDS) -> Words:
     """Send each point to its place in its own keyed permutation.
 
     Parameters
@@ -109,22 +114,24 @@ def permute(points: Words, size: Any, key: Words) -> Words:
         Sizes of the permutations.
     key : numpy.ndarray of uint64, shape (1,) or (n,)
         Their keys.
+    rounds : int
+        Even, up to ``SMALL_ROUNDS``.
     """
-    return _walk(_forward, points, size, key)
+    return _walk(_forward, points, size, key, rounds)
 
 
-def unpermute(points: Words, size: Any, key: Words) -> Words:
+def unpermute(points: Words, size: Any, key: Words, rounds: int = ROUNDS) -> Words:
     """Undo :func:`permute`."""
-    return _walk(_backward, points, size, key)
+    return _walk(_backward, points, size, key, rounds)
 
 
-def _walk(step: Any, points: Words, size: Any, key: Words) -> Words:
+def _walk(step: Any, points: Words, size: Any, key: Words, rounds: int) -> Words:
     a, b = halves(size)
-    found: Words = step(points, a, b, key)
+    found: Words = step(points, a, b, key, rounds)
     outside = np.flatnonzero(found >= np.asarray(size, dtype=np.uint64))
     while len(outside):
         of = [np.broadcast_to(part, points.shape)[outside] for part in (a, b, key, np.asarray(size, dtype=np.uint64))]
-        again = step(found[outside], *of[:3])
+        again = step(found[outside], *of[:3], rounds)
         found[outside] = again
         outside = outside[again >= of[3]]
     return found

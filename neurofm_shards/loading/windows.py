@@ -12,7 +12,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards.loading.bijection import Permutation, combine, derive_key, permute
+from neurofm_shards.loading.bijection import (
+    ROUNDS,
+    SMALL_ROUNDS,
+    SMALL_SIZE,
+    Permutation,
+    combine,
+    derive_key,
+    permute,
+)
 
 Rows = npt.NDArray[np.int64]
 
@@ -57,6 +65,7 @@ class Windows:
         self._first = np.concatenate(([0], np.cumsum(self._sizes.sum(axis=1))))
         self._windows = np.minimum(-(-np.diff(self._first) // buffer_size), _MOST_WINDOWS)
         self._shuffled = buffer_size > 1
+        self._rounds = SMALL_ROUNDS if buffer_size <= SMALL_SIZE else ROUNDS
         self._keys = combine(derive_key("windows", key), np.arange(groups, dtype=np.uint64))
 
     def __call__(self, positions: Rows) -> Rows:
@@ -74,7 +83,7 @@ class Windows:
         offset = inside - begin
         if self._shuffled:
             keys = combine(self._keys[group], window.astype(np.uint64))
-            offset = permute(offset.view(np.uint64), size.view(np.uint64), keys).view(np.int64)
+            offset = permute(offset.view(np.uint64), size.view(np.uint64), keys, self._rounds).view(np.int64)
         return self._pick(group, window, offset)
 
     def _locate(self, group: Rows, inside: Rows) -> tuple[Rows, Rows, Rows]:

@@ -1,0 +1,32 @@
+"""What the tests of loading share."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+
+class Stored:
+    """As much of a ShardCollection as an order needs: sizes of shards and the identity of their contents."""
+
+    def __init__(self, sizes, name="data"):
+        self.starts = np.concatenate(([0], np.cumsum(np.asarray(sizes, dtype=np.int64)))).astype(np.int64)
+        self.num_samples = int(self.starts[-1])
+        self._name = name
+        self.fingerprint = self.prefix_fingerprint(len(sizes))
+
+    @property
+    def shard_sizes(self):
+        return np.diff(self.starts)
+
+    def prefix_fingerprint(self, num_shards):
+        text = f"{self._name} {self.starts[: num_shards + 1].tolist()}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def stored():
+    """Make a stand-in for a collection from its shards' sizes."""
+    return Stored

@@ -180,7 +180,7 @@ def _samples(rate: float, frame: Frame, path: str, asked: float | None) -> int:
     samples = int(np.floor(exact + _AT_START))
     if asked is not None and abs(exact - round(exact)) > _AT_START:
         raise ConfigError(
-            f"rate={asked:g} Hz gives {exact:g} samples in a window of {frame.window_ticks / 1e6:g} ms: choose a rate that "
+            f"rate={asked:g} Hz gives {exact:g} samples in {frame.window_ticks / 1e6:g} ms: choose a rate that "
             "gives a whole number"
         )
     if samples < 1:

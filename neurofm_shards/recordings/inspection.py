@@ -1,0 +1,183 @@
+"""What an input holds, as a tree: also for inputs that conversion refuses, and without reading their data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neurofm_shards.errors import SourceError
+from neurofm_shards.plugins.interfaces import Inspection, Samples
+from neurofm_shards.recordings.modality import plain
+from neurofm_shards.recordings.relative import recognised_columns
+from neurofm_shards.recordings.series import Series, channel_names, clock
+from neurofm_shards.recordings.streams import AnyStream, EventStream, IntervalStream, Recording, RegularStream
+from neurofm_shards.recordings.ticks import to_seconds
+from neurofm_shards.recordings.timeline import timeline
+from neurofm_shards.recordings.trains import load_trains
+from neurofm_shards.types import Problem
+
+if TYPE_CHECKING:
+    from neurofm_shards.plugins.interfaces import Source
+
+_SHOWN = 12
+
+
+def inspect_opened(source: Source, paths: tuple[str, ...]) -> Inspection:
+    """Open an input and say what is inside.
+
+    Parameters
+    ----------
+    source : Source
+        Whose ``open`` is called.
+    paths : tuple of str
+        The input.
+
+    Returns
+    -------
+    Inspection
+        An input that cannot be opened is an empty tree with the error as its problem.
+    """
+    title = ", ".join(path.rsplit("/", 1)[-1] for path in paths)
+    try:
+        opened = source.open(paths)
+    except SourceError as error:
+        return Inspection(title, {}, [Problem(title, str(error), "it cannot be converted", "error")])
+    with opened:
+        return inspect_samples(opened, title) if isinstance(opened, Samples) else inspect_recording(opened, title)
+
+
+def inspect_samples(samples: Samples, title: str) -> Inspection:
+    """Say what samples are made of."""
+    plan = samples.plan()
+    columns = {
+        spec.name: {"dtype": spec.dtype or "JSON", "shape": list(spec.shape or ()), **_some("unit", spec.unit)}
+        for spec in plan.columns
+    }
+    tree = {"samples": plan.num_samples, "columns": columns, **_some("facts", dict(plan.metadata))}
+    return Inspection(title, {**tree, **_some("left out", dict(plan.drops))}, plan.problems)
+
+
+def inspect_recording(recording: Recording, title: str) -> Inspection:
+    """Say what streams a recording has: units with numbers and rates, series with clocks, gaps and scale, tables."""
+    problems = list(recording.problems)
+    tree: dict[str, Any] = {
+        "session": {
+            "session_id": recording.session_id,
+            "subject_id": recording.subject_id,
+            **{name: plain(value) for name, value in recording.facts.items()},
+        }
+    }
+    tree.update(_extent(recording, problems))
+    for stream in recording.streams:
+        try:
+            leaf = _describe(stream, problems)
+        except SourceError as error:
+            problems.append(Problem(stream.path, str(error), "it cannot be converted", "error"))
+            leaf = {"cannot be used": str(error)}
+        tree.setdefault(stream.modality, {})[stream.path] = {**_some("type", stream.kind_name), **leaf}
+    return Inspection(title, tree, tuple(dict.fromkeys(problems)))
+
+
+def _extent(recording: Recording, problems: list[Problem]) -> dict[str, Any]:
+    try:
+        when = timeline(recording.streams, recording.source_file)
+    except SourceError as error:
+        problems.append(Problem(recording.source_file, str(error), "it cannot be converted", "error"))
+        return {}
+    problems += when.problems
+    start, stop = float(to_seconds(when.start)), float(to_seconds(when.stop))
+    return {"time": {"start_s": start, "stop_s": stop, "seconds": stop - start, "said by": when.said_by}}
+
+
+def _describe(stream: AnyStream, problems: list[Problem]) -> dict[str, Any]:
+    if isinstance(stream, EventStream):
+        return _events(stream, problems)
+    if isinstance(stream, IntervalStream):
+        return _intervals(stream, problems)
+    return _series(stream, problems)
+
+
+def _events(stream: EventStream, problems: list[Problem]) -> dict[str, Any]:
+    times, _ = stream.read()
+    known = times[np.isfinite(times)]
+    leaf: dict[str, Any] = {"ids": _first(stream.owners), "number": len(stream.owners), "events": len(times)}
+    if len(known) == 0:
+        return leaf
+    # the stream's own extent: inspection reports what is there, not what conversion would keep
+    first, last = float(known.min()), float(known.max())
+    when = timeline([stream], stream.path)
+    trains = load_trains(stream, "", when)
+    problems += [problem for problem in trains.problems if problem not in problems]
+    rates = sorted(row["firing_rate_hz"] for row in trains.table)
+    columns = list(dict.fromkeys(name for row in stream.table for name in row))
+    leaf |= {"first_s": first, "last_s": last, **_some("columns", columns)}
+    leaf["rates_hz"] = {"least": rates[0], "median": float(np.median(rates)), "most": rates[-1]}
+    return leaf
+
+
+def _series(stream: Series, problems: list[Problem]) -> dict[str, Any]:
+    leaf: dict[str, Any] = {"shape": list(stream.shape), "dtype": stream.dtype, **_some("unit", stream.unit)}
+    scale = np.unique(np.asarray(stream.scale, dtype=np.float64))
+    leaf["scale"] = float(scale[0]) if len(scale) == 1 else f"{len(scale)} different ones, one per channel"
+    if np.any(stream.offset):
+        leaf["offset"] = plain(np.asarray(stream.offset))
+    if stream.channels or len(stream.shape) > 1:
+        leaf["channels"] = _first(channel_names(stream))
+    leaf["values"] = "circular" if stream.circular else stream.continuity
+    if not stream.calibrated:
+        problems.append(Problem(stream.path, "integers without a scale", "values stay stored numbers: uncalibrated"))
+    leaf.update(_clock(stream, problems))
+    return leaf
+
+
+def _clock(stream: Series, problems: list[Problem]) -> dict[str, Any]:
+    if isinstance(stream, RegularStream):
+        seconds = stream.shape[0] / stream.rate
+        return {"rate_hz": stream.rate, "first_s": stream.t0, "seconds": seconds}
+    when = clock(stream)
+    problems += when.problems
+    if when.times is None:
+        gaps = len(when.segments) - 1
+        rate = 1 / when.interval if when.interval else 0.0
+        return {"time stamps": "regular", "rate_hz": rate, "gaps": gaps, "first_s": when.segments[0].t0}
+    if len(when.times) == 0:
+        problems.append(Problem(stream.path, "no time stamp is a number", "all its values are masked"))
+        return {"time stamps": "none is a number"}
+    steps = np.diff(when.times)
+    gaps = int((steps > max(0.1, 3 * when.interval)).sum())
+    longest = float(steps.max()) if len(steps) else 0.0
+    stamps = {"time stamps": "irregular", "median_rate_hz": 1 / when.interval if when.interval else 0.0}
+    return {
+        **stamps,
+        "gaps": gaps,
+        "longest_gap_s": longest,
+        "first_s": float(when.times[0]),
+        "last_s": float(when.times[-1]),
+    }
+
+
+def _intervals(stream: IntervalStream, problems: list[Problem]) -> dict[str, Any]:
+    leaf: dict[str, Any] = {"rows": len(stream), "columns": list(stream.columns)}
+    stops = int((~np.isfinite(stream.stop)).sum())
+    if stops:
+        problems.append(
+            Problem(stream.path, f"{stops} of {len(stream)} rows have no stop time", "see nan_stop", "info")
+        )
+        leaf["without a stop time"] = stops
+    if stream.modality == "trials" and (relative := recognised_columns(stream)):
+        what = f"{', '.join(relative)} seem to count from the start of each trial"
+        consequence = f"no alignment or labels until relative_columns={','.join(relative)} says so; else trial = -1"
+        problems.append(Problem(stream.path, what, consequence))
+        leaf["relative to the trial's start"] = relative
+    return leaf
+
+
+def _first(names: Sequence[str]) -> list[str]:
+    more = [f"... {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return [*names[:_SHOWN], *more]
+
+
+def _some(name: str, value: Any) -> dict[str, Any]:
+    return {name: value} if value else {}

@@ -1,0 +1,1 @@
+"""The codecs of the format: encode and decode side by side in one class each."""

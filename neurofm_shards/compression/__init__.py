@@ -1,0 +1,1 @@
+"""Compressions of the standard library, and how frames are cut."""

@@ -1,10 +1,11 @@
 """Locality-preserving shuffle: windows that draw from several shards at once.
 
 Shards are put into a keyed random order and taken ``K`` at a time as a group. A group of ``n`` samples is cut into
-``W = ceil(n / buffer_size)`` windows; of each shard of the group, which has ``s`` samples, window ``w`` takes those
-from ``floor(s * w / W)`` to ``floor(s * (w + 1) / W)``, and puts them into a keyed random order of its own. So a window
-holds about ``buffer_size`` samples of ``K`` shards, each shard is read front to back while its group lasts, and which
-row lies at which position is a formula: nothing of the epoch is stored but the order of the shards.
+``W = ceil(n / buffer_size)`` windows. Of the ``k``-th shard of the group, which has ``s`` samples, window ``w`` takes
+those from ``floor((s * w + p) / W)`` to ``floor((s * (w + 1) + p) / W)`` with the phase ``p = floor(k * W / K)``, which
+keeps windows equally long, and puts them into a keyed random order of its own. So a window holds ``buffer_size``
+samples of ``K`` shards, each shard is read front to back while its group lasts, and which row lies at which position is
+a formula: nothing of the epoch is stored but the order of the shards.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Windows:
     sizes : numpy.ndarray of int64, shape (shards,)
         Samples per shard.
     buffer_size : int
-        Samples per window, at most; 1 shuffles shards only.
+        Samples per window; 1 shuffles shards only.
     key : int
         64 bits, of this epoch.
     shuffle_shards : bool
@@ -89,7 +90,9 @@ class Windows:
     def _locate(self, group: Rows, inside: Rows) -> tuple[Rows, Rows, Rows]:
         """Return window, its first position in the group and its size for positions inside groups."""
         windows, total = self._windows[group], np.diff(self._first)[group]
-        window = scaled(inside, windows, total)
+        # never too late, and too early by few: pieces differ from their share by less than one sample of each shard,
+        # and floats are off by less than 1e-6 of a window
+        window = np.maximum((inside - self._per_group) * (windows / total) - 1e-6, 0).astype(np.int64)
         begin, end = self._begin(group, window), self._begin(group, window + 1)
         late = np.flatnonzero(end <= inside)
         while len(late):
@@ -102,15 +105,23 @@ class Windows:
     def _begin(self, group: Rows, window: Rows) -> Rows:
         """Return the first position, inside its group, of each window."""
         (group, window), back = _distinct(group, window)
-        begins: Rows = scaled(self._sizes[group], window[:, None], self._windows[group][:, None]).sum(axis=1)
+        begins: Rows = self._piece(group, window).sum(axis=1)
         return begins[back]
+
+    def _piece(self, group: Rows, window: Rows) -> Rows:
+        """Return where each shard's piece begins for these windows; shape (windows, K)."""
+        windows = self._windows[group][:, None]
+        phase = np.arange(self._per_group) * windows // self._per_group
+        whole, rest = np.divmod(self._sizes[group], windows)  # keeps products within 64 bits
+        begin: Rows = whole * window[:, None]
+        begin += (rest * window[:, None] + phase) // windows
+        return begin
 
     def _pick(self, group: Rows, window: Rows, offset: Rows) -> Rows:
         """Return the row at each offset of a window whose shards' pieces lie end to end."""
         (group, window), back = _distinct(group, window)
-        windows = self._windows[group][:, None]
-        begin = scaled(self._sizes[group], window[:, None], windows)
-        ends = np.cumsum(scaled(self._sizes[group], window[:, None] + 1, windows) - begin, axis=1)
+        begin = self._piece(group, window)
+        ends = np.cumsum(self._piece(group, window + 1) - begin, axis=1)
         base = np.concatenate(([0], np.cumsum(ends[:, -1])))
         cell = np.searchsorted((ends + base[:-1, None]).reshape(-1), base[back] + offset, side="right")
         piece_ends = ends.reshape(-1)[cell]
@@ -126,12 +137,6 @@ def group_length(total: int, shards: int, buffer_size: int) -> int:
         return 1
     filling = -(-buffer_size * shards // total)
     return max(1, min(shards, max(min(INTERLEAVED, buffer_size), filling)))
-
-
-def scaled(count: Rows, part: Rows, parts: Rows) -> Rows:
-    """Return ``floor(count * part / parts)`` without leaving 64 bits, for ``part <= parts < 2**31``."""
-    whole, rest = np.divmod(count, parts)
-    return whole * part + rest * part // parts
 
 
 def _distinct(group: Rows, window: Rows) -> tuple[tuple[Rows, Rows], Rows]:

@@ -1,0 +1,191 @@
+"""States: small, tied to their data and settings, never silently wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neurofm_shards.errors import StateError
+from neurofm_shards.loading.plan import SinglePlan
+from neurofm_shards.loading.state import MAX_STATE_BYTES, LoaderState, read_state, save_state
+
+
+def state_of(plan, epoch=0, position=0):
+    return LoaderState.from_dict(json.loads(json.dumps(LoaderState.of(plan, epoch, position).to_dict())))
+
+
+@given(st.integers(0, 2**40), st.integers(0, 70), st.sampled_from([True, False, "global"]))
+def test_a_state_survives_json_and_leads_back_to_its_position(stored, epoch, position, mode):
+    plan = SinglePlan(stored([30, 40]), mode)
+    again = state_of(plan, epoch, position).resume(SinglePlan(stored([30, 40]), mode, batch_size=7, world_size=3))
+    assert again == ((epoch, position) if position < 70 else (epoch + 1, 0))
+
+
+def test_a_state_names_shard_and_offset(stored):
+    found = LoaderState.of(SinglePlan(stored([30, 40]), False), 2, 35).to_dict()
+    assert (found["shard_idx"], found["sample_offset"], found["epoch"], found["position"]) == (1, 35, 2, 35)
+
+
+def test_a_state_is_smaller_than_a_kilobyte(stored):
+    plan = SinglePlan(stored([2**40] * 9), True, seed=2**63, subset=np.arange(5), buffer_size=2**40)
+    assert len(json.dumps(LoaderState.of(plan, 2**50, 3).to_dict(), indent=2)) < MAX_STATE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"seed": 1}, "seed was 42, is 1"),
+        ({"mode": "global"}, "shuffle was True, is global"),
+        ({"buffer_size": 9}, "buffer_size was 1000, is 9"),
+        ({"shuffle_shards": False}, "shuffle_shards was True, is False"),
+        ({"subset": np.arange(3)}, "the selected samples was not set, is"),
+    ],
+)
+def test_a_state_of_other_settings_is_refused_naming_them(stored, settings, says):
+    state = state_of(SinglePlan(stored([30, 40])), 0, 10)
+    with pytest.raises(StateError, match=says):
+        state.resume(SinglePlan(stored([30, 40]), **settings))
+
+
+def test_a_state_of_another_data_set_is_refused(stored):
+    state = state_of(SinglePlan(stored([30, 40])), 0, 10)
+    with pytest.raises(StateError, match="fingerprint was .*load the data set it was saved with"):
+        state.resume(SinglePlan(stored([30, 40], "other")))
+
+
+def test_a_state_of_another_ordering_algorithm_is_refused(stored):
+    found = LoaderState.of(SinglePlan(stored([30])), 0, 10).to_dict()
+    found["identity"] = {**found["identity"], "order_version": 0}
+    with pytest.raises(StateError, match="version of the ordering algorithm was 0, is 1"):
+        LoaderState.from_dict(found).resume(SinglePlan(stored([30])))
+
+
+def test_appended_samples_are_accepted_in_storage_order(stored):
+    assert state_of(SinglePlan(stored([30, 40]), False), 0, 50).resume(SinglePlan(stored([30, 40, 5]), False)) == (
+        0,
+        50,
+    )
+
+
+@pytest.mark.parametrize("mode", [True, "global"])
+def test_appended_samples_are_accepted_between_shuffled_epochs_only(stored, mode):
+    longer = SinglePlan(stored([30, 40, 5]), mode)
+    assert state_of(SinglePlan(stored([30, 40]), mode), 0, 70).resume(longer) == (1, 0)
+    with pytest.raises(StateError, match=r"appended .* at sample 69 of epoch 0.*set_epoch\(1\)"):
+        state_of(SinglePlan(stored([30, 40]), mode), 0, 69).resume(longer)
+
+
+def test_appended_samples_leave_a_subset_of_the_old_ones_recognisable(stored):
+    older = SinglePlan(stored([30, 40]), False, subset=np.array([3, 50]))
+    newer = SinglePlan(stored([30, 40, 5]), False, subset=np.array([3, 50, 72]))
+    other = SinglePlan(stored([30, 40, 5]), False, subset=np.array([4, 50, 72]))
+    assert state_of(older, 0, 1).resume(newer) == (0, 1)
+    with pytest.raises(StateError, match="the selected samples was"):
+        state_of(older, 0, 1).resume(other)
+
+
+def test_a_data_set_that_became_shorter_is_refused(stored):
+    with pytest.raises(StateError, match="number of shards was 2, is 1"):
+        state_of(SinglePlan(stored([30, 40]), False), 0, 10).resume(SinglePlan(stored([30]), False))
+
+
+@given(st.integers(0, 400))
+def test_a_torn_checkpoint_is_an_error(tmp_path_factory, stored, kept):
+    path = tmp_path_factory.mktemp("torn") / "checkpoint.json"
+    save_state(path, LoaderState.of(SinglePlan(stored([30])), 1, 5))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:kept])
+    if kept >= len(whole):
+        assert read_state(path).position == 5
+    else:
+        with pytest.raises(StateError, match="not a whole checkpoint"):
+            read_state(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "null",
+        "7",
+        '"x"',
+        "{}",
+        "\x00" * 50,
+        "\xff",
+        "[" * 1000,
+        '{"a":' * 150,
+        "x" * 5000,
+        '{"shard_idx": 3, "sample_offset": 7}',
+        '{"version": 1, "version": 1}',
+    ],
+)
+def test_a_foreign_file_is_an_error(tmp_path, text):
+    path = tmp_path / "checkpoint.json"
+    path.write_bytes(text.encode("latin1"))
+    with pytest.raises(StateError, match="not a whole checkpoint"):
+        read_state(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epoch", -1),
+        ("epoch", True),
+        ("epoch", 1.0),
+        ("epoch", 2**63),
+        ("position", "5"),
+        ("position", float("nan")),
+        ("sample_offset", 4),
+        ("identity", None),
+        ("identity", [1]),
+        ("shard_idx", -2),
+        ("version", 2),
+    ],
+)
+def test_hostile_values_are_refused(stored, key, value):
+    found = {**LoaderState.of(SinglePlan(stored([30])), 1, 5).to_dict(), key: value}
+    with pytest.raises(StateError):
+        LoaderState.from_dict(found)
+
+
+def test_a_position_beyond_the_epoch_is_refused(stored):
+    state = LoaderState(0, 31, SinglePlan(stored([30])).identity())
+    with pytest.raises(StateError, match="stands at sample 31 of epoch 0, which has only 30"):
+        state.resume(SinglePlan(stored([30])))
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(StateError, match="is a folder"):
+        read_state(tmp_path)
+
+
+SAVES = """
+import sys, numpy as np
+from neurofm_shards.loading.state import LoaderState, save_state
+print("go", flush=True)
+position = 0
+while True:
+    position += 1
+    save_state(sys.argv[1], LoaderState(0, position, {"dataset": "x" * 600}))
+"""
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+    path = tmp_path / "checkpoint.json"
+    for i in range(5):
+        process = subprocess.Popen([sys.executable, "-c", SAVES, str(path)], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(0.05 + 0.013 * i)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert read_state(path).position > 0

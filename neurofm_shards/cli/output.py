@@ -16,7 +16,7 @@ def result_console() -> Console:
 
 def note_console() -> Console:
     """Return a console for progress and notes."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from neurofm_shards.errors import ConfigError
+from neurofm_shards.recordings.blocks import Blocks
 from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, plain, row_numbers
 from neurofm_shards.recordings.options import SeriesOptions
 from neurofm_shards.recordings.resampling import Track, tracks
@@ -67,7 +67,7 @@ class WindowedSeries(WindowedModality):
         self._samples = _samples(nominal, frame, stream.path, options.rate)
         self._frame = frame
         rows = _block_rows(block_bytes, scaled.width, nominal * when.interval)
-        self._blocks = _Blocks(self._tracks, scaled.width, rows)
+        self._blocks = Blocks(self._tracks, scaled.width, rows)
         self.name = name
         self.problems = (*when.problems, *_calibration(stream, options), *_irregular(stream, when.times, options.rate))
         self.facts = {"path": stream.path, "rate_hz": nominal, "samples": self._samples, "unit": scaled.unit}
@@ -82,28 +82,26 @@ class WindowedSeries(WindowedModality):
 
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
         """Return values, mask and channels of windows."""
-        width = self._blocks.width
-        values = np.full((len(starts), self._samples, width), np.nan, dtype=np.float32)
-        self._blocks.copy(values, *self._pieces(starts))
+        values, mask = self._blocks.cut(len(starts), self._samples, *self._pieces(starts))
         for i, ticks in cut_short(starts, stops, self._frame.window_ticks):
-            values[i, ticks * self._samples // self._frame.window_ticks :] = np.nan
-        mask: npt.NDArray[np.bool_] = np.any(np.isfinite(values), axis=2)
+            held = ticks * self._samples // self._frame.window_ticks
+            values[i, held:], mask[i, held:] = np.nan, False
         return {
             self.name: values,
             f"{self.name}_valid": mask,
-            f"{self.name}_channels": row_numbers(width, len(starts)),
+            f"{self.name}_channels": row_numbers(self._blocks.width, len(starts)),
         }
 
     def valid_fraction(self, starts: Ints) -> Floats:
         """Return the share of samples of each window that the series has."""
-        window, _, _, counts = self._pieces(starts)
+        window, _, _, _, counts = self._pieces(starts)
         return np.bincount(window, weights=counts, minlength=len(starts)) / self._samples
 
-    def _pieces(self, starts: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-        """Return which output rows go where: window, place in it, first row, number of rows."""
+    def _pieces(self, starts: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+        """Return which samples go where: window, place in it, run, first sample of it, number of samples."""
         if not self._tracks:
             nothing = np.zeros(0, dtype=np.int64)
-            return nothing, nothing, nothing, nothing
+            return nothing, nothing, nothing, nothing, nothing
         t0 = np.array([track.t0 for track in self._tracks])
         rate = np.array([track.rate for track in self._tracks])
         count = np.array([track.count for track in self._tracks], dtype=np.int64)
@@ -116,63 +114,7 @@ class WindowedSeries(WindowedModality):
         at = np.ceil((seconds[window] - t0[track]) * rate[track] - _AT_START).astype(np.int64)
         begin, end = np.maximum(at, 0), np.minimum(at + self._samples, count[track])
         some = begin < end
-        rows = begin + (np.cumsum(count) - count)[track]
-        return window[some], (begin - at)[some], rows[some], (end - begin)[some]
-
-
-class _Blocks:
-    """Output rows of all tracks, end to end, read in blocks of a fixed grid; the last block is kept."""
-
-    def __init__(self, runs: Sequence[Track], width: int, rows: int) -> None:
-        self.width = width
-        self._runs = runs
-        self._rows = rows
-        self._ends = np.cumsum([run.count for run in runs])
-        self._number = -1
-        self._block: npt.NDArray[np.float32] = np.zeros((0, width), dtype=np.float32)
-
-    def copy(self, out: npt.NDArray[np.float32], window: Ints, place: Ints, row: Ints, count: Ints) -> None:
-        """Copy ``count`` rows from ``row`` on to ``out[window, place:]``, block by block."""
-        if len(row) == 0:
-            return
-        first, last = row // self._rows, (row + count - 1) // self._rows
-        for number in np.unique(expand(first, last - first + 1)):
-            block, begin = self._load(int(number)), int(number) * self._rows
-            here = np.flatnonzero((first <= number) & (number <= last))
-            whole = (first[here] == last[here]) & (count[here] == out.shape[1])
-            _copy_whole(out, block, window[here[whole]], row[here[whole]] - begin)
-            for i in here[~whole]:
-                low, high = max(int(row[i]), begin), min(int(row[i] + count[i]), begin + len(block))
-                at = int(place[i]) + low - int(row[i])
-                out[window[i], at : at + high - low] = block[low - begin : high - begin]
-
-    def _load(self, number: int) -> npt.NDArray[np.float32]:
-        if number == self._number:
-            return self._block
-        start, stop = number * self._rows, min((number + 1) * self._rows, int(self._ends[-1]))
-        self._number = -1
-        self._block = np.empty((0, self.width), dtype=np.float32)
-        block = np.empty((stop - start, self.width), dtype=np.float32)
-        for run, end in zip(self._runs, self._ends, strict=True):
-            low, high = max(start, int(end) - run.count), min(stop, int(end))
-            if low < high:
-                offset = int(end) - run.count
-                block[low - start : high - start] = run.read(low - offset, high - offset)
-        self._number, self._block = number, block
-        return block
-
-
-def _copy_whole(out: npt.NDArray[np.float32], block: npt.NDArray[np.float32], window: Ints, row: Ints) -> None:
-    """Copy windows that lie in the block as a whole: windows of the block are a strided view of it."""
-    samples, width = out.shape[1:]
-    if len(row) == 0 or width == 0:
-        return
-    flat = np.lib.stride_tricks.as_strided(
-        block, (len(block) - samples + 1, samples * width), (block.strides[0], block.itemsize), writeable=False
-    )
-    step = max(1, (8 << 20) // (samples * width * 4))
-    for i in range(0, len(row), step):
-        out[window[i : i + step]] = flat[row[i : i + step]].reshape(-1, samples, width)
+        return window[some], (begin - at)[some], track[some], begin[some], (end - begin)[some]
 
 
 def _samples(rate: float, frame: Frame, path: str, asked: float | None) -> int:

@@ -28,15 +28,33 @@ def recognised_columns(stream: IntervalStream) -> list[str]:
     return found
 
 
+def session_columns(stream: IntervalStream) -> list[str]:
+    """Return the time columns whose values lie within their own interval: in session time beyond doubt."""
+    found = []
+    for name, values in stream.columns.items():
+        array = column(values)
+        if "time" in name.lower() and name not in stream.relative_columns and array.dtype.kind in "iuf":
+            share = _inside(stream, array.astype(np.float64))
+            if share is not None and share[0] >= 0.5:
+                found.append(name)
+    return found
+
+
 def _relative(stream: IntervalStream, values: Floats) -> bool:
+    share = _inside(stream, values)
+    return share is not None and share[0] < 0.5 < share[1]
+
+
+def _inside(stream: IntervalStream, values: Floats) -> tuple[float, float] | None:
+    """Return which share of values lies near its interval, as it is and with the interval's start added."""
     known = np.isfinite(values) & np.isfinite(stream.start)
     if known.sum() < _FEWEST:
-        return False
+        return None
     start, value = stream.start[known], values[known]
     length = _lengths(stream)[known]
     as_session = (value >= start - length) & (value <= start + 2 * length)
     as_relative = (value >= -length) & (value <= 2 * length)
-    return bool(as_session.mean() < 0.5 < as_relative.mean())
+    return float(as_session.mean()), float(as_relative.mean())
 
 
 def _lengths(stream: IntervalStream) -> Floats:

@@ -31,8 +31,12 @@ class Track(ABC):
     count: int
 
     @abstractmethod
-    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
-        """Return samples ``start`` to ``stop``, shape (stop - start, channels)."""
+    def load(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return samples ``start`` to ``stop``, shape (stop - start, channels), as ``finish`` wants them."""
+
+    def finish(self, loaded: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
+        """Write loaded samples, of any leading shape, to ``out`` as physical values."""
+        np.copyto(out, loaded)
 
 
 class StoredTrack(Track):
@@ -43,10 +47,13 @@ class StoredTrack(Track):
         self._first = segment.first
         self.t0, self.rate, self.count = segment.t0, segment.rate, segment.stop - segment.first
 
-    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
-        """Return stored samples."""
-        values: npt.NDArray[np.float32] = self._scaled.read(self._first + start, self._first + stop, "float32")
-        return values
+    def load(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return stored numbers."""
+        return self._scaled.stored(self._first + start, self._first + stop)
+
+    def finish(self, loaded: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
+        """Scale stored numbers."""
+        self._scaled.apply(loaded, out)
 
 
 class PolyphaseTrack(Track):
@@ -62,7 +69,7 @@ class PolyphaseTrack(Track):
         self.t0, self.rate = segment.t0, segment.rate * self._up / self._down
         self.count = -(-length * self._up // self._down)
 
-    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+    def load(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Filter the stored samples that reach into these outputs."""
         up, down, half = self._up, self._down, self._half
         length = self._segment.stop - self._segment.first
@@ -97,7 +104,7 @@ class InterpolatedTrack(Track):
         self.t0, self.rate = float(times[0]), rate
         self.count = int(np.floor((times[-1] - times[0]) * rate + 1e-6)) + 1
 
-    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+    def load(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Return interpolated samples."""
         at = np.minimum(self.t0 + np.arange(start, stop) / self.rate, self._times[-1])
         right = np.clip(np.searchsorted(self._times, at, side="left"), 1, max(1, len(self._times) - 1))

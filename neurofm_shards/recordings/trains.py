@@ -228,9 +228,9 @@ def _sorted_inside(times: Floats, owner: Ints, timeline: Timeline) -> tuple[Ints
 
 def _reports(path: str, facts: Mapping[str, int]) -> list[Problem]:
     wording = (
-        ("not_a_number", "spike times are not a number", "dropped"),
-        ("unsorted_steps", "spikes come before the one listed ahead of them", "sorted per unit"),
-        ("outside", "spikes lie outside of the recording's extent", "excluded, not moved to its ends"),
+        ("not_a_number", "times are not a number", "dropped"),
+        ("unsorted_steps", "times come before the one listed ahead of them", "sorted"),
+        ("outside", "times lie outside of the recording's extent", "excluded, not moved to its ends"),
     )
     return [
         Problem(path, f"{facts[key]} of {facts['total']} {what}", consequence)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.recordings.options import WindowOptions
-from neurofm_shards.recordings.relative import recognised_columns
+from neurofm_shards.recordings.relative import recognised_columns, session_columns
 from neurofm_shards.recordings.selection import by_path, listing, only
 from neurofm_shards.recordings.streams import Floats, IntervalStream, Ints
 from neurofm_shards.recordings.ticks import to_seconds, to_ticks
@@ -81,12 +81,11 @@ def load_trials(streams: Sequence[IntervalStream], options: WindowOptions, timel
     if stream is None:
         return None
     _check_names(stream, options)
-    undeclared = [
-        name
-        for name in recognised_columns(stream)
-        if name not in options.relative_columns and name not in options.absolute_columns
-    ]
-    if undeclared:
+    declared = {*options.relative_columns, *options.absolute_columns}
+    undeclared = [name for name in recognised_columns(stream) if name not in declared]
+    used = {options.align_field, *options.label_columns} & set(undeclared)
+    # where other columns are in session time, small numbers are more likely durations: only their use is refused
+    if used or (undeclared and not session_columns(stream)):
         what = f"{', '.join(undeclared)} seem to count from the start of each trial, not of the session"
         remedy = (
             f"say relative_columns={','.join(undeclared)} (or absolute_columns, if they are session times after all)"

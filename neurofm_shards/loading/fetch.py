@@ -1,0 +1,221 @@
+"""From a request to a batch: gather, transform, turn into tensors."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.blocks import concat_blocks, take
+from neurofm_shards.errors import ConfigError, FormatError
+from neurofm_shards.loading.collate import collate_webdataset
+from neurofm_shards.loading.metadata import LazyMetadata
+from neurofm_shards.loading.pipeline import Fetched
+from neurofm_shards.loading.plan import Request
+from neurofm_shards.loading.samples import split_samples
+from neurofm_shards.loading.tensors import batch_to_tensors
+from neurofm_shards.loading.transforming import BatchFunction, SampleFunction, apply
+from neurofm_shards.plugins.interfaces import Transform
+from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.types import Block
+
+OnError: TypeAlias = Literal["raise", "skip"]
+RaggedAs: TypeAlias = Literal["list", "pad", "packed", "nested"]
+Rows: TypeAlias = npt.NDArray[np.int64]
+Failures: TypeAlias = "tuple[tuple[int, str], ...]"
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """Reads rows of one data set and transforms them.
+
+    Attributes
+    ----------
+    collection : ShardCollection
+        The data set.
+    columns : tuple of str or None
+        Fields to read; None for all.
+    dtypes : mapping of str to dtype
+        Types to convert to while reading.
+    transforms : tuple of Transform
+        Already bound to this data set.
+    """
+
+    collection: ShardCollection
+    columns: tuple[str, ...] | None = None
+    dtypes: Mapping[str, npt.DTypeLike] | None = None
+    transforms: tuple[Transform, ...] = ()
+
+    def read(self, rows: Rows, on_error: OnError) -> tuple[Block, Failures]:
+        """Return the rows as a block, without those that cannot be read, which are listed (``on_error="skip"``)."""
+        failures: Failures = ()
+        try:
+            columns = self._gather(rows)
+        except FormatError:
+            if on_error == "raise":
+                raise
+            failures = self._damaged(rows)
+            rows = np.delete(rows, [i for i, _ in failures])
+            columns = self._gather(rows)
+        lazy = LazyMetadata(partial(self.collection.metadata, rows), len(rows))
+        return apply(self.transforms, Block(columns, lazy)), failures
+
+    def _gather(self, rows: Rows) -> dict[str, Any]:
+        return self.collection.gather(rows, self.columns, dtypes=self.dtypes)
+
+    def _damaged(self, rows: Rows) -> Failures:
+        found = ((i, self._problem(rows[i : i + 1])) for i in range(len(rows)))
+        return tuple((i, text) for i, text in found if text is not None)
+
+    def _problem(self, row: Rows) -> str | None:
+        try:
+            self._gather(row)
+        except FormatError as error:
+            return str(error)
+        return None
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Turns a block into the batch that the training loop gets.
+
+    Attributes
+    ----------
+    transform : callable or None
+        Given each sample as a dict of tensors (with its metadata under ``metadata``), returns the sample to use.
+    batch_transform : callable or None
+        Given the whole batch, returns the batch to use.
+    ragged : str
+        See :func:`~neurofm_shards.loading.tensors.batch_to_tensors`; so is ``pad_value``.
+    metadata : bool
+        Whether batches have ``metadata``.
+    """
+
+    transform: SampleFunction | None = None
+    batch_transform: BatchFunction | None = None
+    ragged: RaggedAs = "list"
+    pad_value: float = 0.0
+    metadata: bool = True
+
+    def __call__(self, block: Block) -> Any:
+        """Return the batch."""
+        metadata = block.metadata if self.metadata else None
+        if self.transform is None:
+            batch = batch_to_tensors(block.columns, metadata, ragged=self.ragged, pad_value=self.pad_value)
+        else:
+            samples = [self.transform(sample) for sample in split_samples(block.columns, metadata)]
+            batch = collate_webdataset(samples, ragged=self.ragged, pad_value=self.pad_value)
+        return batch if self.batch_transform is None else self.batch_transform(batch)
+
+
+class BatchFetch:
+    """Makes the batch of a request; picklable when its transforms are; used by several threads at once.
+
+    Parameters
+    ----------
+    readers : sequence of RowReader
+        One per data set of the plan.
+    finish : Finish
+        What is done once the rows are there.
+    on_error : "raise" or "skip"
+        Skip: samples that cannot be read are left out and the batch is smaller. It is never empty, so every rank
+        still takes the same number of steps: a batch of which nothing can be read is an error.
+    """
+
+    def __init__(self, readers: Sequence[RowReader], finish: Finish, on_error: OnError = "raise") -> None:
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error={on_error!r}; choose 'raise' or 'skip'")
+        self.readers = tuple(readers)
+        self._finish = finish
+        self._on_error: OnError = on_error
+
+    def __call__(self, request: Request) -> Fetched:
+        """Read, transform, join, finish."""
+        blocks, failures, start = [], [], 0
+        for number, rows in request.parts:
+            block, failed = self.readers[number].read(rows, self._on_error)
+            blocks.append(block)
+            failures += [(start + i, text) for i, text in failed]
+            start += len(rows)
+        if failures and len(failures) == start:
+            raise FormatError(f"none of the {start} samples of a batch can be read; the first: {failures[0][1]}")
+        placed = _in_batch(request.order, failures)
+        return Fetched(self._finish(self._joined(request, blocks, placed)), placed)
+
+    def metadata(self, request: Request, failures: Failures) -> LazyMetadata:
+        """Return the metadata that the batch of a request has when no transform changes it."""
+        kept = np.delete(_order(request), [i for i, _ in failures])
+        return LazyMetadata(partial(self._metadata, request.parts, kept), len(kept))
+
+    def _metadata(self, parts: tuple[tuple[int, Rows], ...], order: Rows) -> list[dict[str, Any]]:
+        joined = [item for number, rows in parts for item in self.readers[number].collection.metadata(rows)]
+        return [joined[i] for i in order.tolist()]
+
+    def _joined(self, request: Request, blocks: list[Block], failures: Failures) -> Block:
+        """Join the parts and put them into the batch's order; nobody's metadata is decoded for that."""
+        untouched = all(isinstance(block.metadata, LazyMetadata) and not block.metadata.decoded for block in blocks)
+        metadata = self.metadata(request, failures) if untouched else None
+        if len(blocks) == 1 and request.order is None:
+            return blocks[0] if metadata is None else replace(blocks[0], metadata=metadata)
+        if untouched:
+            blocks = [replace(block, metadata=[{}] * len(block)) for block in blocks]
+        joined = concat_blocks(blocks)
+        if request.order is not None:
+            joined = take(joined, _without(request.order, failures))
+        return joined if metadata is None else replace(joined, metadata=metadata)
+
+
+def _order(request: Request) -> Rows:
+    return np.arange(len(request)) if request.order is None else request.order
+
+
+def _in_batch(order: Rows | None, failures: list[tuple[int, str]]) -> Failures:
+    """Turn places in the joined parts into places in the batch."""
+    if order is None or not failures:
+        return tuple(failures)
+    texts = dict(failures)
+    return tuple((place, texts[i]) for place, i in enumerate(order.tolist()) if i in texts)
+
+
+def _without(order: Rows, failures: Failures) -> Rows:
+    """Return the order of what is left of the joined parts."""
+    failed = [place for place, _ in failures]
+    left = np.ones(len(order), dtype=np.bool_)
+    left[order[failed]] = False
+    new: Rows = np.cumsum(left)[np.delete(order, failed)] - 1
+    return new
+
+
+class _Deferred(enum.Enum):
+    """Stands for metadata that the parent process decodes itself, if anyone looks at it."""
+
+    METADATA = "metadata"
+
+
+class RemoteFetch:
+    """A fetch for worker processes: metadata that nobody looked at is not sent to the parent."""
+
+    def __init__(self, fetch: BatchFetch) -> None:
+        self._fetch = fetch
+
+    def __call__(self, request: Request) -> Fetched:
+        """Fetch, and leave lazy metadata out."""
+        fetched = self._fetch(request)
+        batch = fetched.batch
+        lazy = batch.get("metadata") if isinstance(batch, dict) else None
+        if isinstance(lazy, LazyMetadata) and not lazy.decoded:
+            batch["metadata"] = _Deferred.METADATA
+        return fetched
+
+
+def restored(fetch: BatchFetch, fetched: Fetched, request: Request) -> Fetched:
+    """Put the metadata back that :class:`RemoteFetch` left out."""
+    batch = fetched.batch
+    if isinstance(batch, dict) and batch.get("metadata") is _Deferred.METADATA:
+        batch["metadata"] = fetch.metadata(request, fetched.failures)
+    return fetched

@@ -1,0 +1,68 @@
+"""A batch's metadata: the list of its samples' dicts, decoded when someone looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, SupportsIndex
+
+
+class LazyMetadata(list[Any]):
+    """A list that is filled by ``decode`` when it is first used; its length is known before.
+
+    Copying and pickling give a plain list. C code that reads lists from the inside, past their methods (orjson), sees
+    an empty one until then: hand it ``list(metadata)``.
+
+    Parameters
+    ----------
+    decode : callable
+        Returns the items, ``length`` of them.
+    length : int
+        Their number.
+    """
+
+    def __init__(self, decode: Callable[[], list[dict[str, Any]]], length: int) -> None:
+        super().__init__()
+        self._decode: Callable[[], list[dict[str, Any]]] | None = decode
+        self._length = length
+
+    @property
+    def decoded(self) -> bool:
+        """Whether someone has looked."""
+        return self._decode is None
+
+    def _filled(self) -> LazyMetadata:
+        if self._decode is not None:
+            items = self._decode()
+            if self._decode is not None:  # another thread may have been faster
+                super().extend(items)
+                self._decode = None
+        return self
+
+    def __len__(self) -> int:
+        return self._length if self._decode is not None else super().__len__()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[list[Any]], tuple[list[Any]]]:
+        return list, (list(self),)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._filled()
+        return super().__iter__()
+
+
+def _looking(name: str) -> Callable[..., Any]:
+    """Return a list's method that fills the list first."""
+    method = getattr(list, name)
+
+    def look(self: LazyMetadata, *arguments: Any, **options: Any) -> Any:
+        return method(self._filled(), *arguments, **options)
+
+    look.__name__ = name
+    return look
+
+
+for _name in (
+    *("__getitem__", "__setitem__", "__delitem__", "__contains__", "__reversed__", "__repr__"),
+    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__add__", "__mul__", "__rmul__", "__iadd__"),
+    *("__imul__", "append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"),
+):
+    setattr(LazyMetadata, _name, _looking(_name))

@@ -1,0 +1,157 @@
+"""From requests to batches: in order, a bounded number in advance, in this thread or by workers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeAlias
+
+from neurofm_shards.errors import WorkerError
+from neurofm_shards.loading.plan import Request
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a request led to.
+
+    Attributes
+    ----------
+    batch : Any
+        The finished batch.
+    failures : tuple of (int, str)
+        Samples that could not be read and are left out: their places in the request, and what was wrong.
+    """
+
+    batch: Any
+    failures: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A fetch that raised; kept until its batch's turn comes. ``trace`` is where, in another process."""
+
+    error: BaseException
+    trace: str = ""
+
+
+Fetch: TypeAlias = Callable[[Request], Fetched]
+Outcome: TypeAlias = "Fetched | Failed"
+#: One or more batches that travel to a worker and back together.
+Task: TypeAlias = "list[Request]"
+
+
+class Workers(ABC):
+    """Runs tasks; outcomes come back in the order in which tasks were submitted.
+
+    Attributes
+    ----------
+    slots : int
+        Tasks that may be under way while the caller uses a batch.
+    """
+
+    slots: int
+
+    def begin(self, seed: int) -> None:  # noqa: B027  (only processes need it)
+        """Say what random numbers in the workers start from, for all tasks that follow."""
+
+    @abstractmethod
+    def submit(self, task: Task) -> None:
+        """Start a task."""
+
+    @abstractmethod
+    def result(self) -> list[Outcome]:
+        """Wait for the oldest task; one outcome per request, at most one failure, which is the last."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Forget every task that is under way; the workers stay usable."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the workers. Harmless when repeated."""
+
+
+class InlineWorkers(Workers):
+    """No workers at all: each task runs when its result is asked for, in the caller's thread."""
+
+    slots = 0
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._waiting: deque[Task] = deque()
+
+    def submit(self, task: Task) -> None:
+        """See :meth:`Workers.submit`."""
+        self._waiting.append(task)
+
+    def result(self) -> list[Outcome]:
+        """See :meth:`Workers.result`."""
+        return [self._fetch(request) for request in self._waiting.popleft()]
+
+    def cancel(self) -> None:
+        """See :meth:`Workers.cancel`."""
+        self._waiting.clear()
+
+    def close(self) -> None:
+        """See :meth:`Workers.close`."""
+        self.cancel()
+
+
+def run(requests: Iterable[Request], workers: Workers, group: int = 1) -> Iterator[tuple[Fetched, Request]]:
+    """Yield every request's batch, in order.
+
+    Parameters
+    ----------
+    requests : iterable of Request
+        Asked for as room comes free, never all at once.
+    workers : Workers
+        Stay open; what is under way is cancelled when the iteration ends, however it ends.
+    group : int
+        Batches per task. Small batches travel together, because handing one over costs more than reading it.
+    """
+    under_way: deque[Task] = deque()
+    try:
+        for task in _tasks(requests, group):
+            workers.submit(task)
+            under_way.append(task)
+            if len(under_way) > workers.slots:
+                yield from _outcomes(workers, under_way.popleft())
+        while under_way:
+            yield from _outcomes(workers, under_way.popleft())
+    finally:
+        workers.cancel()
+
+
+def _tasks(requests: Iterable[Request], group: int) -> Iterator[Task]:
+    """Cut requests into tasks; the first ones are small, so that the first batch does not wait for a whole group."""
+    waiting, size = iter(requests), 1
+    while task := list(islice(waiting, size)):
+        yield task
+        size = min(2 * size, group)
+
+
+def _outcomes(workers: Workers, task: Task) -> Iterator[tuple[Fetched, Request]]:
+    outcomes = deque(workers.result())
+    for request in task:
+        outcome = outcomes.popleft()
+        if isinstance(outcome, Failed):
+            raise outcome.error from (WorkerError(f"in a worker process:\n{outcome.trace}") if outcome.trace else None)
+        yield outcome, request
+        del outcome  # the caller alone decides how long a batch lives
+
+
+def fetch_all(fetch: Fetch, task: Task, stopped: Callable[[], bool]) -> list[Outcome]:
+    """Run a task in a worker: stop at the first failure, or between batches when ``stopped()``."""
+    outcomes: list[Outcome] = []
+    for request in task:
+        if stopped():
+            break
+        try:
+            outcomes.append(fetch(request))
+        except Exception as error:  # noqa: BLE001  (raised again, as it is, when the batch's turn comes)
+            outcomes.append(Failed(error))
+            break
+    return outcomes

@@ -1,0 +1,63 @@
+"""Workers that are threads: they share the data set's memory, and their batches are handed over without a copy."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from neurofm_shards.loading.pipeline import Fetch, Outcome, Task, Workers, fetch_all
+
+
+class ThreadWorkers(Workers):
+    """Runs tasks in threads, which do well where copying and decompressing release the GIL.
+
+    The threads are those of :class:`concurrent.futures.ThreadPoolExecutor`: the interpreter waits for them before it
+    takes itself apart.
+
+    Parameters
+    ----------
+    fetch : callable
+        Called by several threads at once.
+    count : int
+        Number of threads.
+    prefetch_factor : int
+        Tasks under way per thread.
+    """
+
+    def __init__(self, fetch: Fetch, count: int, prefetch_factor: int) -> None:
+        self.slots = count * prefetch_factor
+        self._fetch = fetch
+        self._threads: set[int] = set()
+        self._stop = threading.Event()
+        self._pending: deque[Future[list[Outcome]]] = deque()
+        self._owner = os.getpid()
+        self._executor = ThreadPoolExecutor(
+            count, thread_name_prefix="neurofm-shards", initializer=_register, initargs=(self._threads,)
+        )
+
+    def submit(self, task: Task) -> None:
+        """See :meth:`Workers.submit`."""
+        self._pending.append(self._executor.submit(fetch_all, self._fetch, task, self._stop.is_set))
+
+    def result(self) -> list[Outcome]:
+        """See :meth:`Workers.result`."""
+        return self._pending.popleft().result()
+
+    def cancel(self) -> None:
+        """See :meth:`Workers.cancel`."""
+        while self._pending:
+            self._pending.pop().cancel()
+
+    def close(self) -> None:
+        """End the threads and wait for them, unless this is one of them (garbage collection runs anywhere)."""
+        if os.getpid() != self._owner:  # a forked child inherits the object but not the threads
+            return
+        self._stop.set()
+        self.cancel()
+        self._executor.shutdown(wait=threading.get_ident() not in self._threads, cancel_futures=True)
+
+
+def _register(threads: set[int]) -> None:
+    threads.add(threading.get_ident())

@@ -1,0 +1,99 @@
+"""What a loader does to samples and batches after reading them, and whether that holds the GIL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypeGuard, get_args
+
+from pydantic import BaseModel
+
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.plugins.interfaces import Transform
+from neurofm_shards.plugins.registry import registry
+from neurofm_shards.types import Block
+
+WorkerType: TypeAlias = Literal["auto", "thread", "process"]
+#: A transform, its name in the registry, its configuration, or several of these.
+TransformLike: TypeAlias = "Transform | str | Mapping[str, Any] | BaseModel"
+SampleFunction: TypeAlias = Callable[[dict[str, Any]], Any]
+BatchFunction: TypeAlias = Callable[[dict[str, Any]], Any]
+
+
+def make_transforms(described: TransformLike | Sequence[TransformLike] | None) -> tuple[Transform, ...]:
+    """Make transforms from names, configurations and instances.
+
+    Raises
+    ------
+    ConfigError
+        Something is none of these, or a configuration is wrong.
+    """
+    if described is None:
+        return ()
+    if is_transform(described):
+        return (_make(described),)
+    return tuple(_make(item) for item in described)
+
+
+def is_transform(described: object) -> TypeGuard[TransformLike]:
+    """Say whether this is one transform, or describes one."""
+    return isinstance(described, (Transform, str, Mapping, BaseModel))
+
+
+def _make(described: TransformLike) -> Transform:
+    if isinstance(described, Transform):
+        return described
+    if not isinstance(described, (str, Mapping, BaseModel)):
+        raise ConfigError(
+            f"{described!r} is no transform: give instances, names or configurations; a plain function of one sample "
+            "goes to transform=, one of a whole batch to batch_transform="
+        )
+    made: Transform = registry().transforms.make(described)
+    return made
+
+
+def bind(transforms: Sequence[Transform], manifest: BaseModel | None) -> tuple[Transform, ...]:
+    """Give each transform the data set's manifest, for statistics."""
+    if not transforms:
+        return ()
+    content = {} if manifest is None else manifest.model_dump(mode="json")
+    return tuple(transform.bind(content) for transform in transforms)
+
+
+def apply(transforms: Sequence[Transform], block: Block) -> Block:
+    """Run a block through transforms.
+
+    Raises
+    ------
+    ConfigError
+        One of them dropped samples: at load, that would change how many samples an epoch has.
+    """
+    for transform in transforms:
+        changed = transform.apply_block(block)
+        if len(changed) != len(block):
+            raise ConfigError(
+                f"the transform {type(transform).__name__} dropped {len(block) - len(changed)} of {len(block)} samples; "
+                "samples cannot be dropped while loading: choose them with where=, or drop them when converting"
+            )
+        block = changed
+    return block
+
+
+def choose_workers(
+    wanted: WorkerType,
+    transforms: Sequence[Transform],
+    transform: SampleFunction | None,
+    batch_transform: BatchFunction | None,
+) -> Literal["thread", "process"]:
+    """Choose threads, unless something is known or likely to hold the GIL.
+
+    A function of one sample is taken to be Python code that does; one of a whole batch, to be calls of numpy and torch
+    that do not. Either can say otherwise with an attribute ``holds_gil``.
+    """
+    if wanted not in get_args(WorkerType):
+        raise ConfigError(f"worker_type={wanted!r}; choose 'auto', 'thread' or 'process'")
+    if wanted != "auto":
+        return wanted
+    held = any(item.holds_gil for item in transforms)
+    held = held or (transform is not None and getattr(transform, "holds_gil", True))
+    held = held or (batch_transform is not None and getattr(batch_transform, "holds_gil", False))
+    return "process" if held else "thread"

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards.errors import ConfigError
+from neurofm_shards.errors import ConfigError, EncodeError
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Ragged, Sample
 
 
@@ -46,7 +46,7 @@ def _from_tensor(tensor: Any) -> npt.NDArray[Any]:
     try:
         array: npt.NDArray[Any] = tensor.detach().cpu().resolve_conj().resolve_neg().numpy()
     except TypeError as error:
-        raise ConfigError(
+        raise EncodeError(
             f"a tensor of {tensor.dtype} has no counterpart in numpy: convert it first, for example tensor.float()"
         ) from error
     return array

@@ -39,11 +39,13 @@ Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 FileName = Annotated[str, AfterValidator(plain_file_name)]
 
 
-class _Model(BaseModel):
+class FrozenModel(BaseModel):
+    """Frozen, closed, and strict about types."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class ShardEntry(_Model):
+class ShardEntry(FrozenModel):
     """One shard.
 
     Attributes
@@ -71,7 +73,7 @@ class ShardEntry(_Model):
     samples: list[dict[str, Any]] = Field(default_factory=list, max_length=16)
 
 
-class ColumnEntry(_Model):
+class ColumnEntry(FrozenModel):
     """One field over all samples.
 
     Attributes
@@ -86,8 +88,10 @@ class ColumnEntry(_Model):
         Which distribution provides the codec; named when a reader lacks it.
     dtype, shape, unit, table
         See :class:`~neurofm_shards.types.ColumnSpec`.
+    num_samples : int
+        How many samples have the field.
     optional : bool
-        Whether some samples lack the field.
+        Whether some samples lack it.
     """
 
     name: str = Field(min_length=1, max_length=255)
@@ -99,6 +103,7 @@ class ColumnEntry(_Model):
     shape: list[Count | None] | None = Field(None, max_length=64)
     unit: str | None = None
     table: str | None = None
+    num_samples: Count = 0
     optional: bool = False
 
     @property
@@ -109,14 +114,14 @@ class ColumnEntry(_Model):
         )
 
 
-class TableEntry(_Model):
+class TableEntry(FrozenModel):
     """A side table of the data set (units, channels): its file, and how many of its rows belong to this manifest."""
 
     file: Annotated[str, AfterValidator(_table_file)]
     rows: Count
 
 
-class Manifest(_Model):
+class Manifest(FrozenModel):
     """A data set.
 
     Attributes

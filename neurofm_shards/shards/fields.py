@@ -1,0 +1,160 @@
+"""Turning one field's values into members: header, envelope, data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.blocks import as_array
+from neurofm_shards.errors import EncodeError
+from neurofm_shards.plugins.choice import codec_for
+from neurofm_shards.plugins.interfaces import Codec
+from neurofm_shards.plugins.registry import registry
+from neurofm_shards.shards.headers import HeaderTemplate
+from neurofm_shards.shards.index_log import Form
+from neurofm_shards.shards.names import check_extension, check_field
+from neurofm_shards.types import Buffer
+
+AnyArray = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One value as bytes: the pieces of its payload, and where an array's data lie in it."""
+
+    size: int
+    pieces: Sequence[Buffer]
+    data: int = -1
+    form: Form | None = None
+
+
+class FieldWriter:
+    """Encodes the values of one field with one codec.
+
+    Parameters
+    ----------
+    field : str
+        Field name.
+    codec : Codec
+        What encodes.
+    """
+
+    def __init__(self, field: str, codec: Codec) -> None:
+        self.field = field
+        self.codec = codec
+        self.template = HeaderTemplate(field, check_extension(codec.extension))
+        self._envelopes: dict[tuple[np.dtype[Any], tuple[int, ...]], tuple[bytes, bytes] | None] = {}
+
+    def envelope(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, bytes] | None:
+        """Return what the codec puts around such an array; None where it has to encode each."""
+        try:
+            return self._envelopes[dtype, shape]
+        except KeyError:
+            found = self.codec.envelope(dtype.str, shape) if dtype.kind in "biufc" else None
+            self._envelopes[dtype, shape] = found
+            return found
+
+    def encode(self, value: Any) -> Encoded:
+        """Return a value as bytes.
+
+        Raises
+        ------
+        EncodeError
+            The codec refuses the value; the message names the field.
+        """
+        array = as_array(value)
+        if array is not None:
+            array = plain(array)
+            around = self.envelope(array.dtype, array.shape)
+            if around is not None:
+                before, after = around
+                data = array.reshape(-1).data.cast("B") if array.size else b""
+                size = len(before) + array.nbytes + len(after)
+                return Encoded(size, (before, data, after), len(before), (array.dtype.str, array.shape))
+        return self._by_codec(value if array is None else array)
+
+    def _by_codec(self, value: Any) -> Encoded:
+        try:
+            pieces = [memoryview(piece).cast("B") for piece in self.codec.encode(value) if len(piece)]
+        except EncodeError as error:
+            raise EncodeError(f"field {self.field!r}: {error}") from error
+        size = sum(map(len, pieces))
+        layout = self.codec.layout(memoryview(_head(pieces)), size)
+        if layout is None or layout.fortran:
+            return Encoded(size, pieces)
+        return Encoded(size, pieces, layout.offset, (layout.dtype, layout.shape))
+
+
+def _head(pieces: Sequence[memoryview]) -> bytes:
+    head = bytearray()
+    for piece in pieces:
+        head += piece[: 512 - len(head)]
+        if len(head) >= 512:
+            break
+    return bytes(head)
+
+
+def plain(array: AnyArray) -> AnyArray:
+    """Return the array in C order and little-endian, without a copy where it is so already."""
+    if not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array).reshape(array.shape)
+    if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and not np.little_endian):
+        array = array.astype(array.dtype.newbyteorder("<"))
+    return array
+
+
+class FieldWriters:
+    """Finds the codec for each field and type of value, once.
+
+    Parameters
+    ----------
+    codec : str
+        Preferred codec of arrays.
+    codecs : mapping of str to str
+        Codecs of single fields.
+    """
+
+    def __init__(self, codec: str, codecs: Mapping[str, str]) -> None:
+        self._preferred = codec
+        self._codecs = dict(codecs)
+        self._found: dict[tuple[str, Any], FieldWriter] = {}
+        self._writers: dict[tuple[str, str], FieldWriter] = {}
+        registry().codecs.get(codec)  # an unknown name is an error now, not at the first sample
+
+    def of(self, field: str, value: Any) -> FieldWriter:
+        """Return the writer for a value of a field.
+
+        Raises
+        ------
+        ConfigError
+            The field's name cannot be written.
+        EncodeError
+            No codec takes the value.
+        """
+        kind = (field, type(value))
+        try:
+            return self._found[kind]
+        except KeyError:
+            writer = self._found[kind] = self._writer(field, value)
+            return writer
+
+    def _writer(self, field: str, value: Any) -> FieldWriter:
+        check_field(field)
+        named = self._codecs.get(field)
+        codec = codec_for(value, self._preferred, field=field) if named is None else self._named(field, named, value)
+        writer = self._writers.get((field, codec.name))
+        if writer is None:
+            writer = self._writers[field, codec.name] = FieldWriter(field, codec)
+        return writer
+
+    def _named(self, field: str, name: str, value: Any) -> Codec:
+        codec = cast("Codec", registry().codecs.instance(name))
+        if not codec.accepts(value):
+            raise EncodeError(
+                f"field {field!r}: codec {name!r} takes no {type(value).__name__}; choose another in codecs="
+            )
+        return codec

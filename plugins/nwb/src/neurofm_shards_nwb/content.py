@@ -89,13 +89,26 @@ def checked_ends(index: StoredArray, length: int) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A DynamicTable: units, electrodes, trials, ...; ``types`` are its neurodata types, the most derived first."""
+    """A DynamicTable: units, electrodes, trials, ...
+
+    Attributes
+    ----------
+    types : tuple of str
+        Its neurodata types, the most derived first.
+    columns : mapping of str to Column
+        In the file's order.
+    ids : StoredArray or None
+        The rows' own ids.
+    plain : bool
+        False for a type of an extension that pynwb could not construct: its columns may mean anything.
+    """
 
     path: str
     types: tuple[str, ...]
     columns: Mapping[str, Column]
     ids: StoredArray | None = None
     description: str = ""
+    plain: bool = True
 
     def __len__(self) -> int:
         if self.ids is not None:

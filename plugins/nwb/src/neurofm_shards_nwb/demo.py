@@ -13,7 +13,7 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards_nwb.reaching import DIRECTIONS, Session, simulate
 
 _START = datetime(2026, 1, 1, 9, 0, tzinfo=timezone.utc)
-_DESCRIPTION = "SYNTHETIC: made by neurofm_shards_nwb.demo. Centre-out reaches; units are Poisson, tuned to the velocity of the hand."
+_DESCRIPTION = "SYNTHETIC: centre-out reaches, with Poisson units that are tuned to the velocity of the hand"
 
 
 def write_demo_session(

@@ -9,8 +9,7 @@ import numpy as np
 
 from neurofm_shards_nwb.arrays import StoredArray, plain, text
 from neurofm_shards_nwb.content import Column, FileContent, Region, Series, Table
-from neurofm_shards_nwb.links import missing_link
-from neurofm_shards_nwb.types_2x import TypeTree
+from neurofm_shards_nwb.types_2x import CORE_NAMESPACES, TypeTree
 
 _FACTS = {name: name for name in ("identifier", "session_description", "session_start_time")} | {
     name: f"general/{name}" for name in ("session_id", "institution", "lab")
@@ -80,7 +79,6 @@ class _View:
             channel_conversion=None if conversion is None else np.asarray(conversion[()], dtype=np.float64),
             continuity=text(attributes.get("continuity")),
             region=self._region(group),
-            broken=missing_link(group, "data") or missing_link(group, "timestamps"),
             external="external_file" in group,
         )
 
@@ -95,6 +93,7 @@ class _View:
                 columns={name: self._column(group, name) for name in names if self._is_column(group, name)},
                 ids=self._array(group, "id"),
                 description=text(group.attrs.get("description")),
+                plain=text(group.attrs.get("namespace")) in CORE_NAMESPACES,
             )
         return self._tables[path]
 

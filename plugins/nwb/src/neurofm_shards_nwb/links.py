@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from neurofm_shards_nwb.content import FileContent
 
-def missing_link(group: Any, name: str) -> str:
-    """Say which file is missing when a member of a group is an external link into it; empty when nothing is.
 
-    Parameters
-    ----------
-    group : h5py.Group
-        Where the link is.
-    name : str
-        The link's name.
-    """
-    import h5py  # noqa: PLC0415  (only when a file is opened)
+def missing_links(file: Any) -> dict[str, str]:
+    """Return, for every external link that leads nowhere, its path and what to do about it."""
+    missing = {}
+    for group, name, link in external_links(file):
+        if group.get(name) is None:
+            path = f"{group.name}/{name}".strip("/")
+            missing[path] = (
+                f"{path} is a link to {link.path} in {link.filename}, which cannot be opened: put that file where the "
+                "link says (beside this one, as a rule), or leave the modality out"
+            )
+    return missing
 
-    link = group.get(name, getlink=True)
-    if not isinstance(link, h5py.ExternalLink) or group.get(name) is not None:
-        return ""
-    where = f"{group.name}/{name}".strip("/")
-    return (
-        f"{where} is a link to {link.path} in {link.filename}, which cannot be opened: put that file where the "
-        "link says (beside this one, as a rule), or leave the modality out"
+
+def mark_broken(content: FileContent, missing: dict[str, str]) -> FileContent:
+    """Mark series whose values or time stamps are missing as broken (pynwb takes them for empty)."""
+    return replace(
+        content,
+        series=[
+            replace(series, broken=missing.get(f"{series.path}/data") or missing.get(f"{series.path}/timestamps") or "")
+            for series in content.series
+        ],
     )
+
+
+def missing_object(content: FileContent, missing: dict[str, str]) -> str:
+    """Return the message about a missing link that is no part of a series, so that what is lost cannot be known."""
+    parts = {f"{series.path}/{name}" for series in content.series for name in ("data", "timestamps")}
+    return next((message for path, message in missing.items() if path not in parts), "")
 
 
 def external_links(group: Any) -> Iterator[tuple[Any, str, Any]]:

@@ -12,9 +12,9 @@ from neurofm_shards.errors import SourceError
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.arrays import text
 from neurofm_shards_nwb.content import FileContent
-from neurofm_shards_nwb.h5_reader import inner_path, read_with_h5py
+from neurofm_shards_nwb.h5_reader import read_with_h5py
 from neurofm_shards_nwb.identity import fingerprint, folder_fingerprint
-from neurofm_shards_nwb.links import external_links, linked_files, missing_link
+from neurofm_shards_nwb.links import linked_files, mark_broken, missing_links, missing_object
 from neurofm_shards_nwb.nwb1_reader import facts_1, streams_1, version_1
 from neurofm_shards_nwb.pynwb_reader import read_with_pynwb
 from neurofm_shards_nwb.recording import NwbRecording, describe
@@ -80,9 +80,11 @@ def _open_hdf5(path: str, file: Any, reader: Reader) -> Opened:
             f"{path} is HDF5 but not NWB (its root has no nwb_version; it holds {held}): give its format with --format"
         )
     types = TypeTree(file)
+    missing = missing_links(file)
     content, failure = _read(path, file, reader, types)
+    content = mark_broken(content, missing)
     streams, problems = describe(content)
-    refusal = _missing_objects(file)
+    refusal = missing_object(content, missing)
     if failure:
         failure = f"pynwb cannot construct this file{_named(types)}: {failure}"
         consequence = "read with h5py, the plain parts only"
@@ -142,19 +144,6 @@ def _nothing_plain(failure: str, content: FileContent) -> str:
         f"{failure}. No units, series or intervals could be read without it either (found: "
         f"{', '.join(held[:8]) or 'nothing'}): install the release of pynwb or of the extension that wrote the file"
     )
-
-
-def _missing_objects(file: Any) -> str:
-    """Say which whole object, whose kind cannot be known, is a link into a file that is not there."""
-    for group, name, _ in external_links(file):
-        message = missing_link(group, name)
-        if message and not _is_value_of_series(group, name):
-            return message
-    return ""
-
-
-def _is_value_of_series(group: Any, name: str) -> bool:
-    return name in ("data", "timestamps") and "neurodata_type" in group.attrs and bool(inner_path(group))
 
 
 def _open_zarr(path: str) -> Opened:

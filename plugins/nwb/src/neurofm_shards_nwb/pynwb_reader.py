@@ -15,7 +15,14 @@ from neurofm_shards_nwb.content import Column, FileContent, Region, Series, Tabl
 #: Types of pynwb's own class tree that say nothing about the data.
 _FRAMEWORK = ("NWBDataInterface", "NWBContainer", "NWBMixin", "Container", "AbstractContainer", "NWBTable", "object")
 #: Warnings that are about software or schemas, or that this plugin checks and reports itself.
-_NOT_ABOUT_DATA = ("cached namespace", "deprecated", "garbage collected", "does not match", "appears to be transposed")
+_NOT_ABOUT_DATA = (
+    "altered/broken",
+    "cached namespace",
+    "deprecated",
+    "garbage collected",
+    "does not match",
+    "appears to be transposed",
+)
 _FACTS = ("identifier", "session_id", "session_description", "institution", "lab")
 _SUBJECT_FACTS = ("subject_id", "species", "sex", "age", "genotype", "strain")
 

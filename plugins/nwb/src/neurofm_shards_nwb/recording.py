@@ -10,6 +10,7 @@ from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings.streams import AnyStream, Recording
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.content import FileContent
+from neurofm_shards_nwb.event_tables import describe_event_table
 from neurofm_shards_nwb.identity import ids_of
 from neurofm_shards_nwb.intervals import describe_intervals
 from neurofm_shards_nwb.series import describe_series
@@ -79,6 +80,8 @@ def describe(content: FileContent) -> tuple[list[AnyStream], list[Problem]]:
             stream, odd = describe_units(content.path, table)
         elif "TimeIntervals" in table.types:
             stream, odd = describe_intervals(table)
+        elif "EventsTable" in table.types and table.plain:
+            stream, odd = describe_event_table(table)
         streams += [] if stream is None else [stream]
         problems += odd
     for series in content.series:

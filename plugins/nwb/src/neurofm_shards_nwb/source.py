@@ -71,7 +71,7 @@ class NwbSource(Source):
             return SourceError(f"{path}: {opened.refusal}")
         if opened.recording.streams:
             return None
-        return NothingToConvertError(f"{path}: nothing to convert: {_what_there_is(opened)}")
+        return NothingToConvertError(f"{path}: nothing to convert in {opened.title}: {_what_there_is(opened)}")
 
 
 def _what_there_is(opened: Opened) -> str:

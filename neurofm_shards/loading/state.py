@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurofm_shards.errors import StateError
-from neurofm_shards.loading.files import write_atomically
+from neurofm_shards.shards.files import write_atomically
 
 if TYPE_CHECKING:
     from neurofm_shards.loading.plan import EpochPlan
@@ -130,7 +130,7 @@ def save_state(path: str | os.PathLike[str], state: LoaderState) -> None:
     text = json.dumps(state.to_dict(), separators=(",", ":"))
     if len(text) >= MAX_STATE_BYTES:
         raise StateError(f"the state takes {len(text)} bytes; states are smaller than {MAX_STATE_BYTES}")
-    write_atomically(Path(path), text.encode())
+    write_atomically(Path(path), [text.encode()], durable=True)
 
 
 def read_state(path: str | os.PathLike[str]) -> LoaderState:

@@ -1,0 +1,135 @@
+"""Expressions: Python's comparisons with SQL's missing values, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.expressions import compile_expression
+
+TABLE = {
+    "subject": np.array(["M1", "M1", "M2", None], object),
+    "condition": np.array(["left", "right", "left", "up"], object),
+    "rate": np.array([1.0, np.nan, 3.0, 0.2]),
+    "trial": np.array([1, 2, 3, 4]),
+    "correct": np.array([True, False, True, True]),
+    "rewarded": np.array([True, None, False, None], object),
+    "code": np.array(["A", 1, None, 2.5], object),
+}
+
+
+def chosen(text, table=TABLE):
+    return compile_expression(text)(table).astype(int).tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ('subject == "M1" and condition in ("left", "right")', [1, 1, 0, 0]),
+        ('subject != "M1"', [0, 0, 1, 0]),
+        ('not subject == "M1"', [0, 0, 1, 0]),
+        ('subject not in ["M1"]', [0, 0, 1, 0]),
+        ("subject is None", [0, 0, 0, 1]),
+        ("subject is not None", [1, 1, 1, 0]),
+        ("rate > 0.5", [1, 0, 1, 0]),
+        ("not (rate > 0.5)", [0, 0, 0, 1]),
+        ("rate is None", [0, 1, 0, 0]),
+        ("rate > 0.5 or correct", [1, 0, 1, 1]),
+        ("rate > 0.5 or trial == 2", [1, 1, 1, 0]),
+        ("not (rate > 0.5 and trial == 1)", [0, 1, 1, 1]),
+        ("1 < trial <= 3", [0, 1, 1, 0]),
+        ("trial % 2 == 0", [0, 1, 0, 1]),
+        ("(trial + 1) * 2 - 3 >= rate", [1, 0, 1, 1]),
+        ("trial / (trial - 1) < 2", [0, 0, 1, 1]),
+        ("trial // 2 == 1", [0, 1, 1, 0]),
+        ("-trial < -2", [0, 0, 1, 1]),
+        ("correct", [1, 0, 1, 1]),
+        ("not correct", [0, 1, 0, 0]),
+        ("correct == False", [0, 1, 0, 0]),
+        ("rewarded", [1, 0, 0, 0]),
+        ("not rewarded", [0, 0, 1, 0]),
+        ("(trial > 2) == correct", [0, 1, 1, 1]),
+        ('code == "A" or code == 1', [1, 1, 0, 0]),
+        ('condition < "m"', [1, 0, 1, 0]),
+        ("trial in ()", [0, 0, 0, 0]),
+        ("True", [1, 1, 1, 1]),
+        ("1 > 2", [0, 0, 0, 0]),
+    ],
+)
+def test_rows_are_chosen(text, rows):
+    assert chosen(text) == rows
+
+
+NUMBERS = st.lists(st.one_of(st.none(), st.integers(-5, 5)), min_size=1, max_size=12)
+OPERATORS = {"<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt}
+
+
+@given(NUMBERS, st.sampled_from(sorted(OPERATORS)), st.sampled_from(sorted(OPERATORS)), st.sampled_from(["and", "or"]))
+def test_missing_values_follow_three_valued_logic(numbers, first, second, joined):
+    column = np.array(numbers, object)
+    found = chosen(f"not (x {first} 1 {joined} y {second} 0)", {"x": column, "y": column[::-1]})
+    for x, y, got in zip(numbers, numbers[::-1], found, strict=True):
+        one = None if x is None else OPERATORS[first](x, 1)
+        two = None if y is None else OPERATORS[second](y, 0)
+        known = {one, two}
+        if joined == "and":
+            truth = False if False in known else None if None in known else True
+        else:
+            truth = True if True in known else None if None in known else False
+        assert bool(got) == (truth is False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '__import__("os").system("true")', "subject.__class__", "subject[0]", "trial ** 9", "lambda: 0",
+        "[t for t in trial]",
+        "trial if correct else 1", 'f"{trial}"', "(t := 1)", "trial << 9", "~trial", "trial @ trial", "1e999 < trial",
+        f"trial < {10**30}", "await trial", "yield", "a; b", "a = 1", "", "trial and", "b'x' == subject", "... == 1",
+        "1j == trial", "*trial", "(" * 300, "not " * 300 + "correct", "trial +" * 900 + "1", "x" * 5000,
+        "\x00", "trial == {1: 2}",
+    ],
+)  # fmt: skip
+def test_everything_else_is_refused(text):
+    with pytest.raises(ConfigError):
+        compile_expression(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('subjct == "M1"', "no column 'subjct' .did you mean 'subject'..; there are: code, condition"),
+        ("subject == 1", r"subject \(text\) and 1 \(number\) cannot be compared"),
+        ("subject in ('M1', 1)", "cannot be compared"),
+        ("trial", "no truth value; compare it"),
+        ("subject + 1 > 2", "subject is no number"),
+        ('"a" * 9 == subject', "'a' is no number"),
+        ("subject == None", "write 'is None'"),
+        ("trial is 1", "'is' asks for None only"),
+        ("trial in subject", "constants in brackets"),
+        ("code < 2", "without an order"),
+        ("(1, 2) == trial", "may only follow 'in'"),
+    ],
+)
+def test_what_makes_no_sense_is_explained(text, says):
+    with pytest.raises(ConfigError, match=says):
+        chosen(text)
+
+
+def test_an_expression_can_be_sent_to_another_process():
+    expression = pickle.loads(pickle.dumps(compile_expression("trial > 2")))
+    assert expression(TABLE).tolist() == [False, False, True, True]
+    assert expression.names == {"trial"}
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_an_expression_or_a_clear_error(text):
+    with contextlib.suppress(ConfigError):
+        compile_expression(text)(TABLE)

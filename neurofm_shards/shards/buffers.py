@@ -32,11 +32,6 @@ class BufferPool:
     def __reduce__(self) -> tuple[type[BufferPool], tuple[()]]:
         return BufferPool, ()
 
-    @property
-    def smallest(self) -> int:
-        """Arrays of fewer bytes are not pooled."""
-        return POOLED_BYTES
-
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
         """Return an array of this shape and type with undefined content."""
         kind = np.dtype(dtype)

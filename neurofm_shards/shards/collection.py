@@ -18,14 +18,14 @@ from neurofm_shards.plugins.registry import registry
 from neurofm_shards.shards.arena import most_maps
 from neurofm_shards.shards.buffers import BufferPool
 from neurofm_shards.shards.catalog import Catalog, read_catalog
-from neurofm_shards.shards.columns import Column, ListColumn, make_column
+from neurofm_shards.shards.columns import Column, Fetch, ListColumn, make_column
 from neurofm_shards.shards.file_space import FileSpace
 from neurofm_shards.shards.index import load_index
 from neurofm_shards.shards.lookup import KeyLookup
 from neurofm_shards.shards.metadata import MetadataTable, load_table
 from neurofm_shards.shards.names import METADATA_FIELD
 from neurofm_shards.shards.shard_file import ShardFile
-from neurofm_shards.shards.space import MappedSpace, Space
+from neurofm_shards.shards.space import MappedSpace, Reader, Space
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 
 if TYPE_CHECKING:
@@ -207,17 +207,14 @@ class ShardCollection:
                 self._check_records(reader, where)
             found = {}
             for name, column in wanted:
-                self._look_at(name, column, where)
-                decode = _Decoder(self, name)
-                found[name] = column.gather(reader, where, decode, out.get(name), dtypes.get(name))
+                found[name] = self._fetch(reader, column, where, out.get(name), dtypes.get(name))
         return found
 
     def metadata(self, rows: Rows) -> list[Metadata]:
         """Decode the metadata of rows: one dict each, empty where a sample has none."""
         where = self._checked_rows(rows)
         with self._space.reading() as reader:
-            self._look_at(METADATA_FIELD, self._metadata, where)
-            found = self._metadata.gather(reader, where, _Decoder(self, METADATA_FIELD), None, None)
+            found = self._fetch(reader, self._metadata, where)
         return [value if isinstance(value, dict) else {} for value in found]
 
     def payload(self, row: int, column: str) -> bytes:
@@ -288,7 +285,9 @@ class ShardCollection:
         where = np.asarray(rows, dtype=np.int64)
         if where.ndim != 1:
             raise ConfigError(f"rows must be one-dimensional, not of shape {where.shape}")
-        if len(where) and where.view(np.uint64).max() >= self.num_samples:  # negative numbers become huge
+        if np.maximum.reduce(where.view(np.uint64), initial=0) >= self.num_samples > 0 or (
+            len(where) and not self.num_samples
+        ):  # negative numbers become huge
             bad = int(where[(where < 0) | (where >= self.num_samples)][0])
             raise SampleIndexError(f"row {bad} is out of range: the data set has {self.num_samples} samples")
         return where
@@ -301,17 +300,42 @@ class ShardCollection:
         except KeyError as error:
             raise ConfigError(f"there is no column {error}; this data set has {', '.join(self._columns)}") from None
 
-    def _look_at(self, name: str, column: Column, rows: Ints) -> None:
-        """See to it that the addresses of these rows are known."""
-        unknown = column.addresses[rows] == 0
-        if unknown.any():
-            shards = np.searchsorted(self.starts, rows[unknown], side="right") - 1
-            for shard in np.unique(shards).tolist():
-                self._attach(shard)
-                index = self.index(shard)
-                column.fill(
-                    int(self.starts[shard]), int(self._space.bases[shard]), index.columns.get(name), index.num_samples
-                )
+    def _fetch(
+        self,
+        reader: Reader,
+        column: Column,
+        rows: Ints,
+        out: npt.NDArray[Any] | None = None,
+        dtype: npt.DTypeLike | None = None,
+    ) -> Any:
+        addresses = column.addresses[rows]
+        plain = bool(np.minimum.reduce(addresses, initial=1) > 0)
+        if not plain and not addresses.all():  # some shards were not looked at yet
+            self._look_at(column, rows[addresses == 0])
+            addresses = column.addresses[rows]
+            plain = bool((addresses > 0).all())
+        return column.gather(Fetch(reader, rows, addresses, plain, self._decode, out, dtype))
+
+    def _look_at(self, column: Column, rows: Ints) -> None:
+        """Find out where the values of these rows' shards lie."""
+        for shard in np.unique(np.searchsorted(self.starts, rows, side="right") - 1).tolist():
+            self._attach(shard)
+            index = self.index(shard)
+            start, base = int(self.starts[shard]), int(self._space.bases[shard])
+            column.fill(start, base, index.columns.get(column.spec.name), index.num_samples)
+
+    def _decode(self, column: str, row: int, payload: memoryview) -> Any:
+        """Decode one payload; errors name shard, key and column."""
+        name = self.index(self.locate(row)[0]).columns[column].codec
+        if not name:
+            return bytes(payload)
+        codec: Codec = registry().codecs.instance(name)
+        try:
+            return codec.decode(payload)
+        except FormatError as error:
+            raise type(error)(
+                f"sample {self.describe(row)} in {self.catalog.folder}, column {column!r}: {error}"
+            ) from error
 
     def _attach(self, shard: int) -> None:
         if shard in self._attached:
@@ -355,7 +379,7 @@ class ShardCollection:
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1
         return shard, row - int(self.starts[shard])
 
-    def _check_records(self, reader: Any, rows: Ints) -> None:
+    def _check_records(self, reader: Reader, rows: Ints) -> None:
         """Compare the checksum of each row's whole record."""
         for row in dict.fromkeys(rows.tolist()):
             shard, local = self.locate(row)
@@ -364,36 +388,11 @@ class ShardCollection:
             start, stop = index.packed_records.at(local), index.packed_records.at(local + 1)
             at, size = np.array([start + int(self._space.bases[shard])]), np.array([stop - start])
             reader.need(at, size)
-            if xxhash.xxh3_64_intdigest(reader.slices(at, size)[0]) != int(index.digests[local]):
+            if xxhash.xxh3_64_intdigest(reader.slices(at, size)[0].data) != int(index.digests[local]):
                 raise IntegrityError(
                     f"sample {self.describe(row)} in {self.catalog.folder}: its checksum does not match, the shard is "
                     'damaged; restore it, run `neurofm-shards repair`, or load with on_error="skip"'
                 )
-
-
-class _Decoder:
-    """Decodes payloads of one column; errors name shard, key and column."""
-
-    def __init__(self, collection: ShardCollection, column: str) -> None:
-        self._collection = collection
-        self._column = column
-        self._codecs: dict[str, Codec | None] = {}
-
-    def __call__(self, row: int, payload: memoryview) -> Any:
-        collection = self._collection
-        shard, _ = collection.locate(row)
-        name = collection.index(shard).columns[self._column].codec
-        if name not in self._codecs:
-            self._codecs[name] = registry().codecs.instance(name) if name else None
-        codec = self._codecs[name]
-        if codec is None:
-            return bytes(payload)
-        try:
-            return codec.decode(payload)
-        except FormatError as error:
-            raise type(error)(
-                f"sample {collection.describe(row)} in {collection.catalog.folder}, column {self._column!r}: {error}"
-            ) from error
 
 
 def native_spec(spec: ColumnSpec) -> ColumnSpec:

@@ -7,28 +7,55 @@ it, 0 where the shard was not looked at yet.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.blocks import MISSING
-from neurofm_shards.errors import FormatError
+from neurofm_shards.errors import ConfigError, FormatError
+from neurofm_shards.shards.buffers import POOLED_BYTES, BufferPool
 from neurofm_shards.types import ColumnSpec, Ragged
 
 if TYPE_CHECKING:
-    from neurofm_shards.shards.buffers import BufferPool
     from neurofm_shards.shards.index import ColumnIndex
     from neurofm_shards.shards.space import Reader
 
 Ints: TypeAlias = npt.NDArray[np.int64]
-Decode: TypeAlias = Callable[[int, memoryview], Any]
 
 #: Address of a field that a sample does not have.
 ABSENT = np.iinfo(np.int64).min
 #: Rows are converted to another type in pieces of this size, which stay in the processor's cache.
-_PIECE = 256 << 10
+_PIECE = 1 << 20
+
+
+class Fetch(NamedTuple):
+    """What is asked of a column.
+
+    Attributes
+    ----------
+    reader : Reader
+        Reads bytes at addresses.
+    rows, addresses : numpy.ndarray of int64, shape (n,)
+        Which samples, and where their values lie; all of them known.
+    plain : bool
+        Whether all addresses are positive.
+    decode : callable
+        ``decode(column name, row, payload)`` returns the value.
+    out : numpy.ndarray or None
+        Array to fill.
+    dtype : dtype or None
+        Type to deliver instead of the stored one.
+    """
+
+    reader: Reader
+    rows: Ints
+    addresses: Ints
+    plain: bool
+    decode: Callable[[str, int, memoryview], Any]
+    out: npt.NDArray[Any] | None = None
+    dtype: npt.DTypeLike | None = None
 
 
 class Column(ABC):
@@ -64,8 +91,8 @@ class Column(ABC):
         self.addresses[rows] = addresses
 
     @abstractmethod
-    def gather(self, reader: Reader, rows: Ints, decode: Decode, out: Any, dtype: npt.DTypeLike | None) -> Any:
-        """Fetch the values of these rows, whose shards were all looked at."""
+    def gather(self, fetch: Fetch) -> Any:
+        """Return the values asked for, in new memory."""
 
     @abstractmethod
     def _copyable(self, index: ColumnIndex) -> bool:
@@ -75,10 +102,14 @@ class Column(ABC):
     def _note_sizes(self, rows: slice, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
         """Note the sizes of the raw bytes, where they can be copied."""
 
-    def _payloads(self, reader: Reader, rows: Ints, addresses: Ints) -> list[memoryview]:
-        sizes = self.sizes[rows]
-        reader.need(-addresses, sizes)
-        return [memoryview(part) for part in reader.slices(-addresses, sizes)]
+    def _decoded(self, fetch: Fetch, which: Ints) -> Iterator[tuple[int, Any]]:
+        """Give the decoded values at these places of the request."""
+        rows = fetch.rows[which]
+        at, sizes = np.abs(fetch.addresses[which]), self.sizes[rows]
+        fetch.reader.need(at, sizes)
+        payloads = fetch.reader.slices(at, sizes)
+        for place, row, payload in zip(which.tolist(), rows.tolist(), payloads, strict=True):
+            yield place, fetch.decode(self.spec.name, row, payload.data)
 
     def _expected(self, value: Any) -> npt.NDArray[Any]:
         """Return a decoded array, which must be what the column promises."""
@@ -106,21 +137,27 @@ class ConstantColumn(Column):
         self._shape = tuple(int(length or 0) for length in spec.shape or ())
         self._size = int(np.prod(self._shape, dtype=np.int64)) * self._dtype.itemsize
 
-    def gather(self, reader: Reader, rows: Ints, decode: Decode, out: Any, dtype: npt.DTypeLike | None) -> Any:
+    def gather(self, fetch: Fetch) -> Any:
         """Return an array (n, ...), or fill ``out``."""
-        addresses = self.addresses[rows]
-        wanted = self._dtype if dtype is None else np.dtype(dtype)
-        shape = (len(rows), *self._shape)
-        if self._size and len(rows) and addresses.min() > 0:
-            reader.need(addresses, self._size)
-            if out is None and wanted == self._dtype and addresses.size * self._size < self._pool.smallest:
-                return reader.rows(addresses, self._size).view(wanted).reshape(shape)
-            out = self._pool.empty(shape, wanted) if out is None else self._checked(out, shape)
-            self._copy(reader, addresses, out)
-            return out
-        out = self._pool.empty(shape, wanted) if out is None else self._checked(out, shape)
-        self._copy_and_decode(reader, rows, addresses, decode, out)
+        shape = (len(fetch.rows), *self._shape)
+        plain = fetch.plain and self._size > 0
+        if plain:
+            fetch.reader.need(fetch.addresses, self._size)
+            if fetch.out is None and fetch.dtype is None and shape[0] * self._size < POOLED_BYTES:
+                return fetch.reader.rows(fetch.addresses, self._size).view(self._dtype).reshape(shape)
+        out = self._out(fetch, shape)
+        if plain:
+            self._copy(fetch.reader, fetch.addresses, out)
+        elif self._size:
+            self._copy_and_decode(fetch, out)
         return out
+
+    def _out(self, fetch: Fetch, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        if fetch.out is None:
+            return self._pool.empty(shape, self._dtype if fetch.dtype is None else fetch.dtype)
+        if fetch.out.shape != shape:
+            raise ConfigError(f"column {self.spec.name!r}: out has shape {fetch.out.shape}, and {shape} is needed")
+        return fetch.out
 
     def _copy(self, reader: Reader, addresses: Ints, out: npt.NDArray[Any]) -> None:
         if out.dtype == self._dtype and out.flags.c_contiguous and self._size >= 4096:
@@ -131,26 +168,15 @@ class ConstantColumn(Column):
             piece = reader.rows(addresses[start : start + step], self._size).view(self._dtype)
             out[start : start + step] = piece.reshape(-1, *self._shape)
 
-    def _copy_and_decode(
-        self, reader: Reader, rows: Ints, addresses: Ints, decode: Decode, out: npt.NDArray[Any]
-    ) -> None:
+    def _copy_and_decode(self, fetch: Fetch, out: npt.NDArray[Any]) -> None:
         """Fill ``out`` where some payloads are not plain bytes (column-major or foreign arrays)."""
-        if self._size == 0:
-            return
-        plain = np.flatnonzero(addresses > 0)
-        if len(plain):
-            part = np.empty((len(plain), *self._shape), out.dtype)
-            reader.need(addresses[plain], self._size)
-            self._copy(reader, addresses[plain], part)
-            out[plain] = part
-        odd = np.flatnonzero(addresses < 0)
-        for i, payload in zip(odd.tolist(), self._payloads(reader, rows[odd], addresses[odd]), strict=True):
-            out[i] = self._expected(decode(int(rows[i]), payload))
-
-    def _checked(self, out: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        if out.shape != shape:
-            raise FormatError(f"column {self.spec.name!r}: the output array has shape {out.shape} instead of {shape}")
-        return out
+        plain = np.flatnonzero(fetch.addresses > 0)
+        part = np.empty((len(plain), *self._shape), out.dtype)
+        fetch.reader.need(fetch.addresses[plain], self._size)
+        self._copy(fetch.reader, fetch.addresses[plain], part)
+        out[plain] = part
+        for i, value in self._decoded(fetch, np.flatnonzero(fetch.addresses < 0)):
+            out[i] = self._expected(value)
 
     def _copyable(self, index: ColumnIndex) -> bool:
         return self._same_bytes(index) and index.spec.shape == self._shape
@@ -168,37 +194,34 @@ class RaggedColumn(Column):
         self._inner = tuple(int(length or 0) for length in (spec.shape or ())[1:])
         self._row = int(np.prod(self._inner, dtype=np.int64)) * self._dtype.itemsize
 
-    def gather(self, reader: Reader, rows: Ints, decode: Decode, out: Any, dtype: npt.DTypeLike | None) -> Any:
+    def gather(self, fetch: Fetch) -> Any:
         """Return :class:`~neurofm_shards.types.Ragged`; ``out`` cannot be given."""
-        if out is not None:
-            raise FormatError(f"column {self.spec.name!r} is ragged: it cannot be gathered into an array")
-        addresses = self.addresses[rows]
-        if len(rows) and addresses.min() > 0:
-            sizes = self.sizes[rows]
-            reader.need(addresses, sizes)
+        _refuse_out(self, fetch)
+        if fetch.plain and len(fetch.rows):
+            sizes = self.sizes[fetch.rows]
+            fetch.reader.need(fetch.addresses, sizes)
             lengths = sizes // self._row
-            values = np.concatenate(reader.slices(addresses, sizes)).view(self._dtype).reshape(-1, *self._inner)
+            values = np.concatenate(fetch.reader.slices(fetch.addresses, sizes)).view(self._dtype)
+            values = values.reshape(-1, *self._inner)
         else:
-            lengths, values = self._pieces(reader, rows, addresses, decode)
-        offsets = np.zeros(len(rows) + 1, np.int64)
+            pieces = self._pieces(fetch)
+            lengths = np.array([len(piece) for piece in pieces], np.int64)
+            values = np.concatenate([np.empty((0, *self._inner), self._dtype), *pieces])
+        offsets = np.zeros(len(fetch.rows) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        return Ragged(values if dtype is None else values.astype(dtype, copy=False), offsets)
+        return Ragged(values if fetch.dtype is None else values.astype(fetch.dtype, copy=False), offsets)
 
-    def _pieces(
-        self, reader: Reader, rows: Ints, addresses: Ints, decode: Decode
-    ) -> tuple[list[int], npt.NDArray[Any]]:
+    def _pieces(self, fetch: Fetch) -> list[npt.NDArray[Any]]:
         """Fetch one by one: some payloads are not plain bytes."""
-        pieces = [np.empty((0, *self._inner), self._dtype)]
-        for i, address in enumerate(addresses.tolist()):
-            at = np.array([abs(address)])
-            size = self.sizes[rows[i : i + 1]]
-            reader.need(at, size)
-            (raw,) = reader.slices(at, size)
-            if address > 0:
-                pieces.append(raw.view(self._dtype).reshape(-1, *self._inner))
-            else:
-                pieces.append(self._expected(decode(int(rows[i]), memoryview(raw))))
-        return [len(piece) for piece in pieces[1:]], np.concatenate(pieces)
+        pieces: list[npt.NDArray[Any]] = [np.empty(0)] * len(fetch.rows)
+        plain = np.flatnonzero(fetch.addresses > 0)
+        sizes = self.sizes[fetch.rows[plain]]
+        fetch.reader.need(fetch.addresses[plain], sizes)
+        for i, raw in zip(plain.tolist(), fetch.reader.slices(fetch.addresses[plain], sizes), strict=True):
+            pieces[i] = raw.view(self._dtype).reshape(-1, *self._inner)
+        for i, value in self._decoded(fetch, np.flatnonzero(fetch.addresses < 0)):
+            pieces[i] = self._expected(value)
+        return pieces
 
     def _copyable(self, index: ColumnIndex) -> bool:
         shape = index.spec.shape
@@ -214,19 +237,16 @@ class RaggedColumn(Column):
 class ListColumn(Column):
     """Values of any kind: decoded one by one. A field that a sample lacks is ``blocks.MISSING``."""
 
-    def gather(self, reader: Reader, rows: Ints, decode: Decode, out: Any, dtype: npt.DTypeLike | None) -> Any:
+    def gather(self, fetch: Fetch) -> Any:
         """Return a list of n values."""
-        if out is not None:
-            raise FormatError(f"column {self.spec.name!r} is not of one shape: it cannot be gathered into an array")
-        addresses = self.addresses[rows]
-        there = np.flatnonzero(addresses != ABSENT)
-        values: list[Any] = [MISSING] * len(rows)
-        payloads = self._payloads(reader, rows[there], addresses[there])
-        for i, payload in zip(there.tolist(), payloads, strict=True):
-            value = decode(int(rows[i]), payload)
-            values[i] = native(value) if isinstance(value, np.ndarray) else value
-            if dtype is not None and isinstance(value, np.ndarray):
-                values[i] = values[i].astype(dtype, copy=False)
+        _refuse_out(self, fetch)
+        values: list[Any] = [MISSING] * len(fetch.rows)
+        for i, value in self._decoded(fetch, np.flatnonzero(fetch.addresses != ABSENT)):
+            if isinstance(value, np.ndarray):
+                array = native(value)
+                values[i] = array if fetch.dtype is None else array.astype(fetch.dtype, copy=False)
+            else:
+                values[i] = value
         return values
 
     def _copyable(self, index: ColumnIndex) -> bool:  # noqa: ARG002
@@ -234,6 +254,11 @@ class ListColumn(Column):
 
     def _note_sizes(self, rows: slice, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
         pass
+
+
+def _refuse_out(column: Column, fetch: Fetch) -> None:
+    if fetch.out is not None:
+        raise ConfigError(f"column {column.spec.name!r} has no one shape: it cannot be gathered into an array")
 
 
 def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -39,7 +39,7 @@ class FileSpace(Space):
         file = self._files[shard]
         opened, done = self._open.get(shard, file), 0
         while done < len(out):
-            count = os.preadv(opened.descriptor, [memoryview(out)[done:]], start + done)
+            count = os.preadv(opened.descriptor, [out[done:].data], start + done)
             if count == 0:
                 raise FormatError(f"{file.path}: ends at byte {start + done}, before its last sample; restore it")
             done += count

@@ -108,7 +108,7 @@ class _Frames:
             data = os.pread(fd, size, start)
         low, high = int(self.bounds[frame]), int(self.bounds[frame + 1])
         try:
-            self._compression.decompress_frame(memoryview(data), memoryview(self._out[low:high]))
+            self._compression.decompress_frame(memoryview(data), self._out[low:high].data)
         except FormatError as error:
             raise type(error)(f"{self._file.path}: frame {frame} (bytes {start} to {start + size}): {error}") from error
 
@@ -135,7 +135,7 @@ class _Whole:
 
 def _read_into(stream: Any, out: Bytes) -> int:
     """Fill ``out`` from a stream; return how many bytes there were."""
-    done, view = 0, memoryview(out)
+    done, view = 0, out.data
     while done < len(view):
         part = stream.read(min(1 << 20, len(view) - done))
         if not part:

@@ -9,9 +9,7 @@ frame, in both.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +19,9 @@ from neurofm_shards.shards.arena import Arena, Bytes, page_ceil
 from neurofm_shards.shards.frames_cache import FrameCache
 from neurofm_shards.shards.guard import ForkSafeCondition
 from neurofm_shards.shards.shard_file import ShardFile
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 
@@ -59,6 +60,11 @@ class Space(ABC):
         self._readers = 0
         self._closed = False
 
+    @property
+    def compressed(self) -> bool:
+        """Whether any shard that was looked at is compressed."""
+        return bool(self._bounds)
+
     def attach(self, shard: int, file: ShardFile) -> None:
         """Make a shard readable."""
         if not file.compressed:
@@ -68,9 +74,12 @@ class Space(ABC):
         self._bounds[shard] = source.bounds
         self._first_frames[shard] = self.frames.add(source, int(self.bases[shard]))
 
-    @contextmanager
-    def reading(self) -> Iterator[Reader]:
-        """Hold the space open, and the frames that are read, for one gather in one thread.
+    def reading(self) -> Reader:
+        """Return a context manager that holds the space open, and the frames that are read, for one gather."""
+        return self._reader()
+
+    def enter(self) -> None:
+        """Note that somebody reads.
 
         Raises
         ------
@@ -81,12 +90,14 @@ class Space(ABC):
             if self._closed:
                 raise ClosedError(f"the data set {self.name} is closed; open it again to read from it")
             self._readers += 1
-        reader = self._reader()
-        try:
-            yield reader
-        finally:
-            reader.release()
-            self._leave()
+
+    def leave(self) -> None:
+        """Note that somebody is done reading."""
+        condition = self._guard.get()
+        with condition:
+            self._readers -= 1
+            if self._closed and self._readers == 0:
+                condition.notify_all()
 
     def close(self) -> None:
         """Wait for running gathers, then release maps, files and memory. Doing it twice is fine."""
@@ -101,8 +112,6 @@ class Space(ABC):
 
     def frames_of(self, offsets: Ints, sizes: Ints | int) -> Ints:
         """Return the numbers of the frames that these ranges lie in, each once; plain shards have none."""
-        if not self._bounds:
-            return np.zeros(0, np.int64)
         shards = np.searchsorted(self.bases, offsets, side="right") - 1
         lengths = np.broadcast_to(np.asarray(sizes, np.int64), offsets.shape)
         found = [np.zeros(0, np.int64)]
@@ -134,37 +143,33 @@ class Space(ABC):
     def _release(self) -> None:
         """Give everything back."""
 
-    def _leave(self) -> None:
-        condition = self._guard.get()
-        with condition:
-            self._readers -= 1
-            if self._closed and self._readers == 0:
-                condition.notify_all()
-
     def _forget_readers(self) -> None:
         self._readers = 0
 
 
 class Reader(ABC):
-    """Reads from a space for one gather; made by ``Space.reading``."""
+    """Reads from a space for one gather in one thread; made by ``Space.reading``."""
 
     def __init__(self, space: Space) -> None:
-        self._frames = space.frames
-        self._frames_of = space.frames_of
+        self._opened = space
         self._pinned: list[Ints] = []
+
+    def __enter__(self) -> Self:
+        self._opened.enter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for frames in self._pinned:
+            self._opened.frames.unpin(frames)
+        self._opened.leave()
 
     def need(self, offsets: Ints, sizes: Ints | int) -> None:
         """Make these byte ranges readable until the reader ends."""
-        frames = self._frames_of(offsets, sizes)
-        if len(frames):
-            self._frames.pin(frames)
+        if self._opened.compressed:
+            frames = self._opened.frames_of(offsets, sizes)
+            self._opened.frames.pin(frames)
             self._pinned.append(frames)
-            self._frames.load(frames)
-
-    def release(self) -> None:
-        """End the reading."""
-        for frames in self._pinned:
-            self._frames.unpin(frames)
+            self._opened.frames.load(frames)
 
     @abstractmethod
     def slices(self, offsets: Ints, sizes: Ints | int) -> list[Bytes]:

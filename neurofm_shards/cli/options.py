@@ -69,6 +69,9 @@ def _settings(field: FieldInfo) -> dict[str, Any]:
     settings = _parsing(_without_none(field.annotation))
     description = (field.description or "").replace("%", "%%")
     shown = _shown(field.get_default(call_default_factory=True))
+    if "choices" in settings and "nargs" in settings:
+        settings["metavar"] = "NAME"
+        description += ": " + ", ".join(settings["choices"])
     settings["help"] = f"{description} (default: {shown})" if shown else description
     return settings
 

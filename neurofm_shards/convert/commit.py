@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from neurofm_shards.blocks import merge_specs
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan
 from neurofm_shards.convert.statistics import (
     SessionStats,
@@ -37,11 +38,10 @@ def make_manifest(plan: ConversionPlan, lines: Mapping[int, Line], base: Manifes
     ordered = [lines[k] for k in sorted(lines)]
     new_shards = [ShardEntry.model_validate(line["shard"]) for line in ordered if line["shard"] is not None]
     shards = [*(base.shards if base else ()), *new_shards]
-    columns = merge_entries(
-        [*([base.columns] if base else ()), *(_columns(line, plan) for line in ordered if line["shard"] is not None)]
-    )
+    total_samples = sum(entry.num_samples for entry in shards)
+    columns = merge_entries([*([base.columns] if base else ()), *map(_columns, ordered)], total_samples)
     return Manifest(
-        total_samples=sum(entry.num_samples for entry in shards),
+        total_samples=total_samples,
         total_shards=len(shards),
         shard_size=plan.config.shard_size,
         compression=_compression_name(plan),
@@ -58,38 +58,31 @@ def make_manifest(plan: ConversionPlan, lines: Mapping[int, Line], base: Manifes
     )
 
 
-def merge_entries(groups: Iterable[Sequence[ColumnEntry]]) -> list[ColumnEntry]:
-    """Join the columns of shards: lengths that differ become None, fields that some lack become optional."""
+def merge_entries(groups: Iterable[Sequence[ColumnEntry]], total_samples: int) -> list[ColumnEntry]:
+    """Join the columns of shards: what differs becomes None, fields that some samples lack become optional."""
     merged: dict[str, ColumnEntry] = {}
-    groups = list(groups)
     for group in groups:
         for entry in group:
             before = merged.get(entry.name)
             merged[entry.name] = entry if before is None else _merge(before, entry)
-    everywhere = set(merged)
-    for group in groups:
-        everywhere &= {entry.name for entry in group}
-    return [
-        entry if entry.name in everywhere else entry.model_copy(update={"optional": True}) for entry in merged.values()
-    ]
+    return [entry.model_copy(update={"optional": entry.num_samples < total_samples}) for entry in merged.values()]
 
 
 def _merge(a: ColumnEntry, b: ColumnEntry) -> ColumnEntry:
-    shape = None
-    if a.shape is not None and b.shape is not None and len(a.shape) == len(b.shape):
-        shape = [x if x == y else None for x, y in zip(a.shape, b.shape, strict=True)]
-    dtype = a.dtype if a.dtype == b.dtype else None
-    return a.model_copy(update={"shape": shape, "dtype": dtype, "optional": a.optional or b.optional})
+    spec = merge_specs(a.spec, b.spec)
+    return a.model_copy(
+        update={
+            "dtype": spec.dtype,
+            "shape": None if spec.shape is None else list(spec.shape),
+            "unit": spec.unit,
+            "table": spec.table,
+            "num_samples": a.num_samples + b.num_samples,
+        }
+    )
 
 
-def _columns(line: Line, plan: ConversionPlan) -> list[ColumnEntry]:
-    planned = {spec.name: spec for spec in plan.columns}
-    entries = []
-    for values in line["columns"]:
-        spec = planned.get(values["name"])
-        known = {"unit": spec.unit, "table": spec.table} if spec else {}
-        entries.append(ColumnEntry.model_validate({**values, **known}))
-    return entries
+def _columns(line: Line) -> list[ColumnEntry]:
+    return [ColumnEntry.model_validate(values) for values in line["columns"]]
 
 
 def _compression_name(plan: ConversionPlan) -> str:

@@ -7,7 +7,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.plugins.registry import explain
 from neurofm_shards.recordings.options import WindowOptions
 
 #: Fields that say how to run, not what to make: they change no byte of a data set.
@@ -77,4 +76,6 @@ class ConversionConfig(BaseModel):
         try:
             return cls.model_validate(options)
         except ValidationError as error:
+            from neurofm_shards.plugins.registry import explain  # noqa: PLC0415  (--help needs no registry)
+
             raise ConfigError(explain(error)) from None

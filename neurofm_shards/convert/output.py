@@ -139,7 +139,7 @@ class Output:
                 index = build_index(path)
         except FormatError:
             return False
-        return index.checksum == entry["checksum"]
+        return bool(index.checksum == entry["checksum"])
 
     def is_ours(self) -> bool:
         """Say whether the folder holds a data set or an unfinished conversion."""

@@ -20,6 +20,7 @@ from neurofm_shards.convert.progress import Observer
 from neurofm_shards.convert.tasks import ShardTask
 from neurofm_shards.convert.work import ShardResult, WorkOrder, run_task, staging_of
 from neurofm_shards.plugins.registry import registry
+from neurofm_shards.shards.shard_writer import compression_object
 from neurofm_shards.types import ColumnSpec
 
 Line = dict[str, Any]
@@ -32,12 +33,15 @@ def work_order(config: ConversionConfig, columns: tuple[ColumnSpec, ...], stagin
         "codecs": dict(config.codecs),
         "compression": config.compression,
         "durable": config.durable,
+        "specs": {spec.name: spec for spec in columns if spec.unit is not None or spec.table is not None},
     }
+    compression = compression_object(config.compression)
+    suffix = compression.suffix if compression is not None else ""
     return WorkOrder(
         str(staging),
         columns,
         writer,
-        config.shard_name_pattern,
+        config.shard_name_pattern + suffix,
         config.transforms,
         tuple(registry().code_entries()),
         skip_failed=config.on_error == "skip",
@@ -92,6 +96,10 @@ class ShardRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the journal, which stays, and remove what was not finished."""
         self._journal.close()
         worker_reader().close()
         shutil.rmtree(self._staging, ignore_errors=True)  # what is left is removed by the next run

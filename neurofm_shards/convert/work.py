@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neurofm_shards.blocks import fields_of
 from neurofm_shards.convert.opening import worker_reader
 from neurofm_shards.convert.statistics import SessionStats, block_statistics, is_quantity, merged
 from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput
@@ -17,8 +18,12 @@ from neurofm_shards.errors import NeurofmShardsError, SourceError
 from neurofm_shards.plugins.entries import Entry
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.plugins.registry import registry
-from neurofm_shards.shards.shard_writer import ShardRecord, ShardWriter
+from neurofm_shards.shards.shard_record import ShardRecord
+from neurofm_shards.shards.shard_writer import ShardWriter
 from neurofm_shards.types import Block, ColumnSpec, Ragged
+
+if TYPE_CHECKING:
+    from neurofm_shards.convert.planning import ConversionPlan
 
 #: About how much of an input is held in memory at once.
 BLOCK_BYTES = 8 << 20
@@ -149,9 +154,7 @@ class _ShardTaskRun:
     def __init__(self, order: WorkOrder, task: ShardTask) -> None:
         self._order = order
         self._task = task
-        self._transforms: list[tuple[str, Transform]] = [
-            (str(config["kind"]), registry().transforms.make(config)) for config in order.transforms
-        ]
+        self._transforms = _made(order.transforms)
         self._drops: Counter[tuple[int, str]] = Counter()
         self._statistics: list[SessionStats] = []
 
@@ -205,6 +208,10 @@ class _ShardTaskRun:
         return block
 
 
+def _made(configs: Sequence[dict[str, Any]]) -> list[tuple[str, Transform]]:
+    return [(str(config["kind"]), registry().transforms.make(config)) for config in configs]
+
+
 def _transformed(block: Block, kind: str, transform: Transform, name: str) -> Block:
     if len(block) == 0:
         return block
@@ -256,3 +263,16 @@ def _shifted(data: Any, base: int) -> Any:
     if data.size and int(data.max()) + base > np.iinfo(data.dtype).max:
         raise SourceError(f"row {int(data.max()) + base} of a data-set-wide table does not fit {data.dtype}")
     return np.where(data >= 0, data + data.dtype.type(base), data)
+
+
+def transformed_columns(plan: ConversionPlan) -> Sequence[ColumnSpec]:
+    """Read one sample and say which columns transforms make of it."""
+    task = next(iter(plan.tasks()))
+    segment = task.segments[0]
+    task_input = task.inputs[segment.input_idx]
+    name = task_input.opening.input.name
+    block = worker_reader().read(task_input.opening, task_input.expected, segment.start, segment.start + 1)
+    block = _placed(block, task_input, plan.columns, segment.start, segment.start + 1)
+    for kind, transform in _made(plan.config.transforms):
+        block = _transformed(block, kind, transform, name)
+    return list(fields_of(block).values())

@@ -108,6 +108,10 @@ def _check_lengths(files: Mapping[str, str], arrays: Arrays) -> None:
         )
 
 
+def _stored(array: npt.NDArray[np.generic]) -> np.dtype[np.generic]:
+    return array.dtype.newbyteorder("<")
+
+
 class ArraySamples(Samples):
     """Row ``i`` of every array is sample ``i``."""
 
@@ -119,13 +123,13 @@ class ArraySamples(Samples):
 
     def plan(self) -> SourcePlan:
         """Describe the columns; no data is read but for the fingerprint."""
-        columns = tuple(ColumnSpec(name, array.dtype.str, array.shape[1:]) for name, array in self._arrays.items())
+        columns = tuple(ColumnSpec(name, _stored(array).str, array.shape[1:]) for name, array in self._arrays.items())
         facts = {**self._names, "files": [Path(path).name for path in self._files]}
         return SourcePlan(self._length, columns, file_fingerprint(self._files), metadata=facts)
 
     def read(self, start: int, stop: int) -> Block:
         """Copy rows out of the maps."""
-        columns = {name: np.array(array[start:stop]) for name, array in self._arrays.items()}
+        columns = {name: np.array(a[start:stop], _stored(a), order="C") for name, a in self._arrays.items()}
         file_name = Path(self._files[0]).name
         metadata = [{**self._names, "source_file": file_name, "source_row": i} for i in range(start, stop)]
         return Block(columns, metadata)

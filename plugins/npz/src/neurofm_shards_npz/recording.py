@@ -89,7 +89,8 @@ class NpzRecording(Recording):
 
     def _reader(self, key: str, axis: int) -> Callable[[int, int], npt.NDArray[Any]]:
         def read(start: int, stop: int) -> npt.NDArray[Any]:
-            return np.ascontiguousarray(np.moveaxis(self._archive.array(key), axis, 0)[start:stop])
+            array = self._archive.array(key)
+            return np.ascontiguousarray(np.moveaxis(array, axis, 0)[start:stop], array.dtype.newbyteorder("<"))
 
         return read
 

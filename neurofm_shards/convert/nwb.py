@@ -1,0 +1,199 @@
+"""The converter for NWB files, file by file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from typing_extensions import Self
+
+from neurofm_shards.convert.api import commit
+from neurofm_shards.convert.config import ConversionConfig
+from neurofm_shards.convert.identity import identity
+from neurofm_shards.convert.inputs import find_inputs
+from neurofm_shards.convert.journal import JournalHeader
+from neurofm_shards.convert.lock import OutputLock
+from neurofm_shards.convert.output import Output
+from neurofm_shards.convert.planning import ConversionPlan, InputPlan, combine, plan_inputs
+from neurofm_shards.convert.pool import make_executor
+from neurofm_shards.convert.progress import Observer
+from neurofm_shards.convert.running import ShardRun
+from neurofm_shards.errors import ConfigError, NothingToConvertError
+from neurofm_shards.plugins.registry import registry
+from neurofm_shards.shards.summary import summary
+
+
+class NWBToWebDatasetConverter:
+    """Turns NWB files into one data set; a context manager.
+
+    Samples are numbered in the order of the calls, and a shard is written as soon as it is full, so the result is the
+    same as that of one call, or of ``neurofm-shards convert``, with all files.
+
+    Parameters
+    ----------
+    output_dir : path
+        Where the data set goes.
+    shard_size : int
+        Samples per shard.
+    modalities : list of str, optional
+        What to take (``"spikes"``, ``"lfp"``, ``"behavior"``, ``"ophys"``, ``"events"``); by default what is present. A
+        named modality that a file lacks is an error (see ``missing`` among the window options).
+    bin_size_ms : float
+        Width of a bin in milliseconds.
+    sequence_length : int
+        Bins in a window.
+    overlap : float
+        Share of a window that the next one repeats.
+    compression : str
+        ``"none"``, ``"gz"``, ``"bz2"``, ``"xz"``, or what a plugin offers.
+    codec : str
+        ``"pyd"`` or ``"npy"``.
+    workers : int
+        Processes that write shards.
+    overwrite : bool
+        Replace a data set that is there.
+    on_error : {"fail", "skip"}
+        Raise at a file that fails, or leave it out and record it in the manifest.
+    durable : bool
+        Sync each shard to the disk before it counts as written.
+    source : dict, optional
+        Options of the NWB plugin.
+    **windows
+        Further :class:`~neurofm_shards.recordings.options.WindowOptions`.
+
+    Raises
+    ------
+    MissingPluginError
+        No source named ``nwb`` is installed; the message says how to get it.
+
+    Examples
+    --------
+    >>> converter = NWBToWebDatasetConverter("./shards", shard_size=1000)  # doctest: +SKIP
+    >>> converter.convert_nwb_files(["file1.nwb", "file2.nwb"])  # doctest: +SKIP
+    >>> converter.finalize()["total_samples"]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        shard_size: int = 1000,
+        modalities: Sequence[str] | None = None,
+        bin_size_ms: float = 10.0,
+        sequence_length: int = 100,
+        overlap: float = 0.5,
+        *,
+        compression: str = "none",
+        codec: str = "pyd",
+        workers: int = 1,
+        overwrite: bool = False,
+        on_error: Literal["fail", "skip"] = "fail",
+        durable: bool = False,
+        source: dict[str, Any] | None = None,
+        **windows: Any,
+    ) -> None:
+        registry().sources.get("nwb")
+        sized = {"bin_size_ms": bin_size_ms, "sequence_length": sequence_length, "modalities": modalities, **windows}
+        if "stride" not in windows:
+            sized["overlap"] = overlap
+        self.config = ConversionConfig.of(
+            {
+                "format": "nwb",
+                "shard_size": shard_size,
+                "compression": compression,
+                "codec": codec,
+                "source": source or {},
+                "windows": sized,
+                "on_error": on_error,
+                "durable": durable,
+            }
+        )
+        self._output = Output(Path(output_dir))
+        self._overwrite = overwrite
+        self._workers = max(workers, 1)
+        self._planned: list[InputPlan] = []
+        self._stack = ExitStack()
+        self._run: ShardRun | None = None
+        self._summary: dict[str, Any] | None = None
+
+    def convert_nwb_file(self, path: str | os.PathLike[str]) -> int:
+        """Add one file; returns the number of its samples.
+
+        Raises
+        ------
+        SourceError
+            The file cannot be converted. The files before it stay converted.
+        """
+        return self.convert_nwb_files([path])
+
+    def convert_nwb_files(self, paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> int:
+        """Add files, in this order (patterns and folders are expanded); returns the number of their samples."""
+        if self._summary is not None:
+            raise ConfigError("this converter is finished; make another one, or add files with convert --append")
+        self._run = self._run or self._start()
+        named = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+        inputs = find_inputs(named, "nwb", self.config.source)
+        new = plan_inputs(inputs, self.config, self._pool, workers=self._workers, observer=Observer())
+        if any(item.plan is not None for item in new):
+            plan = combine([*self._planned, *new], self.config)
+            full = plan.total_samples // self.config.shard_size
+            self._planned += new
+            self._run.run((task for task in plan.tasks() if task.shard_idx < full), plan.columns)
+        else:
+            self._planned += new
+        return sum(item.plan.num_samples for item in new if item.plan is not None)
+
+    def finalize(self) -> dict[str, Any]:
+        """Write what is left and the manifest; returns the summary (``total_samples``, ``total_shards``, ...).
+
+        Raises
+        ------
+        NothingToConvertError
+            No file was converted.
+        """
+        if self._summary is None:
+            self._summary = self._finish()
+        return self._summary
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.finalize()
+        elif self._run is not None and self._summary is None:
+            self._run.close()
+            self._output.delete()
+            self._stack.close()
+
+    def _start(self) -> ShardRun:
+        self._stack.enter_context(OutputLock(self._output.folder))
+        try:
+            self._output.clean()
+            if self._overwrite and self._output.is_ours():
+                self._output.delete()
+            self._output.check_free()
+            self._pool = self._stack.enter_context(make_executor(None, self._workers))
+            plan = ConversionPlan(self.config, (), (), ())
+            header = JournalHeader("convert", identity(plan), 0, self.config.durable)
+            return ShardRun(self._output, self.config, header, None, self._pool, self._workers, Observer())
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _finish(self) -> dict[str, Any]:
+        if self._run is None:
+            raise NothingToConvertError("no NWB file was given: call convert_nwb_file first")
+        plan = combine(self._planned, self.config)
+        with self._stack:
+            self._run.run(plan.tasks(), plan.columns)
+            self._run.close()
+            manifest = commit(self._output, plan, self._run.lines, None)
+        result = summary(self._output.folder, manifest)
+        registry().notify("neurofm_conversion_finished", summary=result)
+        return result

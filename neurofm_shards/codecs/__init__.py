@@ -1,1 +1,1 @@
-"""The codecs of the format: encode and decode side by side in one class each."""
+"""Codecs of the format: ``.pyd`` and ``.npy`` for arrays, ``.json`` for everything else."""

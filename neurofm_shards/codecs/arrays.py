@@ -1,80 +1,131 @@
-"""What the array codecs have in common: which values they take, and in which form."""
+"""Which arrays can be stored, and checked construction of those that come from outside."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards.errors import EncodeError
+from neurofm_shards.errors import EncodeError, FormatError
 
-#: Booleans, integers, floats, complex numbers: nothing that needs Python objects, has fields, or is measured in dates.
-PLAIN_KINDS = "biufc"
-#: Bounds on what a header may declare.
+if TYPE_CHECKING:
+    from neurofm_shards.types import Buffer
+
+Array = npt.NDArray[Any]
+
+#: More dimensions than NumPy 1.x can hold.
 MAX_DIMENSIONS = 32
-MAX_ITEMS = 1 << 40
+_PLAIN_KINDS = "biufc"
+_PLAIN_DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|c8|c16|\?)")
+_HINTS = {
+    "O": "make it an array of numbers, or a list (stored as JSON)",
+    "V": "store each of its fields as a field of the sample",
+    "M": "store seconds as float64, or ticks: array.astype('int64')",
+    "m": "store seconds as float64, or ticks: array.astype('int64')",
+    "U": "use a list of strings (stored as JSON)",
+    "S": "use a list of strings (stored as JSON), or array.view('uint8')",
+    "f": "its size differs between machines: use array.astype('float64')",
+    "c": "its size differs between machines: use array.astype('complex128')",
+}
+
+
+@lru_cache(maxsize=256)
+def plain_dtype(text: str) -> np.dtype[Any]:
+    """Return the dtype of a dtype string that came from outside.
+
+    Raises
+    ------
+    FormatError
+        It is not a plain number type: boolean, integer, float or complex of the usual sizes.
+    """
+    if _PLAIN_DTYPE.fullmatch(text) is None:
+        raise FormatError(f"dtype {text[:40]!r} is not a plain number type (bool, int, uint, float, complex)")
+    return np.dtype(text)
+
+
+def checked_shape(shape: Sequence[object]) -> tuple[int, ...]:
+    """Return a shape that came from outside as a tuple of ints.
+
+    Raises
+    ------
+    FormatError
+        It has too many dimensions, or one that is no count.
+    """
+    if len(shape) > MAX_DIMENSIONS:
+        raise FormatError(f"an array of {len(shape)} dimensions; at most {MAX_DIMENSIONS} are possible")
+    for length in shape:
+        if type(length) is not int or not 0 <= length < 1 << 48:
+            found = length if type(length) is int else f"type {type(length).__name__}"
+            raise FormatError(f"an array with a dimension of {found}")
+    return tuple(shape)  # type: ignore[arg-type]  # just checked
+
+
+def checked_nbytes(dtype: np.dtype[Any], shape: tuple[int, ...], available: int) -> int:
+    """Return how many bytes an array has, which must be exactly those that are there."""
+    nbytes = prod(shape) * dtype.itemsize
+    if nbytes != available:
+        raise FormatError(f"an array {shape} of {dtype.str} needs {nbytes} bytes, but there are {available}")
+    return nbytes
+
+
+def new_array(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool = False) -> Array:
+    """Return a new writeable array of exactly these bytes."""
+    try:
+        array: Array = np.empty(shape, dtype, "F" if fortran else "C")
+    except (ValueError, MemoryError) as error:
+        raise FormatError(f"an array {shape} of {dtype.str}: {error}") from error
+    flat = array.T if fortran else array
+    flat.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
+    return array
 
 
 def is_array(value: object) -> bool:
-    """Say whether a value is an array, a NumPy scalar or a tensor (torch is not imported to find out)."""
-    return isinstance(value, (np.ndarray, np.generic)) or _is_tensor(value)
+    """Say whether a value is an array, a NumPy scalar or a tensor (anything that gives an array, but no class)."""
+    return isinstance(value, (np.ndarray, np.generic)) or (hasattr(value, "__array__") and not isinstance(value, type))
 
 
-def as_plain_array(value: Any) -> npt.NDArray[Any]:
-    """Return a C-contiguous array of plain numbers.
+def storable(value: object) -> Array:
+    """Return a value as a C-ordered array of plain numbers.
+
+    Parameters
+    ----------
+    value : array, NumPy scalar or tensor
+        Tensors are detached and copied from their device; NumPy scalars become arrays without dimensions.
 
     Raises
     ------
     EncodeError
-        The dtype is not one of plain numbers, or the tensor has no NumPy form.
+        It cannot be an array of plain numbers; the message says what to do.
     """
+    if isinstance(value, np.ma.MaskedArray):
+        raise EncodeError("a masked array: fill it (array.filled(...)) and store the mask as a field of its own")
     array = _from_tensor(value) if _is_tensor(value) else np.asarray(value)
-    if array.dtype.kind not in PLAIN_KINDS or array.dtype.hasobject:
-        raise EncodeError(
-            f"arrays of dtype {array.dtype} cannot be stored: only booleans, integers, floats and complex numbers can "
-            "(text: a list of strings; dates: seconds as float64; fields: one array each)"
-        )
-    return np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray gives 0-d arrays a dimension
+    if _PLAIN_DTYPE.fullmatch(array.dtype.str) is None:
+        hint = _HINTS.get(array.dtype.kind, "convert it to numbers")
+        raise EncodeError(f"an array of dtype {array.dtype}: {hint}")
+    return np.asarray(array, order="C")
 
 
-def plain_dtype(text: str) -> np.dtype[Any] | None:
-    """Return the dtype that a string like ``<f4`` names, or None when it is not one of plain numbers."""
-    if not 2 <= len(text) <= 8 or not text.isascii():
-        return None
-    body = text[1:] if text[0] in "<>=|" else text
-    if body[:1] not in "biufc" or not body[1:].isdigit():
-        return None
-    try:
-        dtype = np.dtype(text)
-    except TypeError:
-        return None
-    return dtype if dtype.kind in PLAIN_KINDS else None
-
-
-def count_items(shape: tuple[int, ...]) -> int | None:
-    """Return the number of items, None when the shape is out of bounds."""
-    if len(shape) > MAX_DIMENSIONS:
-        return None
-    count = 1
-    for length in shape:
-        if not 0 <= length <= MAX_ITEMS:
-            return None
-        count *= length
-        if count > MAX_ITEMS:
-            return None
-    return count
+def raw_bytes(array: Array) -> memoryview:
+    """Return the bytes of a C-ordered array without copying them."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _is_tensor(value: object) -> bool:
-    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach")
+    return hasattr(value, "detach") and hasattr(value, "numpy")
 
 
-def _from_tensor(value: Any) -> npt.NDArray[Any]:
+def _from_tensor(tensor: Any) -> Array:
     try:
-        array: npt.NDArray[Any] = value.detach().cpu().numpy()
-    except (TypeError, RuntimeError) as error:
+        array = tensor.numpy(force=True)
+    except (TypeError, RuntimeError, ValueError) as error:
         raise EncodeError(
-            f"a tensor of dtype {value.dtype} has no NumPy form; convert it first (.float()): {error}"
+            f"a tensor of {getattr(tensor, 'dtype', 'unknown type')} has no NumPy counterpart ({error}): "
+            "convert it first, with .float() or .to_dense()"
         ) from error
-    return array
+    return np.asarray(array)

@@ -1,176 +1,204 @@
-"""JSON: Python's own values as a field, and the metadata of every sample."""
+"""``.json``: numbers, strings, booleans, None, lists and dicts; and samples' metadata."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+import datetime as dt
+import json
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 import orjson
 
 from neurofm_shards.errors import EncodeError, FormatError
 from neurofm_shards.plugins.interfaces import Codec
-from neurofm_shards.types import Buffer
 
-#: Deepest nesting that is written or read.
-MAX_DEPTH = 64
-#: Largest JSON member that is read.
-MAX_BYTES = 64 << 20
+if TYPE_CHECKING:
+    from neurofm_shards.types import Buffer, Metadata
 
-_PLAIN = (str, int, float, bool, type(None))
+#: Deepest nesting of lists and dicts that is read or written.
+MAX_DEPTH = 100
+_STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+_PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 
 class JsonCodec(Codec):
-    """Numbers, strings, booleans, None, lists and dicts.
+    """Anything JSON can hold, exactly: a value that would change on the way is refused.
 
-    Not-a-number and infinity have no spelling in JSON and are refused: store an array, or None. Tuples come back as
-    lists, and the keys of dicts must be strings.
+    Refused are NaN and infinity, integers beyond 64 bits, keys that are no strings, and arrays and dates inside lists
+    and dicts. Tuples come back as lists. Foreign payloads may hold NaN and Infinity, as Python's ``json`` writes them.
+
+    Examples
+    --------
+    >>> codec = JsonCodec()
+    >>> codec.decode(memoryview(b"".join(codec.encode({"trial": 3, "correct": True}))))
+    {'trial': 3, 'correct': True}
     """
 
     name: ClassVar[str] = "json"
     extension: ClassVar[str] = "json"
 
     def accepts(self, value: object) -> bool:
-        """Say whether the value is of a type that JSON knows."""
-        return isinstance(value, (*_PLAIN, list, tuple, dict))
+        """Numbers, strings, booleans, None, lists, tuples and dicts; NumPy scalars are arrays."""
+        return isinstance(value, _PLAIN) and not isinstance(value, np.generic)
 
     def encode(self, value: Any) -> Sequence[Buffer]:
-        """Return the value as compact UTF-8 JSON.
-
-        Raises
-        ------
-        EncodeError
-            Somewhere inside is a value that JSON cannot hold; the message says where.
-        """
-        _check(value, "value", 0)
-        return [_dump(value)]
+        """Return the JSON text in UTF-8."""
+        data = _dumps(value, _STRICT, _refuse)
+        if b"null" in data:
+            _refuse_not_finite(value, "value")
+        return [data]
 
     def decode(self, payload: memoryview) -> Any:
-        """Return the value.
+        """Return the value; see the base class."""
+        data = bytes(payload)
+        _check_depth(data)
+        try:
+            return orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            return _loads_foreign(data, error)
 
-        Raises
-        ------
-        FormatError
-            The bytes are not JSON, or nested too deeply.
-        """
-        return _load(payload, "JSON member")
 
+def metadata_bytes(metadata: Metadata) -> bytes:
+    """Return the JSON text of one sample's metadata.
 
-def metadata_bytes(metadata: Mapping[str, Any]) -> bytes:
-    """Return a sample's metadata as compact JSON.
-
-    NumPy scalars and arrays become numbers and lists; not-a-number and infinity become null, which every reader
-    understands as "not known".
+    NaN and infinity become null; NumPy scalars become numbers and arrays of numbers, booleans or strings become lists;
+    dates and times become ISO 8601 strings, paths become strings with forward slashes. Floats stay floats (``1.0``).
 
     Raises
     ------
     EncodeError
-        Something inside has no JSON form; the message says where and of which type it is.
+        A value is none of these, an integer has more than 64 bits, or a key is no string.
     """
-    try:
-        return _dump(dict(metadata), option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_PASSTHROUGH_DATETIME)
-    except EncodeError:
-        # The slow way round: it finds what orjson cannot say (non-native byte order, sets, where it was).
-        return _dump(plain(metadata, "metadata"))
+    if not isinstance(metadata, dict):
+        raise EncodeError(f"metadata must be a dict, not {type(metadata).__name__}")
+    return _dumps(metadata, orjson.OPT_PASSTHROUGH_DATACLASS, _metadata_value)
 
 
-def metadata_from_bytes(data: Buffer) -> dict[str, Any]:
-    """Return the metadata that :func:`metadata_bytes` (or anyone else) wrote.
+def metadata_from_bytes(data: Buffer) -> Metadata:
+    """Return metadata from its JSON text.
 
     Raises
     ------
     FormatError
-        The bytes are not a JSON object.
+        It is not JSON, too deep, or not an object.
     """
-    value = _load(data, "metadata")
+    value = JsonCodec().decode(memoryview(data))
     if not isinstance(value, dict):
-        raise FormatError(f"metadata must be a JSON object, but this is a {type(value).__name__}")
+        raise FormatError(f"metadata must be a JSON object, not {type(value).__name__}")
     return value
 
 
-def plain(value: Any, where: str, depth: int = 0) -> Any:
-    """Turn NumPy values inside a structure into Python's own, naming the place of anything that has no JSON form.
+def strict_json(data: Buffer) -> Any:
+    """Parse JSON that other code relies on (manifests, checkpoints): nothing doubtful passes.
 
     Raises
     ------
-    EncodeError
-        Naming the place and the type.
+    FormatError
+        It is not JSON, is nested deeper than ``MAX_DEPTH``, repeats a key, or holds NaN or Infinity.
     """
-    if depth > MAX_DEPTH:
-        raise EncodeError(f"{where} is nested more than {MAX_DEPTH} levels deep")
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, _PLAIN):
-        return _checked_int(value, where)
-    if isinstance(value, Mapping):
-        return {_key(key, where): plain(item, f"{where}.{key}", depth + 1) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+    text = bytes(data)
+    _check_depth(text)
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_not_json)
+    except (ValueError, RecursionError) as error:
+        raise error if isinstance(error, FormatError) else FormatError(f"not valid JSON: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise FormatError(f"the JSON key {twice[:60]!r} is given twice")
+    return found
+
+
+def _not_json(name: str) -> NoReturn:
+    raise FormatError(f"{name} is not JSON")
+
+
+def _dumps(value: Any, options: int, default: Any) -> bytes:
+    try:
+        return orjson.dumps(value, default, options)
+    except EncodeError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:  # orjson.JSONEncodeError is a TypeError
+        cause = error.__cause__
+        if isinstance(cause, EncodeError):
+            raise EncodeError(str(cause)) from error
+        raise EncodeError(f"cannot be stored as JSON: {error}{_hint(str(error))}") from error
+
+
+def _hint(message: str) -> str:
+    if "64-bit" in message:
+        return "; store it as a string"
+    if "must be str" in message:
+        return "; make the keys strings"
+    return ""
+
+
+def _refuse(value: object) -> NoReturn:
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
     raise EncodeError(
-        f"{where} is a {type(value).__module__}.{type(value).__qualname__}, which JSON cannot hold; "
-        "give a number, string, boolean, None, list or dict (a date: its isoformat())"
+        f"a {name} cannot be stored as JSON: give arrays a field of their own, and everything else as numbers, "
+        "strings, lists and dicts"
     )
 
 
-def _check(value: Any, where: str, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise EncodeError(f"{where} is nested more than {MAX_DEPTH} levels deep")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise EncodeError(f"{where} is {value}, which JSON cannot hold; store it in an array, or use None")
+def _refuse_not_finite(value: Any, where: str) -> None:
+    """Raise for the first NaN or infinity (orjson would write null without a word)."""
+    if isinstance(value, float) and not isfinite(value):
+        raise EncodeError(f"{where} is {value}, which JSON cannot hold: use None, or an array")
     if isinstance(value, dict):
         for key, item in value.items():
-            _check(item, f"{where}.{_key(key, where)}", depth + 1)
+            _refuse_not_finite(item, f"{where}[{key!r}]")
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
-            _check(item, f"{where}[{i}]", depth + 1)
-    elif isinstance(value, _PLAIN):
-        _checked_int(value, where)
-    else:
-        raise EncodeError(f"{where} is a {type(value).__qualname__}, which JSON cannot hold")
+            _refuse_not_finite(item, f"{where}[{i}]")
 
 
-def _checked_int(value: Any, where: str) -> Any:
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        raise EncodeError(f"{where} is {value}, which does not fit into 64 bits; store it as a string")
-    return value
+def _metadata_value(value: object) -> Any:
+    """Return what JSON can hold for a value that orjson does not know."""
+    if isinstance(value, np.generic) and value.dtype.kind in "biufU":
+        return value.item()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufUO":
+        return value.tolist()
+    if isinstance(value, (np.datetime64, np.timedelta64)):
+        return str(value)
+    if isinstance(value, dt.timedelta):
+        return value.total_seconds()
+    if isinstance(value, PurePath):
+        return value.as_posix()
+    return _refuse(value)
 
 
-def _key(key: Any, where: str) -> str:
-    if not isinstance(key, str):
-        raise EncodeError(f"{where} has the key {key!r}; the keys of JSON objects are strings")
-    return key
+def _check_depth(data: bytes) -> None:
+    """Refuse deep nesting before anything recurses."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return
+    depth, inside, escaped = 0, False, False
+    for byte in data:
+        if inside:
+            inside, escaped = escaped or byte != 0x22, byte == 0x5C and not escaped
+        elif byte == 0x22:
+            inside = True
+        elif byte in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise FormatError(f"JSON nested deeper than {MAX_DEPTH}")
+        elif byte in b"]}":
+            depth -= 1
 
 
-def _dump(value: Any, option: int = 0) -> bytes:
-    try:
-        return orjson.dumps(value, option=option)
-    except (orjson.JSONEncodeError, RecursionError) as error:
-        raise EncodeError(f"not to be held in JSON: {error}") from error
-
-
-def _load(data: Buffer, what: str) -> Any:
-    size = memoryview(data).nbytes
-    if size > MAX_BYTES:
-        raise FormatError(f"{what} of {size} bytes is larger than the {MAX_BYTES} that are read")
-    try:
-        value = orjson.loads(data)
-    except (orjson.JSONDecodeError, RecursionError) as error:
-        raise FormatError(f"{what} is not JSON: {error}") from error
-    if _deeper_than(value, MAX_DEPTH):
-        raise FormatError(f"{what} is nested more than {MAX_DEPTH} levels deep")
-    return value
-
-
-def _deeper_than(value: Any, levels: int) -> bool:
-    layer = [value] if isinstance(value, (dict, list)) else []
-    for _ in range(levels + 1):
-        if not layer:
-            return False
-        children = [item for one in layer for item in (one.values() if isinstance(one, dict) else one)]
-        layer = [item for item in children if isinstance(item, (dict, list))]
-    return True
+def _loads_foreign(data: bytes, error: orjson.JSONDecodeError) -> Any:
+    """Parse what Python's ``json`` writes and JSON does not allow (NaN, Infinity), or raise ``FormatError``."""
+    if b"NaN" in data or b"Infinity" in data:
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as second:
+            raise FormatError(f"not valid JSON: {second}") from second
+    raise FormatError(f"not valid JSON: {error}") from error

@@ -1,116 +1,130 @@
-"""NumPy's own array format, as in ``numpy.lib.format``: versions 1.0 to 3.0 are read, 1.0 is written."""
+"""``.npy``: NumPy's own format."""
 
 from __future__ import annotations
 
-import ast
-import struct
+import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from neurofm_shards.codecs.arrays import as_plain_array, count_items, is_array, plain_dtype
-from neurofm_shards.errors import FormatError
+from neurofm_shards.codecs.arrays import (
+    Array,
+    checked_nbytes,
+    checked_shape,
+    is_array,
+    new_array,
+    plain_dtype,
+    raw_bytes,
+    storable,
+)
+from neurofm_shards.errors import EncodeError, FormatError
 from neurofm_shards.plugins.interfaces import Codec
-from neurofm_shards.types import ArrayLayout, Buffer
+from neurofm_shards.types import ArrayLayout
 
-MAGIC = b"\x93NUMPY"
-#: Longest header that is parsed; the longest that a plain array needs has a few hundred bytes.
-_MAX_HEADER = 4096
-_ALIGN = 64
-#: numpy leaves room for the first dimension to grow to this many digits.
+if TYPE_CHECKING:
+    from neurofm_shards.types import Buffer
+
+_MAGIC = b"\x93NUMPY"
+#: NumPy refuses longer headers as well.
+_MAX_HEADER = 10_000
+_ALIGNMENT = 64
+#: NumPy leaves room so that the growing axis can be rewritten in place.
 _GROWTH_DIGITS = 21
+_ITEM = re.compile(
+    r"\s*'(?P<key>descr|fortran_order|shape)'\s*:\s*"
+    r"(?P<value>'[^'\\]{1,16}'|True|False|\(\s*(?:\d{1,18}L?\s*(?:,\s*\d{1,18}L?\s*)*,?\s*)?\))\s*(?:,|(?=\}))"
+)
+_KEYS = frozenset({"descr", "fortran_order", "shape"})
 
 
 class NpyCodec(Codec):
-    """Arrays as ``.npy``, which Hugging Face datasets and Ray decode too; never with pickled objects."""
+    """Arrays as ``numpy.save`` writes them, in C order; Hugging Face datasets and Ray decode them too.
+
+    ``decode`` never unpickles: arrays of objects are refused.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> codec = NpyCodec()
+    >>> codec.decode(memoryview(b"".join(codec.encode(np.arange(3)))))
+    array([0, 1, 2])
+    """
 
     name: ClassVar[str] = "npy"
     extension: ClassVar[str] = "npy"
 
     def accepts(self, value: object) -> bool:
-        """Say whether the value is an array or a tensor."""
+        """Arrays, NumPy scalars and tensors."""
         return is_array(value)
 
     def encode(self, value: Any) -> Sequence[Buffer]:
-        """Return header and data; the bytes are those of ``numpy.save``."""
-        array = as_plain_array(value)
-        return [_header(array.dtype.str, array.shape), memoryview(array.reshape(-1)).cast("B")]
+        """Return header and data; the data is not copied where it is in C order."""
+        try:
+            array = storable(value)
+        except EncodeError as error:
+            raise EncodeError(f"{type(value).__name__} cannot be stored as .npy: {error}") from error
+        return [_header(array.dtype.str, array.shape), raw_bytes(array)]
 
-    def decode(self, payload: memoryview) -> Any:
-        """Return the array.
-
-        Raises
-        ------
-        FormatError
-            The header is not that of a plain array, or the data are too short or too long.
-        """
+    def decode(self, payload: memoryview) -> Array:
+        """Return the array; see the base class."""
         layout = _parse(payload, len(payload))
-        dtype = np.dtype(layout.dtype)
-        flat = np.frombuffer(payload, dtype, offset=layout.offset).astype(dtype.newbyteorder("="))
-        return flat.reshape(layout.shape, order="F" if layout.fortran else "C")
+        data = payload[layout.offset :]
+        return new_array(data, plain_dtype(layout.dtype), layout.shape, fortran=layout.fortran)
 
     def layout(self, head: memoryview, size: int) -> ArrayLayout | None:
-        """Say where the data lie; None when the header is unusable (``decode`` then says why)."""
+        """Say where the data lies; None for anything that ``decode`` would refuse."""
         try:
             return _parse(head, size)
         except FormatError:
             return None
 
-    def envelope(self, dtype: str, shape: tuple[int, ...]) -> tuple[bytes, bytes] | None:
-        """Return the header; nothing follows the data."""
-        return _header(np.dtype(dtype).str, shape), b""
+    def envelope(self, dtype: str, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
+        """Return the header, and nothing behind the data."""
+        return _header(dtype, shape), b""
 
 
 @lru_cache(maxsize=256)
 def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    text = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+    """Write the header as NumPy >= 1.24 does (format version 1.0)."""
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape!r}, }}"
     if shape:
         text += " " * (_GROWTH_DIGITS - len(repr(shape[0])))
-    start = len(MAGIC) + 2 + 2
-    padding = -(start + len(text) + 1) % _ALIGN or _ALIGN
-    body = text + " " * padding + "\n"
-    return MAGIC + b"\x01\x00" + struct.pack("<H", len(body)) + body.encode("latin1")
+    used = len(_MAGIC) + 4 + len(text) + 1
+    text += " " * (-used % _ALIGNMENT) + "\n"
+    return _MAGIC + b"\x01\x00" + len(text).to_bytes(2, "little") + text.encode("ascii")
 
 
 def _parse(head: memoryview, size: int) -> ArrayLayout:
-    # Headers repeat thousands of times; what they say is a function of their bytes and of the member's size.
-    return _parse_header(bytes(head[: _header_end(head)]), size)
-
-
-def _header_end(head: memoryview) -> int:
-    if bytes(head[:6]) != MAGIC or len(head) < 12:
-        raise FormatError("a .npy member does not begin like a NumPy array")
-    version = head[6]
-    if version not in (1, 2, 3) or head[7] != 0:
-        raise FormatError(f"a .npy member has the unknown format version {version}.{head[7]}")
-    start, length = (
-        (10, struct.unpack_from("<H", head, 8)[0]) if version == 1 else (12, struct.unpack_from("<I", head, 8)[0])
-    )
+    """Read the header of a payload of ``size`` bytes, of which ``head`` is the beginning."""
+    if bytes(head[:6]) != _MAGIC:
+        raise FormatError("not an .npy payload: it does not begin with \\x93NUMPY")
+    version = bytes(head[6:8])
+    if version not in {b"\x01\x00", b"\x02\x00", b"\x03\x00"}:
+        raise FormatError(f".npy version {version.hex(' ')} is unknown")
+    start = 10 if version == b"\x01\x00" else 12
+    length = int.from_bytes(head[8:start], "little")
     if length > _MAX_HEADER or start + length > len(head):
-        raise FormatError(f"a .npy member has a header of {length} bytes, more than the {_MAX_HEADER} that are read")
-    return int(start + length)
+        raise FormatError(f"the .npy header claims {length} bytes; {max(0, len(head) - start)} are there")
+    dtype, fortran, shape = _parse_header(bytes(head[start : start + length]))
+    checked_nbytes(plain_dtype(dtype), shape, size - start - length)
+    return ArrayLayout(dtype, shape, start + length, fortran and len(shape) > 1)
 
 
-@lru_cache(maxsize=1024)
-def _parse_header(header: bytes, size: int) -> ArrayLayout:
-    text = header[10 if header[6] == 1 else 12 :].decode("latin1")
-    try:
-        fields = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
-        raise FormatError(f"a .npy member has a header that cannot be read: {text[:80]!r}") from error
-    if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
-        raise FormatError(f"a .npy member has a header that is not one of an array: {text[:80]!r}")
-    dtype = plain_dtype(fields["descr"]) if isinstance(fields["descr"], str) else None
-    if dtype is None:
-        raise FormatError(f"a .npy member has dtype {str(fields['descr'])[:80]!r}; only plain numbers are read")
-    shape, fortran = fields["shape"], fields["fortran_order"]
-    if not isinstance(shape, tuple) or not all(type(length) is int for length in shape) or type(fortran) is not bool:
-        raise FormatError(f"a .npy member has a header that is not one of an array: {text[:80]!r}")
-    count = count_items(shape)
-    if count is None or len(header) + count * dtype.itemsize != size:
-        raise FormatError(
-            f"a .npy member of {size} bytes cannot hold an array of shape {str(shape)[:80]} and dtype {dtype}"
-        )
-    return ArrayLayout(dtype.str, shape, len(header), fortran=fortran and len(shape) > 1)
+@lru_cache(maxsize=256)
+def _parse_header(header: bytes) -> tuple[str, bool, tuple[int, ...]]:
+    """Return dtype, order and shape. The text is a dict of three known keys; nothing is evaluated."""
+    text = header.decode("latin1").strip()
+    found: dict[str, str] = {}
+    position = 1
+    while text[:1] == "{" and (item := _ITEM.match(text, position)):
+        if item["key"] in found:
+            raise FormatError(f"the .npy header names {item['key']!r} twice")
+        found[item["key"]] = item["value"]
+        position = item.end()
+    if found.keys() != _KEYS or text[position:].strip() != "}":
+        raise FormatError(f"the .npy header is not that of an array of plain numbers: {text[:100]!r}")
+    if found["descr"][:1] != "'" or found["shape"][:1] != "(" or found["fortran_order"][:1] not in "TF":
+        raise FormatError(f"the .npy header mixes up its values: {text[:100]!r}")
+    shape = checked_shape([int(number) for number in re.findall(r"\d+", found["shape"])])
+    dtype = found["descr"][1:-1]
+    return plain_dtype(dtype).str, found["fortran_order"] == "True", shape

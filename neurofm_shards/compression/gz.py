@@ -74,10 +74,10 @@ class GzCompression(Compression):
 
     def decompress_frame(self, data: memoryview, out: memoryview) -> None:
         """Inflate one run; see the base class."""
-        inflate = _inflater()
+        inflate, damage = _inflater()
         try:
             part = inflate.decompress(data, len(out) + 1)
-        except zlib.error as error:  # isal raises the same class
+        except damage as error:
             raise FormatError(f"damaged gz frame: {error}") from error
         if inflate.eof and inflate.unused_data:
             raise FormatError(f"the gz frame ends {len(inflate.unused_data)} bytes early")
@@ -93,10 +93,10 @@ class GzCompression(Compression):
         return cast("BinaryIO", CheckedStream(stream, "gz", (OSError, EOFError, zlib.error)))
 
 
-def _inflater() -> Any:
-    """Return a raw-deflate decoder, the fastest there is."""
+def _inflater() -> tuple[Any, type[Exception]]:
+    """Return the fastest raw-deflate decoder there is, and what it raises for damaged bytes."""
     try:
         from isal import isal_zlib  # noqa: PLC0415  (optional)
     except ImportError:
-        return zlib.decompressobj(-zlib.MAX_WBITS)
-    return isal_zlib.decompressobj(-zlib.MAX_WBITS)
+        return zlib.decompressobj(-zlib.MAX_WBITS), zlib.error
+    return isal_zlib.decompressobj(-zlib.MAX_WBITS), cast("type[Exception]", isal_zlib.error)

@@ -1,0 +1,236 @@
+"""The allow-list: every global a pickle may name, and our own checked constructor that stands for it.
+
+The originals are never imported, let alone called: ``numpy.ndarray`` can be made to crash the interpreter, and
+``torch.storage._load_from_bytes`` is an unrestricted ``torch.load``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from neurofm_shards.codecs.pickle_values import (
+    ArrayRecord,
+    DtypeRecord,
+    Reading,
+    Span,
+    as_data,
+    as_dtype,
+    as_shape,
+    brief,
+    is_word,
+    packed_array,
+    strided_array,
+)
+from neurofm_shards.codecs.torch_storage import BFLOAT16, STORAGE_DTYPES, Storage, read_storage
+from neurofm_shards.errors import FormatError, UnsafePickleError
+
+Construct = Callable[[Reading, tuple[Any, ...]], object]
+
+
+class Global:
+    """A name on the allow-list; calling the original is replaced by ``construct``."""
+
+    __slots__ = ("construct", "name")
+
+    def __init__(self, name: str, construct: Construct | None = None) -> None:
+        self.name = name
+        self.construct = construct
+
+    def call(self, reading: Reading, args: tuple[Any, ...]) -> object:
+        """Stand in for ``original(*args)``.
+
+        Raises
+        ------
+        UnsafePickleError
+            The arguments are not those that an ordinary pickle has.
+        """
+        if self.construct is None:
+            raise UnsafePickleError(f"the pickle calls {self.name}, which is only allowed as a name")
+        try:
+            return self.construct(reading, args)
+        except UnsafePickleError as error:
+            raise UnsafePickleError(f"the pickle calls {self.name} with {error}") from error
+        except FormatError as error:
+            raise FormatError(f"{self.name}: {error}") from error
+
+
+def find_global(module: object, name: object) -> Global:
+    """Return what stands for a global.
+
+    Raises
+    ------
+    UnsafePickleError
+        It is not on the allow-list.
+    """
+    full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else brief(module)
+    found = ALLOWED.get(full)
+    if found is None:
+        raise UnsafePickleError(
+            f"the pickle names {full[:120]!r}, which is not on the allow-list (plain NumPy arrays and scalars, tensors "
+            "and containers of them): refused, and nothing was run; where you trust the data, write it anew as .npy"
+        )
+    return found
+
+
+def _expect(args: tuple[Any, ...], *counts: int) -> None:
+    if len(args) not in counts:
+        raise UnsafePickleError(f"{len(args)} arguments")
+
+
+def _ndarray(reading: Reading, args: tuple[Any, ...]) -> ArrayRecord:  # noqa: ARG001  (one signature for all)
+    _expect(args, 3)
+    shape, dtype, data = args
+    return packed_array(data, dtype, shape, "C")
+
+
+def _reconstruct(reading: Reading, args: tuple[Any, ...]) -> ArrayRecord:
+    _expect(args, 3)
+    kind, shape, code = args
+    raw = _bytes_of(reading, code)
+    if not isinstance(kind, Global) or kind.name not in _ARRAY_CLASSES or shape != (0,) or raw != b"b":
+        raise UnsafePickleError("other than (ndarray, (0,), b'b')")
+    return ArrayRecord()
+
+
+def _frombuffer(reading: Reading, args: tuple[Any, ...]) -> ArrayRecord:  # noqa: ARG001
+    _expect(args, 4, 5)
+    data, dtype, shape, order = args[:4]
+    axes = args[4] if len(args) == 5 else None
+    if is_word(order, "K") and axes is not None:
+        return _transposed(packed_array(data, dtype, shape, "C"), axes)
+    if not is_word(order, "C", "F") or axes is not None:
+        raise UnsafePickleError(f"the order {brief(order)}")
+    return packed_array(data, dtype, shape, order)
+
+
+def _transposed(array: ArrayRecord, axes: object) -> ArrayRecord:
+    if not isinstance(axes, tuple) or any(type(axis) is not int for axis in axes):
+        raise UnsafePickleError("impossible axes")
+    if sorted(axes) != list(range(len(array.shape))):
+        raise UnsafePickleError("impossible axes")
+    array.shape, array.strides = tuple(array.shape[a] for a in axes), tuple(array.strides[a] for a in axes)
+    return array
+
+
+def _dtype(reading: Reading, args: tuple[Any, ...]) -> DtypeRecord:  # noqa: ARG001
+    _expect(args, 1, 2, 3)
+    if not isinstance(args[0], str) or any(type(flag) not in {bool, int} for flag in args[1:]):
+        raise UnsafePickleError("unusual arguments")
+    record = DtypeRecord(args[0])
+    record.dtype()
+    return record
+
+
+def _scalar(reading: Reading, args: tuple[Any, ...]) -> Any:
+    _expect(args, 2)
+    dtype, raw = as_dtype(args[0]), _bytes_of(reading, args[1])
+    if len(raw) != dtype.itemsize:
+        raise UnsafePickleError(f"{len(raw)} bytes for one {dtype.str}")
+    return np.frombuffer(raw, dtype)[0]
+
+
+def _encode(reading: Reading, args: tuple[Any, ...]) -> bytes:
+    """Stand in for ``_codecs.encode``, which protocol 2 uses to write bytes as text."""
+    _expect(args, 2)
+    text, encoding = args
+    if not isinstance(text, str) or not is_word(encoding, "latin1", "latin-1"):
+        raise UnsafePickleError(f"the encoding {brief(encoding)}; only text in latin1 is allowed")
+    reading.spend(len(text))
+    try:
+        return text.encode("latin1")
+    except UnicodeEncodeError as error:
+        raise UnsafePickleError(f"text that is not latin1: {error}") from error
+
+
+def _no_bytes(reading: Reading, args: tuple[Any, ...]) -> bytes:  # noqa: ARG001
+    _expect(args, 0)
+    return b""
+
+
+def _ordered_dict(reading: Reading, args: tuple[Any, ...]) -> dict[Any, Any]:  # noqa: ARG001
+    _expect(args, 0)
+    return {}
+
+
+def _storage(reading: Reading, args: tuple[Any, ...]) -> Storage:
+    _expect(args, 1)
+    return read_storage(reading, as_data(args[0]))
+
+
+def _tensor(reading: Reading, args: tuple[Any, ...]) -> ArrayRecord:  # noqa: ARG001
+    """Stand in for ``torch._utils._rebuild_tensor_v2`` (and v3, which names the dtype in addition)."""
+    _expect(args, 5, 6, 7, 8)
+    storage, first, shape, steps = args[:4]
+    if not isinstance(storage, Storage) or not isinstance(steps, tuple):
+        raise UnsafePickleError("something other than a storage")
+    if len(args) > 5 and args[5] != {}:
+        raise UnsafePickleError("backward hooks")
+    if len(args) > 7 and args[7] is not None:
+        raise UnsafePickleError("tensor metadata")
+    name = _tensor_dtype(args[6]) if len(args) > 6 and args[6] is not None else storage.dtype
+    if name is None:
+        raise UnsafePickleError("a storage without dtype")
+    record = strided_array(storage.data, as_dtype("<u2" if name == BFLOAT16 else name), as_shape(shape), steps, first)
+    record.bfloat16 = name == BFLOAT16
+    return record
+
+
+def _tensor_dtype(value: object) -> str:
+    if isinstance(value, Global) and value.name in _TORCH_DTYPES:
+        return _TORCH_DTYPES[value.name]
+    raise UnsafePickleError(f"the dtype {brief(value)}")
+
+
+def _parameter(reading: Reading, args: tuple[Any, ...]) -> ArrayRecord:  # noqa: ARG001
+    _expect(args, 3)
+    if not isinstance(args[0], ArrayRecord) or args[2] != {}:
+        raise UnsafePickleError("something other than a tensor")
+    return args[0]
+
+
+def _bytes_of(reading: Reading, value: object) -> bytes:
+    """Return short raw bytes."""
+    data = as_data(value)
+    if len(data) > 64:
+        raise UnsafePickleError(f"{len(data)} bytes where a few are usual")
+    return bytes(reading.payload[data.start : data.stop]) if isinstance(data, Span) else data
+
+
+_TORCH_DTYPES: Mapping[str, str] = MappingProxyType(
+    {"torch.bfloat16": BFLOAT16}
+    | {f"torch.{name}": np.dtype(name).str for name in ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16")}
+    | {f"torch.{name}": np.dtype(name).str for name in ("uint32", "uint64", "float16", "float32", "float64")}
+    | {f"torch.{name}": np.dtype(name).str for name in ("complex64", "complex128")}
+)
+_ARRAY_CLASSES = frozenset({"numpy.ndarray", "numpy.memmap", "numpy.core.memmap.memmap"})
+
+
+def _allowed() -> Mapping[str, Global]:
+    constructors: dict[str, Construct | None] = {
+        "numpy.ndarray": _ndarray,
+        "numpy.dtype": _dtype,
+        "numpy.memmap": None,
+        "numpy.core.memmap.memmap": None,
+        "_codecs.encode": _encode,
+        "__builtin__.bytes": _no_bytes,
+        "builtins.bytes": _no_bytes,
+        "collections.OrderedDict": _ordered_dict,
+        "torch.storage._load_from_bytes": _storage,
+        "torch._utils._rebuild_tensor_v2": _tensor,
+        "torch._utils._rebuild_tensor_v3": _tensor,
+        "torch._utils._rebuild_parameter": _parameter,
+        **dict.fromkeys(STORAGE_DTYPES),
+        **dict.fromkeys(_TORCH_DTYPES),
+    }
+    for core in ("numpy.core", "numpy._core"):
+        constructors[f"{core}.multiarray._reconstruct"] = _reconstruct
+        constructors[f"{core}.multiarray.scalar"] = _scalar
+        constructors[f"{core}.numeric._frombuffer"] = _frombuffer
+    return MappingProxyType({name: Global(name, construct) for name, construct in constructors.items()})
+
+
+ALLOWED = _allowed()

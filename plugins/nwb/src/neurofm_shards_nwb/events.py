@@ -20,15 +20,18 @@ _MOST_EVENTS = 5_000_000
 
 
 def looks_like_events(series: Series, modality: str) -> bool:
-    """Say whether a plain TimeSeries in acquisition or a behaviour module is a list of events rather than a signal.
+    """Say whether a plain TimeSeries that counts as behaviour is a list of events rather than a signal.
 
-    A signal has a common interval: nine of ten intervals lie within a fifth of the median. Of what has none, constant
-    values are events (licks, rewards), wherever they lie; changing values are too where they lie in acquisition and
-    fewer than half of the intervals are within a factor of two of the median (a wheel that is sampled on movement, in a
-    behaviour module, stays a signal). A series without two usable time stamps is no signal either.
+    Everything in BehavioralEvents is. Elsewhere time stamps and values say so: a signal has a common interval (nine of ten
+    intervals lie within a fifth of the median). Of what has none, constant values are events (licks, rewards), wherever
+    they lie; changing values are too where they lie in acquisition and fewer than half of the intervals are within a
+    factor of two of the median (a wheel that is sampled on movement, in a behaviour module, stays a signal). A series
+    without two usable time stamps is no signal either.
     """
     if modality != "behavior" or series.timestamps is None or series.data is None or series.types[0] != "TimeSeries":
         return False
+    if any(kind == "BehavioralEvents" for _, kind in series.containers):
+        return True
     look = min(len(series.timestamps), _LOOK_AT)
     times = series.timestamps.read(0, look).astype(np.float64)
     steps = np.diff(times[np.isfinite(times)])
@@ -47,6 +50,8 @@ def looks_like_events(series: Series, modality: str) -> bool:
 def event_stream(series: Series) -> EventStream | None:
     """Describe a series as events: annotations by text, codes by value, constant values by the series' name.
 
+    Events of one kind (licks, rewards) and those in BehavioralEvents are behaviour; codes and annotations are events.
+
     Returns
     -------
     EventStream or None
@@ -60,11 +65,12 @@ def event_stream(series: Series) -> EventStream | None:
     if codes is None:
         return None
     owners, owner = codes
+    is_behavior = any(kind == "BehavioralEvents" for _, kind in series.containers)
     if len(owners) <= 1 and series.data.dtype.kind in "fiub":
-        owners = (series.path.rpartition("/")[2],)
+        owners, is_behavior = (series.path.rpartition("/")[2],), True
     return EventStream(
         path=series.path,
-        modality="events",
+        modality="behavior" if is_behavior else "events",
         kind_name=series.types[0],
         description=series.description,
         read=_reader(series.timestamps, owner),

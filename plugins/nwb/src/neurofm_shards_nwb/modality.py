@@ -8,7 +8,14 @@ from neurofm_shards_nwb.content import Series
 
 #: Above this rate an electrical series is wide-band, wherever it lies: LFP is stored at 0.5 to 2.5 kHz.
 WIDE_BAND_HZ = 5000.0
-BEHAVIOR_CONTAINERS = ("Position", "CompassDirection", "EyeTracking", "PupilTracking", "BehavioralTimeSeries")
+BEHAVIOR_CONTAINERS = (
+    "Position",
+    "CompassDirection",
+    "EyeTracking",
+    "PupilTracking",
+    "BehavioralTimeSeries",
+    "BehavioralEvents",
+)
 _BEHAVIOR_MODULE = re.compile(r"behaviou?r", re.IGNORECASE)
 
 
@@ -33,7 +40,7 @@ def modality_of(series: Series) -> str:
             return modality
     if "ElectricalSeries" in series.types:
         return "lfp" if is_lfp(series) else "raw"
-    return "events" if _within(series, ("BehavioralEvents",)) else _general(series)
+    return _general(series)
 
 
 def is_lfp(series: Series) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -15,21 +14,10 @@ from neurofm_shards.plugins.choice import codec_for
 from neurofm_shards.plugins.interfaces import Codec
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.shards.headers import HeaderTemplate
-from neurofm_shards.shards.index_log import Form
+from neurofm_shards.shards.index_log import ColumnLog, Encoded, Form, IndexLog
 from neurofm_shards.shards.names import check_extension, check_field
-from neurofm_shards.types import Buffer
 
 AnyArray = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One value as bytes: the pieces of its payload, and where an array's data lie in it."""
-
-    size: int
-    pieces: Sequence[Buffer]
-    data: int = -1
-    form: Form | None = None
 
 
 class FieldWriter:
@@ -48,6 +36,8 @@ class FieldWriter:
         self.codec = codec
         self.template = HeaderTemplate(field, check_extension(codec.extension))
         self._envelopes: dict[tuple[np.dtype[Any], tuple[int, ...]], tuple[bytes, bytes] | None] = {}
+        self._forms: dict[tuple[np.dtype[Any], tuple[int, ...]], tuple[int, bytes, bytes, Form]] = {}
+        self._log: ColumnLog | None = None
 
     def envelope(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, bytes] | None:
         """Return what the codec puts around such an array; None where it has to encode each."""
@@ -66,16 +56,31 @@ class FieldWriter:
         EncodeError
             The codec refuses the value; the message names the field.
         """
-        array = as_array(value)
-        if array is not None:
-            array = plain(array)
-            around = self.envelope(array.dtype, array.shape)
-            if around is not None:
-                before, after = around
-                data = array.reshape(-1).data.cast("B") if array.size else b""
-                size = len(before) + array.nbytes + len(after)
-                return Encoded(size, (before, data, after), len(before), (array.dtype.str, array.shape))
-        return self._by_codec(value if array is None else array)
+        array = value if type(value) is np.ndarray else as_array(value)
+        if array is None:
+            return self._by_codec(value)
+        form = self._forms.get((array.dtype, array.shape))
+        if form is None or not array.flags.c_contiguous:
+            return self._encode_array(plain(array))
+        size, before, after, where = form
+        return Encoded(size, (before, array.data.cast("B"), after), len(before), where)
+
+    def _encode_array(self, array: AnyArray) -> Encoded:
+        around = self.envelope(array.dtype, array.shape)
+        if around is None:
+            return self._by_codec(array)
+        before, after = around
+        size, where = len(before) + array.nbytes + len(after), (array.dtype.str, array.shape)
+        if array.size == 0:
+            return Encoded(size, (before, after), len(before), where)
+        self._forms[array.dtype, array.shape] = (size, before, after, where)
+        return Encoded(size, (before, array.data.cast("B"), after), len(before), where)
+
+    def log(self, log: IndexLog) -> ColumnLog:
+        """Return where this writer's values are noted in the one shard it writes for."""
+        if self._log is None:
+            self._log = log.column(self.field, self.codec.name, self.codec.extension)
+        return self._log
 
     def _by_codec(self, value: Any) -> Encoded:
         try:

@@ -87,26 +87,24 @@ class HeaderTemplate:
         """Return the header of one member."""
         return _header(key + self._tail, size)
 
-    def fill(self, out: Bytes2D, keys: Bytes2D, sizes: int | npt.NDArray[np.int64]) -> None:
-        """Write the headers of many members.
+    def many(self, keys: Bytes2D, sizes: int | npt.NDArray[np.int64]) -> Bytes2D:
+        """Return the headers of many members, shape (n, 512).
 
         Parameters
         ----------
-        out : numpy.ndarray of uint8, shape (n, 512)
-            Where the headers go; rows may be apart.
         keys : numpy.ndarray of uint8, shape (n, k)
             ASCII keys of equal length.
         sizes : int or numpy.ndarray of int64, shape (n,)
             Payload bytes: of every member, or of each.
         """
         length = keys.shape[1]
-        same = isinstance(sizes, int)
         blank = np.frombuffer(self.one(b"\0" * length, sizes if isinstance(sizes, int) else 0), np.uint8)
         sums = keys.sum(axis=1, dtype=np.int64) + (int(blank.sum()) - int(blank[_CHECKSUM_AT:156].sum()) + 8 * ord(" "))
-        out[:] = blank
+        out = np.tile(blank, (len(keys), 1))
         out[:, :length] = keys
-        if not same:
-            digits = _digits(np.asarray(sizes), 11, 8)
+        if not isinstance(sizes, int):
+            digits = _digits(sizes, 11, 8)
             out[:, _SIZE_AT : _SIZE_AT + 11] = digits
             sums += digits.sum(axis=1, dtype=np.int64) - 11 * ord("0")
         out[:, _CHECKSUM_AT : _CHECKSUM_AT + 6] = _digits(sums, 6, 8)
+        return out

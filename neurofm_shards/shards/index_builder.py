@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from neurofm_shards.errors import FormatError, InputNotFoundError
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.shards.fingerprints import shard_fingerprint
-from neurofm_shards.shards.index_log import IndexLog
+from neurofm_shards.shards.index_log import Encoded, IndexLog
 from neurofm_shards.shards.index_model import ShardIndex
 from neurofm_shards.shards.tar import Member, TarReader
 
@@ -61,11 +61,10 @@ def _note(log: IndexLog, member: Member, reader: TarReader) -> None:
     codec = codec_by_extension(member.extension)
     layout = None if codec is None else codec.layout(reader.head(member), member.size)
     column = log.column(member.field, "" if codec is None else codec.name, member.extension)
-    if layout is None or layout.fortran:
-        column.add(len(log.keys) - 1, member.offset, member.size, -1, None)
-    else:
-        form = (layout.dtype, layout.shape)
-        column.add(len(log.keys) - 1, member.offset, member.size, member.offset + layout.offset, form)
+    value = Encoded(member.size, ())
+    if layout is not None and not layout.fortran:
+        value = Encoded(member.size, (), layout.offset, (layout.dtype, layout.shape))
+    column.add(len(log.keys) - 1, member.offset, value)
 
 
 @contextlib.contextmanager

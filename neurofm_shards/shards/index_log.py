@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from neurofm_shards.shards.index_model import ColumnIndex, ShardIndex
 from neurofm_shards.shards.names import METADATA_FIELD
 from neurofm_shards.shards.packing import PackedInts, pack_ints, pack_strings
-from neurofm_shards.types import ColumnSpec
+from neurofm_shards.types import Buffer, ColumnSpec
 
 #: dtype and shape of an array that lies plainly in its payload.
 Form = tuple[str, tuple[int, ...]]
+
+
+class Encoded(NamedTuple):
+    """One value as bytes: the pieces of its payload, and where an array's data lie in it (-1: nowhere plainly)."""
+
+    size: int
+    pieces: Sequence[Buffer]
+    data: int = -1
+    form: Form | None = None
 
 
 class ColumnLog:
@@ -29,13 +38,13 @@ class ColumnLog:
         self._data: list[int] = []
         self._forms: list[Form | None] = []
 
-    def add(self, row: int, offset: int, size: int, data: int, form: Form | None) -> None:
-        """Note one value: its sample, payload, first data byte (-1: none) and form."""
+    def add(self, row: int, offset: int, value: Encoded) -> None:
+        """Note one value: its sample, where its payload begins, and what is in it."""
         self._rows.append(row)
         self._offsets.append(offset)
-        self._sizes.append(size)
-        self._data.append(data)
-        self._forms.append(form)
+        self._sizes.append(value.size)
+        self._data.append(-1 if value.form is None else offset + value.data)
+        self._forms.append(value.form)
 
     def add_many(self, row: int, offsets: range, sizes: Sequence[int], data: int, form: Form | None) -> None:
         """Note the values of consecutive samples; ``data`` counts from each payload's start."""

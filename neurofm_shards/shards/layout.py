@@ -12,6 +12,7 @@ import numpy.typing as npt
 from neurofm_shards.shards.fields import FieldWriter, plain
 from neurofm_shards.shards.headers import MEMBER_BLOCK, HeaderTemplate, padded
 from neurofm_shards.shards.index_log import IndexLog
+from neurofm_shards.shards.names import METADATA_FIELD
 
 Bytes2D = npt.NDArray[np.uint8]
 
@@ -67,64 +68,71 @@ def record_bytes(columns: Sequence[FixedColumn], metadata_bytes: int) -> int:
     return sum(MEMBER_BLOCK + padded(column.size) for column in columns) + MEMBER_BLOCK + padded(metadata_bytes)
 
 
-def lay_out(
-    out: Bytes2D,
-    keys: Bytes2D,
-    columns: Sequence[FixedColumn],
-    start: int,
-    metadata: tuple[HeaderTemplate, Bytes2D, npt.NDArray[np.int64]],
-) -> None:
-    """Fill records.
+class LaidOut:
+    """Samples whose headers and metadata are made, and whose data only have to be copied between them.
 
     Parameters
     ----------
-    out : numpy.ndarray of uint8, shape (n, record_bytes)
-        Every byte of it is written.
+    columns : sequence of FixedColumn
+        The fields.
     keys : numpy.ndarray of uint8, shape (n, k)
         ASCII keys of equal length.
-    columns : sequence of FixedColumn
-        The fields; samples ``start`` to ``start + n`` are taken.
     start : int
         First sample in the columns.
     metadata : (HeaderTemplate, numpy.ndarray of uint8 (n, m), numpy.ndarray of int64 (n,))
-        The metadata member's headers, texts (zeros behind each), and their sizes.
+        What makes the metadata member's headers, the texts (zeros behind each), and their sizes.
+
+    Attributes
+    ----------
+    record : int
+        Bytes of each record.
     """
-    at = 0
-    for column in columns:
-        column.writer.template.fill(out[:, at : at + MEMBER_BLOCK], keys, column.size)
-        at = _fill_payload(out, at + MEMBER_BLOCK, column, start)
-    template, texts, sizes = metadata
-    template.fill(out[:, at : at + MEMBER_BLOCK], keys, sizes)
-    at += MEMBER_BLOCK
-    out[:, at : at + texts.shape[1]] = texts
-    out[:, at + texts.shape[1] :] = 0
 
+    def __init__(
+        self,
+        columns: Sequence[FixedColumn],
+        keys: Bytes2D,
+        start: int,
+        metadata: tuple[HeaderTemplate, Bytes2D, npt.NDArray[np.int64]],
+    ) -> None:
+        self._columns = columns
+        self._start = start
+        self._headers = [column.writer.template.many(keys, column.size) for column in columns]
+        template, self._texts, sizes = metadata
+        self._sizes = sizes.tolist()
+        self._metadata_headers = template.many(keys, sizes)
+        self.record = record_bytes(columns, int(sizes[0]))
 
-def _fill_payload(out: Bytes2D, at: int, column: FixedColumn, start: int) -> int:
-    end = at + padded(column.size)
-    for part in (
-        np.frombuffer(column.before, np.uint8),
-        column.rows(start, start + len(out)),
-        np.frombuffer(column.after, np.uint8),
-    ):
-        length = part.shape[-1]
-        out[:, at : at + length] = part
-        at += length
-    out[:, at:end] = 0
-    return end
+    def fill(self, out: Bytes2D, first: int) -> None:
+        """Write records, the first one being that of sample ``first``; every byte of ``out`` is written."""
+        stop = first + len(out)
+        at = 0
+        for column, headers in zip(self._columns, self._headers, strict=True):
+            out[:, at : at + MEMBER_BLOCK] = headers[first:stop]
+            at += MEMBER_BLOCK
+            end = at + padded(column.size)
+            for part in (column.before, column.rows(self._start + first, self._start + stop), column.after):
+                row = np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part
+                out[:, at : at + row.shape[-1]] = row
+                at += row.shape[-1]
+            out[:, at:end] = 0
+            at = end
+        out[:, at : at + MEMBER_BLOCK] = self._metadata_headers[first:stop]
+        at += MEMBER_BLOCK
+        out[:, at : at + self._texts.shape[1]] = self._texts[first:stop]
+        out[:, at + self._texts.shape[1] :] = 0
 
-
-def note(
-    log: IndexLog, columns: Sequence[FixedColumn], position: int, count: int, record: int, sizes: Sequence[int]
-) -> None:
-    """Note in the index where the values of ``count`` records of one length are; the first begins at ``position``."""
-    row, at = len(log.keys), position + MEMBER_BLOCK
-    end = record * count
-    for column in columns:
-        form = (column.data.dtype.newbyteorder("<").str, column.data.shape[1:])
-        codec = column.writer.codec
-        logged = log.column(column.writer.field, codec.name, codec.extension)
-        logged.add_many(row, range(at, at + end, record), [column.size] * count, len(column.before), form)
-        at += padded(column.size) + MEMBER_BLOCK
-    log.column("metadata", "json", "json").add_many(row, range(at, at + end, record), sizes, -1, None)
-    log.records.extend(range(position, position + end, record))
+    def note(self, log: IndexLog, position: int) -> None:
+        """Note in the index where everything is; the first record begins at ``position``."""
+        row, at, count = len(log.keys), position + MEMBER_BLOCK, len(self._sizes)
+        end = self.record * count
+        for column in self._columns:
+            form = (column.data.dtype.newbyteorder("<").str, column.data.shape[1:])
+            codec = column.writer.codec
+            logged = log.column(column.writer.field, codec.name, codec.extension)
+            logged.add_many(row, range(at, at + end, self.record), [column.size] * count, len(column.before), form)
+            at += padded(column.size) + MEMBER_BLOCK
+        log.column(METADATA_FIELD, "json", "json").add_many(
+            row, range(at, at + end, self.record), self._sizes, -1, None
+        )
+        log.records.extend(range(position, position + end, self.record))

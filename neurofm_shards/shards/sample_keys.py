@@ -72,6 +72,12 @@ def automatic_keys(numbers: npt.NDArray[np.int64]) -> SampleKeys:
     return SampleKeys(keys, keys, len(keys) == 0 or int(numbers.max()) < 10**_DIGITS)
 
 
+def one_automatic_key(number: int) -> SampleKeys:
+    """Return the automatic key of one sample."""
+    keys = [automatic_key(number)]
+    return SampleKeys(keys, keys, same_length=True)
+
+
 def named_keys(ids: Sequence[str | int]) -> SampleKeys:
     """Return the keys of samples that their caller named, with any text or number.
 

@@ -135,8 +135,8 @@ class MetadataRun(ABC):
     padded_bytes: int
 
     @abstractmethod
-    def texts(self, count: int) -> tuple[Bytes2D, npt.NDArray[np.int64]]:
-        """Return the first samples' texts, (count, m) with zeros behind each, and their sizes."""
+    def texts(self) -> tuple[Bytes2D, npt.NDArray[np.int64]]:
+        """Return the samples' texts, (count, m) with zeros behind each, and their sizes."""
 
 
 class _SameRun(MetadataRun):
@@ -149,7 +149,8 @@ class _SameRun(MetadataRun):
         self._size = sum(map(len, self._parts)) + len(keys.keys[start]) + len(str(number))
         self.padded_bytes = padded(self._size)
 
-    def texts(self, count: int) -> tuple[Bytes2D, npt.NDArray[np.int64]]:
+    def texts(self) -> tuple[Bytes2D, npt.NDArray[np.int64]]:
+        count = self.count
         before, middle, after = (_row(part, count) for part in self._parts)
         numbers = np.arange(self._number, self._number + count, dtype=np.int64)
         digits = decimal_digits(numbers, len(str(self._number)))
@@ -167,11 +168,11 @@ class _OwnRun(MetadataRun):
         self.count = next(differing, len(texts))
         self._texts = texts
 
-    def texts(self, count: int) -> tuple[Bytes2D, npt.NDArray[np.int64]]:
-        part = self._texts[:count]
+    def texts(self) -> tuple[Bytes2D, npt.NDArray[np.int64]]:
+        part = self._texts[: self.count]
         joined = b"".join([text.ljust(self.padded_bytes, b"\0") for text in part])
         sizes = np.array([len(text) for text in part], np.int64)
-        return np.frombuffer(joined, np.uint8).reshape(count, -1), sizes
+        return np.frombuffer(joined, np.uint8).reshape(self.count, -1), sizes
 
 
 def _row(text: bytes, n: int) -> Bytes2D:

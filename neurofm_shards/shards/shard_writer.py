@@ -13,18 +13,18 @@ from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.plugins.registry import registry
-from neurofm_shards.shards.fields import Encoded, FieldWriter, FieldWriters
+from neurofm_shards.shards.fields import FieldWriters
 from neurofm_shards.shards.files import partial_path, publish
 from neurofm_shards.shards.fingerprints import shard_fingerprint
 from neurofm_shards.shards.headers import END_OF_ARCHIVE, MEMBER_BLOCK, HeaderTemplate
-from neurofm_shards.shards.index_log import IndexLog
+from neurofm_shards.shards.index_log import Encoded, IndexLog
 from neurofm_shards.shards.index_store import save_index
-from neurofm_shards.shards.layout import FixedColumn, fixed_column, lay_out, note, record_bytes
+from neurofm_shards.shards.layout import FixedColumn, LaidOut, fixed_column, record_bytes
 from neurofm_shards.shards.metadata import save_part
 from neurofm_shards.shards.names import METADATA_FIELD
 from neurofm_shards.shards.record_buffer import RecordBuffer
-from neurofm_shards.shards.sample_keys import SampleKeys, automatic_keys, named_keys
-from neurofm_shards.shards.sample_metadata import MetadataTemplate, OwnMetadata, encode_all, encode_own
+from neurofm_shards.shards.sample_keys import SampleKeys, automatic_keys, named_keys, one_automatic_key
+from neurofm_shards.shards.sample_metadata import MetadataRun, MetadataTemplate, OwnMetadata, encode_all, encode_own
 from neurofm_shards.shards.shard_record import ShardRecord, metadata_part, shard_record
 from neurofm_shards.shards.sidecars import sidecar_paths
 from neurofm_shards.shards.sinks import BackgroundSink, CompressedSink, FileSink, Sink
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 #: Laying out fewer samples than this at once is not worth the calls.
 _FEW = 4
+#: Headers of this many samples are made at once.
+_MANY = 512
 
 
 class ShardWriter:
@@ -92,6 +94,7 @@ class ShardWriter:
         self._metadata_header = HeaderTemplate(METADATA_FIELD, "json")
         self._templates: dict[tuple[str, ...], MetadataTemplate] = {}
         self._log = IndexLog()
+        self._metadata_log = self._log.column(METADATA_FIELD, "json", "json")
         self._ids: list[str] = []
         self._own: list[bytes] = []
         self._seen: set[str] = set()
@@ -126,7 +129,7 @@ class ShardWriter:
             A value cannot be stored. Nothing of the sample was written; the next one may be.
         """
         self._check_open()
-        keys = automatic_keys(np.array([self._next()])) if key is None else named_keys([key])
+        keys = one_automatic_key(self._next()) if key is None else named_keys([key])
         self._check_new(keys.keys)
         own = encode_own(metadata or {}, keys.keys[0])
         self._write_one(keys, 0, sample, own)
@@ -258,29 +261,30 @@ class ShardWriter:
     def _write_some(
         self, block: Block, keys: SampleKeys, own: OwnMetadata, columns: list[FixedColumn] | None, start: int
     ) -> int:
-        """Write as many samples at once as have one length of record and fit the buffer; return how many."""
+        """Write as many samples at once as have one length of record; return how many."""
         if columns is not None and keys.same_length:
-            limit = self._records.room(record_bytes(columns, 1))
-            run = self._template(block.columns).run(keys, own, start, self.num_samples, limit)
-            record = record_bytes(columns, run.padded_bytes)
-            count = min(run.count, self._records.room(record))
-            if count >= _FEW:
-                texts, sizes = run.texts(count)
-                matrix = keys.matrix(start, start + count)
-                place = self._records.reserve(count, record)
-                lay_out(place, matrix, columns, start, (self._metadata_header, texts, sizes))
-                self._note_block(columns, count, record, sizes.tolist())
-                self._remember(
-                    keys, start, count, own.texts[start : start + count], texts[0, : int(sizes[0])].tobytes()
-                )
-                return count
+            run = self._template(block.columns).run(keys, own, start, self.num_samples, _MANY)
+            if run.count >= _FEW and self._records.room(record_bytes(columns, run.padded_bytes)):
+                self._write_run(columns, keys, own, start, run)
+                return run.count
         sample = {name: value for name, data in block.columns.items() if (value := _value(data, start)) is not MISSING}
         self._write_one(keys, start, sample, own.texts[start])
         return 1
 
-    def _note_block(self, columns: Sequence[FixedColumn], count: int, record: int, sizes: Sequence[int]) -> None:
-        note(self._log, columns, self._records.position, count, record, sizes)
-        self._log.digests.extend(self._records.commit(count, record))
+    def _write_run(
+        self, columns: list[FixedColumn], keys: SampleKeys, own: OwnMetadata, start: int, run: MetadataRun
+    ) -> None:
+        texts, sizes = run.texts()
+        stop = start + run.count
+        laid_out = LaidOut(columns, keys.matrix(start, stop), start, (self._metadata_header, texts, sizes))
+        laid_out.note(self._log, self._records.position)
+        done = 0
+        while done < run.count:
+            count = min(run.count - done, self._records.room(laid_out.record))
+            laid_out.fill(self._records.reserve(count, laid_out.record), done)
+            self._log.digests.extend(self._records.commit(count, laid_out.record))
+            done += count
+        self._remember(keys, start, run.count, own.texts[start:stop], texts[0, : int(sizes[0])].tobytes())
 
     def _remember(self, keys: SampleKeys, start: int, count: int, own: Sequence[bytes], metadata: bytes) -> None:
         self._first_metadata = self._first_metadata or metadata
@@ -303,26 +307,20 @@ class ShardWriter:
         at = position
         places = []
         for writer, encoded in cells:
-            at += MEMBER_BLOCK
-            places.append(at)
-            pieces.append(writer.template.one(key, encoded.size))
-            pieces.extend(encoded.pieces)
-            pieces.append(bytes(-encoded.size % MEMBER_BLOCK))
-            at += encoded.size + len(pieces[-1])
-        pieces += (self._metadata_header.one(key, len(text)), text, bytes(-len(text) % MEMBER_BLOCK))
+            places.append(at + MEMBER_BLOCK)
+            padding = bytes(-encoded.size % MEMBER_BLOCK)
+            pieces += (writer.template.one(key, encoded.size), *encoded.pieces, padding)
+            at += MEMBER_BLOCK + encoded.size + len(padding)
+        padding = bytes(-len(text) % MEMBER_BLOCK)
+        pieces += (self._metadata_header.one(key, len(text)), text, padding)
         at += MEMBER_BLOCK
-        digest = self._records.append(pieces, at + len(text) + len(pieces[-1]) - position)
+        digest = self._records.append(pieces, at + len(text) + len(padding) - position)
         for (writer, encoded), place in zip(cells, places, strict=True):
-            self._note_one(row, writer, encoded, place)
-        self._log.column(METADATA_FIELD, "json", "json").add(row, at, len(text), -1, None)
+            writer.log(self._log).add(row, place, encoded)
+        self._metadata_log.add(row, at, Encoded(len(text), ()))
         self._log.records.append(position)
         self._log.digests.append(digest)
         self._remember(keys, i, 1, (own,), text)
-
-    def _note_one(self, row: int, writer: FieldWriter, encoded: Encoded, place: int) -> None:
-        codec = writer.codec
-        data = -1 if encoded.form is None else place + encoded.data
-        self._log.column(writer.field, codec.name, codec.extension).add(row, place, encoded.size, data, encoded.form)
 
 
 def _sink(

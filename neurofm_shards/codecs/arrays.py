@@ -76,11 +76,10 @@ def checked_nbytes(dtype: np.dtype[Any], shape: tuple[int, ...], available: int)
 def new_array(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool = False) -> Array:
     """Return a new writeable array of exactly these bytes."""
     try:
-        array: Array = np.empty(shape, dtype, "F" if fortran else "C")
-    except (ValueError, MemoryError) as error:
+        view: Array = np.ndarray(shape, dtype, data, 0, None, "F" if fortran else "C")
+        array: Array = view.copy(order="K")
+    except (ValueError, MemoryError, TypeError) as error:
         raise FormatError(f"an array {shape} of {dtype.str}: {error}") from error
-    flat = array.T if fortran else array
-    flat.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
     return array
 
 

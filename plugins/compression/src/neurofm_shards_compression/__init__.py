@@ -1,0 +1,1 @@
+"""zstd and lz4 shards for neurofm-shards."""

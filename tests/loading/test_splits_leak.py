@@ -1,0 +1,162 @@
+"""Splits of a finished data set: groups stay together, nothing shares time, nothing moves when data is added."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.loading.splits import Splits, split
+
+EMPTYING = 0  # a seed that leaves a split of the ten sessions below empty
+
+
+def text(values):
+    return np.array(list(values), dtype=object)
+
+
+def sessions(count, each=5, first=0):
+    ids = np.repeat(np.arange(first, first + count), each)
+    return {"session_id": text(f"ses.{i}" for i in ids), "subject_id": text(f"M{i // 3}" for i in ids)}
+
+
+def windows_of(data):
+    """Windows of 0.5 to 2 s, at any distance, in two sessions, in any storage order."""
+    starts = data.draw(st.lists(st.integers(0, 400), min_size=40, max_size=120))
+    lengths = data.draw(st.lists(st.integers(5, 20), min_size=len(starts), max_size=len(starts)))
+    owner = data.draw(st.lists(st.sampled_from(["a", "b"]), min_size=len(starts), max_size=len(starts)))
+    begin = np.array(starts) * 0.1 + 1.7e9
+    return {
+        "session_id": text(owner),
+        "window_start_s": begin,
+        "window_stop_s": begin + np.array(lengths) * 0.1,
+        "trial": np.array(starts) // 9 - 1,
+    }
+
+
+def shares_time(table, found, gap=0.0):
+    """Compare every window of a split with every window of every other, one by one."""
+    for one, other in combinations(found.rows, 2):
+        for i in found.rows[one]:
+            for j in found.rows[other]:
+                if table["session_id"][i] == table["session_id"][j]:
+                    latest = max(table["window_start_s"][i], table["window_start_s"][j])
+                    if latest < min(table["window_stop_s"][i], table["window_stop_s"][j]) + gap - 1e-6:
+                        return True
+    return False
+
+
+@given(st.data(), st.sampled_from(["time", "trial"]), st.sampled_from([0.0, 0.5, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_no_two_splits_share_a_moment(data, by, purge):
+    table = windows_of(data)
+    try:
+        found = split(table, by, {"train": 0.6, "val": 0.2, "test": 0.2}, purge=purge)
+    except ConfigError as error:
+        assert "empty" in str(error)  # noqa: PT017  (a split that cannot be filled is said to be so)
+        return
+    assert not shares_time(table, found, purge * 0.5)
+    held = np.concatenate(list(found.rows.values()))
+    assert len(np.unique(held)) == len(held) == len(table["trial"]) - sum(found.dropped.values())
+
+
+def test_the_leak_test_notices_a_leak():
+    table = {"session_id": text("aa"), "window_start_s": np.array([0.0, 0.5]), "window_stop_s": np.array([1.0, 1.5])}
+    assert shares_time(table, Splits({"train": np.array([0]), "test": np.array([1])}))
+
+
+def test_time_is_cut_in_the_order_and_shares_asked_for():
+    start = np.arange(1000.0)
+    table = {"session_id": text("a" * 1000), "window_start_s": start, "window_stop_s": start + 1}
+    found = split(table, "time", {"train": 0.7, "val": 0.1, "test": 0.2})
+    assert found.rows["train"].tolist() == list(range(700))
+    assert found.rows["val"].tolist() == list(range(701, 800))
+    assert found.rows["test"].tolist() == list(range(801, 1000))
+    assert found.dropped == {"too near to another split": 2}
+
+
+def test_overlapping_windows_at_a_cut_are_left_out():
+    start = np.arange(0, 100, 0.5)
+    table = {"session_id": text("a" * 200), "window_start_s": start, "window_stop_s": start + 1}
+    found = split(table, "time", {"train": 0.5, "test": 0.5}, purge=0)
+    assert not shares_time(table, found)
+    assert found.dropped == {"too near to another split": 1}
+
+
+@pytest.mark.parametrize("by", ["session", "subject"])
+def test_groups_stay_together_and_more_data_moves_none(by):
+    few, many = sessions(40), sessions(60)
+    halves = {"train": 0.5, "test": 0.5}
+    before, after = split(few, by, halves, seed=3), split(many, by, halves, seed=3)
+    for name, rows in before.rows.items():
+        assert set(rows) == {row for row in after.rows[name] if row < 200}
+    of = {name: set(few[f"{by}_id"][rows]) for name, rows in before.rows.items()}
+    assert not any(of[one] & of[other] for one, other in combinations(of, 2))
+    assert sum(before.groups.values()) == len(set(few[f"{by}_id"]))
+
+
+def test_fractions_are_met_by_many_groups_and_the_seed_matters():
+    table = sessions(2000, each=1)
+    counts = split(table, seed=1).counts()
+    assert abs(counts["train"] - 1600) < 80
+    assert not np.array_equal(split(table, seed=1).rows["test"], split(table, seed=2).rows["test"])
+
+
+def test_an_empty_split_is_an_error_and_balancing_fills_it():
+    table = sessions(10)
+    with pytest.raises(ConfigError, match="leaves .* empty .*balanced=True"):
+        split(table, seed=EMPTYING)
+    for seed in range(50):
+        assert split(table, seed=seed, balanced=True).counts() == {"train": 40, "val": 5, "test": 5}
+
+
+def test_conversion_and_loading_assign_groups_alike():
+    from neurofm_shards.recordings.options import SplitOptions
+    from neurofm_shards.recordings.splits import share
+
+    table = sessions(200, each=1)
+    found = split(table, seed=7)
+    options = SplitOptions(by="session", fractions={"train": 0.8, "val": 0.1, "test": 0.1}, seed=7)
+    for name, rows in found.rows.items():
+        assert {share(options, each) for each in table["session_id"][rows]} == {name}
+
+
+def test_a_trial_stays_whole_and_windows_in_no_trial_are_left_out():
+    trial = np.repeat(np.arange(-1, 99), 3)
+    found = split({"session_id": text("a" * 300), "trial": trial}, "trial")
+    assert found.dropped == {"in no trial": 3}
+    assert "not checked" in found.notes[0]
+    of = [set(trial[rows]) for rows in found.rows.values()]
+    assert sum(map(len, of)) == len(set.union(*of)) == 99
+
+
+def test_splits_that_the_metadata_names_are_honoured():
+    table = {**sessions(2), "split": text(["train"] * 4 + ["test"] * 4 + ["", None])}
+    found = split(table, "session")
+    assert found.counts() == {"train": 4, "test": 4}
+    assert found.dropped == {"in no split": 2}
+    with pytest.raises(ConfigError, match="empty"):
+        split(table, "session", {"a": 0.001, "b": 0.999}, column=None)
+
+
+@pytest.mark.parametrize(
+    ("table", "arguments", "says"),
+    [
+        ({"trial": np.arange(3)}, {}, "no metadata column 'session_id'; there are: trial"),
+        ({"session_id": text(["a", None, ""])}, {}, "2 samples have no session_id"),
+        ({"session_id": text("abc")}, {"fractions": {"a": 0.5}}, "add up to 1"),
+        ({"session_id": text("abc")}, {"by": "hour"}, "by='hour'"),
+        (
+            {"session_id": text("ab"), "window_start_s": np.array([0, np.nan]), "window_stop_s": np.array([1.0, 2])},
+            {"by": "time"},
+            "no window_start_s",
+        ),
+    ],
+)
+def test_what_cannot_be_split_is_explained(table, arguments, says):
+    with pytest.raises(ConfigError, match=says):
+        split(table, **arguments)

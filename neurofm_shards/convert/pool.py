@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from neurofm_shards.errors import WorkerError
+from neurofm_shards.errors import PluginError, WorkerError
+from neurofm_shards.plugins.host import ALLOWED_PLUGINS, NO_PLUGINS, PLUGIN_FILES, STRICT_PLUGINS
 from neurofm_shards.plugins.registry import registry
 
 T = TypeVar("T")
+#: Environment variables that decide which plugins a worker finds.
+SETTINGS = (ALLOWED_PLUGINS, NO_PLUGINS, PLUGIN_FILES, STRICT_PLUGINS)
 
 
 @contextmanager
@@ -70,9 +75,27 @@ def as_they_come(
         yield from map(_result, done)
 
 
+def run_remotely(settings: dict[str, str], payload: bytes) -> Any:
+    """Run a pickled call in a worker, which must know the plugins before it can unpickle what they made."""
+    for name in SETTINGS:
+        os.environ.pop(name, None)
+    os.environ.update(settings)
+    registry()
+    function, arguments = pickle.loads(payload)  # noqa: S301  (made by this program a moment ago)
+    return function(*arguments)
+
+
 def _submit(executor: Executor, function: Callable[..., T], call: tuple[Any, ...]) -> Future[T]:
+    settings = {name: os.environ[name] for name in SETTINGS if name in os.environ}
     try:
-        return executor.submit(function, *call)
+        payload = pickle.dumps((function, call))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise PluginError(
+            f"a plugin that was registered in code cannot be sent to workers ({error}); define it in a module, or use one "
+            "worker"
+        ) from error
+    try:
+        return executor.submit(run_remotely, settings, payload)
     except BrokenExecutor as error:
         raise _lost(error) from error
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.errors import SourceError
+from neurofm_shards.expressions import compile_expression
 from neurofm_shards.recordings.modality import plain
-from neurofm_shards.recordings.spans import EMPTY, covered, intersect, normalise
+from neurofm_shards.recordings.spans import EMPTY, contains, covered, intersect, normalise
 from neurofm_shards.recordings.streams import EventStream, Floats, Ints
 from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, to_ticks
 from neurofm_shards.recordings.timeline import Timeline
@@ -85,10 +87,11 @@ def load_trains(stream: EventStream, session_id: str, timeline: Timeline, *, sus
     problems += _reports(stream.path, facts)
     observed = _observed(stream, timeline)
     counts = np.bincount(owners, minlength=len(stream.owners))
+    seen = counts if stream.observed is None else _counted_inside(ticks, owners, observed)
     return Trains(
         ticks=ticks,
         owner=owners,
-        table=_table(stream, session_id, counts, observed),
+        table=_table(stream, session_id, counts, seen, observed),
         observed=observed,
         facts={**facts, "kept": len(ticks)},
         problems=tuple(problems),
@@ -105,8 +108,6 @@ def choose(trains: Trains, unit_filter: str | None, min_rate: float) -> Trains:
     """
     keep = np.ones(len(trains.table), dtype=bool)
     if unit_filter is not None:
-        from neurofm_shards.expressions import compile_expression  # noqa: PLC0415  (few have a filter)
-
         keep &= compile_expression(unit_filter)(table_columns(trains.table))
     if min_rate > 0:
         keep &= np.array([row["firing_rate_hz"] >= min_rate for row in trains.table], dtype=bool)
@@ -190,7 +191,7 @@ def _unsorted(times: Floats, owner: Ints) -> int:
 
 def _suspicions(stream: EventStream, times: Floats, owner: Ints, suspicious: str) -> list[Problem]:
     found = []
-    if len(times) >= _MIN_EVENTS and (times == np.rint(times)).all():
+    if (times == np.rint(times)).all() and len(np.unique(times[:1000])) >= _MIN_EVENTS:
         found.append("all times are whole numbers: they look like sample numbers, not seconds")
     if _restarts(times, owner):
         found.append("times go back to the start again and again: they look as if they restarted in every trial")
@@ -250,8 +251,16 @@ def _observed(stream: EventStream, timeline: Timeline) -> tuple[Ints, ...]:
     return tuple(whole if spans is None else intersect(whole, normalise(to_ticks(spans))) for spans in known)
 
 
+def _counted_inside(ticks: Ints, owners: npt.NDArray[np.int32], observed: Sequence[Ints]) -> Ints:
+    """Count the events of each owner while it was observed."""
+    order = np.argsort(owners, kind="stable")
+    edges = np.searchsorted(owners[order], np.arange(len(observed) + 1))
+    parts = [ticks[order[a:b]] for a, b in pairwise(edges)]
+    return np.array([int(contains(spans, part).sum()) for spans, part in zip(observed, parts, strict=True)], dtype=int)
+
+
 def _table(
-    stream: EventStream, session_id: str, counts: Ints, observed: Sequence[Ints]
+    stream: EventStream, session_id: str, counts: Ints, seen: Ints, observed: Sequence[Ints]
 ) -> tuple[Mapping[str, Any], ...]:
     first = min((int(spans[0, 0]) for spans in observed if len(spans)), default=0)
     last = max((int(spans[-1, 1]) for spans in observed if len(spans)), default=0)
@@ -261,6 +270,6 @@ def _table(
         ids = {"id": f"{session_id}/{stream.path}/{unit}", "session_id": session_id, "table": stream.path, "unit": unit}
         spans = observed[i] if len(observed) else EMPTY
         seconds = int(covered(spans, np.array([first]), np.array([last]))[0]) / TICKS_PER_SECOND
-        rate = int(counts[i]) / seconds if seconds else 0.0
+        rate = int(seen[i]) / seconds if seconds else 0.0
         rows.append({**said, **ids, "num_spikes": int(counts[i]), "firing_rate_hz": rate})
     return tuple(rows)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.errors import ConfigError, SourceError
+from neurofm_shards.expressions import compile_expression
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.relative import recognised_columns, session_columns
 from neurofm_shards.recordings.selection import by_path, listing, only
@@ -131,8 +132,6 @@ def _usable(stream: IntervalStream, options: WindowOptions, timeline: Timeline) 
     keep = np.isfinite(stream.start)
     _note(drops, "trial without a start time", ~keep)
     if options.trial_filter is not None:
-        from neurofm_shards.expressions import compile_expression  # noqa: PLC0415  (few have a filter)
-
         wanted = np.asarray(compile_expression(options.trial_filter)(columns), dtype=bool)
         _note(drops, "trial_filter", keep & ~wanted)
         keep &= wanted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,25 +12,23 @@ import numpy.typing as npt
 import orjson
 import xxhash
 
+from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, FormatError, IntegrityError, SampleIndexError, StateError
-from neurofm_shards.plugins.registry import registry
 from neurofm_shards.shards.arena import most_maps
 from neurofm_shards.shards.buffers import BufferPool
 from neurofm_shards.shards.catalog import Catalog, read_catalog
 from neurofm_shards.shards.columns import Column, Fetch, ListColumn, make_column
 from neurofm_shards.shards.file_space import FileSpace
-from neurofm_shards.shards.index import load_index
 from neurofm_shards.shards.lookup import KeyLookup
 from neurofm_shards.shards.metadata import MetadataTable, load_table
 from neurofm_shards.shards.names import METADATA_FIELD
-from neurofm_shards.shards.shard_file import ShardFile
+from neurofm_shards.shards.shard_table import ShardTable
 from neurofm_shards.shards.space import MappedSpace, Reader, Space
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from neurofm_shards.plugins.interfaces import Codec, Compression
     from neurofm_shards.shards.index import ShardIndex
     from neurofm_shards.shards.manifest import Manifest
 
@@ -77,7 +74,9 @@ class ShardCollection:
         self.manifest: Manifest | None = catalog.manifest
         self.shard_names = list(catalog.names)
         self.shard_sizes: Ints = catalog.num_samples
-        self.starts: Ints = np.concatenate([[0], np.cumsum(catalog.num_samples)]).astype(np.int64)
+        self._space = _make_space(catalog, io, cache_bytes)
+        self._shards = ShardTable(catalog, self._space)
+        self.starts: Ints = self._shards.starts
         self.num_samples = int(self.starts[-1])
         self._pool = BufferPool()
         self._columns: dict[str, Column] = {
@@ -86,11 +85,6 @@ class ShardCollection:
         }
         self.columns: dict[str, ColumnSpec] = {name: column.spec for name, column in self._columns.items()}
         self._metadata = ListColumn(ColumnSpec(METADATA_FIELD, None, None), self.num_samples)
-        self._indexes: dict[int, ShardIndex] = dict(catalog.indexes)
-        self._attached: set[int] = set()
-        self._touching = threading.Lock()
-        self._touching_in = os.getpid()
-        self._space = _make_space(catalog, io, cache_bytes)
         self._lookup = KeyLookup()
 
     @classmethod
@@ -211,11 +205,30 @@ class ShardCollection:
         return found
 
     def metadata(self, rows: Rows) -> list[Metadata]:
-        """Decode the metadata of rows: one dict each, empty where a sample has none."""
+        """Decode the metadata of rows: one dict each, empty where a sample has none.
+
+        Raises
+        ------
+        FormatError
+            A shard is damaged, or its metadata is not a JSON object; names shard and key.
+        """
         where = self._checked_rows(rows)
         with self._space.reading() as reader:
+            if self._verify:
+                self._check_records(reader, where)
             found = self._fetch(reader, self._metadata, where)
-        return [value if isinstance(value, dict) else {} for value in found]
+        return [{} if value is MISSING else self._object(value, row) for value, row in zip(found, where, strict=True)]
+
+    def _object(self, value: Any, row: int) -> Metadata:
+        if not isinstance(value, dict):
+            raise FormatError(f"sample {self.describe(row)}: its metadata is not an object")
+        return value
+
+    def has(self, row: int, column: str) -> bool:
+        """Say whether a sample has a field (the metadata counts as one)."""
+        shard, local = self.locate(int(self._checked_rows([row])[0]))
+        index = self.index(shard).columns.get(column)
+        return index is not None and index.packed_offsets.at(local) >= 0
 
     def payload(self, row: int, column: str) -> bytes:
         """Return a member's bytes as they are stored.
@@ -226,30 +239,25 @@ class ShardCollection:
             This sample has no such field.
         """
         where = self._checked_rows([row])
-        shard, local = self.locate(int(where[0]))
-        index = self.index(shard).columns.get(column)
-        offset = -1 if index is None else index.packed_offsets.at(local)
-        if index is None or offset < 0:
-            raise ConfigError(f"sample {self.describe(int(where[0]))} has no field {column!r}")
-        self._attach(shard)
-        at = np.array([offset + int(self._space.bases[shard])])
-        size = np.array([index.packed_sizes.at(local)])
+        if not self.has(row, column):
+            raise ConfigError(f"sample {self.describe(row)} has no field {column!r}")
+        shard, local = self.locate(row)
+        index = self.index(shard).columns[column]
+        start = index.packed_offsets.at(local)
         with self._space.reading() as reader:
             if self._verify:
                 self._check_records(reader, where)
-            reader.need(at, size)
-            return reader.slices(at, size)[0].tobytes()
+            return self._bytes(reader, shard, start, start + index.packed_sizes.at(local)).tobytes()
 
     # -- names
 
     def keys(self, rows: Rows) -> list[str]:
         """Return the keys of rows."""
-        return [self.key(row) for row in self._checked_rows(rows).tolist()]
+        return [self._shards.key(row) for row in self._checked_rows(rows).tolist()]
 
     def key(self, row: int) -> str:
         """Return the key of one row."""
-        shard, local = self.locate(row)
-        return self.index(shard).packed_keys.at(local)
+        return self._shards.key(int(self._checked_rows([row])[0]))
 
     def shard_keys(self, shard: int) -> list[str]:
         """Return all keys of one shard, in order."""
@@ -266,13 +274,27 @@ class ShardCollection:
         return self._lookup.find(self, key)
 
     def describe(self, row: int) -> str:
-        """Return key and shard of a row, for messages."""
-        return f"{self.key(row)!r} of {self.shard_names[self.locate(row)[0]]}"
+        """Return key, shard and folder of a row, for messages."""
+        return self._shards.describe(row)
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """Return the shard of a row, and its place there."""
+        return self._shards.locate(row)
+
+    def index(self, shard: int) -> ShardIndex:
+        """Return a shard's index."""
+        return self._shards.index(shard)
 
     def metadata_table(self) -> MetadataTable:
         """Return the scalar metadata of all samples, column by column."""
         paths = [self.catalog.folder / name for name in self.shard_names]
         return MetadataTable.concat([load_table(path, self.index(shard)) for shard, path in enumerate(paths)])
+
+    def grow_cache(self, cache_bytes: int) -> None:
+        """Keep at least so many decoded bytes of compressed shards: what a shuffle window needs, say."""
+        io, kept, verify = self._options
+        self._options = (io, max(kept, cache_bytes), verify)
+        self._space.frames.budget = max(kept, cache_bytes)
 
     @property
     def frames_decoded(self) -> int:
@@ -314,83 +336,31 @@ class ShardCollection:
             self._look_at(column, rows[addresses == 0])
             addresses = column.addresses[rows]
             plain = bool((addresses > 0).all())
-        return column.gather(Fetch(reader, rows, addresses, plain, self._decode, out, dtype))
+        return column.gather(Fetch(reader, rows, addresses, plain, self._shards.decode, out, dtype))
 
     def _look_at(self, column: Column, rows: Ints) -> None:
         """Find out where the values of these rows' shards lie."""
-        for shard in np.unique(np.searchsorted(self.starts, rows, side="right") - 1).tolist():
-            self._attach(shard)
-            index = self.index(shard)
+        for shard in np.unique(self._shards.shards_of(rows)).tolist():
+            index = self._shards.attach(shard)
             start, base = int(self.starts[shard]), int(self._space.bases[shard])
             column.fill(start, base, index.columns.get(column.spec.name), index.num_samples)
 
-    def _decode(self, column: str, row: int, payload: memoryview) -> Any:
-        """Decode one payload; errors name shard, key and column."""
-        name = self.index(self.locate(row)[0]).columns[column].codec
-        if not name:
-            return bytes(payload)
-        codec: Codec = registry().codecs.instance(name)
-        try:
-            return codec.decode(payload)
-        except FormatError as error:
-            raise type(error)(
-                f"sample {self.describe(row)} in {self.catalog.folder}, column {column!r}: {error}"
-            ) from error
-
-    def _attach(self, shard: int) -> None:
-        if shard in self._attached:
-            return
-        index = self.index(shard)
-        with self._touching_lock():
-            if shard not in self._attached:
-                path = self.catalog.folder / self.shard_names[shard]
-                compression = find_compression(self.shard_names[shard])
-                self._space.attach(
-                    shard, ShardFile(path, index.shard_bytes, index.tar_bytes, compression, index.frames)
-                )
-                self._attached.add(shard)
-
-    def _touching_lock(self) -> threading.Lock:
-        if self._touching_in != os.getpid():  # a parent's thread may have held the lock when it forked
-            self._touching, self._touching_in = threading.Lock(), os.getpid()
-        return self._touching
-
-    def index(self, shard: int) -> ShardIndex:
-        """Return a shard's index, read when first asked for."""
-        index = self._indexes.get(shard)
-        if index is None:
-            index = load_index(self.catalog.folder / self.shard_names[shard])
-            self._check_index(shard, index)
-            self._indexes[shard] = index
-        return index
-
-    def _check_index(self, shard: int, index: ShardIndex) -> None:
-        """Refuse a shard that is not the one the manifest lists."""
-        expected = (int(self.shard_sizes[shard]), int(self.catalog.tar_bytes[shard]), self.catalog.checksums[shard])
-        if (index.num_samples, index.tar_bytes, index.checksum) != expected:
-            raise FormatError(
-                f"{self.catalog.folder / self.shard_names[shard]}: not the shard that the manifest lists "
-                f"({index.num_samples} samples in {index.tar_bytes} bytes with checksum {index.checksum}, expected "
-                f"{expected[0]} in {expected[1]} with {expected[2]}); restore it, or run `neurofm-shards repair`"
-            )
-
-    def locate(self, row: int) -> tuple[int, int]:
-        """Return the shard of a row, and its place there."""
-        shard = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return shard, row - int(self.starts[shard])
+    def _bytes(self, reader: Reader, shard: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Return decoded bytes of a shard's tar, to be used before the reader ends."""
+        self._shards.attach(shard)
+        at, size = np.array([start + int(self._space.bases[shard])]), np.array([stop - start])
+        reader.need(at, size)
+        return reader.slices(at, size)[0]
 
     def _check_records(self, reader: Reader, rows: Ints) -> None:
         """Compare the checksum of each row's whole record."""
         for row in dict.fromkeys(rows.tolist()):
             shard, local = self.locate(row)
             index = self.index(shard)
-            self._attach(shard)
-            start, stop = index.packed_records.at(local), index.packed_records.at(local + 1)
-            at, size = np.array([start + int(self._space.bases[shard])]), np.array([stop - start])
-            reader.need(at, size)
-            if xxhash.xxh3_64_intdigest(reader.slices(at, size)[0].data) != int(index.digests[local]):
+            record = self._bytes(reader, shard, index.packed_records.at(local), index.packed_records.at(local + 1))
+            if xxhash.xxh3_64_intdigest(record.data) != int(index.digests[local]):
                 raise IntegrityError(
-                    f"sample {self.describe(row)} in {self.catalog.folder}: its checksum does not match, the shard is "
+                    f"sample {self.describe(row)}: its checksum does not match, the shard is "
                     'damaged; restore it, run `neurofm-shards repair`, or load with on_error="skip"'
                 )
 
@@ -400,19 +370,6 @@ def native_spec(spec: ColumnSpec) -> ColumnSpec:
     if spec.dtype is None:
         return spec
     return ColumnSpec(spec.name, np.dtype(spec.dtype).newbyteorder("=").str, spec.shape, spec.unit, spec.table)
-
-
-def find_compression(shard_name: str) -> Compression | None:
-    """Return what decompresses a shard of this name; None for a plain tar."""
-    if shard_name.endswith(".tar"):
-        return None
-    found = registry().compressions.by_suffix(shard_name)
-    if found is None:
-        raise FormatError(
-            f"{shard_name}: no installed plugin reads this kind of shard; see `neurofm-shards plugins list`"
-        )
-    compression: Compression = registry().compressions.instance(found.qualified_name)
-    return compression
 
 
 def _make_space(catalog: Catalog, io: IO, cache_bytes: int) -> Space:

@@ -19,6 +19,7 @@ from neurofm_shards.shards.buffers import POOLED_BYTES, BufferPool
 from neurofm_shards.types import ColumnSpec, Ragged
 
 if TYPE_CHECKING:
+    from neurofm_shards.shards.arena import Bytes
     from neurofm_shards.shards.index import ColumnIndex
     from neurofm_shards.shards.space import Reader
 
@@ -42,7 +43,7 @@ class Fetch(NamedTuple):
     plain : bool
         Whether all addresses are positive.
     decode : callable
-        ``decode(column name, row, payload)`` returns the value.
+        ``decode(column name, rows, payloads)`` gives the values.
     out : numpy.ndarray or None
         Array to fill.
     dtype : dtype or None
@@ -53,7 +54,7 @@ class Fetch(NamedTuple):
     rows: Ints
     addresses: Ints
     plain: bool
-    decode: Callable[[str, int, memoryview], Any]
+    decode: Callable[[str, Ints, list[Bytes]], Iterator[Any]]
     out: npt.NDArray[Any] | None = None
     dtype: npt.DTypeLike | None = None
 
@@ -108,8 +109,7 @@ class Column(ABC):
         at, sizes = np.abs(fetch.addresses[which]), self.sizes[rows]
         fetch.reader.need(at, sizes)
         payloads = fetch.reader.slices(at, sizes)
-        for place, row, payload in zip(which.tolist(), rows.tolist(), payloads, strict=True):
-            yield place, fetch.decode(self.spec.name, row, payload.data)
+        return zip(which.tolist(), fetch.decode(self.spec.name, rows, payloads), strict=True)
 
     def _expected(self, value: Any) -> npt.NDArray[Any]:
         """Return a decoded array, which must be what the column promises."""

@@ -45,7 +45,7 @@ class FrameCache:
     """
 
     def __init__(self, budget: int, drop: Callable[[int, int], None]) -> None:
-        self._budget = budget
+        self.budget = budget
         self._drop = drop
         self._guard = ForkSafeCondition(self._forget_other_threads)
         self._shards: list[tuple[FrameSource, int]] = []  # with the number of its first frame
@@ -152,7 +152,7 @@ class FrameCache:
 
     def _make_room(self, size: int) -> None:
         """Drop least recently used frames until ``size`` more bytes fit the budget; called with the lock held."""
-        excess = self._held + size - self._budget
+        excess = self._held + size - self.budget
         if excess <= 0:
             return
         idle = np.flatnonzero((self._state == _READY) & (self._pins == 0))

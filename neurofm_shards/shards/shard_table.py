@@ -1,0 +1,158 @@
+"""The shards of a data set, each looked at when it is first needed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.errors import FormatError
+from neurofm_shards.plugins.registry import registry
+from neurofm_shards.shards.catalog import Catalog
+from neurofm_shards.shards.index import load_index
+from neurofm_shards.shards.shard_file import ShardFile
+from neurofm_shards.shards.space import Space
+
+if TYPE_CHECKING:
+    from neurofm_shards.plugins.interfaces import Codec, Compression
+    from neurofm_shards.shards.index import ShardIndex
+
+Ints = npt.NDArray[np.int64]
+
+
+class ShardTable:
+    """Indexes of shards, and their places in the space; thread-safe and fork-safe.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        What is known without opening shards.
+    space : Space
+        Where their bytes are read.
+
+    Attributes
+    ----------
+    starts : numpy.ndarray of int64, shape (shards + 1,)
+        First row of each shard, and the number of rows.
+    """
+
+    def __init__(self, catalog: Catalog, space: Space) -> None:
+        self.catalog = catalog
+        self.starts: Ints = np.concatenate([[0], np.cumsum(catalog.num_samples)]).astype(np.int64)
+        self._space = space
+        self._indexes: dict[int, ShardIndex] = dict(catalog.indexes)
+        self._attached: set[int] = set()
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    def shards_of(self, rows: Ints) -> Ints:
+        """Return the shard of each row."""
+        return np.searchsorted(self.starts, rows, side="right").astype(np.int64) - 1
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """Return the shard of a row, and its place there."""
+        shard = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return shard, row - int(self.starts[shard])
+
+    def index(self, shard: int) -> ShardIndex:
+        """Return a shard's index, read when first asked for.
+
+        Raises
+        ------
+        InputNotFoundError
+            The shard is gone.
+        FormatError
+            The shard is damaged, or not the one that the manifest lists.
+        """
+        index = self._indexes.get(shard)
+        if index is None:
+            index = load_index(self.catalog.folder / self.catalog.names[shard])
+            self._check(shard, index)
+            self._indexes[shard] = index
+        return index
+
+    def attach(self, shard: int) -> ShardIndex:
+        """Make a shard readable in the space; return its index."""
+        index = self.index(shard)
+        if shard not in self._attached:
+            with self._locked():
+                if shard not in self._attached:
+                    name = self.catalog.names[shard]
+                    path, decoder = self.catalog.folder / name, find_compression(name)
+                    self._space.attach(
+                        shard, ShardFile(path, index.shard_bytes, index.tar_bytes, decoder, index.frames)
+                    )
+                    self._attached.add(shard)
+        return index
+
+    def key(self, row: int) -> str:
+        """Return the key of a row."""
+        shard, local = self.locate(row)
+        return self.index(shard).packed_keys.at(local)
+
+    def describe(self, row: int) -> str:
+        """Return key, shard and folder of a row, for messages."""
+        shard, local = self.locate(row)
+        return f"{self.index(shard).packed_keys.at(local)!r} of {self.catalog.folder / self.catalog.names[shard]}"
+
+    def decode(self, column: str, rows: Ints, payloads: Sequence[npt.NDArray[np.uint8]]) -> Iterator[Any]:
+        """Decode payloads of one column; those of an unknown codec are given as bytes.
+
+        Raises
+        ------
+        FormatError
+            A payload is damaged or hostile; names shard, key and column.
+        """
+        codecs: dict[str, Codec] = {}
+        for row, shard, payload in zip(rows.tolist(), self.shards_of(rows).tolist(), payloads, strict=True):
+            name = self.index(shard).columns[column].codec
+            if not name:
+                yield payload.tobytes()
+                continue
+            codec = codecs.get(name)
+            if codec is None:
+                codec = codecs[name] = registry().codecs.instance(name)
+            try:
+                yield codec.decode(payload.data)
+            except FormatError as error:
+                raise type(error)(f"sample {self.describe(row)}, column {column!r}: {error}") from error
+
+    def _locked(self) -> threading.Lock:
+        if self._process != os.getpid():  # a parent's thread may have held the lock when it forked
+            self._lock, self._process = threading.Lock(), os.getpid()
+        return self._lock
+
+    def _check(self, shard: int, index: ShardIndex) -> None:
+        """Refuse a shard that is not the one the manifest lists."""
+        catalog = self.catalog
+        expected = (int(catalog.num_samples[shard]), int(catalog.tar_bytes[shard]), catalog.checksums[shard])
+        if (index.num_samples, index.tar_bytes, index.checksum) != expected:
+            raise FormatError(
+                f"{catalog.folder / catalog.names[shard]}: not the shard that the manifest lists ({index.num_samples} "
+                f"samples in {index.tar_bytes} bytes with checksum {index.checksum}, expected {expected[0]} in "
+                f"{expected[1]} with {expected[2]}); restore it, or run `neurofm-shards repair`"
+            )
+
+
+def find_compression(shard_name: str) -> Compression | None:
+    """Return what decompresses a shard of this name; None for a plain tar.
+
+    Raises
+    ------
+    FormatError
+        No installed plugin reads it.
+    """
+    if shard_name.endswith(".tar"):
+        return None
+    found = registry().compressions.by_suffix(shard_name)
+    if found is None:
+        raise FormatError(
+            f"{shard_name}: no installed plugin decompresses this kind of shard; `neurofm-shards plugins list` shows "
+            "those there are, and `pip install 'neurofm-shards[compression]'` adds zstd and lz4"
+        )
+    compression: Compression = registry().compressions.instance(found.qualified_name)
+    return compression

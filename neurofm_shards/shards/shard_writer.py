@@ -88,7 +88,7 @@ class ShardWriter:
         self.path = Path(path)
         self.shard_idx = shard_idx
         self._durable = durable
-        self._first_idx = first_idx
+        self.first_idx = first_idx
         self._specs = dict(specs or {})
         self._fields = FieldWriters(codec, codecs or {})
         self._metadata_header = HeaderTemplate(METADATA_FIELD, "json")
@@ -232,7 +232,7 @@ class ShardWriter:
         return record
 
     def _next(self) -> int:
-        return self._first_idx + len(self._log.keys)
+        return self.first_idx + len(self._log.keys)
 
     def _check_open(self) -> None:
         if not self._open:

@@ -1,0 +1,193 @@
+"""The folder a Python writer writes to: what is there already, what may go, and what is left after an error."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from neurofm_shards.errors import ConfigError, FormatError, OutputExistsError
+from neurofm_shards.shards.card import CARD_NAME, is_our_card, write_card
+from neurofm_shards.shards.files import remove_stale_partials, write_atomically
+from neurofm_shards.shards.fingerprints import shard_fingerprint
+from neurofm_shards.shards.index import load_index, read_index
+from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest, read_manifest, write_manifest
+from neurofm_shards.shards.manifest_model import plain_file_name
+from neurofm_shards.shards.sidecars import sidecar_paths
+
+#: Stands in the hidden folder while a data set is being written, and stays where its writer was killed.
+UNFINISHED_NAME = "unfinished"
+DEFAULT_PATTERN = "shard_{shard_idx:06d}.tar"
+_JOURNAL = "journal"
+
+
+class ShardNames:
+    """Names of shards by number.
+
+    Parameters
+    ----------
+    pattern : str
+        With ``{shard_idx}``, ending in ``.tar``; the compression's suffix is added.
+    suffix : str
+        Of the compression, with its dot; empty for plain tar.
+    """
+
+    def __init__(self, pattern: str, suffix: str) -> None:
+        self._pattern = pattern if suffix and pattern.endswith(f".tar{suffix}") else pattern + suffix
+        try:
+            first, second = self.name(0), self.name(1)
+            plain_file_name(first)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ConfigError(f"shard_name_pattern {pattern!r} gives no plain file name: {error}") from error
+        if first == second:
+            raise ConfigError(f"shard_name_pattern {pattern!r} gives all shards one name: it needs '{{shard_idx:06d}}'")
+        if not first.endswith(f".tar{suffix}") or first.startswith("."):
+            raise ConfigError(
+                f"shard_name_pattern {pattern!r} must end in '.tar{suffix}' for the readers to find shards"
+            )
+        self._glob = re.sub(r"\d+", "*", first)
+
+    def name(self, shard_idx: int) -> str:
+        """Return one shard's file name."""
+        return self._pattern.format(shard_idx=shard_idx)
+
+    def found(self, folder: Path) -> Iterator[Path]:
+        """Yield files that have such names."""
+        yield from sorted(folder.glob(self._glob))
+
+
+class Target:
+    """An output folder; holds a finished data set afterwards, or what it held before.
+
+    Parameters
+    ----------
+    folder : Path
+        Made where it does not exist.
+    names : ShardNames
+        What shards are called.
+    overwrite : bool
+        Replace a data set of ours that is there; otherwise a finished one is added to.
+
+    Attributes
+    ----------
+    base : Manifest or None
+        The data set that is added to.
+
+    Raises
+    ------
+    OutputExistsError
+        The folder holds shards that are not part of a finished data set.
+    """
+
+    def __init__(self, folder: Path, names: ShardNames, *, overwrite: bool) -> None:
+        self.folder = folder
+        self.names = names
+        if folder.exists() and not folder.is_dir():
+            raise OutputExistsError(f"output {folder} is a file; name a folder")
+        if overwrite and folder.is_dir():
+            self._delete_ours()
+        self.base = read_manifest(folder) if folder.is_dir() else None
+        if self.base is None:
+            self._check_free()
+        else:
+            warnings.warn(
+                f"{folder} already holds a data set of {self.base.total_samples:,} samples: new samples are added to "
+                "it (overwrite=True would replace it)",
+                UserWarning,
+                stacklevel=3,
+            )
+        self._sidecars.mkdir(parents=True, exist_ok=True)
+        remove_stale_partials(folder)
+        remove_stale_partials(self._sidecars)
+        write_atomically(self._sidecars / UNFINISHED_NAME, [b"a data set is being written here\n"])
+        self.first_shard = max((shard.shard_idx for shard in self.base.shards), default=-1) + 1 if self.base else 0
+
+    @property
+    def _sidecars(self) -> Path:
+        return self.folder / SIDECAR_DIR
+
+    def shard_path(self, shard_idx: int) -> Path:
+        """Return where a new shard goes.
+
+        Raises
+        ------
+        OutputExistsError
+            A file is there.
+        """
+        path = self.folder / self.names.name(shard_idx)
+        if path.exists():
+            raise OutputExistsError(
+                f"{path} exists and is no part of the data set here; move it, or name another folder"
+            )
+        return path
+
+    def existing_keys(self) -> Iterator[str]:
+        """Yield the keys of the data set that is added to."""
+        for shard in self.base.shards if self.base else ():
+            yield from load_index(self.folder / shard.shard_name, shard.num_samples).keys()
+
+    def commit(self, manifest: Manifest, *, durable: bool) -> None:
+        """Make what was written a data set: the manifest last."""
+        write_card(self.folder, manifest, durable=durable)
+        write_manifest(self.folder, manifest, durable=durable)
+        (self._sidecars / UNFINISHED_NAME).unlink(missing_ok=True)
+
+    def discard(self, shard_names: list[str]) -> None:
+        """Delete what was written, so that the folder holds what it held before."""
+        for name in shard_names:
+            _delete_shard(self.folder / name)
+        (self._sidecars / UNFINISHED_NAME).unlink(missing_ok=True)
+        if self.base is None and not any(self._sidecars.iterdir()):
+            self._sidecars.rmdir()
+
+    def _check_free(self) -> None:
+        if (self._sidecars / _JOURNAL).exists():
+            raise OutputExistsError(
+                f"{self.folder} holds an unfinished conversion: go on with `neurofm-shards convert --resume`, or pass "
+                "overwrite=True"
+            )
+        found = next(self.names.found(self.folder), None) if self.folder.is_dir() else None
+        if found is not None:
+            state = "an interrupted writer left" if (self._sidecars / UNFINISHED_NAME).exists() else "there is"
+            raise OutputExistsError(
+                f"{state} {found.name} in {self.folder}, and no {MANIFEST_NAME}: pass overwrite=True to replace shards "
+                "that this program wrote, or name another folder"
+            )
+
+    def _delete_ours(self) -> None:
+        marks = (self.folder / MANIFEST_NAME, self._sidecars / UNFINISHED_NAME, self._sidecars / _JOURNAL)
+        if not any(mark.exists() for mark in marks):
+            return  # shards that others wrote may have indexes beside them, too
+        names = self._listed()
+        for mark in marks:  # the manifest first: what no manifest names does not exist
+            mark.unlink(missing_ok=True)
+        for path in [*(self.folder / name for name in sorted(names)), *self.names.found(self.folder)]:
+            if path.name in names or _has_index(path):
+                _delete_shard(path)
+        if is_our_card(self.folder / CARD_NAME):
+            (self.folder / CARD_NAME).unlink()
+        shutil.rmtree(self._sidecars / "tables", ignore_errors=True)
+
+    def _listed(self) -> set[str]:
+        try:
+            manifest = read_manifest(self.folder)
+        except FormatError:
+            return set()  # what a damaged manifest listed is found by its sidecars
+        return {shard.shard_name for shard in manifest.shards} if manifest else set()
+
+
+def _has_index(path: Path) -> bool:
+    """Say whether a shard of an unfinished data set has its index beside it."""
+    try:
+        read_index(sidecar_paths(path)[0], path.name, path.stat().st_size, shard_fingerprint(path))
+    except (FormatError, OSError):
+        return False
+    return True
+
+
+def _delete_shard(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    for sidecar in sidecar_paths(path):
+        sidecar.unlink(missing_ok=True)

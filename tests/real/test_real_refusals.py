@@ -1,0 +1,50 @@
+"""Real files that hold nothing, or nothing that can be trusted, say so."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from neurofm_shards.errors import NothingToConvertError, SourceError
+
+pytestmark = pytest.mark.plugins
+
+
+def test_an_extension_that_pynwb_cannot_construct_is_named(windows_of):
+    with pytest.raises(SourceError, match=r"ndx-events 0\.4\.0"):
+        windows_of("ndx_events_construct_error.nwb")
+
+
+@pytest.mark.parametrize("name", ["metadata_only.nwb", "empty_nwb_1.1.2.nwb"])
+def test_files_without_data_say_what_was_looked_for(windows_of, name):
+    with pytest.raises(NothingToConvertError, match=r"nothing to convert .* looked for units tables"):
+        windows_of(name)
+
+
+def test_inspect_opens_every_real_file(shared_data):
+    from neurofm_shards.plugins.registry import registry
+
+    pytest.importorskip("neurofm_shards_nwb")
+    source = registry().sources.make("nwb")
+    for path in sorted(shared_data.glob("*.nwb")):
+        inspection = source.inspect((str(path),))
+        assert "NWB" in inspection.title
+        assert inspection.tree
+
+
+def test_the_references_share_no_code_with_the_program():
+    for path in Path(__file__).parent.glob("reference_*.py"):
+        imported = {
+            name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        }
+        assert imported <= {"__future__", "h5py", "numpy", "io", "json", "tarfile"}

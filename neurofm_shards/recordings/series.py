@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
@@ -184,7 +185,7 @@ class Scaled:
                 f"{self._stream.path}: {stored.shape[0]} rows came back for {start} to {stop}: the input is "
                 "shorter than it says, or changed"
             )
-        flat = stored.reshape(stop - start, -1)
+        flat = stored.reshape(stop - start, math.prod(self._stream.shape[1:]))
         return flat if self._columns is None else flat[:, self._columns]
 
     def apply(self, stored: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:

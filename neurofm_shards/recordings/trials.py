@@ -180,7 +180,7 @@ def _stops(stream: IntervalStream, align: Floats | None, options: WindowOptions,
     if not absent.any() or options.nan_stop == "drop":
         return stop
     if options.nan_stop == "align_range":
-        last = (options.align_start_ticks + options.window_bins * options.bin_ticks) / 1e9
+        last = (options.align_start_ticks + (options.align_bins() - options.margin_bins) * options.bin_ticks) / 1e9
         stop[absent] = (stream.start if align is None else align)[absent] + last
         return stop
     known = np.sort(stream.start[np.isfinite(stream.start)])

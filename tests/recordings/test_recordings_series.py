@@ -1,7 +1,7 @@
 """LFP and imaging in windows, against plain slices and ``scipy.signal.resample_poly`` of the whole segment.
 
-Broken on purpose, each of these is caught here: the scale or offset forgotten, channel scales not following a choice of
-channels, windows that begin one sample late, interpolation across a gap, block edges that leak into values (filter
+Broken on purpose, each of these is caught here: the scale or offset forgotten, channel scales not following a choice
+of channels, windows that begin one sample late, interpolation across a gap, block edges that leak into values (filter
 overlap left out), zeros taken for data at a segment's ends.
 """
 
@@ -166,7 +166,7 @@ def test_no_window_crosses_a_gap():
 
 
 def test_gaps_can_be_masked_instead():
-    stream, times = stamped([(430, 0.5)])
+    stream, _ = stamped([(430, 0.5)])
     _, block = read_all([stream], overlap=0, gaps="mask")
     values, mask = block.columns["lfp"][4, :, 0], block.columns["lfp_valid"][4]
     assert np.flatnonzero(~mask).tolist() == list(range(30, 80))
@@ -220,7 +220,7 @@ def test_parts_that_do_not_fit_together_are_errors():
 
 def test_a_series_that_ends_early_is_an_error_at_reading():
     short = RegularStream(
-        path="lfp", modality="lfp", shape=(2000, 1), dtype="<f4", rate=500.0, t0=0.0, read=lambda a, b: np.zeros((3, 1))
+        path="lfp", modality="lfp", shape=(2000, 1), dtype="<f4", rate=500.0, t0=0.0, read=lambda *_: np.zeros((3, 1))
     )
     with pytest.raises(SourceError, match="shorter than it says, or changed"):
         read_all([short])

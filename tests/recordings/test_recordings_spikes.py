@@ -1,8 +1,8 @@
 """Spikes in windows, against plain loops.
 
 Broken on purpose, each of these is caught here: a bin off by one (``ticks - start + 1``), spikes outside clipped into
-the end bins, floating floor division in place of ticks, closed last bin, counts that wrap, unsorted times left unsorted,
-the units of a filter not renumbered, unobserved time counted as silence.
+the end bins, floating floor division in place of ticks, closed last bin, counts that wrap, unsorted times left
+unsorted, the units of a filter not renumbered, unobserved time counted as silence.
 """
 
 from __future__ import annotations

@@ -1,0 +1,208 @@
+"""Behaviour at bins, against plain loops.
+
+Broken on purpose, each of these is caught here: interpolation across a gap or next to unknown values, extrapolation
+beyond the ends, heading interpolated straight through the wrap, bin ends taken for bin centres, means over closed
+bins.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neurofm_shards.errors import ConfigError, SourceError
+from neurofm_shards.recordings import BehaviorOptions, InMemoryRecording, IrregularStream, WindowOptions, windowed
+from neurofm_shards.recordings.memory import events, intervals, irregular, regular
+
+TWO_PI = 2 * math.pi
+
+
+def epochs(start, stop):
+    return intervals("epochs", [start], [stop], modality="epochs")
+
+
+def behavior(stream, seconds=2, start=0.0, **options):
+    chosen = (BehaviorOptions(path=stream.path, **options),)
+    recording = InMemoryRecording([stream, epochs(start, start + seconds)])
+    samples = windowed(recording, WindowOptions(behavior=chosen, overlap=0, sequence_length=50))
+    block = samples.read(0, samples.plan().num_samples)
+    values, mask = block.columns["behavior"], block.columns["behavior_valid"]
+    np.testing.assert_array_equal(mask, np.isfinite(values))
+    return values.reshape(-1, values.shape[2])
+
+
+times_and_values = st.lists(
+    st.tuples(st.integers(0, 2000), st.one_of(st.integers(-100, 100), st.just(None))), min_size=1, max_size=40
+).map(
+    lambda pairs: (
+        np.array(sorted({t for t, _ in pairs})) / 1000.0,
+        np.array([math.nan if v is None else float(v) for v in dict(sorted(pairs, key=lambda p: p[0])).values()]),
+    )
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=times_and_values, gap=st.sampled_from([20.0, 150.0, 5000.0]), at=st.sampled_from(["bin_center", "bin_end"]))
+def test_interpolation_is_that_of_a_plain_loop(reference, data, gap, at):
+    times, values = data
+    got = behavior(irregular("x", values[:, None], times), max_gap_ms=gap, at=at)[:, 0]
+    shift = 0.005 if at == "bin_center" else 0.01
+    wanted = [
+        reference.between(times, values, (round(k * 1e7) + shift * 1e9) / 1e9, gap / 1e3) for k in range(len(got))
+    ]
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=times_and_values, gap=st.sampled_from([None, 40.0]))
+def test_steps_are_held_as_in_a_plain_loop(reference, data, gap):
+    times, values = data
+    got = behavior(irregular("x", values[:, None], times, continuity="step"), max_gap_ms=gap)[:, 0]
+    for k, value in enumerate(got):
+        at = (k * 10_000_000 + 5_000_000) / 1e9
+        wanted = reference.held(times, values, at, math.inf if gap is None else gap / 1e3)
+        if gap is not None and at > times[-1] and at - times[-1] <= gap / 1e3:
+            wanted = values[-1]
+        np.testing.assert_equal(value, np.float32(wanted))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=times_and_values)
+def test_means_are_those_of_a_plain_loop(reference, data):
+    times, values = data
+    got = behavior(irregular("x", values[:, None], times), at="bin_mean")[:, 0]
+    wanted = [reference.mean(times, values, k * 10_000_000, (k + 1) * 10_000_000) for k in range(len(got))]
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_a_constant_rate_gives_what_its_time_stamps_give():
+    values = np.random.default_rng(0).normal(size=(240, 2))
+    as_rate = behavior(regular("x", values, 119.8, 0.3, modality="behavior"))
+    as_stamps = behavior(irregular("x", values, 0.3 + np.arange(240) / 119.8))
+    np.testing.assert_array_equal(as_rate, as_stamps)
+    assert np.isnan(as_rate[:30]).all()
+
+
+def test_heading_turns_the_shorter_way_and_never_leaves_the_circle(reference):
+    rng = np.random.default_rng(0)
+    times = np.cumsum(rng.uniform(0.004, 0.012, 240))
+    heading = np.cumsum(rng.normal(0.2, 0.3, 240)) % TWO_PI
+    stream = irregular("rz", heading[:, None], times, circular=(0.0, TWO_PI))
+    got = behavior(stream)[:, 0]
+    known = got[np.isfinite(got)]
+    assert ((known >= 0) & (known.astype(np.float64) < TWO_PI)).all()
+    wanted = np.array([reference.around(times, heading, (k + 0.5) / 100, 0.1, 0.0, TWO_PI) for k in range(len(got))])
+    turn = (got - wanted + math.pi) % TWO_PI - math.pi
+    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(wanted))
+    assert np.nanmax(np.abs(turn)) < 1e-5
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    values=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30),
+    low=st.sampled_from([0.0, -math.pi, -180.0]),
+    at=st.sampled_from(["bin_center", "bin_mean"]),
+)
+def test_no_circular_value_is_rounded_off_the_circle(values, low, at):
+    high = low + (360.0 if low == -180.0 else TWO_PI)
+    stream = irregular("a", np.array(values)[:, None], np.arange(len(values)) / 50)
+    got = behavior(stream, kind="circular", wrap=(low, high), at=at)
+    known = got[np.isfinite(got)].astype(np.float64)
+    assert ((known >= low) & (known < high)).all()
+
+
+def test_the_mean_of_angles_is_taken_on_the_circle():
+    stream = irregular("a", [[0.1], [TWO_PI - 0.1]], [0.001, 0.009], circular=(0.0, TWO_PI))
+    got = behavior(stream, at="bin_mean")[0, 0]
+    assert min(got, TWO_PI - got) < 1e-6
+
+
+def test_instants_are_seen_in_their_own_bin_only():
+    stream = irregular("reward", [[1.0], [2.0], [3.0]], [0.010, 0.012, 0.5], continuity="instantaneous")
+    got = behavior(stream)[:, 0]
+    assert np.flatnonzero(np.isfinite(got)).tolist() == [1, 50]
+    assert got[[1, 50]].tolist() == [2.0, 3.0]
+
+
+def test_events_can_be_counted_as_behaviour():
+    licks = events("licks", {"left": [0.011, 0.015], "right": [1.0]}, modality="events")
+    got = behavior(licks, columns=("right", "left"))
+    assert got.shape[1] == 2
+    assert got[1].tolist() == [0.0, 2.0]
+    assert got[100].tolist() == [1.0, 0.0]
+    with pytest.raises(ConfigError, match="holds events"):
+        behavior(licks, kind="continuous")
+
+
+def test_before_the_first_and_after_the_last_value_nothing_is_invented():
+    got = behavior(irregular("x", np.ones((80, 1)), 0.5 + np.arange(80) / 100))[:, 0]
+    known = np.flatnonzero(np.isfinite(got))
+    assert (known[0], known[-1]) == (50, 128)
+
+
+def test_a_step_variable_has_no_mean():
+    with pytest.raises(ConfigError, match="bin_mean makes no sense"):
+        behavior(irregular("s", [[1.0]], [0.0], continuity="step"), at="bin_mean")
+
+
+def test_features_of_all_series_stand_side_by_side_with_their_names():
+    x = irregular("Position/x", np.full((200, 1), 1.0), np.arange(200) / 100, unit="cm", channels=("x",))
+    wheel = regular("wheel", np.full(400, 2), 200.0, modality="behavior")
+    text = irregular("state", np.array(["a", "b"]), [0.0, 1.0])
+    samples = windowed(InMemoryRecording([x, wheel, text, epochs(0, 2)], session_id="s"), WindowOptions())
+    assert samples.read(0, 1).columns["behavior"][0, 40].tolist() == [1.0, 2.0]
+    rows = samples.plan().tables["features"]
+    assert [(row["id"], row["unit"], row["kind"]) for row in rows] == [
+        ("s/Position/x/x", "cm", "continuous"),
+        ("s/wheel/0", "", "continuous"),
+    ]
+
+
+def test_a_series_that_cannot_be_used_stops_only_those_who_name_it():
+    def broken():
+        raise SourceError("file.nwb: bad: 3 time stamps for 4 samples")
+
+    bad = IrregularStream(
+        path="bad",
+        modality="behavior",
+        shape=(4, 1),
+        dtype="<f8",
+        read=lambda a, b: np.zeros((b - a, 1)),
+        timestamps=broken,
+    )
+    good = irregular("good", np.zeros((100, 1)), np.arange(100) / 100)
+    recording = InMemoryRecording([bad, good])
+    samples = windowed(recording, WindowOptions(sequence_length=50))
+    assert [row["path"] for row in samples.plan().tables["features"]] == ["good"]
+    assert any(problem.severity == "error" and problem.where == "bad" for problem in samples.plan().problems)
+    with pytest.raises(SourceError, match="3 time stamps for 4 samples"):
+        windowed(recording, WindowOptions(behavior=(BehaviorOptions(path="bad"),)))
+
+
+def test_a_series_without_a_single_time_is_masked_throughout():
+    nothing = irregular("gone", np.zeros((3, 1)), [math.nan] * 3)
+    assert np.isnan(behavior(nothing)).all()
+
+
+def test_long_series_are_read_in_parts_and_give_the_same(monkeypatch):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4000, 2))
+    values[rng.random(4000) < 0.1] = np.nan
+    stream = irregular("x", values, np.sort(rng.random(4000)) * 20)
+    whole = behavior(stream, seconds=20, max_gap_ms=50)
+    monkeypatch.setattr("neurofm_shards.recordings.sampling._VALUES_AT_ONCE", 500)
+    np.testing.assert_array_equal(behavior(stream, seconds=20, max_gap_ms=50), whole)
+
+
+def test_min_valid_fraction_drops_windows_with_too_little_behaviour():
+    stream = irregular("x", np.ones((100, 1)), 1.25 + np.arange(100) / 100)
+    options = {"overlap": 0, "sequence_length": 50}
+    recording = InMemoryRecording([stream, epochs(0, 3)])
+    for fraction, wanted in [(0.0, 6), (0.4, 3), (0.9, 1)]:
+        plan = windowed(recording, WindowOptions(min_valid_fraction=fraction, **options)).plan()
+        assert plan.num_samples == wanted, fraction
+        assert sum(plan.drops.values()) == 6 - wanted

@@ -18,14 +18,13 @@ from neurofm_shards.loading.metadata import LazyMetadata
 from neurofm_shards.loading.pipeline import Fetched
 from neurofm_shards.loading.plan import Request
 from neurofm_shards.loading.samples import split_samples
-from neurofm_shards.loading.tensors import batch_to_tensors
+from neurofm_shards.loading.tensors import RaggedAs, batch_to_tensors
 from neurofm_shards.loading.transforming import BatchFunction, SampleFunction, apply
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.shards.collection import ShardCollection
-from neurofm_shards.types import Block
+from neurofm_shards.types import Block, ColumnSpec
 
 OnError: TypeAlias = Literal["raise", "skip"]
-RaggedAs: TypeAlias = Literal["list", "pad", "packed", "nested"]
 Rows: TypeAlias = npt.NDArray[np.int64]
 Failures: TypeAlias = "tuple[tuple[int, str], ...]"
 
@@ -100,13 +99,16 @@ class Finish:
     batch_transform: BatchFunction | None = None
     ragged: RaggedAs = "list"
     pad_value: float = 0.0
+    columns: Mapping[str, ColumnSpec] | None = None
     metadata: bool = True
 
     def __call__(self, block: Block) -> Any:
         """Return the batch."""
         metadata = block.metadata if self.metadata else None
         if self.transform is None:
-            batch = batch_to_tensors(block.columns, metadata, ragged=self.ragged, pad_value=self.pad_value)
+            batch = batch_to_tensors(
+                block.columns, metadata, ragged=self.ragged, pad_value=self.pad_value, columns=self.columns
+            )
         else:
             samples = [self.transform(sample) for sample in split_samples(block.columns, metadata)]
             batch = collate_webdataset(samples, ragged=self.ragged, pad_value=self.pad_value)

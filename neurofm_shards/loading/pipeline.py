@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias
@@ -100,7 +100,9 @@ class InlineWorkers(Workers):
         self.cancel()
 
 
-def run(requests: Iterable[Request], workers: Workers, group: int = 1) -> Iterator[tuple[Fetched, Request]]:
+def run(
+    requests: Iterable[Request], workers: Workers, group: int = 1
+) -> Generator[tuple[Fetched, Request], None, None]:
     """Yield every request's batch, in order.
 
     Parameters

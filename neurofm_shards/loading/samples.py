@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from neurofm_shards.loading.tensors import to_tensor
 from neurofm_shards.types import ColumnData, Metadata, Ragged
 
 
@@ -33,12 +34,13 @@ def split_samples(columns: Mapping[str, ColumnData], metadata: Sequence[Metadata
 
 def _items(data: ColumnData) -> Sequence[Any]:
     if isinstance(data, np.ndarray):
-        return tuple(torch.from_numpy(data).unbind(0))
+        tensor = to_tensor(data)
+        return tuple(tensor.unbind(0)) if isinstance(tensor, torch.Tensor) else list(tensor)
     if isinstance(data, Ragged):
-        values, bounds = torch.from_numpy(data.values), data.offsets.tolist()
+        values, bounds = to_tensor(data.values), data.offsets.tolist()
         return [values[start:stop] for start, stop in pairwise(bounds)]
     return [_value(value) for value in data]
 
 
 def _value(value: Any) -> Any:
-    return torch.from_numpy(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic)) else value
+    return to_tensor(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic)) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypeGuard, get_args
+from typing import Any, Literal, TypeAlias, TypeGuard, cast, get_args
 
 from pydantic import BaseModel
 
@@ -27,11 +27,14 @@ def make_transforms(described: TransformLike | Sequence[TransformLike] | None) -
     ConfigError
         Something is none of these, or a configuration is wrong.
     """
+    return tuple(_make(item) for item in as_list(described))
+
+
+def as_list(described: TransformLike | Sequence[TransformLike] | None) -> list[TransformLike]:
+    """Return none, one or several as a list."""
     if described is None:
-        return ()
-    if is_transform(described):
-        return (_make(described),)
-    return tuple(_make(item) for item in described)
+        return []
+    return [described] if is_transform(described) else list(cast("Sequence[TransformLike]", described))
 
 
 def is_transform(described: object) -> TypeGuard[TransformLike]:
@@ -44,7 +47,7 @@ def _make(described: TransformLike) -> Transform:
         return described
     if not isinstance(described, (str, Mapping, BaseModel)):
         raise ConfigError(
-            f"{described!r} is no transform: give instances, names or configurations; a plain function of one sample "
+            f"{described!r} is no transform: give instances, names or configurations; a function of one sample "
             "goes to transform=, one of a whole batch to batch_transform="
         )
     made: Transform = registry().transforms.make(described)
@@ -71,8 +74,8 @@ def apply(transforms: Sequence[Transform], block: Block) -> Block:
         changed = transform.apply_block(block)
         if len(changed) != len(block):
             raise ConfigError(
-                f"the transform {type(transform).__name__} dropped {len(block) - len(changed)} of {len(block)} samples; "
-                "samples cannot be dropped while loading: choose them with where=, or drop them when converting"
+                f"the transform {type(transform).__name__} dropped {len(block) - len(changed)} of {len(block)} "
+                "samples; samples cannot be dropped while loading: choose them with where=, or drop them when converting"
             )
         block = changed
     return block

@@ -1,0 +1,259 @@
+"""The one call that gives a training loop its batches."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from multiprocessing.context import BaseContext
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import ConcatDataset, Dataset
+
+from neurofm_shards.blocks import merge_specs
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.loading.bijection import derive_key
+from neurofm_shards.loading.dataset import ShardDataset
+from neurofm_shards.loading.device import has_accelerator
+from neurofm_shards.loading.division import Even
+from neurofm_shards.loading.fetch import BatchFetch, Finish, OnError, RowReader
+from neurofm_shards.loading.opening import DEFAULT_PATTERN, IO, Counts, chosen_rows, make_reader, open_shards
+from neurofm_shards.loading.plan import EpochPlan, SinglePlan
+from neurofm_shards.loading.ranks import Ranks, ranks
+from neurofm_shards.loading.shard_loader import PlanSampler, Rows, ShardDataLoader, Shelf
+from neurofm_shards.loading.subsets import Where
+from neurofm_shards.loading.tensors import RaggedAs
+from neurofm_shards.loading.transforming import (
+    BatchFunction,
+    SampleFunction,
+    TransformLike,
+    WorkerType,
+    as_list,
+    choose_workers,
+    is_transform,
+    make_transforms,
+)
+from neurofm_shards.loading.working import WorkerOptions
+from neurofm_shards.plugins.interfaces import Transform
+from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.types import ColumnSpec
+
+__all__ = ["PlanSampler", "ShardDataLoader", "create_webdataset_dataloader"]
+
+_log = logging.getLogger("neurofm_shards.loading")
+
+
+def create_webdataset_dataloader(
+    shard_dir: str | os.PathLike[str] | Any,
+    batch_size: int = 32,
+    num_workers: int = 4,
+    shuffle: bool | str = True,
+    buffer_size: int = 1000,
+    prefetch_factor: int = 2,
+    pin_memory: bool = True,
+    *,
+    drop_last: bool = False,
+    seed: int = 42,
+    shard_pattern: str = DEFAULT_PATTERN,
+    columns: Sequence[str] | None = None,
+    where: Where | None = None,
+    keys: Sequence[str] | None = None,
+    split: str | None = None,
+    rows: npt.ArrayLike | None = None,
+    transform: SampleFunction | TransformLike | None = None,
+    transforms: TransformLike | Sequence[TransformLike] | None = None,
+    batch_transform: BatchFunction | None = None,
+    ragged: RaggedAs = "list",
+    pad_value: float = 0.0,
+    counts: Counts = "float32",
+    metadata: bool = True,
+    shuffle_shards: bool | None = None,
+    batching: Any = None,
+    even: Even = "pad",
+    rank: int | None = None,
+    world_size: int | None = None,
+    worker_type: WorkerType = "auto",
+    persistent_workers: bool = False,
+    multiprocessing_context: str | BaseContext | None = None,
+    device: torch.device | str | None = None,
+    io: IO = "auto",
+    verify: bool = False,
+    on_error: OnError = "raise",
+) -> ShardDataLoader:
+    """Make a :class:`torch.utils.data.DataLoader` over a folder of shards.
+
+    The order of batches depends on the data, ``seed``, epoch and shuffle settings alone: not on workers or on threads
+    and processes, and ranks only divide it.
+
+    Parameters
+    ----------
+    shard_dir : path-like or mixture
+        A folder of shards, or what :func:`~neurofm_shards.loading.mixing.mix` made of several.
+    batch_size : int
+        Samples per batch and rank.
+    num_workers : int
+        Threads or processes that make batches in advance; 0: made when asked for.
+    shuffle : bool or "global"
+        False: storage order. True: shards in random order and samples shuffled within ``buffer_size``. ``"global"``: a
+        pseudo-random permutation of all samples.
+    buffer_size : int
+        Samples that are shuffled together, for ``shuffle=True``.
+    prefetch_factor : int
+        Batches (of small ones: groups of them, 2 MiB at most) under way per worker.
+    pin_memory : bool
+        Put batches into page-locked memory; without effect where there is no accelerator.
+    drop_last : bool
+        Leave out a last batch that is not full.
+    seed : int
+        Decides the order.
+    shard_pattern : str
+        Which files of the folder are shards. The default takes what the manifest lists, where there is one.
+    columns : sequence of str, optional
+        Fields to load; others are not read.
+    where : str or callable, optional
+        Selects samples by their metadata: ``'subject == "M1"'``, or a function of the columns.
+    keys : sequence of str, optional
+        Selects samples by key.
+    split : str, optional
+        Selects a named split.
+    rows : array of int64, optional
+        Selects samples by number (``splits.rows["train"]``, say).
+    transform : callable or Transform, optional
+        Given each sample as a dict of tensors, returns the sample to use. A Transform, its name or configuration is
+        also taken.
+    transforms : Transform, name, configuration, or a sequence of them, optional
+        Run first, on whole batches of numpy arrays.
+    batch_transform : callable, optional
+        Given the finished batch, returns the batch to use.
+    ragged : "list", "pad", "packed" or "nested"
+        What becomes of arrays that differ in length.
+    pad_value : float
+        What ``ragged="pad"`` fills with.
+    counts : "float32" or "stored"
+        How spike counts, stored as small integers, are delivered.
+    metadata : bool
+        Whether batches have ``metadata``: the list of the samples' dicts, decoded when used.
+    shuffle_shards : bool, optional
+        None: as ``shuffle`` says.
+    batching : optional
+        A rule for what goes into one batch, see :mod:`neurofm_shards.loading.batching`.
+    even : "pad", "drop" or "error"
+        What happens to a last global batch that the ranks cannot share evenly: every rank gets the same number of
+        batches in any case.
+    rank, world_size : int, optional
+        By default from torch.distributed, else from ``RANK`` and ``WORLD_SIZE``.
+    worker_type : "auto", "thread" or "process"
+        ``"auto"``: threads, unless a transform holds the GIL (a function given as ``transform`` is taken to do so).
+    persistent_workers : bool
+        Keep workers for the next epoch.
+    multiprocessing_context : str or context, optional
+        How worker processes start.
+    device : torch.device or str, optional
+        Copy batches to this device in advance, beside the training loop's work.
+    io : "auto", "mmap" or "pread"
+        How shards are read; ``"pread"`` for file systems that memory maps cannot be trusted with.
+    verify : bool
+        Check every sample's checksum before it is delivered.
+    on_error : "raise" or "skip"
+        ``"skip"``: samples that cannot be read are logged, counted (``loader.skips.total``) and left out, so such
+        batches are smaller; the number of batches stays the same, on every rank. A batch without any readable sample,
+        or 100 unreadable samples in a row, is an error all the same.
+
+    Returns
+    -------
+    ShardDataLoader
+        Batches are dicts of tensors, with ``metadata``.
+
+    Raises
+    ------
+    ConfigError
+        An argument is wrong.
+    NoShardsError
+        The folder holds no shards.
+
+    Examples
+    --------
+    >>> loader = create_webdataset_dataloader("./shards", batch_size=32)  # doctest: +SKIP
+    >>> for batch in loader:  # doctest: +SKIP
+    ...     loss = model(batch["spikes"])
+    """
+    made = make_transforms([*as_list(transforms), *(as_list(transform) if is_transform(transform) else [])])
+    function = None if is_transform(transform) else cast("SampleFunction | None", transform)
+    kind = choose_workers(worker_type, made, function, batch_transform)
+    workers = WorkerOptions(kind, num_workers, prefetch_factor, multiprocessing_context, persistent_workers)
+    place = ranks(rank, world_size)
+    settings: dict[str, Any] = {
+        "batch_size": batch_size,
+        "buffer_size": buffer_size,
+        "seed": seed,
+        "rank": place.rank,
+        "world_size": place.world_size,
+        "even": even,
+        "drop_last": drop_last,
+    }
+    if isinstance(shard_dir, (str, os.PathLike)):
+        collections = [open_shards(shard_dir, shard_pattern, io, verify)]
+        subsets = [chosen_rows(collections[0], where, keys, split, rows)]
+        settings |= {"shuffle_shards": shuffle_shards, "subset": subsets[0]}
+        make = SinglePlan if batching is None else batching.plan
+        plan: EpochPlan = make(collections[0], shuffle, **settings)
+    else:
+        _refuse(where=where, keys=keys, split=split, rows=rows, batching=batching, shuffle_shards=shuffle_shards)
+        collections = list(shard_dir.collections)
+        subsets = [None] * len(collections)
+        plan = shard_dir.plan(shuffle, **settings)
+    _report(plan, place)
+    readers = [make_reader(collection, columns, counts, made) for collection in collections]
+    dataset, shelves = _random_access(readers, subsets, function, metadata)
+    finish = Finish(function, batch_transform, ragged, pad_value, _specs(collections, made), metadata)
+    return ShardDataLoader(
+        plan,
+        BatchFetch(readers, finish, on_error),
+        dataset=dataset,
+        shelves=shelves,
+        batch_size=batch_size,
+        drop_last=drop_last,
+        workers=workers,
+        pin_memory=pin_memory and has_accelerator(),
+        device=None if device is None else torch.device(device),
+        seed=derive_key(seed, place.rank),
+    )
+
+
+def _refuse(**selection: Any) -> None:
+    """Refuse to select from a mixture a second time."""
+    given = [f"{name}=" for name, value in selection.items() if value is not None]
+    if given:
+        raise ConfigError(f"{', '.join(given)} cannot be used with a mixture: choose when making it (mix(subsets=...))")
+
+
+def _report(plan: EpochPlan, place: Ranks) -> None:
+    """Say, before the first batch, what this rank gets; refuse what cannot be shared evenly."""
+    shares = plan.shares(0)
+    _log.info(
+        "rank %d of %d: %d batches per epoch, on every rank; %d samples repeated and %d left out to make that so",
+        *(place.rank, place.world_size, shares.num_batches, shares.padded, shares.dropped),
+    )
+
+
+def _specs(collections: Sequence[ShardCollection], transforms: Sequence[Transform]) -> dict[str, ColumnSpec]:
+    """Return what is known of the columns of every batch; nothing where transforms may change them."""
+    specs: dict[str, ColumnSpec] = {}
+    for collection in [] if transforms else collections:
+        for name, spec in collection.columns.items():
+            specs[name] = merge_specs(specs[name], spec) if name in specs else spec
+    return specs
+
+
+def _random_access(
+    readers: Sequence[RowReader], subsets: Sequence[Rows | None], transform: SampleFunction | None, metadata: bool
+) -> tuple[Dataset[Any], tuple[Shelf, ...]]:
+    """Return the samples by number, those of several data sets one behind the other, and who is where."""
+    pairs = zip(readers, subsets, strict=True)
+    sets = [ShardDataset.of(reader, subset, transform, metadata=metadata) for reader, subset in pairs]
+    starts = np.cumsum([0, *(len(data) for data in sets)]).tolist()
+    shelves = tuple(Shelf(subset, start) for subset, start in zip(subsets, starts, strict=False))
+    return (sets[0] if len(sets) == 1 else ConcatDataset(sets)), shelves

@@ -1,0 +1,81 @@
+"""Which workers a loader uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Literal
+
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.loading.fetch import BatchFetch, RemoteFetch
+from neurofm_shards.loading.pipeline import Fetched, InlineWorkers, Workers
+from neurofm_shards.loading.plan import Request
+from neurofm_shards.loading.processes import ProcessWorkers
+from neurofm_shards.loading.threads import ThreadWorkers
+
+#: Smaller batches travel to threads and back in groups of about this size.
+GROUP_BYTES = 2 << 20
+MOST_IN_GROUP = 16
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How batches are made.
+
+    Attributes
+    ----------
+    kind : "thread" or "process"
+        What workers are.
+    count : int
+        Their number; 0: batches are made in the caller's thread when asked for.
+    prefetch_factor : int
+        Tasks under way per worker.
+    context : str, multiprocessing context or None
+        How processes start; None: Python's choice for the platform.
+    persistent : bool
+        Whether workers stay for the next epoch.
+    """
+
+    kind: Literal["thread", "process"]
+    count: int
+    prefetch_factor: int = 2
+    context: str | BaseContext | None = None
+    persistent: bool = False
+
+    def __post_init__(self) -> None:
+        if self.count < 0 or self.prefetch_factor < 1:
+            raise ConfigError(
+                f"num_workers={self.count} and prefetch_factor={self.prefetch_factor}: workers are 0 or more, batches "
+                "fetched in advance 1 or more per worker"
+            )
+
+    @property
+    def remote(self) -> bool:
+        """Whether batches come from other processes."""
+        return self.count > 0 and self.kind == "process"
+
+    def start(self, fetch: BatchFetch, finish: Callable[[Fetched], Fetched]) -> Workers:
+        """Start workers; ``finish`` runs where the batch is made, unless that is another process."""
+        if self.remote:
+            return ProcessWorkers(RemoteFetch(fetch), self.count, self.prefetch_factor, self.context)
+        local = Finishing(fetch, finish)
+        return ThreadWorkers(local, self.count, self.prefetch_factor) if self.count else InlineWorkers(local)
+
+    def group(self, batch_bytes: int) -> int:
+        """Return how many batches make a task."""
+        if not self.count or self.kind == "process":
+            return 1
+        return max(1, min(MOST_IN_GROUP, GROUP_BYTES // max(batch_bytes, 1)))
+
+
+@dataclass(frozen=True)
+class Finishing:
+    """A fetch and what follows it in the same thread."""
+
+    fetch: Callable[[Request], Fetched]
+    finish: Callable[[Fetched], Fetched]
+
+    def __call__(self, request: Request) -> Fetched:
+        """Fetch and finish."""
+        return self.finish(self.fetch(request))

@@ -22,11 +22,11 @@ _MOST_EVENTS = 5_000_000
 def looks_like_events(series: Series, modality: str) -> bool:
     """Say whether a plain TimeSeries that counts as behaviour is a list of events rather than a signal.
 
-    Everything in BehavioralEvents is. Elsewhere time stamps and values say so: a signal has a common interval (nine of ten
-    intervals lie within a fifth of the median). Of what has none, constant values are events (licks, rewards), wherever
-    they lie; changing values are too where they lie in acquisition and fewer than half of the intervals are within a
-    factor of two of the median (a wheel that is sampled on movement, in a behaviour module, stays a signal). A series
-    without two usable time stamps is no signal either.
+    Everything in BehavioralEvents is. Elsewhere time stamps and values say so: a signal has a common interval (nine of
+    ten intervals lie within a fifth of the median). Of what has none, constant values are events (licks, rewards),
+    wherever they lie; changing values are too where they lie in acquisition and fewer than half of the intervals are
+    within a factor of two of the median (a wheel that is sampled on movement, in a behaviour module, stays a signal). A
+    series without two usable time stamps is no signal either.
     """
     if modality != "behavior" or series.timestamps is None or series.data is None or series.types[0] != "TimeSeries":
         return False

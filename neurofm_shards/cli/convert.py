@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; 1 when an input failed or validation found something."""
     job = _read_job(args.config) if args.config else {}
-    config = ConversionConfig.of(_merged(job, _given(args)))
+    config = ConversionConfig.of({"durable": True, **_merged(job, _given(args))})
     inputs = args.input or _texts(job.get("input"))
     if not inputs:
         raise ConfigError("name the inputs: -i FILES, FOLDERS or PATTERNS")

@@ -40,7 +40,9 @@ class ConversionConfig(BaseModel):
         description="session id of each input, made of {session_id}, {subject_id}, {stem}, {parent}; must be unique",
     )
     on_error: Literal["fail", "skip"] = Field("fail", description="stop at an input that fails, or leave it out")
-    durable: bool = Field(True, description="sync every shard to the disk before it counts as written")
+    durable: bool = Field(
+        False, description="sync every shard to the disk before it counts as written; on for the command line"
+    )
 
     @field_validator("session_template")
     @classmethod

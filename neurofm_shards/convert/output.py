@@ -21,6 +21,8 @@ from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest,
 from neurofm_shards.shards.sidecars import sidecar_paths
 
 _STAGING = "staging-"
+_COMMITTED = "commit-"
+_REMOVED = "removed.json"
 _DOOMED = "doomed"
 
 
@@ -80,6 +82,8 @@ class Output:
         """Remove what dead runs left: half-written files, and a deletion that was interrupted."""
         if not self.sidecars.is_dir():
             return
+        for path in sorted(self.sidecars.glob(f"{_COMMITTED}*")):
+            self._apply(path)
         for path in self.sidecars.glob(f"{_STAGING}*"):
             shutil.rmtree(path)
         for folder in (self.folder, self.sidecars, self.sidecars / "tables"):
@@ -121,6 +125,43 @@ class Output:
                 sync_folder(folder)
         shutil.rmtree(staged)
 
+    def replace(self, staged: Path, removed: Iterable[str], *, durable: bool) -> None:
+        """Put a staging folder's files, the manifest among them, in place of the present ones, as one step.
+
+        The step is the renaming of the staging folder; from then on every run that opens the output finishes what a
+        crash may have interrupted.
+
+        Parameters
+        ----------
+        staged : Path
+            From :meth:`new_staging`; laid out like the output.
+        removed : iterable of str
+            Names of files to remove.
+        durable : bool
+            Whether the files are synced, and the renames are to be.
+        """
+        write_atomically(staged / _REMOVED, [json.dumps(list(removed)).encode()], durable=durable)
+        committed = staged.with_name(_COMMITTED + staged.name.removeprefix(_STAGING))
+        os.replace(staged, committed)  # noqa: PTH105  (the same call)
+        if durable:
+            sync_folder(self.sidecars)
+        self._apply(committed)
+
+    def _apply(self, committed: Path) -> None:
+        removed = json.loads((committed / _REMOVED).read_bytes())
+        files = sorted(path for path in committed.rglob("*") if path.is_file() and path.name != _REMOVED)
+        for path in sorted(files, key=lambda path: path.name == MANIFEST_NAME):
+            target = self.folder / path.relative_to(committed)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)  # noqa: PTH105  (the same call)
+        for name in removed:
+            path = self.folder / os.path.basename(name)  # noqa: PTH119  (never leaves the folder)
+            for file in (path, *sidecar_paths(path)):
+                file.unlink(missing_ok=True)
+        for folder in (self.folder, self.sidecars):
+            sync_folder(folder)
+        shutil.rmtree(committed)
+
     def is_sound(self, line: Mapping[str, Any], header: JournalHeader) -> bool:
         """Say whether a recorded shard is still what was written.
 
@@ -141,6 +182,13 @@ class Output:
             return False
         return bool(index.checksum == entry["checksum"])
 
+    def shard_names(self) -> set[str]:
+        """Return the names of all shards of the data set or unfinished conversion in this folder."""
+        manifest, journal = self.manifest(), self.journal()
+        listed = {entry.shard_name for entry in manifest.shards} if manifest is not None else set()
+        written = [line["shard"] for line in journal.shards.values()] if journal is not None else []
+        return listed | {shard["shard_name"] for shard in written if shard is not None}
+
     def is_ours(self) -> bool:
         """Say whether the folder holds a data set or an unfinished conversion."""
         return self._has_manifest() or self.journal() is not None
@@ -149,13 +197,7 @@ class Output:
         return (self.folder / MANIFEST_NAME).exists()
 
     def _our_names(self) -> Iterable[str]:
-        manifest, journal = (self.manifest() if self._has_manifest() else None), self.journal()
-        if manifest is not None:
-            yield from (entry.shard_name for entry in manifest.shards)
-            yield MANIFEST_NAME
-        for line in journal.shards.values() if journal else ():
-            if line["shard"] is not None:
-                yield line["shard"]["shard_name"]
+        yield from self.shard_names()
         if is_our_card(self.folder / CARD_NAME):
             yield CARD_NAME
 

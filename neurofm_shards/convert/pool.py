@@ -91,8 +91,8 @@ def _submit(executor: Executor, function: Callable[..., T], call: tuple[Any, ...
         payload = pickle.dumps((function, call))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise PluginError(
-            f"a plugin that was registered in code cannot be sent to workers ({error}); define it in a module, or use one "
-            "worker"
+            f"a plugin that was registered in code cannot be sent to workers ({error}); define it in a module, or use "
+            "one worker"
         ) from error
     try:
         return executor.submit(run_remotely, settings, payload)

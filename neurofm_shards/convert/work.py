@@ -178,7 +178,7 @@ class _ShardTaskRun:
 
     def _write_segment(self, writer: ShardWriter, segment: Segment) -> int:
         written = 0
-        rows = _rows_per_block(self._order.columns)
+        rows = rows_per_block(self._order.columns)
         for start in range(segment.start, segment.stop, rows):
             block = self._block(segment, start, min(start + rows, segment.stop))
             if len(block) == 0:
@@ -223,7 +223,8 @@ def _transformed(block: Block, kind: str, transform: Transform, name: str) -> Bl
         raise SourceError(f"{name}: transform {kind!r} failed: {type(error).__name__}: {error}") from error
 
 
-def _rows_per_block(columns: Sequence[ColumnSpec]) -> int:
+def rows_per_block(columns: Sequence[ColumnSpec]) -> int:
+    """Return how many samples to hold in memory at once."""
     size = 0
     for spec in columns:
         if spec.dtype is None:
@@ -246,20 +247,27 @@ def _placed(block: Block, task_input: TaskInput, columns: Sequence[ColumnSpec], 
         raise SourceError(f"{name}: asked for samples {start} to {stop}, its source gave {len(block)}")
     rows = np.arange(start, stop) if block.rows is None else np.asarray(block.rows, np.int64)
     bases = dict(task_input.bases)
-    shifted = {spec.name: _shifted(block.columns[spec.name], bases.get(spec.table or "", 0)) for spec in columns}
+    columns_now = {spec.name: shifted(block.columns[spec.name], bases.get(spec.table or "", 0)) for spec in columns}
     metadata = block.metadata
     if task_input.session_id is not None:
         metadata = [{**item, "session_id": task_input.session_id} for item in metadata]
-    return Block(shifted, metadata, rows, block.keys)
+    return Block(columns_now, metadata, rows, block.keys)
 
 
-def _shifted(data: Any, base: int) -> Any:
+def shifted(data: Any, base: int) -> Any:
+    """Add to row numbers of a table; negative ones mean "none" and stay.
+
+    Raises
+    ------
+    SourceError
+        A row number no longer fits the column's type.
+    """
     if base == 0:
         return data
     if isinstance(data, Ragged):
-        return Ragged(_shifted(data.values, base), data.offsets)
+        return Ragged(shifted(data.values, base), data.offsets)
     if isinstance(data, list):
-        return [_shifted(np.asarray(item), base) for item in data]
+        return [shifted(np.asarray(item), base) for item in data]
     if data.size and int(data.max()) + base > np.iinfo(data.dtype).max:
         raise SourceError(f"row {int(data.max()) + base} of a data-set-wide table does not fit {data.dtype}")
     return np.where(data >= 0, data + data.dtype.type(base), data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -41,11 +40,7 @@ def toys(tmp_path, toy):
 
 def tree(folder):
     """Every file of a data set with its bytes."""
-    return {
-        os.path.relpath(os.path.join(top, name), folder): Path(top, name).read_bytes()
-        for top, _, names in os.walk(folder)
-        for name in names
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
 @pytest.fixture(name="tree")

@@ -138,8 +138,8 @@ def test_a_power_loss_without_syncing_is_found_by_reading_everything(toys, toy, 
     from neurofm_shards.convert import api
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "write_manifest", lambda *args, **kwargs: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        patch.setattr(api, "write_manifest", None)
+        with pytest.raises(TypeError):
             convert_inputs(paths, out, config, mode="overwrite")
     shard = out / "shard_000000.tar"
     data = bytearray(shard.read_bytes())
@@ -160,7 +160,7 @@ def test_a_power_loss_without_syncing_is_found_by_reading_everything(toys, toy, 
 
 def kill_at_random(paths, out, whole, tree, *, kills, workers, seed):
     """Start, kill at a random moment, resume; return how many kills hit a running conversion."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311  (moments, not secrets)
     hit = 0
     while hit < kills:
         shutil.rmtree(out, ignore_errors=True)
@@ -256,7 +256,8 @@ def test_two_converters_are_kept_apart_by_a_lock_that_dies_with_its_holder(toys,
     paths = toys(a={"n": 5})
     code = (
         "import sys, time; from pathlib import Path; from neurofm_shards.convert.lock import OutputLock;"
-        f"lock = OutputLock(Path({str(tmp_path / 'out')!r})); lock.__enter__(); print('held', flush=True); time.sleep(60)"
+        f"lock = OutputLock(Path({str(tmp_path / 'out')!r})); lock.__enter__();"
+        "print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"

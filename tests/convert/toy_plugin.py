@@ -34,7 +34,7 @@ class ToySource(Source):
 
 
 class ToySamples(Samples):
-    """``{"n": samples, "units": channels, "seed": s, "broken_at": row, "kill_at": row, "slow_s": seconds per block}``."""
+    """``{"n": samples, "units": channels, "seed": s, "broken_at": row, "kill_at": row, "slow_s": seconds a block}``."""
 
     def __init__(self, path, config):
         self.path = path

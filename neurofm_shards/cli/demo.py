@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     say.print(f"[bold]1[/bold] writing a made-up session of {args.seconds:g} s: {session}")
     demo.write_session(session, seconds=args.seconds, seed=args.seed)
     say.print(f"[bold]2[/bold] converting it into windows of 1 s, split by time: {shards}")
-    convert_inputs([session], shards, dict(demo.OPTIONS), overwrite=True)
+    convert_inputs([session], shards, demo.OPTIONS, mode="overwrite")
     say.print("[bold]3[/bold] validating the shards")
     findings = _validate(shards)
     if not args.json:

@@ -62,8 +62,9 @@ def _note(log: IndexLog, member: Member, reader: TarReader) -> None:
     layout = None if codec is None else codec.layout(reader.head(member), member.size)
     column = log.column(member.field, "" if codec is None else codec.name, member.extension)
     value = Encoded(member.size, ())
-    if layout is not None and not layout.fortran:
-        value = Encoded(member.size, (), layout.offset, (layout.dtype, layout.shape))
+    if layout is not None:
+        place = -1 if layout.fortran else layout.offset  # column-major arrays have to be decoded
+        value = Encoded(member.size, (), place, (layout.dtype, layout.shape))
     column.add(len(log.keys) - 1, member.offset, value)
 
 

@@ -43,7 +43,7 @@ class ColumnLog:
         self._rows.append(row)
         self._offsets.append(offset)
         self._sizes.append(value.size)
-        self._data.append(-1 if value.form is None else offset + value.data)
+        self._data.append(-1 if value.data < 0 else offset + value.data)
         self._forms.append(value.form)
 
     def add_many(self, row: int, offsets: range, sizes: Sequence[int], data: int, form: Form | None) -> None:

@@ -162,16 +162,19 @@ def pack_strings(texts: Sequence[str]) -> PackedStrings:
 
 def _series(texts: Sequence[str]) -> PackedStrings | None:
     match = _NUMBERED.fullmatch(texts[0]) if texts else None
-    if match is None or not match[2].isascii():
+    if match is None or not texts[0].isascii() or set(map(len, texts)) != {len(texts[0])}:
         return None
-    prefix, width = match[1], len(match[2])
-    digits = [text[len(prefix) :] for text in texts]
-    if not all(d.isascii() and d.isdigit() and len(d) <= 18 for d in digits):
+    joined = "".join(texts)
+    if not joined.isascii():
         return None
-    numbers = [int(d) for d in digits]
-    if any(f"{prefix}{number:0{width}d}" != text for number, text in zip(numbers, texts, strict=True)):
+    rows = np.frombuffer(joined.encode(), np.uint8).reshape(len(texts), -1)
+    start = match.start(2)
+    digits = rows[:, start:].astype(np.int64) - ord("0")
+    if (rows[:, :start] != rows[0, :start]).any() or ((digits < 0) | (digits > 9)).any():
         return None
-    return PackedStrings(len(texts), prefix, width, pack_ints(numbers))
+    width = digits.shape[1]
+    numbers = digits @ (10 ** np.arange(width - 1, -1, -1, dtype=np.int64))
+    return PackedStrings(len(texts), match[1], width, pack_ints(numbers))
 
 
 def store_strings(packed: PackedStrings, name: str, arrays: Arrays) -> list[Any]:

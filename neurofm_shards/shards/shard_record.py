@@ -13,7 +13,7 @@ from neurofm_shards.shards.manifest_model import ColumnEntry, FrozenModel, Shard
 from neurofm_shards.shards.metadata import TablePart, part_of
 from neurofm_shards.shards.metadata_columns import MetadataColumn, constant_column, numbered
 from neurofm_shards.shards.names import METADATA_FIELD
-from neurofm_shards.shards.packing import PackedInts, pack_strings
+from neurofm_shards.shards.packing import PackedInts, PackedStrings
 
 
 class ShardRecord(FrozenModel):
@@ -74,14 +74,14 @@ def column_entries(index: ShardIndex, counts: Mapping[str, int]) -> list[ColumnE
     return entries
 
 
-def metadata_part(ids: list[str], shard_idx: int, own: list[bytes]) -> TablePart:
+def metadata_part(ids: PackedStrings, shard_idx: int, own: list[bytes]) -> TablePart:
     """Make the metadata table of a shard from what its samples say: their ids, and the inside of their own JSON."""
-    n = len(ids)
+    n = ids.length
     alike = len(set(own)) == 1
     said = part_of([_parsed(own[0])] * n if alike else [_parsed(text) for text in own])
     number = constant_column(shard_idx, n)
     columns = {
-        "sample_id": numbered(pack_strings(ids)),
+        "sample_id": numbered(ids),
         **({"shard_idx": number} if number is not None else {}),
         "sample_idx_in_shard": _counting(n),
         **said.columns,

@@ -22,6 +22,7 @@ from neurofm_shards.shards.index_store import save_index
 from neurofm_shards.shards.layout import FixedColumn, LaidOut, fixed_column, record_bytes
 from neurofm_shards.shards.metadata import save_part
 from neurofm_shards.shards.names import METADATA_FIELD
+from neurofm_shards.shards.packing import pack_strings
 from neurofm_shards.shards.record_buffer import RecordBuffer
 from neurofm_shards.shards.sample_keys import SampleKeys, automatic_keys, named_keys, one_automatic_key
 from neurofm_shards.shards.sample_metadata import MetadataRun, MetadataTemplate, OwnMetadata, encode_all, encode_own
@@ -224,7 +225,8 @@ class ShardWriter:
         index_file, table_file = sidecar_paths(self.path)
         index_file.parent.mkdir(exist_ok=True)
         save_index(index, index_file, durable=self._durable)
-        table = metadata_part(self._ids, self.shard_idx, self._own)
+        ids = index.packed_keys if self._ids == self._log.keys else pack_strings(self._ids)
+        table = metadata_part(ids, self.shard_idx, self._own)
         save_part(table, index.fingerprint, table_file, durable=self._durable)
         record = shard_record(index, self.shard_idx, self._first_metadata, self._log.columns())
         publish(self._partial, self.path, durable=self._durable)

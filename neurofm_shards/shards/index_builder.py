@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: A compressed shard without an index may decompress to this much, or to this many times its size.
 MAX_UNKNOWN_BYTES = 1 << 30
 MAX_EXPANSION = 1100
+#: Pickles of other programs say at their end, too, what they hold; larger ones are decoded rather than copied.
+_HEAD_BYTES = 1 << 22
 
 
 def build_index(shard_path: Path | str) -> ShardIndex:
@@ -59,7 +61,7 @@ def _note(log: IndexLog, member: Member, reader: TarReader) -> None:
     if not log.keys or log.keys[-1] != member.key:
         log.keys.append(member.key)
     codec = codec_by_extension(member.extension)
-    layout = None if codec is None else codec.layout(reader.head(member), member.size)
+    layout = None if codec is None else codec.layout(reader.head(member, _HEAD_BYTES), member.size)
     column = log.column(member.field, "" if codec is None else codec.name, member.extension)
     value = Encoded(member.size, ())
     if layout is not None:

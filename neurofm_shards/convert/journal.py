@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 import orjson
 import xxhash
 
+from neurofm_shards.shards.files import sync_folder
+
 JOURNAL_NAME = "journal"
 _DIGEST_BYTES = 16
 
@@ -96,13 +98,21 @@ class Journal:
         self._path = folder / JOURNAL_NAME
         self._durable = header.durable
         self._file: BinaryIO = self._path.open("r+b" if found else "wb")
+        try:
+            self._start(header, found)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _start(self, header: JournalHeader, found: JournalContent | None) -> None:
         if found:
             self._file.truncate(found.sound_bytes)
             self._file.seek(found.sound_bytes)
-        else:
-            self._append(header.__dict__)
-            if self._durable:
-                sync_folder(folder)
+            return
+        self._append(header.__dict__)
+        if self._durable:
+            sync_folder(self._path.parent)
+            sync_folder(self._path.parent.parent)
 
     def record(self, shard: Mapping[str, Any]) -> None:
         """Record a shard that is complete; ``shard`` has ``shard_idx``."""
@@ -118,15 +128,6 @@ class Journal:
         self._file.flush()
         if self._durable:
             os.fsync(self._file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and removals in a folder survive a power loss."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _sound_lines(data: bytes) -> tuple[list[dict[str, Any]], int]:

@@ -87,8 +87,8 @@ class ShardRun:
         self.lines: dict[int, Line] = {}
         if found is not None:
             self.lines = {k: line for k, line in found.shards.items() if output.is_sound(line, found.header)}
-        self._journal = Journal(output.sidecars, header, found)
         self._staging = output.new_staging()
+        self._journal = Journal(output.sidecars, header, found)
 
     def __enter__(self) -> Self:
         return self

@@ -56,12 +56,23 @@ class StoredArray:
         SourceError
             The values cannot be decoded, or another process opened the file.
         """
+        return self.part(start, stop, (), axis)
+
+    def part(self, start: int, stop: int, other: tuple[slice, ...], axis: int = 0) -> npt.NDArray[Any]:
+        """Return the values ``start`` to ``stop`` along ``axis``, and only those in ``other`` along the axes behind it.
+
+        Raises
+        ------
+        SourceError
+            See :meth:`read`.
+        """
         if os.getpid() != self.process:
             raise SourceError(
                 f"{self.where} was opened by process {self.process} and is read in {os.getpid()}: HDF5 handles do not "
                 "survive a fork; open the file in the process that reads it"
             )
-        where = slice(start, stop) if axis == 0 else (slice(None),) * axis + (slice(start, stop),)
+        where: Any = ((slice(None),) * axis) + (slice(start, stop), *other)
+        where = where if len(where) > 1 else where[0]
         try:
             return np.asarray(self.data[where])
         except (OSError, RuntimeError) as error:  # h5py raises either when a chunk cannot be decoded

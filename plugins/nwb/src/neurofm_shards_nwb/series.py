@@ -17,6 +17,7 @@ from neurofm_shards_nwb.circular import circular_range
 from neurofm_shards_nwb.content import Series, small_columns
 from neurofm_shards_nwb.events import event_stream, interval_series, looks_like_events
 from neurofm_shards_nwb.modality import modality_of
+from neurofm_shards_nwb.spooling import time_reader
 
 _UNITS = {"volts": "V", "volt": "V", "v": "V", "radians": "rad", "radian": "rad", "degrees": "deg", "degree": "deg"}
 
@@ -143,7 +144,7 @@ def _values(series: Series, modality: str, continuity: Continuity | None = None)
 
 def _reader(data: StoredArray, axis: int) -> Callable[[int, int], npt.NDArray[Any]]:
     if axis == 0:
-        return data.read
+        return time_reader(data)
     return lambda start, stop: np.ascontiguousarray(data.read(start, stop, axis=1).T)
 
 

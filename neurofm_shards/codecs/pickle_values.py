@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 #: Most opcodes in one payload, and most values in what it holds.
-MAX_OPERATIONS = 1_000_000
+MAX_OPERATIONS = 300_000
 
 
 class Reading:

@@ -2,7 +2,7 @@
 
 It knows the opcodes that plain data needs. Raw bytes stay where they are until the end, so the same reading gives the
 value (``load``) and the place of an array's bytes (``find_array``). Memory beyond the payload is bounded by
-a million small objects and twice the payload in copied bytes.
+300,000 small objects and twice the payload in copied bytes.
 """
 
 from __future__ import annotations

@@ -160,6 +160,7 @@ def test_no_window_crosses_a_gap():
     stream, _ = stamped([(400, 2.5)])
     plan, block = read_all([stream], overlap=0)
     assert plan.drops["gap in lfp"] >= 2
+    assert not plan.problems, "between gaps the clock is regular"
     np.testing.assert_array_equal(np.diff(block.columns["lfp"][:, :, 0], axis=1), 1.0)
     starts = [said["window_start_s"] for said in block.metadata]
     assert not any(4.0 <= start < 6.5 or start < 4.0 < start + 1 for start in starts)

@@ -68,6 +68,17 @@ def test_a_spike_on_an_edge_belongs_to_the_bin_that_begins_there():
     assert np.flatnonzero(counts).tolist() == [29, 57, 58]
 
 
+def test_every_edge_in_ten_seconds_begins_its_own_bin():
+    edges = np.arange(1000) / 100
+    assert to_ticks(edges).tolist() == [k * 10_000_000 for k in range(1000)]
+    streams = [events("units", {"a": edges}), epochs(0, 10)]
+    for overlap in (0.0, 0.5):
+        samples = windowed(InMemoryRecording(streams), WindowOptions(overlap=overlap))
+        assert (samples.read(0, samples.plan().num_samples).columns["spikes"] == 1).all()
+    aligned = count_windows(to_ticks(edges), np.zeros(1000, int), np.array([0, 7]) * 10**7, 10**7, (50, 1), "uint8")
+    assert (aligned == 1).all()
+
+
 def test_grid_and_window_counting_agree():
     rng = np.random.default_rng(0)
     ticks = np.sort(rng.integers(0, 10**9, 5000))

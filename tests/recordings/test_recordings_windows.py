@@ -70,8 +70,9 @@ def plan_and_starts(source, **options):
 
 
 def test_windows_follow_each_other_from_the_start_of_the_recording():
-    _, starts, _ = plan_and_starts(recording(start=1498.88820108, stop=1501.9), overlap=0.5)
+    _, starts, block = plan_and_starts(recording(start=1498.88820108, stop=1501.9), overlap=0.5)
     np.testing.assert_array_equal(starts, [1498.88820108, 1499.38820108, 1499.88820108, 1500.38820108, 1500.88820108])
+    np.testing.assert_allclose([said["window_stop_s"] for said in block.metadata], np.array(starts) + 1)
 
 
 def test_overlap_and_stride_say_the_same():

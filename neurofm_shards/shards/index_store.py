@@ -166,14 +166,27 @@ def read_index(path: Path, shard_name: str, shard_bytes: int, fingerprint: str) 
     FormatError
         It is damaged, hostile, of another version, or of another shard.
     """
-    header, arrays = read_arrays(path)
-    try:
-        index = _parse(header, arrays)
-    except FormatError as error:
-        raise FormatError(f"index {path.name}: {error}") from error
+    index = parse_index(path)
     if (index.shard_name, index.shard_bytes, index.fingerprint) != (shard_name, shard_bytes, fingerprint):
         raise FormatError(f"index {path.name} belongs to another version of {shard_name}")
     return index
+
+
+def parse_index(path: Path) -> ShardIndex:
+    """Read an index and check that it stays inside the shard it describes, whatever became of that.
+
+    Raises
+    ------
+    InputNotFoundError
+        There is no such sidecar.
+    FormatError
+        It is damaged, hostile, or of another version.
+    """
+    header, arrays = read_arrays(path)
+    try:
+        return _parse(header, arrays)
+    except FormatError as error:
+        raise FormatError(f"index {path.name}: {error}") from error
 
 
 def _parse(header: dict[str, Any], arrays: dict[str, AnyArray]) -> ShardIndex:

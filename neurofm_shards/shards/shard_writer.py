@@ -347,6 +347,12 @@ def compression_object(compression: str | Mapping[str, Any] | Compression) -> Co
     return made
 
 
+def compression_of(shard_name: str) -> Compression | None:
+    """Return the compression that a file name stands for; None for a plain tar."""
+    found = registry().compressions.by_suffix(shard_name)
+    return None if found is None else compression_object(found.qualified_name)
+
+
 def _value(data: ColumnData, i: int) -> Any:
     if isinstance(data, np.ndarray):
         return data[i, ...] if data.dtype.kind in "biufc" else data[i]

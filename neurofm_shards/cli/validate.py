@@ -1,0 +1,50 @@
+"""``neurofm-shards validate``: check a data set."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from neurofm_shards.cli.output import note_console, print_json
+from neurofm_shards.cli.reporting import print_report
+
+if TYPE_CHECKING:
+    from neurofm_shards.shards.report import Report
+
+
+def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:  # noqa: ARG001
+    """Add the command's arguments."""
+    parser.add_argument("folder", type=Path, help="the data set, or any folder of shards")
+    parser.add_argument("-w", "--workers", type=int, help="shards read at once (default: one per processor)")
+    parser.add_argument("--json", action="store_true", help="machine-readable report")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; 1 when samples are lost, wrong or unreadable."""
+    return validate_folder(args.folder, workers=args.workers, as_json=args.json)
+
+
+def validate_folder(folder: Path, *, workers: int | None = None, as_json: bool = False) -> int:
+    """Validate and print; return the exit code."""
+    from neurofm_shards.shards.validate import validate_dataset  # noqa: PLC0415  (after --help)
+
+    with _progress() as progress:
+        report: Report = validate_dataset(folder, workers, progress)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_report(report, "whole and readable" if report.ok else "NOT WHOLE; see the errors above")
+    return 0 if report.ok else 1
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    columns = TextColumn("validating"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    with Progress(*columns, console=note_console(), transient=True) as bar:
+        task = bar.add_task("validating", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

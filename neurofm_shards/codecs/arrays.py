@@ -69,7 +69,7 @@ def checked_nbytes(dtype: np.dtype[Any], shape: tuple[int, ...], available: int)
     """Return how many bytes an array has, which must be exactly those that are there."""
     nbytes = prod(shape) * dtype.itemsize
     if nbytes != available:
-        raise FormatError(f"an array {shape} of {dtype.str} needs {nbytes} bytes, but there are {available}")
+        raise FormatError(f"an array {shape!s:.80} of {dtype.str} does not have {available} bytes")
     return nbytes
 
 
@@ -79,7 +79,7 @@ def new_array(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], *, for
         view: Array = np.ndarray(shape, dtype, data, 0, None, "F" if fortran else "C")
         array: Array = view.copy(order="K")
     except (ValueError, MemoryError, TypeError) as error:
-        raise FormatError(f"an array {shape} of {dtype.str}: {error}") from error
+        raise FormatError(f"an array {shape!s:.80} of {dtype.str}: {error}") from error
     return array
 
 

@@ -70,8 +70,8 @@ def find_global(module: object, name: object) -> Global:
     found = ALLOWED.get(full)
     if found is None:
         raise UnsafePickleError(
-            f"the pickle names {full[:120]!r}, which is not on the allow-list (plain NumPy arrays and scalars, tensors "
-            "and containers of them): refused, and nothing was run; where you trust the data, write it anew as .npy"
+            f"the pickle names {full[:120]!r:.120}, which is not on the allow-list (plain NumPy arrays and scalars, "
+            "tensors and containers of them): refused, and nothing was run; where you trust the data, write it as .npy"
         )
     return found
 

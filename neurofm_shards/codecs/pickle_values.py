@@ -152,7 +152,7 @@ class ArrayRecord:
             view: Array = np.ndarray(self.shape, self.dtype, data, self.offset, self.strides)
             array: Array = view.copy(order="K")
         except (ValueError, MemoryError) as error:
-            raise FormatError(f"an array {self.shape} of {self.dtype.str}: {error}") from error
+            raise FormatError(f"an array {self.shape!s:.80} of {self.dtype.str}: {error}") from error
         if self.bfloat16:
             widened: Array = (array.astype(np.uint32) << 16).view(np.float32)
             return widened
@@ -204,12 +204,12 @@ def strided_array(
 ) -> ArrayRecord:
     """Describe a view of memory, ``steps`` and ``first`` counted in elements; it may not leave ``data``."""
     if len(steps) != len(shape) or any(type(step) is not int or not 0 <= step < 1 << 48 for step in steps):
-        raise FormatError(f"a tensor {shape} with impossible strides")
+        raise FormatError(f"a tensor {shape!s:.80} with impossible strides")
     if type(first) is not int or first < 0:
-        raise FormatError(f"a tensor {shape} that begins at {brief(first)}")
+        raise FormatError(f"a tensor {shape!s:.80} that begins at {brief(first)}")
     last = first + sum((length - 1) * step for length, step in zip(shape, steps, strict=True))
     if 0 not in shape and (last + 1) * dtype.itemsize > len(data):
-        raise FormatError(f"a tensor {shape} that leaves its storage of {len(data)} bytes")
+        raise FormatError(f"a tensor {shape!s:.80} that leaves its storage of {len(data)} bytes")
     if 0 in shape:
         return ArrayRecord(dtype, shape, strides_of(shape, dtype.itemsize, "C"), b"")
     return ArrayRecord(dtype, shape, tuple(s * dtype.itemsize for s in steps), data, first * dtype.itemsize)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from neurofm_shards.blocks import merge_specs
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan
 from neurofm_shards.convert.statistics import (
     SessionStats,
@@ -18,6 +17,7 @@ from neurofm_shards.convert.statistics import (
 )
 from neurofm_shards.plugins.registry import IN_CODE, registry
 from neurofm_shards.shards.manifest import ColumnEntry, Manifest, ShardEntry, TableEntry
+from neurofm_shards.shards.manifest_merge import merge_columns
 from neurofm_shards.shards.statistics import ChannelStats
 
 Line = Mapping[str, Any]
@@ -39,7 +39,7 @@ def make_manifest(plan: ConversionPlan, lines: Mapping[int, Line], base: Manifes
     new_shards = [ShardEntry.model_validate(line["shard"]) for line in ordered if line["shard"] is not None]
     shards = [*(base.shards if base else ()), *new_shards]
     total_samples = sum(entry.num_samples for entry in shards)
-    columns = merge_entries([*([base.columns] if base else ()), *map(_columns, ordered)], total_samples)
+    columns = merge_columns([*([base.columns] if base else ()), *map(_columns, ordered)], total_samples)
     return Manifest(
         total_samples=total_samples,
         total_shards=len(shards),
@@ -55,29 +55,6 @@ def make_manifest(plan: ConversionPlan, lines: Mapping[int, Line], base: Manifes
         failures=_failures(plan, ordered, base),
         config=base.config if base and base.config else plan.config.content(),
         software=software(plan),
-    )
-
-
-def merge_entries(groups: Iterable[Sequence[ColumnEntry]], total_samples: int) -> list[ColumnEntry]:
-    """Join the columns of shards: what differs becomes None, fields that some samples lack become optional."""
-    merged: dict[str, ColumnEntry] = {}
-    for group in groups:
-        for entry in group:
-            before = merged.get(entry.name)
-            merged[entry.name] = entry if before is None else _merge(before, entry)
-    return [entry.model_copy(update={"optional": entry.num_samples < total_samples}) for entry in merged.values()]
-
-
-def _merge(a: ColumnEntry, b: ColumnEntry) -> ColumnEntry:
-    spec = merge_specs(a.spec, b.spec)
-    return a.model_copy(
-        update={
-            "dtype": spec.dtype,
-            "shape": None if spec.shape is None else list(spec.shape),
-            "unit": spec.unit,
-            "table": spec.table,
-            "num_samples": a.num_samples + b.num_samples,
-        }
     )
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from neurofm_shards.convert.commit import merge_entries
 from neurofm_shards.convert.lock import OutputLock
 from neurofm_shards.convert.output import Output
 from neurofm_shards.convert.rewriting import Rewriter, writer_settings
@@ -24,6 +23,7 @@ from neurofm_shards.shards.collection import ShardCollection
 from neurofm_shards.shards.files import write_atomically
 from neurofm_shards.shards.index import load_index
 from neurofm_shards.shards.manifest import Manifest, ShardEntry, write_manifest
+from neurofm_shards.shards.manifest_merge import merge_columns
 from neurofm_shards.shards.shard_record import column_entries
 
 Mask = npt.NDArray[np.bool_]
@@ -159,7 +159,7 @@ class _Drop:
         kept, touched = set(sessions[~self.gone].tolist()), set(sessions[self.gone].tolist())
         left = [source for source in self.manifest.sources if source.get("session_id", "") in kept]
         total = sum(entry.num_samples for entry in entries)
-        columns = merge_entries([self._columns(entry, staging) for entry in entries], total)
+        columns = merge_columns([self._columns(entry, staging) for entry in entries], total)
         values = {
             "shards": entries,
             "total_shards": len(entries),

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import orjson
 
 from neurofm_shards.convert.columns import merge_columns
-from neurofm_shards.convert.commit import merge_entries
 from neurofm_shards.convert.drop import finished_manifest
 from neurofm_shards.convert.lock import OutputLock
 from neurofm_shards.convert.output import Output
@@ -26,6 +25,7 @@ from neurofm_shards.shards.card import write_card
 from neurofm_shards.shards.collection import ShardCollection
 from neurofm_shards.shards.files import write_atomically
 from neurofm_shards.shards.manifest import Manifest, TableEntry, write_manifest
+from neurofm_shards.shards.manifest_merge import merge_columns as merge_column_entries
 from neurofm_shards.shards.sample_keys import automatic_number
 from neurofm_shards.shards.shard_record import ShardRecord
 from neurofm_shards.shards.summary import summary
@@ -175,7 +175,7 @@ class _Merge:
         manifests = [part.manifest for part in self._parts]
         entries = [record.entry for record in records]
         total = sum(entry.num_samples for entry in entries)
-        columns = merge_entries([record.columns for record in records], total)
+        columns = merge_column_entries([record.columns for record in records], total)
         configs = [item.config for item in manifests]
         manifest = Manifest(
             total_samples=total,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from typing_extensions import Self
 
 from neurofm_shards.convert.api import commit
+from neurofm_shards.convert.checks import check_config
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.identity import identity
 from neurofm_shards.convert.inputs import find_inputs
@@ -111,6 +112,7 @@ class NWBToWebDatasetConverter:
                 "durable": durable,
             }
         )
+        check_config(self.config)
         self._output = Output(Path(output_dir))
         self._overwrite = overwrite
         self._workers = max(workers, 1)

@@ -19,6 +19,7 @@ from neurofm_shards.shards.files import sync_folder, write_atomically
 from neurofm_shards.shards.index import build_index, index_path, read_index, shard_fingerprint
 from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest, read_manifest
 from neurofm_shards.shards.sidecars import sidecar_paths
+from neurofm_shards.shards.target import UNFINISHED_NAME
 
 _STAGING = "staging-"
 _COMMITTED = "commit-"
@@ -70,6 +71,11 @@ class Output:
                 f"{self.folder} holds an unfinished conversion ({len(journal.shards)} of "
                 f"{journal.header.total_shards} shards are written); go on with --resume, or start again with "
                 "--overwrite"
+            )
+        if (self.sidecars / UNFINISHED_NAME).exists():
+            raise OutputExistsError(
+                f"{self.folder} holds what an interrupted writer left; start again with --overwrite, or choose another "
+                "output"
             )
         others = self._others()
         if others:
@@ -187,11 +193,18 @@ class Output:
         manifest, journal = self.manifest(), self.journal()
         listed = {entry.shard_name for entry in manifest.shards} if manifest is not None else set()
         written = [line["shard"] for line in journal.shards.values()] if journal is not None else []
-        return listed | {shard["shard_name"] for shard in written if shard is not None}
+        return listed | {shard["shard_name"] for shard in written if shard is not None} | self._left_by_writer()
+
+    def _left_by_writer(self) -> set[str]:
+        if not (self.sidecars / UNFINISHED_NAME).exists():
+            return set()
+        files = [path for path in self.folder.iterdir() if path.is_file()]
+        return {path.name for path in files if all(sidecar.is_file() for sidecar in sidecar_paths(path))}
 
     def is_ours(self) -> bool:
         """Say whether the folder holds a data set or an unfinished conversion."""
-        return self._has_manifest() or self.journal() is not None
+        marked = (self.sidecars / UNFINISHED_NAME).exists()
+        return self._has_manifest() or self.journal() is not None or marked
 
     def _has_manifest(self) -> bool:
         return (self.folder / MANIFEST_NAME).exists()

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
+from neurofm_shards.convert.checks import check_config
 from neurofm_shards.convert.columns import merge_columns
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.inputs import Input, find_inputs
@@ -152,6 +153,7 @@ def plan_conversion(
     ConfigError
         The inputs do not fit together.
     """
+    check_config(config)
     inputs = find_inputs(named, config.format, config.source)
     planned = plan_inputs(inputs, config, executor, workers=workers, observer=observer)
     return combine(planned, config)

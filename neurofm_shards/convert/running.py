@@ -11,6 +11,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from neurofm_shards.convert.checks import shard_names
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.journal import Journal, JournalContent, JournalHeader
 from neurofm_shards.convert.opening import worker_reader
@@ -20,7 +21,6 @@ from neurofm_shards.convert.progress import Observer
 from neurofm_shards.convert.tasks import ShardTask
 from neurofm_shards.convert.work import ShardResult, WorkOrder, run_task, staging_of
 from neurofm_shards.plugins.registry import registry
-from neurofm_shards.shards.shard_writer import compression_object
 from neurofm_shards.types import ColumnSpec
 
 Line = dict[str, Any]
@@ -35,13 +35,11 @@ def work_order(config: ConversionConfig, columns: tuple[ColumnSpec, ...], stagin
         "durable": config.durable,
         "specs": {spec.name: spec for spec in columns if spec.unit is not None or spec.table is not None},
     }
-    compression = compression_object(config.compression)
-    suffix = compression.suffix if compression is not None else ""
     return WorkOrder(
         str(staging),
         columns,
         writer,
-        config.shard_name_pattern + suffix,
+        shard_names(config),
         config.transforms,
         tuple(registry().code_entries()),
         skip_failed=config.on_error == "skip",

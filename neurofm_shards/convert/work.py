@@ -20,6 +20,7 @@ from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.shards.shard_record import ShardRecord
 from neurofm_shards.shards.shard_writer import ShardWriter
+from neurofm_shards.shards.target import ShardNames
 from neurofm_shards.types import Block, ColumnSpec, Ragged
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class WorkOrder:
         Columns before transforms.
     writer : dict
         Keyword arguments of :class:`ShardWriter`.
-    name_pattern : str
-        How shards are named.
+    names : ShardNames
+        How shards are called.
     transforms : tuple of dict
         Their configurations.
     code_entries : tuple
@@ -56,7 +57,7 @@ class WorkOrder:
     folder: str
     columns: tuple[ColumnSpec, ...]
     writer: dict[str, Any]
-    name_pattern: str
+    names: ShardNames
     transforms: tuple[dict[str, Any], ...]
     code_entries: tuple[tuple[str, Entry], ...]
     skip_failed: bool
@@ -160,7 +161,7 @@ class _ShardTaskRun:
 
     def run(self, segments: Sequence[Segment]) -> ShardResult:
         task, order = self._task, self._order
-        path = staging_of(order, task.shard_idx) / order.name_pattern.format(shard_idx=task.shard_idx)
+        path = staging_of(order, task.shard_idx) / order.names.name(task.shard_idx)
         path.parent.mkdir(exist_ok=True)
         writer = ShardWriter(path, task.shard_idx, **order.writer)
         written = 0

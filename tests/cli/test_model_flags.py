@@ -1,0 +1,80 @@
+"""Flags are made from models: every kind of field, and only what was given."""
+
+import argparse
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from neurofm_shards.cli.options import ModelFlags, flags_of
+from neurofm_shards.recordings.options import WindowOptions
+
+
+class Inner(BaseModel):
+    rate: float = 1.0
+
+
+class Options(BaseModel):
+    number: int = Field(3, description="100 % of it")
+    text: str | None = None
+    on: bool = False
+    choice: Literal["a", "b"] = "a"
+    many: tuple[str, ...] = ()
+    some: tuple[Literal["x", "y"], ...] | None = None
+    pair: tuple[float, float] | None = None
+    rate: float | str | None = None
+    inner: Inner = Inner()
+    mapping: dict[str, int] = {}
+
+
+def parse(*words, model=Options):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--text")
+    flags = ModelFlags(model, "demo")
+    flags.add_to(parser.add_argument_group("g"))
+    return flags.given(parser.parse_args(words)), parser
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ([], {}),
+        (["--number", "5"], {"number": 5}),
+        (["--demo-text", "t"], {"text": "t"}),
+        (["--on"], {"on": True}),
+        (["--no-on"], {"on": False}),
+        (["--choice", "b"], {"choice": "b"}),
+        (["--many", "p", "q"], {"many": ["p", "q"]}),
+        (["--some", "x", "y"], {"some": ["x", "y"]}),
+        (["--pair", "-1", "2.5"], {"pair": [-1.0, 2.5]}),
+        (["--rate", "250"], {"rate": 250}),
+        (["--rate", "sf"], {"rate": "sf"}),
+        (["--inner", '{"rate": 2}'], {"inner": {"rate": 2}}),
+        (["--mapping", '{"k": 1}'], {"mapping": {"k": 1}}),
+    ],
+)
+def test_flags_give_what_the_model_takes(words, given):
+    values, _ = parse(*words)
+    assert values == given
+    Options.model_validate(values)
+
+
+def test_help_tells_defaults_and_choices():
+    _, parser = parse()
+    text = " ".join(parser.format_help().split())
+    assert "100 % of it (default: 3)" in text
+    assert "--choice {a,b}" in text
+    assert ": x, y" in text
+
+
+def test_every_window_option_has_a_flag():
+    _, parser = parse(model=WindowOptions)
+    text = parser.format_help()
+    for name in WindowOptions.model_fields:
+        assert f"--{name.replace('_', '-')}" in text
+
+
+def test_flags_are_found_before_parsing():
+    argv = ["convert", "--input=a", "-i", "b", "c", "-o", "d", "--format=npz", "-i", "e"]
+    assert flags_of(argv, "-i", "--input", many=True) == ["a", "b", "c", "e"]
+    assert flags_of(argv, "--format") == ["npz"]

@@ -89,7 +89,7 @@ class InlineWorkers(Workers):
 
     def result(self) -> list[Outcome]:
         """See :meth:`Workers.result`."""
-        return [self._fetch(request) for request in self._waiting.popleft()]
+        return fetch_all(self._fetch, self._waiting.popleft())
 
     def cancel(self) -> None:
         """See :meth:`Workers.cancel`."""
@@ -98,6 +98,10 @@ class InlineWorkers(Workers):
     def close(self) -> None:
         """See :meth:`Workers.close`."""
         self.cancel()
+
+
+def _never() -> bool:
+    return False
 
 
 def run(
@@ -145,8 +149,8 @@ def _outcomes(workers: Workers, task: Task) -> Iterator[tuple[Fetched, Request]]
         del outcome  # the caller alone decides how long a batch lives
 
 
-def fetch_all(fetch: Fetch, task: Task, stopped: Callable[[], bool]) -> list[Outcome]:
-    """Run a task in a worker: stop at the first failure, or between batches when ``stopped()``."""
+def fetch_all(fetch: Fetch, task: Task, stopped: Callable[[], bool] = _never) -> list[Outcome]:
+    """Run a task: stop at the first failure, or between batches when ``stopped()``."""
     outcomes: list[Outcome] = []
     for request in task:
         if stopped():

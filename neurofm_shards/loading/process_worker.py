@@ -82,7 +82,7 @@ def work(connection: Connection, inherited: Sequence[Connection], prepare: Calla
     parent, slots = os.getppid(), Slots()
     while (order := _next_order(connection, parent)) is not None:
         slots.release(order.released)
-        outcomes = fetch_all(_Seeded(fetch, order.seed), order.task, _never)
+        outcomes = fetch_all(_Seeded(fetch, order.seed), order.task)
         _deliver(connection, parent, slots, order.number, outcomes)
 
 
@@ -157,7 +157,3 @@ class _Seeded:
         np.random.seed(number)  # noqa: NPY002  (what transforms use is not ours to choose)
         torch.manual_seed(number)
         return self._fetch(request)
-
-
-def _never() -> bool:
-    return False

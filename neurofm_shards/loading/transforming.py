@@ -75,7 +75,7 @@ def apply(transforms: Sequence[Transform], block: Block) -> Block:
         if len(changed) != len(block):
             raise ConfigError(
                 f"the transform {type(transform).__name__} dropped {len(block) - len(changed)} of {len(block)} "
-                "samples; samples cannot be dropped while loading: choose them with where=, or drop them when converting"
+                "samples, which cannot be while loading: choose samples with where=, or drop them when converting"
             )
         block = changed
     return block

@@ -30,3 +30,18 @@ class Stored:
 def stored():
     """Make a stand-in for a collection from its shards' sizes."""
     return Stored
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory):
+    """Write 103 samples into 7 shards; give the folder and the arrays they came from."""
+    from neurofm_shards import WebDatasetWriter
+
+    folder = tmp_path_factory.mktemp("written")
+    random = np.random.default_rng(7)
+    arrays = {"x": random.standard_normal((103, 5, 4)).astype(np.float32), "y": random.integers(0, 99, (103, 3))}
+    with WebDatasetWriter(folder, shard_size=16) as writer:
+        for i in range(103):
+            sample = {name: values[i] for name, values in arrays.items()}
+            writer.write_sample(sample, sample_id=f"k{i:03d}", metadata={"row": i, "subject": f"M{i % 3}"})
+    return folder, arrays

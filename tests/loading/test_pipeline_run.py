@@ -1,0 +1,183 @@
+"""Batches come in order, a bounded number in advance, and nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch  # noqa: F401  (loaded once here, not in every process that is forked)
+
+from neurofm_shards.errors import WorkerError
+from neurofm_shards.loading.pipeline import Fetched, InlineWorkers, run
+from neurofm_shards.loading.plan import Request
+from neurofm_shards.loading.processes import ProcessWorkers
+from neurofm_shards.loading.threads import ThreadWorkers
+
+KINDS = ["inline", "threads", "processes"]
+
+
+def requests(count):
+    for i in range(count):
+        yield Request(((0, np.array([i])),), None, i + 1)
+
+
+def echo(request):
+    number = int(request.parts[0][1][0])
+    time.sleep(0.002 if number % 3 == 0 else 0)
+    return Fetched(number)
+
+
+def fails_at_five(request):
+    if int(request.parts[0][1][0]) == 5:
+        raise KeyError("five")
+    return echo(request)
+
+
+def make(kind, fetch, count=3, prefetch=2):
+    if kind == "inline":
+        return InlineWorkers(fetch)
+    return (ThreadWorkers if kind == "threads" else ProcessWorkers)(fetch, count, prefetch)
+
+
+@pytest.fixture
+def workers():
+    made = []
+
+    def start(*arguments):
+        made.append(make(*arguments))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+
+
+def loader_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("neurofm-shards")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("group", [1, 4])
+def test_batches_come_in_the_order_of_their_requests(workers, kind, group):
+    found = [fetched.batch for fetched, _ in run(requests(30), workers(kind, echo), group)]
+    assert found == list(range(30))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_batch_comes_with_its_own_request(workers, kind):
+    for fetched, request in run(requests(9), workers(kind, echo), 4):
+        assert request.position_after == fetched.batch + 1
+
+
+@pytest.mark.parametrize(("kind", "most"), [("inline", 0), ("threads", 6), ("processes", 6)])
+def test_no_more_is_requested_in_advance_than_there_are_slots(workers, kind, most):
+    asked = []
+
+    def counted():
+        for request in requests(40):
+            asked.append(request)
+            yield request
+
+    for number, _ in enumerate(run(counted(), workers(kind, echo)), 1):
+        assert len(asked) <= number + most
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("group", [1, 8])
+def test_an_error_comes_in_its_turn_with_its_own_type_and_message(workers, kind, group):
+    stream = run(requests(20), workers(kind, fails_at_five), group)
+    assert [next(stream)[0].batch for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(KeyError, match="five"):
+        next(stream)
+
+
+def test_an_error_from_a_process_says_where_it_was_raised(workers):
+    with pytest.raises(KeyError) as caught:
+        list(run(requests(9), workers("processes", fails_at_five)))
+    assert "fails_at_five" in str(caught.value.__cause__)
+
+
+class UnpicklableError(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+def test_an_error_that_cannot_travel_becomes_a_worker_error_with_its_text(workers):
+    def fetch(request):
+        raise UnpicklableError("this", "that")
+
+    with pytest.raises(WorkerError, match="UnpicklableError in a worker process: this and that"):
+        list(run(requests(3), workers("processes", fetch)))
+
+
+def test_a_batch_that_cannot_travel_is_an_error_that_says_so(workers):
+    with pytest.raises(WorkerError, match="cannot be handed"):
+        list(run(requests(3), workers("processes", lambda _: Fetched(lambda: None))))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_can_be_used_again_after_an_early_stop(workers, kind):
+    same = workers(kind, echo)
+    first = run(requests(50), same)
+    assert [next(first)[0].batch for _ in range(3)] == [0, 1, 2]
+    first.close()
+    assert [fetched.batch for fetched, _ in run(requests(7), same)] == list(range(7))
+
+
+def test_without_workers_there_is_no_thread_and_nothing_is_read_in_advance():
+    seen = []
+
+    def fetch(request):
+        seen.append((request.position_after, threading.current_thread()))
+        return Fetched(None)
+
+    stream = run(requests(5), InlineWorkers(fetch))
+    next(stream)
+    assert seen == [(1, threading.main_thread())]
+
+
+def test_closing_threads_waits_for_them():
+    workers = ThreadWorkers(echo, 4, 2)
+    stream = run(requests(100), workers)
+    next(stream)
+    assert loader_threads()
+    workers.close()
+    assert not loader_threads()
+
+
+def test_threads_end_when_an_iteration_is_garbage_collected_in_one_of_them():
+    workers = ThreadWorkers(echo, 2, 2)
+    stopped = threading.Event()
+
+    def close_inside(request):
+        workers.close()
+        stopped.set()
+        return Fetched(None)
+
+    workers._fetch = close_inside
+    workers.submit(list(requests(1)))
+    assert stopped.wait(5)
+    deadline = time.monotonic() + 5
+    while loader_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not loader_threads()
+
+
+def test_a_batch_is_freed_as_soon_as_the_caller_lets_go():
+    class Batch:
+        alive = 0
+
+        def __init__(self):
+            Batch.alive += 1
+
+        def __del__(self):
+            Batch.alive -= 1
+
+    for fetched, _ in run(requests(20), InlineWorkers(lambda _: Fetched(Batch()))):
+        del fetched
+        gc.collect(0)
+        assert Batch.alive <= 1
+    assert Batch.alive == 0

@@ -149,7 +149,7 @@ def _behavior(streams: Sequence[AnyStream], options: WindowOptions, frame: Frame
         paths = [stream.path for stream in streams]
         chosen = [c for c in chosen if any(("/" + path).endswith("/" + c.path.strip("/")) for path in paths)]
     sources = behavior_sources(streams, chosen)
-    return [Behavior(sources, frame, named=chosen is not None)] if sources else []
+    return [Behavior(sources, frame, named=chosen is not None or options.modalities is not None)] if sources else []
 
 
 def _series(

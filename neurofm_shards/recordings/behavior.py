@@ -32,7 +32,8 @@ class Behavior(WindowedModality):
     frame : Frame
         Bins and windows.
     named : bool
-        Whether the user named the series: then one that cannot be used is an error, else it is left out and reported.
+        Whether the user asked for them: then one that cannot be used is an error, else it is left out and reported, as
+        long as there are others.
     """
 
     name = "behavior"
@@ -44,6 +45,7 @@ class Behavior(WindowedModality):
         self._parts: list[SampledSeries | _CountedEvents] = []
         rows: list[dict[str, Any]] = []
         problems: list[Problem] = []
+        unusable: SourceError | None = None
         for stream, options in sources:
             if isinstance(stream, IntervalStream):
                 raise ConfigError(f"{stream.path} holds intervals, not behaviour: see trial_table and epochs")
@@ -52,11 +54,14 @@ class Behavior(WindowedModality):
             except SourceError as error:
                 if named:
                     raise
+                unusable = error
                 problems.append(Problem(stream.path, str(error), "left out, as nobody asked for it by name", "error"))
                 continue
             self._parts.append(part)
             problems += part.problems
             rows += _rows(stream, names, picked, part, frame)
+        if unusable is not None and not self._parts:
+            raise unusable
         self.problems = tuple(problems)
         self.tables = {"features": rows}
         shape = (frame.bins, len(rows))

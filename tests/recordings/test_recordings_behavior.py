@@ -181,6 +181,11 @@ def test_a_series_that_cannot_be_used_stops_only_those_who_name_it():
     assert any(problem.severity == "error" and problem.where == "bad" for problem in samples.plan().problems)
     with pytest.raises(SourceError, match="3 time stamps for 4 samples"):
         windowed(recording, WindowOptions(behavior=(BehaviorOptions(path="bad"),)))
+    with pytest.raises(SourceError, match="3 time stamps for 4 samples"):
+        windowed(recording, WindowOptions(modalities=("behavior",)))
+    alone = InMemoryRecording([bad, events("units", {"a": np.linspace(0.1, 5, 30)})])
+    with pytest.raises(SourceError, match="3 time stamps for 4 samples"):
+        windowed(alone)
 
 
 def test_a_series_without_a_single_time_is_masked_throughout():

@@ -1,0 +1,107 @@
+"""What `inspect` says of recordings and samples, also of those that cannot be converted."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+
+from neurofm_shards.errors import SourceError
+from neurofm_shards.plugins.interfaces import Source
+from neurofm_shards.recordings import InMemoryRecording, IrregularStream, WindowOptions, windowed
+from neurofm_shards.recordings.inspection import inspect_opened, inspect_samples
+from neurofm_shards.recordings.memory import events, intervals, irregular, regular
+
+
+class OneRecording(Source):
+    def __init__(self, *streams):
+        self.streams = streams
+        self.closed = []
+
+    def open(self, paths):
+        return InMemoryRecording(
+            self.streams, facts={"species": "mouse"}, on_close=lambda: self.closed.append(True), source_file="f.nwb"
+        )
+
+
+def inspected(*streams):
+    source = OneRecording(*streams)
+    found = inspect_opened(source, ("/folder/f.nwb",))
+    assert source.closed == [True]
+    json.dumps(found.tree, allow_nan=False)
+    assert found.title == "f.nwb"
+    return found
+
+
+def test_units_are_said_with_number_rates_and_columns():
+    unit = events("units", {"6": np.linspace(0.1, 9, 50), "9": [1.0]}, table=[{"quality": "good"}, {"quality": "mua"}])
+    leaf = inspected(unit).tree["spikes"]["units"]
+    assert (leaf["number"], leaf["events"], leaf["columns"], leaf["ids"]) == (2, 51, ["quality"], ["6", "9"])
+    assert leaf["rates_hz"]["most"] > leaf["rates_hz"]["least"]
+
+
+def test_series_are_said_with_shape_clock_gaps_unit_and_scale():
+    times = np.concatenate([np.arange(100), np.arange(100) + 400]) / 100
+    streams = (
+        regular("lfp", np.zeros((1000, 4), "<i2"), 500.0, 2.0, unit="V", scale=1e-6, calibrated=False),
+        irregular("heading", np.zeros((200, 1)), times, unit="rad", circular=(0.0, 6.28)),
+        irregular("wheel", np.zeros((200, 1)), times + np.random.default_rng(0).uniform(0, 0.009, 200)),
+    )
+    found = inspected(*streams)
+    lfp = found.tree["lfp"]["lfp"]
+    assert (lfp["shape"], lfp["rate_hz"], lfp["first_s"], lfp["unit"], lfp["scale"]) == (
+        [1000, 4],
+        500.0,
+        2.0,
+        "V",
+        1e-6,
+    )
+    assert any("uncalibrated" in problem.consequence for problem in found.problems)
+    heading = found.tree["behavior"]["heading"]
+    assert (heading["time stamps"], heading["gaps"], heading["values"]) == ("regular", 1, "circular")
+    wheel = found.tree["behavior"]["wheel"]
+    assert (wheel["time stamps"], wheel["gaps"]) == ("irregular", 1)
+
+
+def test_interval_tables_are_said_with_columns_and_what_is_odd():
+    start = 300.0 + 6.4 * np.arange(9)
+    table = intervals("trials", start, [math.nan] * 9, {"cue_time": [1.5] * 9})
+    found = inspected(table)
+    leaf = found.tree["trials"]["trials"]
+    assert (leaf["rows"], leaf["columns"], leaf["without a stop time"]) == (9, ["cue_time"], 9)
+    assert leaf["relative to the trial's start"] == ["cue_time"]
+    assert any("relative_columns=cue_time" in problem.consequence for problem in found.problems)
+
+
+def test_what_cannot_be_used_is_said_beside_what_can():
+    def broken():
+        raise SourceError("f.nwb: x: 3 time stamps for 4 samples")
+
+    bad = IrregularStream(
+        path="x", modality="behavior", shape=(4,), dtype="<f8", read=lambda *_: np.zeros(4), timestamps=broken
+    )
+    found = inspected(bad, events("units", {"a": [0.1, 0.5]}), irregular("gone", np.zeros((2, 1)), [math.nan] * 2))
+    assert "3 time stamps" in found.tree["behavior"]["x"]["cannot be used"]
+    assert found.tree["spikes"]["units"]["events"] == 2
+    assert found.tree["behavior"]["gone"]["time stamps"] == "none is a number"
+    assert {problem.severity for problem in found.problems} >= {"error"}
+
+
+def test_an_input_that_does_not_open_is_a_problem_not_a_crash():
+    class Refusing(Source):
+        def open(self, paths):
+            raise SourceError("f.nwb: truncated")
+
+    found = inspect_opened(Refusing(), ("f.nwb",))
+    assert found.tree == {}
+    assert [(problem.what, problem.severity) for problem in found.problems] == [("f.nwb: truncated", "error")]
+    assert "nothing in it has a time" in inspected().problems[0].what
+
+
+def test_samples_are_said_with_columns_and_drops():
+    samples = windowed(InMemoryRecording([events("units", {"a": np.linspace(0, 2.5, 30)})]), WindowOptions(overlap=0))
+    tree = inspect_samples(samples, "x").tree
+    assert tree["samples"] == 2
+    assert tree["columns"]["spikes"] == {"dtype": "|u1", "shape": [100, 1], "unit": "count"}
+    assert tree["left out"] == {"incomplete at the end of a stretch": 1}

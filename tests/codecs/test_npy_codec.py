@@ -45,6 +45,13 @@ def test_the_bytes_are_those_of_numpy_save(array: np.ndarray) -> None:
     assert prefix + ordered.tobytes() + suffix == payload
 
 
+@pytest.mark.parametrize("dimensions", range(1, 30))
+@pytest.mark.parametrize("first", [1, 10, 123_456_789, 10**14])
+def test_the_room_for_growth_is_that_of_numpy_save(dimensions: int, first: int) -> None:
+    array = np.empty((first,) + (0,) * dimensions, "u1")
+    assert b"".join(CODEC.encode(array)) == saved(array)
+
+
 @given(ARRAYS, st.sampled_from([(1, 0), (2, 0), (3, 0)]), st.booleans())
 @pytest.mark.filterwarnings("ignore:Stored array in format")
 def test_whatever_numpy_writes_is_read(array: np.ndarray, version: tuple[int, int], fortran: bool) -> None:

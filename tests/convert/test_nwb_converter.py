@@ -1,0 +1,157 @@
+"""The converter for NWB files, with whichever source is called ``nwb``."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import neurofm_shards
+from neurofm_shards import NWBToWebDatasetConverter
+from neurofm_shards.convert.api import convert_inputs
+from neurofm_shards.errors import ConfigError, MissingPluginError, NothingToConvertError, OutputExistsError
+from neurofm_shards.plugins.config import PluginConfig
+from neurofm_shards.plugins.entries import SourceEntry
+from neurofm_shards.plugins.host import NO_PLUGINS
+from neurofm_shards.plugins.registry import registry
+from neurofm_shards.recordings.memory import InMemoryRecording
+from neurofm_shards.recordings.streams import EventStream
+from neurofm_shards.shards.collection import ShardCollection
+
+
+class StrangerConfig(PluginConfig):
+    kind: str = "nwb"
+
+
+class Stranger:
+    """Somebody else's source of that name: JSON files that say how long a Poisson unit fired."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def group(self, paths):
+        return [(path,) for path in paths]
+
+    def open(self, paths):
+        said = json.loads(Path(paths[0]).read_text())
+        times = np.sort(np.random.default_rng(said["seed"]).uniform(0, said["seconds"], 20 * said["seconds"]))
+        spikes = EventStream(
+            path="units",
+            modality="spikes",
+            read=lambda: (times, np.zeros(len(times), np.int64)),
+            owners=("u0",),
+        )
+        name = paths[0].rsplit("/", 1)[-1]
+        return InMemoryRecording([spikes], session_id=name, subject_id="m", source_file=name)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Three sessions, and a stranger's source that reads them."""
+    monkeypatch.setenv(NO_PLUGINS, "1")
+    registry.cache_clear()
+    registry().sources.register(
+        SourceEntry(name="nwb", summary="a stranger's", factory=Stranger, config=StrangerConfig, suffixes=(".nwb",))
+    )
+    for i, seconds in enumerate((12, 7, 30)):
+        (tmp_path / f"s{i}.nwb").write_text(json.dumps({"seed": i, "seconds": seconds}))
+    yield [tmp_path / f"s{i}.nwb" for i in range(3)]
+    registry.cache_clear()
+
+
+def test_file_by_file_is_the_same_as_all_at_once(files, tmp_path, tree):
+    converter = NWBToWebDatasetConverter(tmp_path / "one", shard_size=10)
+    counts = [converter.convert_nwb_file(path) for path in files]
+    assert (tmp_path / "one/shard_000001.tar").exists()  # full shards are written at once
+    assert not (tmp_path / "one/dataset_metadata.json").exists()
+    summary = converter.finalize()
+    assert converter.finalize() == summary
+    assert summary["total_samples"] == sum(counts)
+    with NWBToWebDatasetConverter(tmp_path / "list", shard_size=10) as other:
+        assert other.convert_nwb_files([str(path) for path in files]) == sum(counts)
+    assert tree(tmp_path / "one") == tree(tmp_path / "list")
+    convert_inputs(files, tmp_path / "call", {"format": "nwb", "shard_size": 10})
+    shards = {name: data for name, data in tree(tmp_path / "one").items() if name != "dataset_metadata.json"}
+    assert shards == {name: data for name, data in tree(tmp_path / "call").items() if name != "dataset_metadata.json"}
+
+
+def test_the_defaults_are_those_of_the_quick_reference(files, tmp_path):
+    with NWBToWebDatasetConverter(str(tmp_path / "out")) as converter:
+        converter.convert_nwb_file(files[0])
+    data = ShardCollection.open(tmp_path / "out")
+    assert data.columns["spikes"].shape == (100, 1)
+    starts = [m["window_start_s"] for m in data.metadata(np.arange(3))]
+    np.testing.assert_allclose(np.diff(starts), 0.5, atol=1e-9)
+    windows = converter.config.windows
+    assert (windows.bin_size_ms, windows.sequence_length, windows.overlap, converter.config.shard_size) == (
+        10.0,
+        100,
+        0.5,
+        1000,
+    )
+
+
+def test_a_bad_file_leaves_the_others(files, tmp_path):
+    (tmp_path / "bad.nwb").write_text("{")
+    converter = NWBToWebDatasetConverter(tmp_path / "out", shard_size=10)
+    converter.convert_nwb_file(files[0])
+    with pytest.raises(neurofm_shards.errors.SourceError, match=r"bad\.nwb"):
+        converter.convert_nwb_file(tmp_path / "bad.nwb")
+    converter.convert_nwb_file(files[1])
+    converter.finalize()
+    with NWBToWebDatasetConverter(tmp_path / "want", shard_size=10) as other:
+        other.convert_nwb_files(files[:2])
+    assert ShardCollection.open(tmp_path / "out").fingerprint == ShardCollection.open(tmp_path / "want").fingerprint
+
+
+def test_an_exception_leaves_nothing_that_looks_whole(files, tmp_path):
+    def interrupted():
+        with NWBToWebDatasetConverter(tmp_path / "out", shard_size=5) as converter:
+            converter.convert_nwb_files(files)
+            assert list((tmp_path / "out").glob("*.tar"))
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        interrupted()
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+def test_misuse_is_explained(files, tmp_path):
+    with pytest.raises(NothingToConvertError, match="call convert_nwb_file first"):
+        NWBToWebDatasetConverter(tmp_path / "out").finalize()
+    with pytest.raises(ConfigError, match="modalities"):
+        NWBToWebDatasetConverter(tmp_path / "out", modalities=["smell"])
+    with pytest.raises(ConfigError, match="no such option"):
+        NWBToWebDatasetConverter(tmp_path / "out", bin_size=5)
+    converter = NWBToWebDatasetConverter(tmp_path / "out")
+    converter.convert_nwb_file(files[0])
+    converter.finalize()
+    with pytest.raises(ConfigError, match="finished"):
+        converter.convert_nwb_file(files[1])
+    with pytest.raises(OutputExistsError, match="already holds a data set"):
+        NWBToWebDatasetConverter(tmp_path / "out").convert_nwb_file(files[0])
+    with NWBToWebDatasetConverter(tmp_path / "out", overwrite=True) as again:
+        again.convert_nwb_file(files[1])
+
+
+def test_without_the_plugin_the_error_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv(NO_PLUGINS, "1")
+    registry.cache_clear()
+    with pytest.raises(MissingPluginError, match=r"pip install 'neurofm-shards\[nwb\]'"):
+        NWBToWebDatasetConverter(tmp_path / "out")
+    (tmp_path / "a.nwb").write_bytes(b"")
+    with pytest.raises(
+        MissingPluginError, match=r"no installed source reads .*a\.nwb.*pip install 'neurofm-shards\[nwb\]'"
+    ):
+        convert_inputs([tmp_path / "a.nwb"], tmp_path / "out")
+    registry.cache_clear()
+
+
+@pytest.mark.plugins
+def test_a_real_recording_keeps_all_its_spikes(shared_data, tmp_path):
+    with NWBToWebDatasetConverter(tmp_path / "out", overlap=0.0, modalities=["spikes"], shard_size=500) as converter:
+        converter.convert_nwb_file(shared_data / "A2929_head_direction.nwb")
+    data = ShardCollection.open(tmp_path / "out")
+    spikes = data.gather(np.arange(data.num_samples))["spikes"]
+    assert spikes.shape == (1200, 100, 15)
+    assert int(spikes.sum(dtype=np.int64)) == 98_794

@@ -48,14 +48,16 @@ def read_with_pynwb(path: str, io: Any, release: Callable[[], None]) -> FileCont
         warnings.simplefilter("always")
         nwbfile = io.read()
         view = _View(path, io, nwbfile)
+        series = [view.series(item) for item in view.find("TimeSeries")]
+        tables = [view.table(item) for item in view.find("DynamicTable")]
         return FileContent(
             path=path,
             version=text(io.read_builder().attributes.get("nwb_version")),
             facts=_facts(nwbfile),
-            series=[view.series(item) for item in view.find("TimeSeries")],
-            tables=[view.table(item) for item in view.find("DynamicTable")],
+            series=series,
+            tables=tables,
             other=view.others(),
-            problems=_problems(caught),
+            problems=[*_problems(caught), *view.problems],
             close=release,
         )
 
@@ -68,6 +70,7 @@ class _View:
         self._items: dict[str, Any] = {}
         self._paths: dict[int, str] = {}
         self._tables: dict[int, Table] = {}
+        self.problems: list[Problem] = []
         for item in nwbfile.objects.values():
             builder = io.manager.get_builder(item)
             item_path = str(builder.path).removeprefix("root").strip("/")
@@ -112,11 +115,18 @@ class _View:
             self._tables[id(item)] = Table(
                 path=path,
                 types=_types(item),
-                columns={name: self._column(name, item[name], path) for name in item.colnames if _is_plain(item[name])},
+                columns={name: self._column(name, item[name], path) for name in self._plain_columns(item, path)},
                 ids=self._array(item.id.data, f"{path}/id"),
                 description=text(item.description),
             )
         return self._tables[id(item)]
+
+    def _plain_columns(self, item: Any, path: str) -> list[str]:
+        pickled = [name for name in item.colnames if _is_pickled(item[name])]
+        if pickled:
+            what = f"columns {', '.join(pickled)} are stored as pickles"
+            self.problems.append(Problem(path, what, "left out: pickles of others are never loaded", "info"))
+        return [name for name in item.colnames if name not in pickled and _is_plain(item[name])]
 
     def _column(self, name: str, item: Any, path: str) -> Column:
         indexes: list[StoredArray] = []
@@ -158,8 +168,15 @@ def _containers(item: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _is_plain(column: Any) -> bool:
-    """Leave out references into series (their target is found by path) and columns that were never filled."""
+    """Leave out references into series: their target is found by its own path."""
     return "TimeSeriesReferenceVectorData" not in _types(getattr(column, "target", column))
+
+
+def _is_pickled(column: Any) -> bool:
+    """Say whether values are pickles, as object references in Zarr stores are."""
+    data = getattr(column, "target", column).data
+    filters = getattr(getattr(data, "dataset", data), "filters", None)
+    return any(getattr(part, "codec_id", "") == "pickle" for part in filters or ())
 
 
 def _facts(nwbfile: Any) -> dict[str, Any]:

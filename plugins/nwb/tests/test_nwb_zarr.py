@@ -1,0 +1,60 @@
+"""Zarr stores give what the HDF5 file they were exported from gives; needs the extra ``zarr``."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from neurofm_shards.recordings.streams import EventStream, IntervalStream
+from neurofm_shards_nwb.demo import write_demo_session
+from neurofm_shards_nwb.source import NwbSource
+
+hdmf_zarr = pytest.importorskip("hdmf_zarr.nwb", reason="the extra 'zarr' is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    from pynwb import NWBHDF5IO
+
+    folder = tmp_path_factory.mktemp("zarr")
+    write_demo_session(folder / "demo.nwb", seconds=12, seed=1, units=4, channels=2)
+    with NWBHDF5IO(folder / "demo.nwb", "r") as source, hdmf_zarr.NWBZarrIO(str(folder / "demo.nwb.zarr"), "w") as io:
+        io.export(src_io=source, write_args={"link_data": False})
+    return folder / "demo.nwb", folder / "demo.nwb.zarr"
+
+
+def test_a_store_gives_what_the_file_gives(pair):
+    first, second = (NwbSource().open((str(path),)) for path in pair)
+    assert [stream.path for stream in first.streams] == [stream.path for stream in second.streams]
+    for one, other in zip(first.streams, second.streams, strict=True):
+        assert type(one) is type(other)
+        if isinstance(one, EventStream):
+            assert one.owners == other.owners
+            assert all(np.array_equal(a, b) for a, b in zip(one.read(), other.read(), strict=True))
+        elif isinstance(one, IntervalStream):
+            assert np.array_equal(one.start, other.start)
+            assert one.columns == other.columns
+        else:
+            assert (one.shape, one.dtype, one.unit, one.channels) == (
+                other.shape,
+                other.dtype,
+                other.unit,
+                other.channels,
+            )
+            assert np.array_equal(one.read(3, 900), other.read(3, 900))
+
+
+def test_pickled_columns_are_left_out_and_named(pair):
+    with NwbSource().open((str(pair[1]),)) as recording:
+        assert any("pickles" in problem.what for problem in recording.problems)
+
+
+def test_a_damaged_store_is_a_clear_error(pair, tmp_path):
+    from neurofm_shards.errors import SourceError
+
+    store = tmp_path / "broken.nwb.zarr"
+    store.mkdir()
+    (store / ".zgroup").write_text("{")
+    with pytest.raises(SourceError, match="cannot be read as an NWB store in Zarr"):
+        NwbSource().open((str(store),))

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(summary)
     else:
         result_console().print(
-            f"{summary['total_samples']:,} samples of {len(args.input)} data sets in {summary['total_shards']:,} shards: "
-            f"{args.output}"
+            f"{summary['total_samples']:,} samples of {len(args.input)} data sets "
+            f"in {summary['total_shards']:,} shards: {args.output}"
         )
     return 0

@@ -154,7 +154,7 @@ class _Finder:
         """Return the inputs at a path: the file itself, or what a folder holds."""
         if not os.path.isdir(path):  # noqa: PTH112
             return [(path, self._named or self._of_file(path))]
-        whole = self._of_suffix(path, folders=True)
+        whole = self._of_suffix(path, folders=True) or self._of_folders()
         if whole is not None:
             return [(path, whole)]
         found = self._search(path)
@@ -162,6 +162,11 @@ class _Finder:
             wanted = f"of format {self._named.entry.name!r}" if self._named else self._known()
             raise NothingToConvertError(f"folder {path} holds no file {wanted}")
         return found
+
+    def _of_folders(self) -> Registered[SourceEntry] | None:
+        """Return the named source when its inputs are folders whatever they are called."""
+        named = self._named
+        return named if named is not None and named.entry.folders and not named.entry.suffixes else None
 
     def _search(self, top: str) -> list[tuple[str, Registered[SourceEntry]]]:
         found: list[tuple[str, Registered[SourceEntry]]] = []

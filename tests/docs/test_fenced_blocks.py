@@ -33,6 +33,15 @@ def recordings(tmp_path_factory):
     demo.write_demo_session(folder / "session.nwb", seconds=30.0, seed=1)
     for number in (1, 2):
         demo.write_demo_session(folder / "data" / f"day{number}.nwb", seconds=30.0, seed=number + 1)
+    rng = np.random.default_rng(0)
+    np.save(folder / "F.npy", rng.normal(size=(20, 300)).astype("f4"))
+    np.save(folder / "iscell.npy", rng.normal(size=(20, 2)))
+    for name in ("session_01", "session_02"):
+        (folder / name).mkdir()
+        np.save(folder / name / "x.npy", rng.normal(size=(15, 4)))
+    seconds = np.arange(0, 20, 0.02)
+    np.savez(folder / "positions.npz", t=seconds, pos=np.column_stack([np.cos(seconds), np.sin(seconds)]))
+    np.savez(folder / "eog.npz", data=rng.normal(size=(2, 5120)), sf=256.0, chan=np.array(["left", "right"]))
     np.savez(folder / "data.npz", spikes=np.ones((40, 100, 8), np.float32), behavior=np.zeros((40, 100, 2), np.float32))
     return folder
 
@@ -60,4 +69,4 @@ def test_the_blocks_of_a_document_run(document, recordings, tmp_path):
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
-        assert done.returncode == 0, f"{document.name}: {name} failed\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        assert done.returncode == 0, f"{document.name}: {name} failed\n{done.stdout[-300:]}\n{done.stderr[-1500:]}"

@@ -121,6 +121,16 @@ def test_any_frame_is_read_alone(kind: str, tar: bytes) -> None:
         assert out == tar[low:high]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("difference", [-1, 1, -999, 1000])
+def test_a_frame_of_another_size_is_refused(kind: str, difference: int) -> None:
+    compression = KINDS[kind][0]
+    data, table = compressed(compression, b"spikes" * 300)
+    start, size = (0, len(data)) if table is None else (int(table.file_offsets[0]), int(table.file_sizes[0]))
+    with pytest.raises(FormatError, match=r"expected|damaged"):
+        compression.decompress_frame(memoryview(data)[start : start + size], memoryview(bytearray(1800 + difference)))
+
+
 def test_bz2_is_one_frame_and_says_so(tar: bytes) -> None:
     compression = KINDS["bz2"][0]
     data, table = compressed(compression, tar)

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +102,10 @@ class Finish:
     columns: Mapping[str, ColumnSpec] | None = None
     metadata: bool = True
 
+    def __post_init__(self) -> None:
+        if self.ragged not in get_args(RaggedAs):
+            raise ConfigError(f"ragged={self.ragged!r}; choose one of {', '.join(get_args(RaggedAs))}")
+
     def __call__(self, block: Block) -> Any:
         """Return the batch."""
         metadata = block.metadata if self.metadata else None
@@ -155,8 +159,13 @@ class BatchFetch:
         return LazyMetadata(partial(self._metadata, request.parts, kept), len(kept))
 
     def _metadata(self, parts: tuple[tuple[int, Rows], ...], order: Rows) -> list[dict[str, Any]]:
-        joined = [item for number, rows in parts for item in self.readers[number].collection.metadata(rows)]
-        return [joined[i] for i in order.tolist()]
+        found: dict[int, dict[str, Any]] = {}
+        start = 0
+        for number, rows in parts:
+            mine = np.unique(order[(order >= start) & (order < start + len(rows))])
+            found |= zip(mine.tolist(), self.readers[number].collection.metadata(rows[mine - start]), strict=True)
+            start += len(rows)
+        return [found[i] for i in order.tolist()]
 
     def _joined(self, request: Request, blocks: list[Block], failures: Failures) -> Block:
         """Join the parts and put them into the batch's order; nobody's metadata is decoded for that."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from neurofm_shards.errors import WorkerError
 from neurofm_shards.loading.plan import Request
@@ -142,11 +142,10 @@ def _tasks(requests: Iterable[Request], group: int) -> Iterator[Task]:
 def _outcomes(workers: Workers, task: Task) -> Iterator[tuple[Fetched, Request]]:
     outcomes = deque(workers.result())
     for request in task:
-        outcome = outcomes.popleft()
-        if isinstance(outcome, Failed):
-            raise outcome.error from (WorkerError(f"in a worker process:\n{outcome.trace}") if outcome.trace else None)
-        yield outcome, request
-        del outcome  # the caller alone decides how long a batch lives
+        if isinstance(failed := outcomes[0], Failed):
+            raise failed.error from (WorkerError(f"in a worker process:\n{failed.trace}") if failed.trace else None)
+        del failed  # the caller alone decides how long a batch lives
+        yield cast("Fetched", outcomes.popleft()), request
 
 
 def fetch_all(fetch: Fetch, task: Task, stopped: Callable[[], bool] = _never) -> list[Outcome]:

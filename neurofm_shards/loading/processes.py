@@ -25,6 +25,8 @@ from neurofm_shards.plugins.registry import registry
 
 #: How long a worker that was told to end may take over its current batch, in seconds.
 _PATIENCE = 1.0
+#: A caller who keeps more batches than this (per worker) gets copies: each slot costs a file descriptor.
+_MOST_SLOTS = 32
 
 
 class _Worker:
@@ -78,7 +80,7 @@ class _Worker:
             del self._memory[slot]
         self.under_way -= 1
         memory, released = self._memory[delivery.slot], partial(self._released.append, delivery.slot)
-        return delivery.number, unpack(memory, delivery.skeleton, released)
+        return delivery.number, unpack(memory, delivery.skeleton, released, copy=len(self._memory) > _MOST_SLOTS)
 
     def lost(self) -> WorkerError:
         """Describe this worker's death."""
@@ -125,7 +127,7 @@ class ProcessWorkers(Workers):
 
     A worker writes a finished batch into anonymous shared memory, and the parent's tensors are views of it. A slot is
     written again only when nobody holds any of its tensors, so a batch that the caller keeps never changes; more slots
-    are made as they are needed.
+    are made as they are needed, and beyond a limit batches are copied instead.
 
     Parameters
     ----------

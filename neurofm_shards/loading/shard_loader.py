@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -149,10 +150,9 @@ class ShardDataLoader(DataLoader[Any]):
         stream = run(requests, workers, self._group())
         try:
             batches = map(self._completed, stream)
-            for batch, request in batches if self._copies is None else prefetch(batches, self._copies):
-                self._cursor.move(iteration, request.position_after)
-                yield batch
-                del batch  # the caller alone decides how long it lives
+            arriving = batches if self._copies is None else prefetch(batches, self._copies)
+            # a map, because the variable of a loop here would keep each batch alive until the next is there
+            yield from map(partial(self._handed_over, iteration), arriving)
         finally:
             stream.close()
             self._leave_workers(workers)
@@ -194,6 +194,12 @@ class ShardDataLoader(DataLoader[Any]):
             self._kept = workers
         else:
             workers.close()
+
+    def _handed_over(self, iteration: int, delivered: tuple[Any, Request]) -> Any:
+        """Note that the training loop has this batch from now on."""
+        batch, request = delivered
+        self._cursor.move(iteration, request.position_after)
+        return batch
 
     def _finished(self, fetched: Fetched) -> Fetched:
         return replace(fetched, batch=pinned(fetched.batch)) if self.pin_memory else fetched

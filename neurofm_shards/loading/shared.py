@@ -109,7 +109,7 @@ class _Pickler(pickle.Pickler):
         return offset, str(obj.dtype).removeprefix("torch."), tuple(obj.shape)
 
 
-def unpack(memory: mmap.mmap, skeleton: tuple[int, int], released: Callable[[], object]) -> Any:
+def unpack(memory: mmap.mmap, skeleton: tuple[int, int], released: Callable[[], object], *, copy: bool = False) -> Any:
     """Rebuild an object whose tensors are views of the memory.
 
     Parameters
@@ -120,17 +120,20 @@ def unpack(memory: mmap.mmap, skeleton: tuple[int, int], released: Callable[[], 
         What it returned.
     released : callable
         Called once nobody holds any of the tensors, or views of them, any more; from whatever thread let go last.
+    copy : bool
+        Make the tensors copies; the memory is released at once then.
     """
     root = np.frombuffer(memory, np.uint8)
     # every tensor's storage refers to this one array, so its end is the end of them all
     weakref.finalize(root, released).atexit = False
     start, length = skeleton
-    return _Unpickler(io.BytesIO(memory[start : start + length]), root).load()
+    return _Unpickler(io.BytesIO(memory[start : start + length]), root, copy=copy).load()
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, stream: io.BytesIO, root: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    def __init__(self, stream: io.BytesIO, root: np.ndarray[Any, np.dtype[np.uint8]], *, copy: bool) -> None:
         super().__init__(stream)
+        self._copy = copy
         self._root = root
 
     def persistent_load(self, pid: tuple[int, str, tuple[int, ...]]) -> torch.Tensor:
@@ -140,4 +143,5 @@ class _Unpickler(pickle.Unpickler):
         offset, name, shape = pid
         dtype: torch.dtype = getattr(torch, name)
         size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-        return torch.from_numpy(self._root[offset : offset + size]).view(dtype).view(shape)
+        tensor = torch.from_numpy(self._root[offset : offset + size]).view(dtype).view(shape)
+        return tensor.clone() if self._copy else tensor

@@ -132,6 +132,13 @@ def test_a_kept_batch_never_changes(start):
         assert (part == number).all()
 
 
+def test_a_caller_who_keeps_everything_runs_out_of_neither_slots_nor_descriptors(start):
+    workers = start()
+    kept = [fetched.batch["x"] for fetched, _ in run(requests(300), workers)]
+    assert all((batch == number).all() for number, batch in enumerate(kept))
+    assert num_slots(workers) < 100
+
+
 def test_batches_that_grow_get_larger_slots_and_small_ones_are_given_up(start):
     workers = start(growing)
     for fetched, request in run(requests(40), workers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,6 +85,7 @@ def decode(shards: Path, *, steps: int = 400, seed: int = 0, progress: Progress 
     import torch  # noqa: PLC0415  (not for --help)
 
     from neurofm_shards.loading.dataloader import create_webdataset_dataloader  # noqa: PLC0415
+    from neurofm_shards.shards.collection import ShardCollection  # noqa: PLC0415
 
     columns = ["spikes", "behavior", "behavior_valid"]
     train = create_webdataset_dataloader(
@@ -106,14 +108,16 @@ def decode(shards: Path, *, steps: int = 400, seed: int = 0, progress: Progress 
         if progress is not None:
             progress(step, steps, float(loss))
     spikes, velocity, valid = (torch.cat([batch[name] for batch in test]) for name in columns)
+    with ShardCollection.open(shards) as collection:
+        windows = Counter(collection.metadata_table().values("split").tolist())
     with torch.no_grad():
         decoded = model(spikes) * _SCALE
         elsewhere = model(spikes.roll(len(spikes) // 2, 0)) * _SCALE
     return DecoderResult(
         r2=_r2(velocity, decoded, valid),
         r2_shuffled=_r2(velocity, elsewhere, valid),
-        train_windows=len(train.dataset),
-        test_windows=len(test.dataset),
+        train_windows=windows["train"],
+        test_windows=windows["test"],
         steps=steps,
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ Sample: TypeAlias = dict[str, Any]
 Metadata: TypeAlias = dict[str, Any]
 """What is said about one sample: JSON values only."""
 
-Buffer: TypeAlias = Union[bytes, bytearray, memoryview]
+Buffer: TypeAlias = bytes | bytearray | memoryview
 """Anything the tar writer can write without copying."""
 
 

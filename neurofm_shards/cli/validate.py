@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     return validate_folder(args.folder, workers=args.workers, as_json=args.json)
 
 
-def validate_folder(folder: Path, *, workers: int | None = None, as_json: bool = False) -> int:
+def validate_folder(folder: Path | str, *, workers: int | None = None, as_json: bool = False) -> int:
     """Validate and print; return the exit code."""
     from neurofm_shards.shards.validate import validate_dataset  # noqa: PLC0415  (after --help)
 

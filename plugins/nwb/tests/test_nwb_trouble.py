@@ -245,3 +245,25 @@ def test_a_zarr_store_without_the_extra_says_how_to_get_it(tmp_path, monkeypatch
 
 def test_a_folder_that_is_no_store(tmp_path):
     assert "is a folder and not a Zarr store" in message_of(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_damage_gives_our_errors_and_no_others(sound, seed):
+    random = np.random.default_rng(seed)
+    content = bytearray(sound.read_bytes())
+    for place in random.integers(0, 20_000, 20):
+        content[place] = random.integers(256)
+    sound.write_bytes(content)
+    try:
+        with NwbSource().open((str(sound),)) as recording:
+            for stream in recording.streams:
+                stream.read(0, min(10, stream.shape[0]))
+    except SourceError as error:
+        assert str(sound) in str(error)  # noqa: PT017  (sound or not depends on where the damage lies)
+
+
+def test_a_schema_that_is_no_json_is_an_error_of_ours(sound):
+    with h5py.File(sound, "r+") as file:
+        group = file.create_group("specifications/ndx-odd/1")
+        group["namespace"] = "{not json"
+    assert "cannot be understood" in message_of(sound)

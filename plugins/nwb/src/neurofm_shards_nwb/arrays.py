@@ -75,7 +75,7 @@ class StoredArray:
         where = where if len(where) > 1 else where[0]
         try:
             return np.asarray(self.data[where])
-        except (OSError, RuntimeError) as error:  # h5py raises either when a chunk cannot be decoded
+        except (OSError, RuntimeError, ValueError, KeyError) as error:  # what h5py raises for damaged data
             raise SourceError(self._read_problem(start, stop, error)) from error
 
     def all(self) -> npt.NDArray[Any]:

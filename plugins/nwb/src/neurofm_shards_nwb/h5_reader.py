@@ -71,7 +71,7 @@ class _View:
             description=text(group.attrs.get("description")),
             data=self._array(group, "data"),
             timestamps=self._array(group, "timestamps"),
-            rate=None if start is None else float(start.attrs["rate"]),
+            rate=None if start is None else float(start.attrs.get("rate", "nan")),
             t0=None if start is None else float(start[()]),
             unit=text(attributes.get("unit")),
             conversion=float(attributes.get("conversion", 1.0)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from neurofm_shards.errors import SourceError
+from neurofm_shards.errors import NeurofmShardsError, SourceError
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.arrays import text
 from neurofm_shards_nwb.content import FileContent
@@ -59,9 +59,15 @@ def open_any(path: str, reader: Reader = "auto") -> Opened:
     file = open_hdf5(path)
     try:
         return _open_hdf5(path, file, reader)
-    except BaseException:
+    except NeurofmShardsError:
         file.close()
         raise
+    except Exception as error:
+        file.close()
+        raise SourceError(
+            f"{path} cannot be understood ({_last_words(error)}): parts of it are damaged or not what the NWB schema "
+            "says; get it again, or check it with pynwb.validate"
+        ) from error
 
 
 def _open_hdf5(path: str, file: Any, reader: Reader) -> Opened:

@@ -79,7 +79,8 @@ def test_a_strangers_wheel_is_found_used_and_conforms(environment, strangers, tm
         (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
         environment.run(
             "neurofm-shards", "convert", "-i", "rows.jsonl", "-o", "shards", "--compression", "deflate",
-            "--offset", "0.5", "--transform", "scale", "--shard-size", "10", "--workers", "2", "--validate", cwd=tmp_path,
+            "--offset", "0.5", "--transform", "scale", "--shard-size", "10", "--workers", "2", "--validate",
+            cwd=tmp_path,
         )  # fmt: skip
         assert sorted(path.name for path in (tmp_path / "shards").glob("*.zz")) == [
             f"shard_{i:06d}.tar.zz" for i in range(3)

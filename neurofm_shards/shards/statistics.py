@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+#: Values per pass: few enough that they stay in the processor's cache from one pass to the next.
+_CHUNK_VALUES = 1 << 16
+_FEW_CHANNELS = 32
 
 
 @dataclass(frozen=True)
@@ -40,35 +43,14 @@ class ChannelStats:
     @classmethod
     def of(cls, values: npt.NDArray[Any]) -> ChannelStats:
         """Compute the statistics of an array of shape (values, channels)."""
-        if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:
-            return cls._of_small_ints(values)
-        numbers = values.astype(np.float64)
-        known = ~np.isnan(numbers)
-        count = known.sum(axis=0, dtype=np.int64)
-        whole = bool(known.all())
-        filled = numbers if whole else np.where(known, numbers, 0.0)
-        mean = filled.sum(axis=0) / np.maximum(count, 1)
-        deviation = filled - mean
-        if not whole:
-            deviation[~known] = 0.0
-        m2 = np.einsum("ij,ij->j", deviation, deviation)
-        low = numbers.min(axis=0) if whole else np.where(known, numbers, np.inf).min(axis=0)
-        high = numbers.max(axis=0) if whole else np.where(known, numbers, -np.inf).max(axis=0)
-        empty = count == 0
-        return cls(count, len(numbers) - count, mean, m2, np.where(empty, np.nan, low), np.where(empty, np.nan, high))
-
-    @classmethod
-    def _of_small_ints(cls, values: npt.NDArray[Any]) -> ChannelStats:
-        # Sums of integers are exact, so the mean needs no pass of its own.
-        n = len(values)
-        total = values.sum(axis=0, dtype=np.int64)
-        wide = values.astype(np.int64)
-        squares = np.einsum("ij,ij->j", wide, wide)
-        mean = total / n
-        m2 = np.maximum((squares * n - total * total) / n, 0.0)
-        count = np.full(values.shape[1], n, np.int64)
-        low, high = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
-        return cls(count, np.zeros_like(count), mean, m2, low, high)
+        if values.shape[1] < _FEW_CHANNELS:
+            values = np.asfortranarray(values)  # NumPy sums long rows fast, and many short ones slowly
+        chunk = _of_small_ints if values.dtype.kind in "iu" and values.dtype.itemsize <= 2 else _of_numbers
+        rows = max(1, _CHUNK_VALUES // max(values.shape[1], 1))
+        total = chunk(values[:rows])
+        for start in range(rows, len(values), rows):
+            total = total.merge(chunk(values[start : start + rows]))
+        return total
 
     def merge(self, other: ChannelStats) -> ChannelStats:
         """Return the statistics of both together. Both have the same channels."""
@@ -110,6 +92,44 @@ class ChannelStats:
             _floats(values["min"], np.nan),
             _floats(values["max"], np.nan),
         )
+
+
+def _of_numbers(values: npt.NDArray[Any]) -> ChannelStats:
+    numbers = values.astype(np.float64, copy=False)
+    total = numbers.sum(axis=0)
+    if not np.isfinite(total).all():  # NaN or infinity; also finite values whose sum is not
+        return _of_gappy_numbers(numbers)
+    n = len(numbers)
+    mean = total / n
+    deviation = numbers - mean
+    count = np.full(numbers.shape[1], n, np.int64)
+    m2 = np.einsum("ij,ij->j", deviation, deviation)
+    return ChannelStats(count, np.zeros_like(count), mean, m2, numbers.min(axis=0), numbers.max(axis=0))
+
+
+def _of_gappy_numbers(numbers: Floats) -> ChannelStats:
+    known = ~np.isnan(numbers)
+    count = known.sum(axis=0, dtype=np.int64)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities have no mean or spread
+        mean = np.where(known, numbers, 0.0).sum(axis=0) / np.maximum(count, 1)
+        deviation = np.where(known, numbers - mean, 0.0)
+        m2 = np.einsum("ij,ij->j", deviation, deviation)
+    low = np.where(known, numbers, np.inf).min(axis=0)
+    high = np.where(known, numbers, -np.inf).max(axis=0)
+    empty = count == 0
+    low, high = np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+    return ChannelStats(count, len(numbers) - count, mean, m2, low, high)
+
+
+def _of_small_ints(values: npt.NDArray[Any]) -> ChannelStats:
+    # Sums of so few small integers and of their squares are exact in float64, so one pass does.
+    numbers = values.astype(np.float64)
+    n = len(numbers)
+    mean = numbers.sum(axis=0) / n
+    m2 = np.maximum(np.einsum("ij,ij->j", numbers, numbers) - mean * mean * n, 0.0)
+    count = np.full(values.shape[1], n, np.int64)
+    low, high = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
+    return ChannelStats(count, np.zeros_like(count), mean, m2, low, high)
 
 
 def _numbers(values: Floats, seen: npt.NDArray[np.bool_]) -> list[float | None]:

@@ -85,6 +85,8 @@ class Behavior(WindowedModality):
 
     def valid_fraction(self, starts: Ints) -> Floats:
         """Return the share of known values of each window; reads the series."""
+        if not self.tables["features"]:
+            return np.ones(len(starts))
         step = max(1, (1 << 22) // max(1, self._frame.bins * len(self.tables["features"])))
         parts = [np.isfinite(self._values(starts[i : i + step])).mean(axis=(1, 2)) for i in range(0, len(starts), step)]
         return np.concatenate([*parts, np.zeros(0)])

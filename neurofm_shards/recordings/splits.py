@@ -94,9 +94,10 @@ def by_trial(
     """Give each trial, with the time until the next one starts, to a split; a gap follows each change."""
     names = trial_splits(split, session_id, trials)
     starts, first = np.unique(np.clip(trials.start, timeline.start, timeline.stop), return_index=True)
+    if len(starts) == 0:
+        return Territories({}, {UNSPLIT: np.array([[timeline.start, timeline.stop]], dtype=np.int64)})
     edges = np.concatenate([starts, [timeline.stop]])
-    if len(starts):
-        edges[0] = timeline.start
+    edges[0] = timeline.start
     stretches = [(int(a), int(b), names[i]) for a, b, i in zip(edges[:-1], edges[1:], first, strict=True) if b > a]
     return _territories(stretches, purge_ticks(options, split))
 

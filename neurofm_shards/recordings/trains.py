@@ -113,6 +113,10 @@ def choose(trains: Trains, unit_filter: str | None, min_rate: float) -> Trains:
         keep &= np.array([row["firing_rate_hz"] >= min_rate for row in trains.table], dtype=bool)
     if keep.all():
         return trains
+    problems = trains.problems
+    if not keep.any():
+        where = trains.table[0]["table"] if trains.table else ""
+        problems += (Problem(where, f"none of {len(keep)} units is left by the filters", "samples hold no units"),)
     new_row = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
     owner = new_row[trains.owner]
     kept = owner >= 0
@@ -123,6 +127,7 @@ def choose(trains: Trains, unit_filter: str | None, min_rate: float) -> Trains:
         table=tuple(row for row, good in zip(trains.table, keep, strict=True) if good),
         observed=tuple(spans for spans, good in zip(trains.observed, keep, strict=True) if good),
         facts={**trains.facts, "kept": int(kept.sum()), "units_dropped": int((~keep).sum())},
+        problems=problems,
     )
 
 

@@ -195,6 +195,9 @@ def test_filters_keep_units_and_renumber_them():
     assert samples.read(0, 1).columns["spikes"].sum(axis=(0, 1)).tolist() == [1, 3]
     fast = windowed(recording, WindowOptions(min_firing_rate_hz=2.0))
     assert [row["unit"] for row in fast.plan().tables["units"]] == ["c"]
+    none = windowed(recording, WindowOptions(min_firing_rate_hz=1e3, spikes="both"))
+    assert none.read(0, 1).columns["spikes"].shape == (1, 100, 0)
+    assert any("none of 3 units is left" in problem.what for problem in none.plan().problems)
     with pytest.raises(ConfigError, match="depth.*firing_rate_hz.*quality"):
         windowed(recording, WindowOptions(unit_filter="depth > 3"))
 

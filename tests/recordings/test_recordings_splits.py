@@ -135,6 +135,9 @@ def test_a_split_by_trial_needs_trials():
     recording = InMemoryRecording([events("units", {"a": np.linspace(0, 9, 50)})])
     with pytest.raises(SourceError, match="there is no trial table"):
         windowed(recording, WindowOptions(split=SplitOptions(by="trial")))
+    unused = session([(1.0, 2.0)], columns={"ok": [0]})
+    plan = windowed(unused, WindowOptions(split=SplitOptions(by="trial"), trial_filter="ok == 1", overlap=0)).plan()
+    assert (plan.num_samples, plan.drops) == (0, {"in no split": 60})
 
 
 def test_fractions_must_add_up():

@@ -66,7 +66,7 @@ class WindowedSeries(WindowedModality):
         nominal = options.rate or (self._tracks[0].rate if self._tracks else 1.0)
         self._samples = _samples(nominal, frame, stream.path, options.rate)
         self._frame = frame
-        rows = _block_rows(block_bytes, scaled.width, nominal * when.interval)
+        rows = _block_rows(block_bytes, len(names), nominal * when.interval)  # all stored channels are read
         self._blocks = Blocks(self._tracks, scaled.width, rows)
         self.name = name
         self.problems = (*when.problems, *_calibration(stream, options), *_irregular(stream, when.times, options.rate))

@@ -24,7 +24,7 @@ class GzConfig(PluginConfig):
     """Options of gzip."""
 
     kind: Literal["gz"] = "gz"
-    level: int = Field(6, ge=1, le=9, description="1 is fastest, 9 is smallest")
+    level: int = Field(4, ge=1, le=9, description="1 is fastest, 9 is smallest; 6 is 10 % smaller and 3x slower")
 
 
 class _Member(Assembler):

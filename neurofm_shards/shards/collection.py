@@ -340,7 +340,7 @@ class ShardCollection:
 
     def _look_at(self, column: Column, rows: Ints) -> None:
         """Find out where the values of these rows' shards lie."""
-        for shard in np.unique(self._shards.shards_of(rows)).tolist():
+        for shard in sorted(set(self._shards.shards_of(rows).tolist())):
             index = self._shards.attach(shard)
             start, base = int(self.starts[shard]), int(self._space.bases[shard])
             column.fill(start, base, index.columns.get(column.spec.name), index.num_samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Protocol
@@ -41,12 +42,12 @@ class FrameCache:
     budget : int
         Bytes of decoded frames to keep.
     drop : callable
-        ``drop(start, stop)`` gives the memory of an address range back.
+        A method; ``drop(start, stop)`` gives the memory of an address range back.
     """
 
     def __init__(self, budget: int, drop: Callable[[int, int], None]) -> None:
         self.budget = budget
-        self._drop = drop
+        self._drop = weakref.WeakMethod(drop)  # its owner owns this cache
         self._guard = ForkSafeCondition(self._forget_other_threads)
         self._shards: list[tuple[FrameSource, int]] = []  # with the number of its first frame
         self._state = np.zeros(0, np.uint8)
@@ -55,7 +56,7 @@ class FrameCache:
         self._start = np.zeros(0, np.int64)
         self._stop = np.zeros(0, np.int64)
         self._tick = 0
-        self._held = 0
+        self.held = 0
         self._pools: dict[int, ThreadPoolExecutor] = {}
         #: How many frames were decoded so far.
         self.decoded = 0
@@ -119,7 +120,7 @@ class FrameCache:
             finally:
                 with condition:
                     self._state[frame] = _READY if done else _ABSENT
-                    self._held += int(self._stop[frame] - self._start[frame]) if done else 0
+                    self.held += int(self._stop[frame] - self._start[frame]) if done else 0
                     self.decoded += done
                     condition.notify_all()
 
@@ -152,16 +153,18 @@ class FrameCache:
 
     def _make_room(self, size: int) -> None:
         """Drop least recently used frames until ``size`` more bytes fit the budget; called with the lock held."""
-        excess = self._held + size - self.budget
+        excess = self.held + size - self.budget
         if excess <= 0:
             return
+        drop = self._drop()
         idle = np.flatnonzero((self._state == _READY) & (self._pins == 0))
         idle = idle[np.argsort(self._used[idle], kind="stable")]
         sizes = np.cumsum(self._stop[idle] - self._start[idle])
         for frame in idle[: int(np.searchsorted(sizes, excess)) + 1].tolist():
             self._state[frame] = _ABSENT
-            self._held -= int(self._stop[frame] - self._start[frame])
-            self._drop(int(self._start[frame]), int(self._stop[frame]))
+            self.held -= int(self._stop[frame] - self._start[frame])
+            if drop is not None:
+                drop(int(self._start[frame]), int(self._stop[frame]))
 
     def _forget_other_threads(self) -> None:
         self._pins[:] = 0

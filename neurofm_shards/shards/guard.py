@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable
 
 
@@ -13,11 +14,12 @@ class ForkSafeCondition:
     Parameters
     ----------
     reset : callable
-        Called once in each forked child, with the new lock held: forgets what the parent's threads were doing.
+        A method, called once in each forked child with the new lock held: forgets what the parent's threads were
+        doing. It is held weakly, so that its object is released as soon as nobody else holds it.
     """
 
     def __init__(self, reset: Callable[[], None]) -> None:
-        self._reset = reset
+        self._reset = weakref.WeakMethod(reset)
         self._conditions = {os.getpid(): threading.Condition()}
 
     def get(self) -> threading.Condition:
@@ -29,6 +31,7 @@ class ForkSafeCondition:
         new = threading.Condition()
         with new:
             found = self._conditions.setdefault(os.getpid(), new)  # atomic: one of the child's threads wins
-            if found is new:
-                self._reset()
+            reset = self._reset()
+            if found is new and reset is not None:
+                reset()
         return found

@@ -115,7 +115,7 @@ class Space(ABC):
         shards = np.searchsorted(self.bases, offsets, side="right") - 1
         lengths = np.broadcast_to(np.asarray(sizes, np.int64), offsets.shape)
         found = [np.zeros(0, np.int64)]
-        for shard in np.unique(shards[self._first_frames[shards] >= 0]).tolist():
+        for shard in sorted(set(shards[self._first_frames[shards] >= 0].tolist())):
             here, bounds = shards == shard, self._bounds[shard]
             start = offsets[here] - self.bases[shard]
             first = np.searchsorted(bounds, start, side="right") - 1

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.recordings.series import Clock, Scaled, Segment
+from neurofm_shards.recordings.series import Clock, Scaled, Segment, steps_where
 from neurofm_shards.recordings.streams import Floats, Ints
 
 _LARGEST_FACTOR = 1000
@@ -139,7 +139,7 @@ def _interpolated(scaled: Scaled, clock: Clock, rate: float | None, max_gap: flo
     if times is None or len(times) == 0:
         return []
     rows = clock.order if clock.order is not None else np.arange(len(times))
-    cuts = np.flatnonzero(np.diff(times) > (max_gap or 1.5 * clock.interval)) + 1
+    cuts = steps_where(times, lambda steps: steps > (max_gap or 1.5 * clock.interval)) + 1
     target = rate or 1 / clock.interval
     return [
         InterpolatedTrack(scaled, part, part_rows, target)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.recordings.modality import Frame
 from neurofm_shards.recordings.options import BehaviorOptions
-from neurofm_shards.recordings.series import Scaled, Series, ascending, check_series
+from neurofm_shards.recordings.series import Scaled, Series, ascending, check_series, typical_step
 from neurofm_shards.recordings.streams import Floats, Ints, RegularStream
 from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, to_ticks
 from neurofm_shards.types import Problem
@@ -109,7 +109,7 @@ class _Times:
             raise SourceError(f"{stream.path}: {len(stamps)} time stamps for {stream.shape[0]} samples")
         self._stamps, self._order, self.problems = ascending(stream.path, stamps)
         self.count = len(self._stamps)
-        self.interval = float(np.median(np.diff(self._stamps))) if self.count > 1 else 0.0
+        self.interval = typical_step(self._stamps)
         self.last = float(self._stamps[-1]) if self.count else -math.inf
 
     def around(self, low: float, high: float) -> tuple[int, int]:

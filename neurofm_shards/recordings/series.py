@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
@@ -18,6 +19,7 @@ Series: TypeAlias = RegularStream | IrregularStream
 Units = Literal["volts", "uV", "raw"]
 _GAP_INTERVALS = 1.5
 _MICRO = 1e6
+_STAMPS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,8 @@ def clock(stream: Series, max_gap: float | None = None) -> Clock:
     if times.shape != stream.shape[:1]:
         raise SourceError(f"{stream.path}: {len(times)} time stamps for {stream.shape[0]} samples")
     times, order, problems = ascending(stream.path, times)
-    steps = np.diff(times)
-    interval = float(np.median(steps)) if len(steps) else 0.0
-    cuts = np.flatnonzero(steps > (max_gap or _GAP_INTERVALS * interval)) + 1
+    interval = typical_step(times)
+    cuts = steps_where(times, lambda steps: steps > (max_gap or _GAP_INTERVALS * interval)) + 1
     edges = np.concatenate([[0], cuts, [len(times)]]).astype(np.int64)
     segments = tuple(_fit(times, int(a), int(b), interval) for a, b in pairwise(edges) if b > a)
     if order is None and segments and all(segment is not None for segment in segments):
@@ -112,10 +113,27 @@ def clock(stream: Series, max_gap: float | None = None) -> Clock:
     return Clock((), times, order, interval, problems)
 
 
+def typical_step(times: Floats) -> float:
+    """Return the median step between time stamps (of about a million steps, evenly chosen, where there are more)."""
+    if len(times) < 2:
+        return 0.0
+    at = np.arange(0, len(times) - 1, -(-len(times) // _STAMPS_AT_ONCE))
+    return float(np.median(times[at + 1] - times[at]))
+
+
+def steps_where(times: Floats, found: Callable[[Floats], npt.NDArray[np.bool_]]) -> Ints:
+    """Return the positions of steps that satisfy a condition, without an array of all steps."""
+    parts = [
+        np.flatnonzero(found(np.diff(times[at : at + _STAMPS_AT_ONCE + 1]))) + at
+        for at in range(0, len(times), _STAMPS_AT_ONCE)
+    ]
+    return np.concatenate([*parts, np.zeros(0, dtype=np.int64)])
+
+
 def ascending(path: str, times: Floats) -> tuple[Floats, Ints | None, tuple[Problem, ...]]:
     """Return time stamps in order, the stored row of each (None: as stored), and what had to be done."""
     known = np.isfinite(times)
-    steps_back = int((np.diff(times) < 0).sum())
+    steps_back = len(steps_where(times, lambda steps: steps < 0))
     if known.all() and steps_back == 0:
         return times, None, ()
     order = np.flatnonzero(known)
@@ -133,9 +151,8 @@ def _fit(times: Floats, first: int, stop: int, interval: float) -> Segment | Non
     period = (float(times[stop - 1]) - t0) / (count - 1)
     if period <= 0:
         return None
-    step = 1 << 20
-    for at in range(first, stop, step):
-        part = times[at : min(stop, at + step)]
+    for at in range(first, stop, _STAMPS_AT_ONCE):
+        part = times[at : min(stop, at + _STAMPS_AT_ONCE)]
         if np.abs(part - (t0 + np.arange(at - first, at - first + len(part)) * period)).max() >= period / 2:
             return None
     return Segment(first, stop, t0, 1 / period)

@@ -175,6 +175,24 @@ def test_gaps_can_be_masked_instead():
     np.testing.assert_array_equal(values[mask], np.arange(400, 450))
 
 
+@given(st.lists(st.floats(0, 10), max_size=40))
+def test_steps_are_found_in_parts_as_at_once(times):
+    stamps = np.array(times)
+    from neurofm_shards.recordings import series
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(series, "_STAMPS_AT_ONCE", 7)
+        found = series.steps_where(stamps, lambda steps: steps > 1)
+    assert found.tolist() == np.flatnonzero(np.diff(stamps) > 1).tolist()
+
+
+def test_resampling_without_scipy_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "scipy.signal", None)
+    with pytest.raises(ConfigError, match="pip install scipy"):
+        read_all([lfp()[0]], lfp={"rate": 100})
+    assert read_all([lfp()[0]], lfp={"rate": 500})[0].num_samples == 7
+
+
 def test_resampling_never_reaches_across_a_gap():
     values = np.concatenate([np.zeros(500), np.full(500, 100.0)])[:, None]
     times = np.concatenate([np.arange(500), np.arange(500) + 600]) / 100

@@ -231,3 +231,11 @@ def test_values_that_are_no_arrays_are_not_accepted() -> None:
 def test_the_refusal_names_the_global() -> None:
     with pytest.raises(UnsafePickleError, match=r"pathlib\.P"):
         CODEC.decode(memoryview(pickle.dumps(__import__("pathlib").PurePosixPath("x"))))
+
+
+def test_a_shape_that_does_not_fit_its_bytes_has_no_layout() -> None:
+    prefix, suffix = CODEC.envelope("<f8", (3,))
+    lying = prefix.replace(b"K\x03\x85", b"K\x04\x85") + bytes(24) + suffix
+    assert CODEC.layout(memoryview(lying)[:512], len(lying)) is None
+    with pytest.raises(FormatError, match="24 bytes"):
+        CODEC.decode(memoryview(lying))

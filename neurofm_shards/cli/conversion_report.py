@@ -87,7 +87,8 @@ def _note(text: str) -> None:
 def _notes(item: InputPlan) -> list[str]:
     if item.plan is None:
         return [f"left out: {item.error}"]
-    return [
+    empty = [] if item.num_samples else [item.without_samples]
+    return empty + [
         f"{item.name}: {problem.where}: {problem.what}; {problem.consequence}"
         for problem in item.plan.problems
         if problem.severity != "info"

@@ -27,7 +27,7 @@ def plan_append(manifest: Manifest, planned: Sequence[InputPlan], config: Conver
     new = [item for item in planned if item.expected is None or item.expected.fingerprint not in known]
     if not new:
         return None
-    stretches = [(i, 0, item.plan.num_samples) for i, item in enumerate(new) if item.plan is not None]
+    stretches = [(i, 0, item.num_samples) for i, item in enumerate(new)]
     return _addition(manifest, new, stretches, config)
 
 
@@ -43,7 +43,7 @@ def plan_retry(manifest: Manifest, planned: Sequence[InputPlan], config: Convers
         i = len(chosen)
         chosen.append(replace(item, again=entry["rows"] is not None))
         if item.plan is not None:
-            rows = [(0, item.plan.num_samples)] if entry["rows"] is None else entry["rows"]
+            rows = [(0, item.num_samples)] if entry["rows"] is None else entry["rows"]
             stretches += [(i, start, stop) for start, stop in rows]
     return _addition(manifest, chosen, stretches, config) if stretches else None
 
@@ -51,11 +51,11 @@ def plan_retry(manifest: Manifest, planned: Sequence[InputPlan], config: Convers
 def _addition(
     manifest: Manifest, inputs: list[InputPlan], stretches: list[Stretch], config: ConversionConfig
 ) -> ConversionPlan:
-    sound = [item for item in inputs if item.plan is not None]
+    giving = [item for item in inputs if item.num_samples]
     present = {source["session_id"]: source["files"][0] for source in manifest.sources if "session_id" in source}
-    check_sessions([item for item in sound if not item.again], present)
+    check_sessions([item for item in giving if not item.again], present)
     known = [] if config.transforms else [("the data set", tuple(column.spec for column in manifest.columns))]
-    columns = merge_columns([*known, *((item.name, item.plan.columns) for item in sound if item.plan is not None)])
+    columns = merge_columns([*known, *((item.name, item.columns) for item in giving)])
     rows = {name: entry.rows for name, entry in manifest.tables.items()}
     bases, tables = join_tables([replace(item, plan=None) if item.again else item for item in inputs], rows)
     earlier = {source["fingerprint"]: source.get("tables", {}) for source in manifest.sources}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,11 +107,8 @@ def _source(item: InputPlan, base: Mapping[str, int], dropped: Mapping[str, int]
         "fingerprint": plan.fingerprint,
         "num_samples": plan.num_samples,
         "drops": {**plan.drops, **dropped},
-        "problems": [
-            {"where": p.where, "what": p.what, "consequence": p.consequence, "severity": p.severity}
-            for p in plan.problems
-        ],
-        "tables": {name: [base.get(name, 0), len(rows)] for name, rows in plan.tables.items()},
+        "problems": [_without_folders(json_values(vars(problem)), item) for problem in plan.problems],
+        "tables": {name: [base[name], len(rows)] for name, rows in plan.tables.items() if name in base},
         "facts": json_values(dict(plan.metadata)),
     }
 
@@ -118,11 +117,13 @@ def _failures(plan: ConversionPlan, ordered: Sequence[Line], base: Manifest | No
     found: dict[int, dict[str, Any]] = {}
     for i, item in enumerate(plan.inputs):
         if item.plan is None:
-            found[i] = {**_names(item), "error": item.error, "rows": None}
+            found[i] = _without_folders({**_names(item), "error": item.error, "rows": None}, item)
     for line in ordered:
         for failure in line["failures"]:
             i = failure["input_idx"]
-            entry = found.setdefault(i, {**_names(plan.inputs[i]), "error": failure["error"], "rows": []})
+            item = plan.inputs[i]
+            error = _without_folders({**_names(item), "error": failure["error"], "rows": []}, item)
+            entry = found.setdefault(i, error)
             entry["rows"].append([failure["start"], failure["stop"]])
     retried = {tuple(item.opening.input.file_names) for item in plan.inputs}
     kept = [entry for entry in (base.failures if base else ()) if tuple(entry["files"]) not in retried]
@@ -131,6 +132,19 @@ def _failures(plan: ConversionPlan, ordered: Sequence[Line], base: Manifest | No
 
 def _names(item: InputPlan) -> dict[str, Any]:
     return {"files": item.opening.input.file_names, "format": item.opening.input.format}
+
+
+def _without_folders(said: dict[str, Any], item: InputPlan) -> dict[str, Any]:
+    # A data set must not depend on where its inputs lay, and says nothing of the folders of whoever made it.
+    def plain(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        for path in item.opening.input.paths:
+            for spelling in (str(Path(path).resolve()), os.path.abspath(path), path):  # noqa: PTH100  (links kept)
+                value = value.replace(spelling, Path(path).name)
+        return value
+
+    return {name: plain(value) for name, value in said.items()}
 
 
 def _dropped_by_transforms(ordered: Iterable[Line]) -> dict[int, dict[str, int]]:

@@ -31,7 +31,7 @@ def _input(item: InputPlan) -> dict[str, Any]:
         "session_id": item.session_id,
         "fingerprint": item.expected.fingerprint,
         "signature": [list(stat) for stat in item.expected.signature],
-        "num_samples": item.plan.num_samples,
+        "num_samples": item.num_samples,
     }
 
 

@@ -58,6 +58,23 @@ class InputPlan:
         """What messages call it."""
         return self.opening.input.name
 
+    @property
+    def num_samples(self) -> int:
+        """How many samples it gives; none where it failed or all of them were dropped."""
+        return self.plan.num_samples if self.plan is not None else 0
+
+    @property
+    def columns(self) -> tuple[ColumnSpec, ...]:
+        """The columns it gives."""
+        return self.plan.columns if self.plan is not None else ()
+
+    @property
+    def without_samples(self) -> str:
+        """Why it gives no samples, in words."""
+        drops = self.plan.drops if self.plan is not None else {}
+        counts = ", ".join(f"{count} {reason}" for reason, count in drops.items())
+        return self.error or f"{self.name} gives no samples (dropped: {counts})"
+
 
 @dataclass(frozen=True)
 class ConversionPlan:
@@ -196,25 +213,21 @@ def _plan_input(opening: Opening) -> InputPlan:
     facts = plan.metadata
     own, subject = str(facts.get("session_id", "")), str(facts.get("subject_id", ""))
     session = own if opened.is_recording else session_name(opening, own, subject)
-    if plan.num_samples == 0:
-        drops = ", ".join(f"{count} {reason}" for reason, count in plan.drops.items())
-        raise NothingToConvertError(
-            f"{opening.input.name} gives no samples" + (f" (dropped: {drops})" if drops else "")
-        )
+    if plan.num_samples == 0 and not plan.drops:
+        raise NothingToConvertError(f"{opening.input.name} gives no samples")
     return InputPlan(opening, plan, expected, session, opened.is_recording)
 
 
 def combine(planned: Sequence[InputPlan], config: ConversionConfig) -> ConversionPlan:
     """Join planned inputs into one plan."""
-    sound = [item for item in planned if item.plan is not None]
-    if not sound:
-        raise NothingToConvertError(f"no input could be converted; the first failed with: {planned[0].error}")
-    check_sessions(sound)
-    _check_windows_are_used(sound, config)
-    plans = [(item.name, item.plan.columns) for item in sound if item.plan is not None]
-    columns = merge_columns(plans)
+    giving = [item for item in planned if item.num_samples]
+    if not giving:
+        raise NothingToConvertError("; ".join(item.without_samples for item in planned[:3]))
+    check_sessions(giving)
+    _check_windows_are_used(giving, config)
+    columns = merge_columns([(item.name, item.columns) for item in giving])
     bases, tables = join_tables(planned, {})
-    stretches = [(i, 0, item.plan.num_samples) for i, item in enumerate(planned) if item.plan is not None]
+    stretches = [(i, 0, item.num_samples) for i, item in enumerate(planned)]
     shards = cut(stretches, config.shard_size)
     return ConversionPlan(config, tuple(planned), columns, tuple(shards), tables=tables, bases=tuple(bases))
 
@@ -242,7 +255,7 @@ def join_tables(
     bases: list[dict[str, int]] = []
     for item in planned:
         base: dict[str, int] = {}
-        for name, rows in (item.plan.tables if item.plan else {}).items():
+        for name, rows in (item.plan.tables if item.plan and item.num_samples else {}).items():
             table = tables.setdefault(name, [])
             base[name] = rows_before.get(name, 0) + len(table)
             table.extend(rows)

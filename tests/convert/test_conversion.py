@@ -195,3 +195,18 @@ def test_numpy_alone_is_enough(toys, tmp_path, toy):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_input_that_gives_nothing_for_a_reason_is_no_failure(toys, tmp_path):
+    paths = toys(a={"n": 0}, b={"n": 3})
+    assert convert_inputs(paths, tmp_path / "out")["failures"] == []
+    found = manifest(tmp_path / "out")
+    assert [(s["files"], s["num_samples"], s["drops"]) for s in found["sources"]] == [
+        (["a.toy"], 0, {"too short": 2}),
+        (["b.toy"], 3, {"too short": 2}),
+    ]
+    assert found["tables"]["units"]["rows"] == 3
+    with pytest.raises(NothingToConvertError, match=r"a\.toy gives no samples \(dropped: 2 too short\)"):
+        convert_inputs(paths[:1], tmp_path / "none")
+    assert convert_inputs(toys(c={"n": 0}), tmp_path / "out", mode="append")["total_samples"] == 3
+    assert len(manifest(tmp_path / "out")["sources"]) == 3

@@ -295,6 +295,7 @@ def test_skipped_inputs_are_recorded_and_retried_alone(toys, toy, tmp_path, tree
     assert "bad chunk" in failures["b.toy"]["error"]
     assert failures["d.toy"]["rows"] is None
     assert result["total_samples"] == 5 + 6 + 6
+    assert str(tmp_path) not in (tmp_path / "out/dataset_metadata.json").read_text()
     old = tree(tmp_path / "out")
     assert convert_inputs(paths, tmp_path / "out", config, mode="resume")["failures"] == list(failures.values())
     assert {name: data for name, data in tree(tmp_path / "out").items() if name.endswith(".tar")} == {

@@ -86,12 +86,11 @@ class Target:
         self.names = names
         if folder.exists() and not folder.is_dir():
             raise OutputExistsError(f"output {folder} is a file; name a folder")
-        if overwrite and folder.is_dir():
-            self._delete_ours()
+        replaced = overwrite and folder.is_dir() and self._delete_ours()
         self.base = read_manifest(folder) if folder.is_dir() else None
-        if self.base is None:
+        if self.base is None and not replaced:
             self._check_free()
-        else:
+        elif self.base is not None:
             warnings.warn(
                 f"{folder} already holds a data set of {self.base.total_samples:,} samples: new samples are added to "
                 "it (overwrite=True would replace it)",
@@ -156,10 +155,11 @@ class Target:
                 "that this program wrote, or name another folder"
             )
 
-    def _delete_ours(self) -> None:
+    def _delete_ours(self) -> bool:
+        """Delete a data set of ours, finished or not; say whether there was one."""
         marks = (self.folder / MANIFEST_NAME, self._sidecars / UNFINISHED_NAME, self._sidecars / _JOURNAL)
         if not any(mark.exists() for mark in marks):
-            return  # shards that others wrote may have indexes beside them, too
+            return False  # shards that others wrote may have indexes beside them, too
         names = self._listed()
         for mark in marks:  # the manifest first: what no manifest names does not exist
             mark.unlink(missing_ok=True)
@@ -169,6 +169,7 @@ class Target:
         if is_our_card(self.folder / CARD_NAME):
             (self.folder / CARD_NAME).unlink()
         shutil.rmtree(self._sidecars / "tables", ignore_errors=True)
+        return True
 
     def _listed(self) -> set[str]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -59,7 +60,9 @@ HOSTILE = {
     "another program": b'{"total_samples": 1}',
     "newer version": json.dumps(values(format_version=2)).encode(),
     "version as text": json.dumps(values(format_version="1")).encode(),
-    "key twice": json.dumps(values()).replace('"total_samples": 10', '"total_samples": 99, "total_samples": 10').encode(),
+    "key twice": json.dumps(values())
+    .replace('"total_samples": 10', '"total_samples": 99, "total_samples": 10')
+    .encode(),
     "inner key twice": json.dumps(values()).replace('"x": 1.0', '"x": 1.0, "x": 2.0').encode(),
     **{
         name: json.dumps(values(**changes)).encode()
@@ -81,7 +84,19 @@ HOSTILE = {
             "table up inside": {"tables": {"units": {"file": ".neurofm/../x", "rows": 1}}},
             **{
                 f"name {bad!r}": {"shards": [entry(0), entry(1, shard_name=bad)]}
-                for bad in ("../a.tar", "/a.tar", "a/b.tar", "", ".", "..", ".hidden.tar", "a\0.tar", "a\n.tar", "ä.tar", "x" * 300)
+                for bad in (
+                    "../a.tar",
+                    "/a.tar",
+                    "a/b.tar",
+                    "",
+                    ".",
+                    "..",
+                    ".hidden.tar",
+                    "a\0.tar",
+                    "a\n.tar",
+                    "ä.tar",
+                    "x" * 300,
+                )
             },
         }.items()
     },
@@ -99,10 +114,8 @@ def test_hostile_manifests_are_format_errors(name):
 def test_no_damage_gives_anything_but_a_format_error(at, garbage):
     raw = manifest_bytes(Manifest.model_validate(values()))
     at %= len(raw)
-    try:
+    with contextlib.suppress(FormatError):
         parse_manifest(raw[:at] + garbage + raw[at + len(garbage) :])
-    except FormatError:
-        pass
 
 
 def test_columns_of_shards_are_joined():

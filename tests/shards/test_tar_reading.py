@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from itertools import pairwise
 
 import pytest
 import xxhash
@@ -54,7 +55,7 @@ def test_memory_and_stream_agree_and_digests_cover_whole_records(samples, fmt):
     assert found[0] == found[1]
     assert [raw[m.offset : m.offset + m.size] for m in found[0]] == [payload for _, payload in files]
     bounds = readers[0].record_offsets
-    expected = [xxhash.xxh3_64_intdigest(raw[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    expected = [xxhash.xxh3_64_intdigest(raw[a:b]) for a, b in pairwise(bounds)]
     assert readers[0].record_digests == readers[1].record_digests == expected
     assert readers[0].record_offsets == readers[1].record_offsets
     assert readers[0].tar_bytes == readers[1].tar_bytes == len(raw)

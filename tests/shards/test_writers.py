@@ -1,0 +1,304 @@
+"""The public writers: what they take, what they leave, and what they never do."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neurofm_shards import WebDatasetWriter, create_shards_from_arrays
+from neurofm_shards.errors import ConfigError, EncodeError, OutputExistsError
+from neurofm_shards.shards import writer as writer_module
+from neurofm_shards.shards.key_registry import KeyRegistry
+from neurofm_shards.shards.manifest import read_manifest
+from neurofm_shards.shards.sample_keys import automatic_key
+from neurofm_shards.types import Ragged
+
+
+def samples_in(folder):
+    """Read everything with tarfile and pickle, in the order of the manifest."""
+    found = {}
+    manifest = json.loads((folder / "dataset_metadata.json").read_bytes())
+    for shard in manifest["shards"]:
+        with tarfile.open(folder / shard["shard_name"]) as tar:
+            for member in tar:
+                key, field, extension = member.name.split(".")
+                payload = tar.extractfile(member).read()
+                value = json.loads(payload) if extension == "json" else pickle.loads(payload)
+                found.setdefault(key, {})[field] = value
+    return found
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_samples_go_into_shards_of_the_size_asked_for(tmp_path):
+    with WebDatasetWriter(tmp_path, shard_size=4) as writer:
+        for i in range(10):
+            assert writer.write_sample({"x": np.full(3, i)}, metadata={"i": i}) == f"sample_{i + 1:09d}"
+    summary = writer.finalize()
+    assert (summary["total_samples"], summary["total_shards"], summary["shard_size"]) == (10, 3, 4)
+    assert writer.finalize() is summary
+    found = samples_in(tmp_path)
+    assert [sample["metadata"]["i"] for sample in found.values()] == list(range(10))
+    last = found["sample_000000010"]["metadata"]
+    assert last == {
+        "sample_id": "sample_000000010",
+        "modalities": ["x"],
+        "shard_idx": 2,
+        "sample_idx_in_shard": 1,
+        "i": 9,
+    }
+    assert read_manifest(tmp_path).shards[1].samples[0] == found["sample_000000005"]["metadata"]
+
+
+def test_any_text_is_an_id_and_stays_in_the_metadata(tmp_path):
+    ids = ["ses.01", "ses-01", "ses_x2e01", "Möwe/3", 17, "__x", "x" * 300]
+    with WebDatasetWriter(tmp_path) as writer:
+        keys = writer.write_batch([{"x": 1}] * len(ids), sample_ids=ids)
+    assert len(set(keys)) == len(ids)
+    found = samples_in(tmp_path)
+    assert [found[key]["metadata"]["sample_id"] for key in keys] == [str(i) for i in ids]
+
+
+def test_an_id_is_used_once_in_a_whole_data_set(tmp_path):
+    with WebDatasetWriter(tmp_path, shard_size=1) as writer:
+        writer.write_sample({"x": 1}, "a")
+        writer.write_sample({"x": 1})
+        for twice in ("a", "sample_000000002"):
+            with pytest.raises(ConfigError, match="second time"):
+                writer.write_sample({"x": 1}, twice)
+        writer.write_sample({"x": 1}, "sample_000000004")
+        with pytest.raises(ConfigError, match="by name"):
+            writer.write_sample({"x": 1})
+    with pytest.warns(UserWarning, match="already holds"):
+        writer = WebDatasetWriter(tmp_path)
+    with pytest.raises(ConfigError, match="second time"):
+        writer.write_sample({"x": 1}, "a")
+    writer.write_sample({"x": 1}, "b")
+    assert writer.finalize()["total_samples"] == 4
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(1, 12)), max_size=12))
+def test_the_registry_is_right_about_repetitions(sequence):
+    keys, seen = KeyRegistry(list, 1), set()
+    for number in sequence:
+        key = automatic_key(keys.next_number if number is None else number)
+        try:
+            if number is None:
+                keys.take_automatic(1)
+            else:
+                keys.take_named([key])
+        except ConfigError:
+            assert key in seen
+        else:
+            assert key not in seen
+            seen.add(key)
+
+
+def test_an_exception_leaves_the_folder_as_it_was(tmp_path):
+    def fail(target):
+        with pytest.raises(EncodeError), WebDatasetWriter(target, shard_size=2) as writer:
+            writer.write_batch([{"x": np.zeros(3)}] * 5 + [{"x": object()}])
+
+    fail(tmp_path / "new")
+    assert tree(tmp_path / "new") == {}
+    create_shards_from_arrays(tmp_path / "old", {"x": np.zeros((3, 3))})
+    before = tree(tmp_path / "old")
+    with pytest.warns(UserWarning, match="already holds"):
+        fail(tmp_path / "old")
+    assert tree(tmp_path / "old") == before
+
+
+def test_an_error_while_finishing_leaves_no_shard(tmp_path, monkeypatch):
+    def broken(*_args, **_kwargs):
+        raise OSError("disk full")
+
+    writer = WebDatasetWriter(tmp_path, shard_size=1)
+    writer.write_batch([{"x": 1}, {"x": 2}])
+    monkeypatch.setattr("neurofm_shards.shards.target.write_manifest", broken)
+    with pytest.raises(OSError, match="disk full"):
+        writer.finalize()
+    assert not list(tmp_path.glob("shard_*"))
+    with pytest.raises(ConfigError, match="finished"):
+        writer.write_sample({"x": 1})
+
+
+def test_a_finished_data_set_is_added_to(tmp_path):
+    create_shards_from_arrays(tmp_path, {"x": np.zeros((5, 2))}, shard_size=3)
+    before = tree(tmp_path)
+    with pytest.warns(UserWarning, match="of 5 samples"):
+        summary = create_shards_from_arrays(tmp_path, {"x": np.ones((2, 2))}, shard_size=3)
+    assert (summary["total_samples"], summary["total_shards"]) == (7, 3)
+    assert list(samples_in(tmp_path)) == [f"sample_{i:09d}" for i in range(1, 8)]
+    after = tree(tmp_path)
+    assert all(after[name] == content for name, content in before.items() if name.startswith((".neurofm", "shard")))
+    with pytest.warns(UserWarning, match="already holds"), pytest.raises(ConfigError, match="compression"):
+        create_shards_from_arrays(tmp_path, {"x": np.ones((2, 2))}, compression="gz")
+
+
+def test_overwriting_deletes_what_is_ours_and_nothing_else(tmp_path):
+    create_shards_from_arrays(tmp_path, {"x": np.zeros((5, 2))}, shard_size=1)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "shard_000099.tar").write_bytes(b"somebody's")
+    create_shards_from_arrays(tmp_path, {"y": np.zeros((2, 2))}, shard_size=1, overwrite=True)
+    names = set(tree(tmp_path))
+    assert {"notes.txt", "shard_000099.tar", "shard_000000.tar", "shard_000001.tar"} <= names
+    assert "shard_000002.tar" not in names
+    assert list(samples_in(tmp_path)["sample_000000001"]) == ["y", "metadata"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_shards_of_others_are_never_replaced(tmp_path, overwrite):
+    (tmp_path / "shard_000000.tar").write_bytes(b"somebody's")
+    with pytest.raises(OutputExistsError):
+        WebDatasetWriter(tmp_path, overwrite=overwrite)
+    assert tree(tmp_path) == {"shard_000000.tar": b"somebody's"}
+
+
+def test_a_killed_writer_leaves_an_unfinished_data_set_that_can_be_replaced(tmp_path):
+    code = (
+        "import os, sys, numpy as np; from neurofm_shards import WebDatasetWriter\n"
+        "w = WebDatasetWriter(sys.argv[1], shard_size=2)\n"
+        "for i in range(5): w.write_sample({'x': np.zeros(10_000)})\n"
+        "os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False).returncode == 9
+    assert (tmp_path / ".neurofm" / "unfinished").exists()
+    assert read_manifest(tmp_path) is None
+    with pytest.raises(OutputExistsError, match="interrupted"):
+        WebDatasetWriter(tmp_path)
+    with WebDatasetWriter(tmp_path, overwrite=True) as writer:
+        writer.write_sample({"x": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".neurofm",
+        "README.md",
+        "dataset_metadata.json",
+        "shard_000000.tar",
+    ]
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_fields_that_differ_and_upper_case_are_said_once(tmp_path):
+    with WebDatasetWriter(tmp_path) as writer:
+        with pytest.warns(UserWarning, match="upper-case") as first:
+            writer.write_sample({"X": 1})
+        with pytest.warns(UserWarning, match="differ") as second:
+            writer.write_sample({"X": 1, "y": [2]})
+        writer.write_sample({"y": [3]})
+    assert (len(first), len(second)) == (1, 1)
+    assert [set(sample) - {"metadata"} for sample in samples_in(tmp_path).values()] == [{"X"}, {"X", "y"}, {"y"}]
+    columns = {column.name: column for column in read_manifest(tmp_path).columns}
+    assert (columns["X"].num_samples, columns["y"].num_samples, columns["y"].optional) == (2, 2, True)
+
+
+def test_a_value_that_nothing_takes_is_named(tmp_path):
+    with WebDatasetWriter(tmp_path) as writer:
+        with pytest.raises(EncodeError, match=r"'thing'.*register_codec"):
+            writer.write_sample({"thing": object()})
+        assert writer.write_sample({"thing": 1}) == "sample_000000001"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"shard_size": 0}, {"shard_size": 2.5}, {"shard_name_pattern": "s.tar"}, {"shard_name_pattern": "../s_{shard_idx}.tar"},
+     {"shard_name_pattern": "s_{other}.tar"}, {"shard_name_pattern": "s_{shard_idx}.zip"}],
+)  # fmt: skip
+def test_wrong_options_are_refused_before_anything_is_made(tmp_path, options):
+    with pytest.raises(ConfigError):
+        WebDatasetWriter(tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_batches_of_columns_and_of_samples_are_the_same(tmp_path):
+    data = {"x": np.arange(12.0).reshape(4, 3), "y": np.arange(4)}
+    with WebDatasetWriter(tmp_path / "a") as writer:
+        writer.write_batch(data, metadata={"s": 1})
+    with WebDatasetWriter(tmp_path / "b") as writer:
+        rows = [{"x": data["x"][i], "y": data["y"][i]} for i in range(4)]
+        writer.write_batch(rows, metadata=[{"s": 1}] * 4, show_progress=False)
+    create_shards_from_arrays(tmp_path / "c", data, metadata={"s": 1})
+    assert tree(tmp_path / "a") == tree(tmp_path / "b") == tree(tmp_path / "c")
+    with pytest.raises(ConfigError, match="3 entries for 4"), WebDatasetWriter(tmp_path / "d") as writer:
+        writer.write_batch(data, sample_ids=["a", "b", "c"])
+
+
+def test_arrays_of_different_length_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"same first dimension.*'x' has 3, 'y' has 4"):
+        create_shards_from_arrays(tmp_path / "out", {"x": np.zeros((3, 2)), "y": np.zeros(4)})
+    assert not (tmp_path / "out").exists()
+
+
+def test_arrays_maps_tensors_ragged_and_lists(tmp_path):
+    torch = pytest.importorskip("torch")
+    np.save(tmp_path / "m.npy", np.arange(35.0).reshape(7, 5))
+    data = {
+        "mapped": np.load(tmp_path / "m.npy", mmap_mode="r"),
+        "tensor": torch.arange(14).reshape(7, 2),
+        "ragged": Ragged(np.arange(20), np.array([0, 1, 3, 3, 9, 10, 15, 20])),
+        "words": [f"w{i}" for i in range(7)],
+        "uneven": [np.zeros(i) for i in range(7)],
+    }
+    create_shards_from_arrays(
+        tmp_path / "out", data, shard_size=3, metadata={"rate": np.arange(7) / 2, "s": "M1", "l": [1, 2]}
+    )
+    found = list(samples_in(tmp_path / "out").values())
+    for i, sample in enumerate(found):
+        np.testing.assert_array_equal(sample["mapped"], np.arange(35.0).reshape(7, 5)[i])
+        np.testing.assert_array_equal(sample["tensor"], [2 * i, 2 * i + 1])
+        np.testing.assert_array_equal(sample["ragged"], data["ragged"][i])
+        assert sample["words"] == f"w{i}"
+        assert sample["uneven"].shape == (i,)
+        assert (sample["metadata"]["rate"], sample["metadata"]["s"], sample["metadata"]["l"]) == (i / 2, "M1", [1, 2])
+    assert [c.shape for c in read_manifest(tmp_path / "out").columns if c.name in ("ragged", "uneven")] == [
+        [None],
+        [None],
+    ]
+
+
+def test_the_number_of_threads_changes_no_byte(tmp_path):
+    data = {"x": np.random.default_rng(0).random((103, 400)), "y": np.arange(103)}
+    for workers in (1, 4):
+        create_shards_from_arrays(tmp_path / str(workers), data, shard_size=10, compression="gz", workers=workers)
+    assert tree(tmp_path / "1") == tree(tmp_path / "4")
+
+
+def test_nothing_written_knows_where_or_when(tmp_path):
+    (tmp_path / "somewhere" / "else").mkdir(parents=True)
+    for folder in (tmp_path / "a", tmp_path / "somewhere" / "else" / "b"):
+        create_shards_from_arrays(folder, {"x": np.zeros((3, 2))}, sample_ids=["p", "q", "r"])
+        assert not any(str(tmp_path).encode() in content for content in tree(folder).values())
+    assert tree(tmp_path / "a") == tree(tmp_path / "somewhere" / "else" / "b")
+
+
+def test_mapped_inputs_do_not_stay_in_memory(tmp_path):
+    mapped = np.memmap(tmp_path / "big", np.uint8, "w+", shape=(3000, 200_000))
+    del mapped
+    code = (
+        "import resource, sys, numpy as np; from neurofm_shards import create_shards_from_arrays\n"
+        "create_shards_from_arrays(sys.argv[1] + '/warm', {'x': np.zeros((4, 9), 'u1')})\n"
+        "x = np.memmap(sys.argv[1] + '/big', np.uint8, 'r', shape=(3000, 200_000))\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "create_shards_from_arrays(sys.argv[1] + '/out', {'x': x}, shard_size=1000)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100_000, f"{done.stdout} KiB for 600 MB of input"
+
+
+def test_a_progress_bar_is_for_terminals_only(tmp_path, capsys, monkeypatch):
+    with WebDatasetWriter(tmp_path / "a") as writer:
+        writer.write_batch([{"x": 1}] * 3)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(writer_module.sys.stderr, "isatty", lambda: True, raising=False)
+    with WebDatasetWriter(tmp_path / "b") as writer:
+        writer.write_batch([{"x": 1}] * 3)
+    assert "writing samples" in capsys.readouterr().err

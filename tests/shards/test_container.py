@@ -58,7 +58,8 @@ def test_any_header_under_a_right_checksum_is_read_or_refused(text):
 
 @pytest.mark.parametrize(
     "row",
-    [["a", "<u2", [4], 64], ["a", "<u2", [-1], 0], ["a", "|O", [1], 0], ["a", "<u2", [1 << 60], 0], ["a", "<u2", [1], 3],
+    [["a", "<u2", [4], 64], ["a", "<u2", [-1], 0], ["a", "|O", [1], 0], ["a", "<u2", [1 << 60], 0],
+     ["a", "<u2", [1], 3],
      ["a", "<u2", [[1]], 0], ["a", "<u2", [1], -64], "a", ["a", "<u2", [1 << 47, 1 << 47, 1 << 47], 0]],
 )  # fmt: skip
 def test_tables_that_leave_the_file_are_refused(row):

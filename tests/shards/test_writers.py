@@ -209,7 +209,8 @@ def test_a_value_that_nothing_takes_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"shard_size": 0}, {"shard_size": 2.5}, {"shard_name_pattern": "s.tar"}, {"shard_name_pattern": "../s_{shard_idx}.tar"},
+    [{"shard_size": 0}, {"shard_size": 2.5}, {"shard_name_pattern": "s.tar"},
+     {"shard_name_pattern": "../s_{shard_idx}.tar"},
      {"shard_name_pattern": "s_{other}.tar"}, {"shard_name_pattern": "s_{shard_idx}.zip"}],
 )  # fmt: skip
 def test_wrong_options_are_refused_before_anything_is_made(tmp_path, options):

@@ -44,6 +44,9 @@ class LazyMetadata(list[Any]):
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[list[Any]], tuple[list[Any]]]:
         return list, (list(self),)
 
+    def __radd__(self, other: list[Any]) -> list[Any]:
+        return other + list(self)
+
     def __iter__(self) -> Iterator[Any]:
         self._filled()
         return super().__iter__()
@@ -54,6 +57,9 @@ def _looking(name: str) -> Callable[..., Any]:
     method = getattr(list, name)
 
     def look(self: LazyMetadata, *arguments: Any, **options: Any) -> Any:
+        for other in arguments:
+            if isinstance(other, LazyMetadata):
+                other._filled()  # noqa: SLF001  (its own class)
         return method(self._filled(), *arguments, **options)
 
     look.__name__ = name

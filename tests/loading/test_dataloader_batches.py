@@ -143,6 +143,10 @@ def test_metadata_that_was_not_looked_at_yet_behaves_as_the_list(written, use):
     assert use(one["metadata"]) == use(plain)
     assert one["metadata"] == plain
     assert plain == one["metadata"]
+    (again, *_) = create_webdataset_dataloader(written[0], 10, 0, False)
+    assert one["metadata"] == again["metadata"]
+    (again, *_) = create_webdataset_dataloader(written[0], 10, 0, False)
+    assert plain + again["metadata"] == plain * 2
     assert pickle.loads(pickle.dumps(other["metadata"])) == plain
 
 

@@ -9,10 +9,13 @@ import threading
 import numpy as np
 import numpy.typing as npt
 
-#: Smaller arrays are left to malloc, which keeps them; larger ones it returns to the system each time, and getting
-#: fresh pages costs as much as the copy.
-POOLED_BYTES = 16 << 20
+#: Smaller arrays are left to malloc, which keeps them. Larger ones it returns to the system each time (in threads even
+#: sooner than in the main one), and getting fresh pages costs as much as the copy.
+POOLED_BYTES = 128 << 10
 _KEPT = 8
+#: Buffers of small batches are many at once, when several workers prefetch.
+_MOST_KEPT = 32
+_KEPT_BYTES = 96 << 20
 
 
 class BufferPool:
@@ -48,7 +51,8 @@ class BufferPool:
             if size <= self._buffers[i].size <= 2 * size and _holders(self._buffers, i) == self._idle:
                 self._buffers.append(self._buffers.pop(i))
                 return self._buffers[-1]
-        self._buffers = self._buffers[-(_KEPT - 1) :]
+        kept = max(_KEPT, min(_MOST_KEPT, _KEPT_BYTES // size))
+        self._buffers = self._buffers[-(kept - 1) :]
         self._buffers.append(np.empty(size, np.uint8))
         return self._buffers[-1]
 

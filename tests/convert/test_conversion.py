@@ -210,3 +210,46 @@ def test_an_input_that_gives_nothing_for_a_reason_is_no_failure(toys, tmp_path):
         convert_inputs(paths[:1], tmp_path / "none")
     assert convert_inputs(toys(c={"n": 0}), tmp_path / "out", mode="append")["total_samples"] == 3
     assert len(manifest(tmp_path / "out")["sources"]) == 3
+
+
+def test_samples_held_out_count_in_no_statistics(toy, toys, tmp_path, monkeypatch):
+    read = toy.ToySamples.read
+
+    def split(self, start, stop):
+        block = read(self, start, stop)
+        names = [{**item, "split": ("train", "val", "test")[item["row"] % 3]} for item in block.metadata]
+        return type(block)(block.columns, names)
+
+    monkeypatch.setattr(toy.ToySamples, "read", split)
+    convert_inputs(toys(a={"n": 20}), tmp_path / "out", {"shard_size": 6})
+    train = np.concatenate([toy.values(0, i, 3) for i in range(0, 20, 3)]).astype(np.float64)
+    got = manifest(tmp_path / "out")["statistics"]["columns"]["x"]
+    assert got["count"] == [len(train)] * 3
+    np.testing.assert_allclose(got["mean"], train.mean(axis=0), rtol=1e-12)
+
+
+def test_nan_infinity_and_integers_have_right_statistics():
+    from neurofm_shards.shards.statistics import ChannelStats
+
+    rng = np.random.default_rng(0)
+    gaps = rng.standard_normal((200_000, 3))
+    gaps[rng.random(gaps.shape) < 0.3] = np.nan
+    gaps[:, 2] = np.nan
+    counts = rng.integers(0, 255, (100_000, 4)).astype("u1")
+    for values in (gaps, counts, rng.integers(-30_000, 30_000, (70_000, 1)).astype("i2"), gaps[:, :1].astype("f4")):
+        got = ChannelStats.of(values).to_json()
+        wide = values.astype(np.float64)
+        seen = ~np.isnan(wide)
+        assert got["count"] == seen.sum(axis=0).tolist()
+        assert got["nans"] == (~seen).sum(axis=0).tolist()
+        for channel in range(values.shape[1]):
+            known = wide[seen[:, channel], channel]
+            if len(known) == 0:
+                assert got["mean"][channel] is got["std"][channel] is got["min"][channel] is None
+                continue
+            found = [got[name][channel] for name in ("mean", "std", "min", "max")]
+            np.testing.assert_allclose(
+                found, [known.mean(), known.std(), known.min(), known.max()], rtol=1e-9, atol=1e-12
+            )
+    infinite = ChannelStats.of(np.array([[1.0], [np.inf]])).to_json()
+    assert (infinite["count"], infinite["mean"], infinite["max"]) == ([2], [None], [None])

@@ -20,9 +20,9 @@ _STEP = 4096
 
 
 def is_canonical(tar: memoryview, index: ShardIndex) -> bool:
-    """Say whether every byte of a tar that is no array datum and no metadata is what the writer would have written.
+    """Say whether headers and envelopes of a tar are, byte by byte, what the writer would have written.
 
-    If so, headers, names, sizes, padding and order are proven, and so are the envelopes of arrays of constant shape:
+    If so, names, sizes and order are proven, and so are the envelopes of arrays of constant shape:
     nothing of it needs to be parsed. False only means that it has to be parsed.
     """
     data = np.frombuffer(tar, np.uint8)
@@ -67,21 +67,12 @@ def _column_is_canonical(data: Bytes1D, column: ColumnIndex, keys: Bytes1D) -> b
         part = slice(start, start + _STEP)
         if (_rows(data, offsets[part] - MEMBER_BLOCK, MEMBER_BLOCK) != template.many(keys[part], sizes[part])).any():
             return False
-    return _padding_is_zero(data, offsets, sizes) and _envelopes_match(data, column, offsets, sizes)
+    return _envelopes_match(data, column, offsets, sizes)
 
 
 def _rows(data: Bytes1D, offsets: Ints, length: int) -> Bytes1D:
     windows = np.lib.stride_tricks.as_strided(data, (len(data) - length + 1, length), (1, 1), writeable=False)
     return windows[offsets]
-
-
-def _padding_is_zero(data: Bytes1D, offsets: Ints, sizes: Ints) -> bool:
-    for size in np.unique(sizes).tolist():
-        if size % MEMBER_BLOCK:
-            length = MEMBER_BLOCK - size % MEMBER_BLOCK
-            if _rows(data, offsets[sizes == size] + size, length).any():
-                return False
-    return True
 
 
 def _envelopes_match(data: Bytes1D, column: ColumnIndex, offsets: Ints, sizes: Ints) -> bool:

@@ -322,3 +322,14 @@ def test_numbers_of_automatic_keys_may_have_gaps(tmp_path):
             Block({"x": np.zeros((6, 2))}, [{}] * 6), np.array([3, 4, 9, 10, 999_999_999, 1_000_000_000])
         )
     assert build_index(tmp_path / "s.tar").keys()[-2:] == ["sample_999999999", "sample_1000000000"]
+
+
+def test_reused_buffers_leave_no_trace(tmp_path):
+    full = np.full((60, 99_000), 255, np.uint8)
+    blocks = [({"x": full}, [{}] * 60), ({"x": full[:, :1001]}, [{"i": "y" * i} for i in range(60)])]
+    with ShardWriter(tmp_path / "a.tar", 0, overlap=False) as one, ShardWriter(tmp_path / "b.tar", 0) as other:
+        for cols, metadata in [*blocks, *blocks]:
+            one.write_block(Block(cols, metadata))
+            for i in range(60):
+                other.write_sample(None, {"x": cols["x"][i]}, metadata[i])
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()

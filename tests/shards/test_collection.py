@@ -150,8 +150,9 @@ def test_a_shard_of_another_data_set_is_refused(ours, tmp_path, values):
 def test_a_truncated_shard_is_an_error_not_a_crash(ours, io):
     path = ours / "shard_000000.tar"
     with ShardCollection.open(ours, io=io) as data:
+        data.keys([0])  # its index was read, and was right then
         os.truncate(path, 4096)
-        with pytest.raises(FormatError, match="shard_000000.tar"):
+        with pytest.raises(FormatError, match=r"shard_000000.tar: 4096 bytes, but its index says"):
             data.gather([1])
 
 
@@ -256,6 +257,25 @@ def test_closing_waits_for_readers_and_is_final(ours, io, values):
             read()
 
 
+def test_closing_waits_until_the_last_reader_is_done(ours, io):
+    data = ShardCollection.open(ours, io=io)
+    closing = threading.Thread(target=data.close)
+    with data._space.reading():
+        closing.start()
+        closing.join(0.1)
+        assert closing.is_alive()
+    closing.join(10)
+    assert not closing.is_alive()
+
+
+def test_a_closed_data_set_holds_neither_files_nor_maps(ours, io):
+    data = ShardCollection.open(ours, io=io)
+    data.gather(np.arange(25))
+    data.close()
+    assert f"{ours}/shard_" not in Path("/proc/self/maps").read_text()
+    assert str(ours) not in " ".join(str(fd.resolve()) for fd in Path("/proc/self/fd").iterdir())
+
+
 def test_opening_again_and_again_leaks_neither_files_nor_maps(ours, io):
     def held():
         maps = Path("/proc/self/maps").read_text()
@@ -351,6 +371,24 @@ def test_decoded_frames_stay_within_the_budget(tmp_path, io):
             data.gather(np.arange(48))
         assert data.frames_decoded <= decoded + total
         assert pickle.loads(pickle.dumps(data))._space.frames.budget == 1 << 30
+
+
+@pytest.mark.parametrize("io", ["mmap", "pread"])
+def test_frames_are_not_dropped_while_another_thread_reads_them(tmp_path, io):
+    values = compressed(tmp_path / "d", "gz")
+    wrong = []
+    with ShardCollection.open(tmp_path / "d", io=io, cache_bytes=1) as data:
+
+        def read(seed):
+            batches = np.random.default_rng(seed).integers(0, 48, (25, 6))
+            wrong.extend(rows for rows in batches if not np.array_equal(data.gather(rows)["x"], values[rows]))
+
+        threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
 
 
 def test_a_damaged_frame_is_named_and_the_others_still_read(tmp_path):

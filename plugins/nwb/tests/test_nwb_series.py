@@ -226,6 +226,16 @@ def test_licks_are_events_with_the_series_name(write_nwb, reader):
     assert not owner.any()
 
 
+def test_rhythmic_licks_are_events_too(write_nwb):
+    steps = np.where(np.arange(200) % 20 == 0, 5.0, 0.14) * np.random.default_rng(0).uniform(0.6, 1.4, 200)
+
+    def fill(nwbfile):
+        licks = series("licks", np.ones(200), timestamps=np.cumsum(steps))
+        nwbfile.create_processing_module("behavior", "d").add(licks)
+
+    assert isinstance(streams_of(write_nwb(fill))["processing/behavior/licks"], EventStream)
+
+
 @pytest.mark.filterwarnings("ignore:BehavioralEvents is deprecated")
 def test_codes_of_behavioural_events_are_owners(write_nwb):
     from pynwb.behavior import BehavioralEvents

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 
 DEFAULT_PATTERN = "shard_*.tar*"
+#: Marks a folder that a Python writer is writing to, or was when it was killed.
+UNFINISHED_NAME = "unfinished"
 #: Endings of files that are still being written, or that lie beside shards.
 _NOT_SHARDS = (".tmp", ".part", ".partial", ".incomplete", ".lock", ".idx", ".index", ".json", "~")
 
@@ -113,6 +115,11 @@ def read_catalog(shard_dir: Path | str, pattern: str | None = None, num_shards: 
         raise FormatError(
             f"{path} is an unfinished conversion: it has a journal but no {MANIFEST_NAME}. Finish it by running the "
             "same `neurofm-shards convert` command again with --resume"
+        )
+    if (path / SIDECAR_DIR / UNFINISHED_NAME).exists():
+        raise FormatError(
+            f"{path} is an unfinished data set: the program that wrote it was interrupted before finalize(). Write it "
+            "again with overwrite=True, or keep what is there with `neurofm-shards repair`"
         )
     pattern = pattern or DEFAULT_PATTERN
     found = (entry.name for entry in path.iterdir())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from neurofm_shards.errors import ConfigError, FormatError, OutputExistsError
 from neurofm_shards.shards.card import CARD_NAME, is_our_card, write_card
+from neurofm_shards.shards.catalog import UNFINISHED_NAME
 from neurofm_shards.shards.files import remove_stale_partials, write_atomically
 from neurofm_shards.shards.fingerprints import shard_fingerprint
 from neurofm_shards.shards.index import load_index, read_index
@@ -17,8 +18,6 @@ from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest,
 from neurofm_shards.shards.manifest_model import plain_file_name
 from neurofm_shards.shards.sidecars import sidecar_paths
 
-#: Stands in the hidden folder while a data set is being written, and stays where its writer was killed.
-UNFINISHED_NAME = "unfinished"
 DEFAULT_PATTERN = "shard_{shard_idx:06d}.tar"
 _JOURNAL = "journal"
 

@@ -12,12 +12,12 @@ import xxhash
 
 from neurofm_shards.errors import FormatError, InputNotFoundError
 from neurofm_shards.plugins.registry import registry
+from neurofm_shards.shards.catalog import UNFINISHED_NAME
 from neurofm_shards.shards.index import ShardIndex
 from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest, ShardEntry, read_manifest
 from neurofm_shards.shards.names import METADATA_FIELD
 from neurofm_shards.shards.report import Finding, Report, bounded
 from neurofm_shards.shards.shard_check import ShardCheck
-from neurofm_shards.shards.target import UNFINISHED_NAME
 
 Progress = Callable[[int, int], None]
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurofm_shards import WebDatasetWriter, create_shards_from_arrays
-from neurofm_shards.errors import ConfigError, EncodeError, OutputExistsError
+from neurofm_shards.errors import ConfigError, EncodeError, FormatError, OutputExistsError
 from neurofm_shards.shards import writer as writer_module
 from neurofm_shards.shards.key_registry import KeyRegistry
 from neurofm_shards.shards.manifest import read_manifest
@@ -303,3 +303,14 @@ def test_a_progress_bar_is_for_terminals_only(tmp_path, capsys, monkeypatch):
     with WebDatasetWriter(tmp_path / "b") as writer:
         writer.write_batch([{"x": 1}] * 3)
     assert "writing samples" in capsys.readouterr().err
+
+
+def test_an_unfinished_data_set_is_not_taken_for_a_whole_one(tmp_path):
+    from neurofm_shards.shards.collection import ShardCollection
+
+    writer = WebDatasetWriter(tmp_path, shard_size=1)
+    writer.write_batch([{"x": np.zeros(2)}] * 3)
+    with pytest.raises(FormatError, match="interrupted"):
+        ShardCollection.open(tmp_path)
+    writer.finalize()
+    assert ShardCollection.open(tmp_path).num_samples == 3

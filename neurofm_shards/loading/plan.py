@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 Rows = npt.NDArray[np.int64]
+Parts: TypeAlias = tuple[tuple[int, Rows], ...]
 
 #: Positions that are turned into rows by one vectorised call; one batch apiece would be all overhead.
 CHUNK = 4096
@@ -43,7 +44,7 @@ class Request:
         How many samples at the end of this batch repeat earlier ones, so that all ranks get equally many batches.
     """
 
-    parts: tuple[tuple[int, Rows], ...]
+    parts: Parts
     order: Rows | None
     position_after: int
     padding: int = 0
@@ -113,7 +114,7 @@ class SamplePlan(EpochPlan):
     division: Division
 
     @abstractmethod
-    def parts(self, epoch: int, positions: Rows) -> Iterator[tuple[tuple[tuple[int, Rows], ...], Rows | None]]:
+    def parts(self, epoch: int, positions: Rows) -> Iterator[tuple[Parts, Rows | None]]:
         """Yield parts and order (see :class:`Request`) for each row of ``positions``, shape (batches, batch_size)."""
 
     def shares(self, epoch: int, position: int = 0) -> Shares:
@@ -202,7 +203,7 @@ class SinglePlan(SamplePlan):
         """See :meth:`EpochPlan.shard_at`."""
         return self.component.shard_at(epoch, position)
 
-    def parts(self, epoch: int, positions: Rows) -> Iterator[tuple[tuple[tuple[int, Rows], ...], Rows | None]]:
+    def parts(self, epoch: int, positions: Rows) -> Iterator[tuple[Parts, Rows | None]]:
         """See :meth:`SamplePlan.parts`."""
         rows = self.component.rows(epoch, positions.reshape(-1)).reshape(positions.shape)
         for batch in rows:

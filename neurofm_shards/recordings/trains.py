@@ -23,6 +23,7 @@ from neurofm_shards.types import Problem
 #: A step back by more than this share of a unit's range looks like a new start at zero.
 _RESTART = 0.5
 _RESTART_SHARE = 0.01
+_FEWEST_RESTARTS = 3
 _MIN_EVENTS = 10
 
 
@@ -81,7 +82,7 @@ def load_trains(stream: EventStream, session_id: str, timeline: Timeline, *, sus
     if missing:
         times, owner = times[known], owner[known]
     unsorted = _unsorted(times, owner)
-    problems = _suspicions(stream, times, owner, suspicious)
+    problems = _suspicions(stream, times, owner, unsorted, suspicious)
     ticks, owners, outside = _sorted_inside(times, owner, timeline)
     facts = {"total": len(known), "not_a_number": missing, "unsorted_steps": unsorted, "outside": outside}
     problems += _reports(stream.path, facts)
@@ -194,11 +195,12 @@ def _unsorted(times: Floats, owner: Ints) -> int:
     return int(((times[1:] < times[:-1]) & (owner[1:] == owner[:-1])).sum())
 
 
-def _suspicions(stream: EventStream, times: Floats, owner: Ints, suspicious: str) -> list[Problem]:
+def _suspicions(stream: EventStream, times: Floats, owner: Ints, unsorted: int, suspicious: str) -> list[Problem]:
     found = []
-    if (times == np.rint(times)).all() and len(np.unique(times[:1000])) >= _MIN_EVENTS:
+    head = times[:1000]
+    if len(np.unique(head)) >= _MIN_EVENTS and (head == np.rint(head)).all() and (times == np.rint(times)).all():
         found.append("all times are whole numbers: they look like sample numbers, not seconds")
-    if _restarts(times, owner):
+    if unsorted >= _FEWEST_RESTARTS and _restarts(times, owner):
         found.append("times go back to the start again and again: they look as if they restarted in every trial")
     if found and suspicious == "error":
         raise SourceError(
@@ -214,7 +216,7 @@ def _restarts(times: Floats, owner: Ints) -> bool:
     same = owner[1:] == owner[:-1]
     back = (times[:-1] - times[1:])[same]
     jumps = int((back > _RESTART * (times.max() - times.min())).sum())
-    return jumps >= 3 and jumps >= _RESTART_SHARE * len(back)
+    return jumps >= _FEWEST_RESTARTS and jumps >= _RESTART_SHARE * len(back)
 
 
 def _sorted_inside(times: Floats, owner: Ints, timeline: Timeline) -> tuple[Ints, npt.NDArray[np.int32], int]:

@@ -92,8 +92,7 @@ def mix(
     chosen = [None] * len(collections) if subsets is None else list(subsets)
     if len(chosen) != len(collections):
         raise ConfigError(f"{len(collections)} data sets and {len(chosen)} subsets: give one per data set")
-    opened = [ShardCollection.open(each) if isinstance(each, (str, os.PathLike)) else each for each in collections]
-    pairs = enumerate(zip(opened, chosen, strict=True))
+    pairs = enumerate(zip(map(_opened, collections), chosen, strict=True))
     sources = [Source(each, i, rows, f"data set {i}") for i, (each, rows) in pairs]
     return mixed(sources, weights, temperature, stop)
 
@@ -108,7 +107,12 @@ def mix_groups(
     subset: Rows | None = None,
 ) -> Mix:
     """Mix the sessions (or other groups) of one data set; arguments as in :func:`mix`, one weight per group."""
-    return mixed(grouped(collection, by, subset), weights, temperature, stop)
+    return mixed(grouped(_opened(collection), by, subset), weights, temperature, stop)
+
+
+def _opened(collection: Any) -> Any:
+    """Open a folder; what is open already stays as it is."""
+    return ShardCollection.open(os.fspath(collection)) if isinstance(collection, (str, os.PathLike)) else collection
 
 
 def grouped(collection: Any, by: str | Sequence[str], subset: Rows | None) -> list[Source]:

@@ -35,8 +35,8 @@ for batch in create_webdataset_dataloader("path/to/this/folder", batch_size=32):
     ...
 ```
 
-`dataset_metadata.json` says what is in each shard, where the samples come from and how they were made. The shards are plain
-WebDataset tars: `tar`, `webdataset` and `datasets` read them too.
+`dataset_metadata.json` says what is in each shard, where the samples come from and how they were made. The shards are
+plain WebDataset tars: `tar`, `webdataset` and `datasets` read them too.
 """
 
 

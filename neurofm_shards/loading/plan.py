@@ -94,6 +94,11 @@ class EpochPlan(ABC):
         """Return the number of batches from ``position`` on; the same on every rank."""
         return self.shares(epoch, position).num_batches
 
+    def totals(self, epoch: int) -> tuple[int, int]:
+        """Return the samples that this rank gets in an epoch, and how many of them are padding."""
+        requests = list(self.requests(epoch))
+        return sum(map(len, requests)), sum(request.padding for request in requests)
+
     def finished(self, epoch: int, position: int) -> bool:
         """Say whether no batch is left, so that a run that stands here goes on with the next epoch."""
         return position > 0 and self.num_batches(epoch, position) == 0
@@ -123,6 +128,13 @@ class SamplePlan(EpochPlan):
         if not 0 <= position <= length:
             raise StateError(f"position {position:,} lies outside of epoch {epoch}, which has {length:,} samples")
         return self.division.shares(length - position)
+
+    def totals(self, epoch: int) -> tuple[int, int]:
+        """See :meth:`EpochPlan.totals`; known without walking through the epoch."""
+        shares = self.shares(epoch)
+        first = shares.full_batches * self.division.global_size + self.division.rank * shares.tail
+        padding = min(max(first + shares.tail - self.length(epoch), 0), shares.tail)
+        return shares.full_batches * self.division.batch_size + shares.tail, padding
 
     def requests(self, epoch: int, position: int = 0) -> Iterator[Request]:
         """See :meth:`EpochPlan.requests`."""

@@ -15,8 +15,21 @@ from neurofm_shards.shards.manifest import Manifest
 Stretch = tuple[int, int, int]
 
 
-def plan_append(manifest: Manifest, planned: Sequence[InputPlan], config: ConversionConfig) -> ConversionPlan | None:
+def plan_append(
+    manifest: Manifest, planned: Sequence[InputPlan], config: ConversionConfig, *, alike: bool = True
+) -> ConversionPlan | None:
     """Plan the addition of inputs that a data set does not hold yet.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        The data set.
+    planned : sequence of InputPlan
+        The inputs.
+    config : ConversionConfig
+        How they are converted.
+    alike : bool
+        Whether the new columns must be those of the data set.
 
     Returns
     -------
@@ -28,7 +41,7 @@ def plan_append(manifest: Manifest, planned: Sequence[InputPlan], config: Conver
     if not new:
         return None
     stretches = [(i, 0, item.num_samples) for i, item in enumerate(new)]
-    return _addition(manifest, new, stretches, config)
+    return _addition(manifest, new, stretches, config, alike=alike)
 
 
 def plan_retry(manifest: Manifest, planned: Sequence[InputPlan], config: ConversionConfig) -> ConversionPlan | None:
@@ -45,16 +58,18 @@ def plan_retry(manifest: Manifest, planned: Sequence[InputPlan], config: Convers
         if item.plan is not None:
             rows = [(0, item.num_samples)] if entry["rows"] is None else entry["rows"]
             stretches += [(i, start, stop) for start, stop in rows]
-    return _addition(manifest, chosen, stretches, config) if stretches else None
+    return _addition(manifest, chosen, stretches, config, alike=True) if stretches else None
 
 
 def _addition(
-    manifest: Manifest, inputs: list[InputPlan], stretches: list[Stretch], config: ConversionConfig
+    manifest: Manifest, inputs: list[InputPlan], stretches: list[Stretch], config: ConversionConfig, *, alike: bool
 ) -> ConversionPlan:
     giving = [item for item in inputs if item.num_samples]
     present = {source["session_id"]: source["files"][0] for source in manifest.sources if "session_id" in source}
     check_sessions([item for item in giving if not item.again], present)
-    known = [] if config.transforms else [("the data set", tuple(column.spec for column in manifest.columns))]
+    known = (
+        [] if config.transforms or not alike else [("the data set", tuple(column.spec for column in manifest.columns))]
+    )
     columns = merge_columns([*known, *((item.name, item.columns) for item in giving)])
     rows = {name: entry.rows for name, entry in manifest.tables.items()}
     bases, tables = join_tables([replace(item, plan=None) if item.again else item for item in inputs], rows)

@@ -15,7 +15,6 @@ from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.identity import check_same, config_differences, identity, with_earlier_failures
 from neurofm_shards.convert.inputs import find_inputs
 from neurofm_shards.convert.journal import JournalContent, JournalHeader, remove_journal
-from neurofm_shards.convert.lock import OutputLock
 from neurofm_shards.convert.output import Output
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan, combine, plan_conversion, plan_inputs
 from neurofm_shards.convert.pool import make_executor
@@ -25,6 +24,7 @@ from neurofm_shards.convert.tables import write_tables
 from neurofm_shards.errors import ConfigError, NothingToConvertError
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.shards.card import write_card
+from neurofm_shards.shards.lock import OutputLock
 from neurofm_shards.shards.manifest import Manifest, manifest_bytes, write_manifest
 from neurofm_shards.shards.summary import summary
 

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from neurofm_shards.convert.lock import OutputLock
 from neurofm_shards.convert.output import Output
 from neurofm_shards.convert.rewriting import Rewriter, writer_settings
 from neurofm_shards.convert.statistics import manifest_statistics, sessions_from_manifest
@@ -22,6 +21,7 @@ from neurofm_shards.shards.card import CARD_NAME, is_our_card, write_card
 from neurofm_shards.shards.collection import ShardCollection
 from neurofm_shards.shards.files import write_atomically
 from neurofm_shards.shards.index import load_index
+from neurofm_shards.shards.lock import OutputLock
 from neurofm_shards.shards.manifest import Manifest, ShardEntry, write_manifest
 from neurofm_shards.shards.manifest_merge import merge_columns
 from neurofm_shards.shards.shard_record import column_entries

@@ -16,8 +16,8 @@ import orjson
 import xxhash
 
 from neurofm_shards.shards.files import sync_folder
+from neurofm_shards.shards.unfinished import JOURNAL_NAME
 
-JOURNAL_NAME = "journal"
 _DIGEST_BYTES = 16
 
 

@@ -15,7 +15,6 @@ import orjson
 
 from neurofm_shards.convert.columns import merge_columns
 from neurofm_shards.convert.drop import finished_manifest
-from neurofm_shards.convert.lock import OutputLock
 from neurofm_shards.convert.output import Output
 from neurofm_shards.convert.rewriting import Rewriter, writer_settings
 from neurofm_shards.convert.statistics import SessionStats, add, manifest_statistics, sessions_from_manifest
@@ -24,6 +23,7 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards.shards.card import write_card
 from neurofm_shards.shards.collection import ShardCollection
 from neurofm_shards.shards.files import write_atomically
+from neurofm_shards.shards.lock import OutputLock
 from neurofm_shards.shards.manifest import Manifest, TableEntry, write_manifest
 from neurofm_shards.shards.manifest_merge import merge_columns as merge_column_entries
 from neurofm_shards.shards.sample_keys import automatic_number

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from typing_extensions import Self
 
+from neurofm_shards.convert.addition import plan_append
 from neurofm_shards.convert.api import commit
 from neurofm_shards.convert.checks import check_config
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.identity import identity
 from neurofm_shards.convert.inputs import find_inputs
-from neurofm_shards.convert.journal import JournalHeader
-from neurofm_shards.convert.lock import OutputLock
+from neurofm_shards.convert.journal import JournalHeader, remove_journal
 from neurofm_shards.convert.output import Output
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan, combine, plan_inputs
 from neurofm_shards.convert.pool import make_executor
@@ -25,11 +27,17 @@ from neurofm_shards.convert.progress import Observer
 from neurofm_shards.convert.running import ShardRun
 from neurofm_shards.errors import ConfigError, NothingToConvertError
 from neurofm_shards.plugins.registry import registry
+from neurofm_shards.shards.lock import OutputLock
+from neurofm_shards.shards.manifest import Manifest
+from neurofm_shards.shards.sidecars import sidecar_paths
 from neurofm_shards.shards.summary import summary
 
 
 class NWBToWebDatasetConverter:
-    """Turns NWB files into one data set; a context manager.
+    """Turns NWB files into one data set, or adds them to one; a context manager.
+
+    Like the other Python writers it adds to a data set that is in the folder already, with a warning; files that it
+    holds are recognised by their content and left out. ``overwrite=True`` replaces it.
 
     Samples are numbered in the order of the calls, and a shard is written as soon as it is full, so the result is the
     same as that of one call, or of ``neurofm-shards convert``, with all files.
@@ -118,6 +126,7 @@ class NWBToWebDatasetConverter:
         self._workers = max(workers, 1)
         self._planned: list[InputPlan] = []
         self._stack = ExitStack()
+        self._base: Manifest | None = None
         self._run: ShardRun | None = None
         self._summary: dict[str, Any] | None = None
 
@@ -139,13 +148,11 @@ class NWBToWebDatasetConverter:
         named = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         inputs = find_inputs(named, "nwb", self.config.source)
         new = plan_inputs(inputs, self.config, self._pool, workers=self._workers, observer=Observer())
-        if any(item.plan is not None for item in new):
-            plan = combine([*self._planned, *new], self.config)
+        plan = self._plan([*self._planned, *new])
+        self._planned += new
+        if plan is not None:
             full = plan.total_samples // self.config.shard_size
-            self._planned += new
-            self._run.run((task for task in plan.tasks() if task.shard_idx < full), plan.columns)
-        else:
-            self._planned += new
+            self._run.run(islice(plan.tasks(), full), plan.columns)
         return sum(item.plan.num_samples for item in new if item.plan is not None)
 
     def finalize(self) -> dict[str, Any]:
@@ -170,7 +177,7 @@ class NWBToWebDatasetConverter:
             self.finalize()
         elif self._run is not None and self._summary is None:
             self._run.close()
-            self._output.delete()
+            self._discard(self._run)
             self._stack.close()
 
     def _start(self) -> ShardRun:
@@ -179,10 +186,20 @@ class NWBToWebDatasetConverter:
             self._output.clean()
             if self._overwrite and self._output.is_ours():
                 self._output.delete()
-            self._output.check_free()
+            self._base = self._output.manifest()
+            if self._base is None:
+                self._output.check_free()
+            else:
+                warnings.warn(
+                    f"{self._output.folder} already holds a data set of {self._base.total_samples:,} samples: new "
+                    "files are added to it (overwrite=True would replace it)",
+                    UserWarning,
+                    stacklevel=3,
+                )
             self._pool = self._stack.enter_context(make_executor(None, self._workers))
             plan = ConversionPlan(self.config, (), (), ())
-            header = JournalHeader("convert", identity(plan), 0, self.config.durable)
+            kind = "convert" if self._base is None else "append"
+            header = JournalHeader(kind, identity(plan), 0, self.config.durable)
             return ShardRun(self._output, self.config, header, None, self._pool, self._workers, Observer())
         except BaseException:
             self._stack.close()
@@ -191,11 +208,38 @@ class NWBToWebDatasetConverter:
     def _finish(self) -> dict[str, Any]:
         if self._run is None:
             raise NothingToConvertError("no NWB file was given: call convert_nwb_file first")
-        plan = combine(self._planned, self.config)
         with self._stack:
-            self._run.run(plan.tasks(), plan.columns)
+            plan = self._plan(self._planned)
+            if plan is not None:
+                self._run.run(plan.tasks(), plan.columns)
             self._run.close()
-            manifest = commit(self._output, plan, self._run.lines, None)
+            manifest = self._commit(plan, self._run)
         result = summary(self._output.folder, manifest)
         registry().notify("neurofm_conversion_finished", summary=result)
         return result
+
+    def _plan(self, planned: list[InputPlan]) -> ConversionPlan | None:
+        """Plan all files so far; None when there is nothing to do."""
+        if self._base is not None:
+            return plan_append(self._base, planned, self.config, alike=False)
+        return combine(planned, self.config) if any(item.plan is not None for item in planned) else None
+
+    def _commit(self, plan: ConversionPlan | None, run: ShardRun) -> Manifest:
+        if plan is not None:
+            return commit(self._output, plan, run.lines, self._base)
+        if self._base is None:
+            return commit(self._output, combine(self._planned, self.config), run.lines, None)
+        remove_journal(self._output.sidecars)
+        return self._base
+
+    def _discard(self, run: ShardRun) -> None:
+        """Take back what was written: all of it, or what was added to a data set."""
+        if self._base is None:
+            self._output.delete()
+            return
+        for line in run.lines.values():
+            if line["shard"] is not None:
+                shard = self._output.folder / line["shard"]["shard_name"]
+                for path in (shard, *sidecar_paths(shard)):
+                    path.unlink(missing_ok=True)
+        remove_journal(self._output.sidecars)

@@ -11,20 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurofm_shards.convert.journal import JOURNAL_NAME, JournalContent, JournalHeader, boot_id, read_journal
-from neurofm_shards.convert.lock import LOCK_NAME
+from neurofm_shards.convert.journal import JournalContent, JournalHeader, boot_id, read_journal
 from neurofm_shards.errors import FormatError, OutputExistsError
 from neurofm_shards.shards.card import CARD_NAME, is_our_card
 from neurofm_shards.shards.files import sync_folder, write_atomically
 from neurofm_shards.shards.index import build_index, index_path, read_index, shard_fingerprint
+from neurofm_shards.shards.lock import LOCK_NAME
 from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest, read_manifest
 from neurofm_shards.shards.sidecars import sidecar_paths
-from neurofm_shards.shards.target import UNFINISHED_NAME
+from neurofm_shards.shards.unfinished import COMMITTED_PREFIX, DOOMED_NAME, JOURNAL_NAME, UNFINISHED_NAME
 
 _STAGING = "staging-"
-_COMMITTED = "commit-"
 _REMOVED = "removed.json"
-_DOOMED = "doomed"
 
 
 @dataclass(frozen=True)
@@ -88,14 +86,14 @@ class Output:
         """Remove what dead runs left: half-written files, and a deletion that was interrupted."""
         if not self.sidecars.is_dir():
             return
-        for path in sorted(self.sidecars.glob(f"{_COMMITTED}*")):
+        for path in sorted(self.sidecars.glob(f"{COMMITTED_PREFIX}*")):
             self._apply(path)
         for path in self.sidecars.glob(f"{_STAGING}*"):
             shutil.rmtree(path)
         for folder in (self.folder, self.sidecars, self.sidecars / "tables"):
             for path in folder.glob(".*.partial"):
                 path.unlink()
-        if (self.sidecars / _DOOMED).exists():
+        if (self.sidecars / DOOMED_NAME).exists():
             self._finish_deleting()
 
     def delete(self) -> None:
@@ -107,7 +105,7 @@ class Output:
             return
         names = sorted(self._our_names())
         self.sidecars.mkdir(exist_ok=True)
-        write_atomically(self.sidecars / _DOOMED, [json.dumps(names).encode()], durable=True)
+        write_atomically(self.sidecars / DOOMED_NAME, [json.dumps(names).encode()], durable=True)
         self._finish_deleting()
 
     def new_staging(self) -> Path:
@@ -147,7 +145,7 @@ class Output:
             Whether the files are synced, and the renames are to be.
         """
         write_atomically(staged / _REMOVED, [json.dumps(list(removed)).encode()], durable=durable)
-        committed = staged.with_name(_COMMITTED + staged.name.removeprefix(_STAGING))
+        committed = staged.with_name(COMMITTED_PREFIX + staged.name.removeprefix(_STAGING))
         os.replace(staged, committed)  # noqa: PTH105  (the same call)
         if durable:
             sync_folder(self.sidecars)
@@ -215,24 +213,24 @@ class Output:
             yield CARD_NAME
 
     def _finish_deleting(self) -> None:
-        names = json.loads((self.sidecars / _DOOMED).read_bytes())
+        names = json.loads((self.sidecars / DOOMED_NAME).read_bytes())
         (self.folder / MANIFEST_NAME).unlink(missing_ok=True)  # first: what is not in a manifest does not exist
         for name in names:
             (self.folder / os.path.basename(name)).unlink(missing_ok=True)  # noqa: PTH119  (never leaves the folder)
         for path in self.sidecars.iterdir():
-            if path.name in (LOCK_NAME, _DOOMED):
+            if path.name in (LOCK_NAME, DOOMED_NAME):
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
         sync_folder(self.folder)
-        (self.sidecars / _DOOMED).unlink()
+        (self.sidecars / DOOMED_NAME).unlink()
 
     def _others(self) -> list[str]:
         if not self.folder.is_dir():
             return []
-        ours = {LOCK_NAME, JOURNAL_NAME, _DOOMED}
+        ours = {LOCK_NAME, JOURNAL_NAME, DOOMED_NAME}
         inside = [path.name for path in self.sidecars.iterdir()] if self.sidecars.is_dir() else []
         hidden = [f"{SIDECAR_DIR}/{name}" for name in inside if name not in ours and not name.startswith(_STAGING)]
         return sorted(path.name for path in self.folder.iterdir() if path.name != SIDECAR_DIR) + hidden

@@ -22,12 +22,19 @@ REFERENCE = Path(
 )
 
 
+BARE_LOOP = "    # Automatically checkpoints every 1000 samples"
+
+
 def snippets(language: str) -> list[str]:
     """The reference's blocks, with the package's name in place of the one it was written for."""
     if not REFERENCE.is_file():
         return []
     found = [block.code for block in fences(REFERENCE) if block.language == language]
-    return [code.replace("neuros_neurofm.datasets", "neurofm_shards") for code in found]
+    # One loop there has nothing but comments in it, which Python takes for no body at all.
+    return [
+        code.replace("neuros_neurofm.datasets", "neurofm_shards").replace(BARE_LOOP, f"{BARE_LOOP}\n    pass")
+        for code in found
+    ]
 
 
 #: What the snippets take for granted: names that are imported or made elsewhere, and float32 data to train on.

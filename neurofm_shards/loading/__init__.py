@@ -1,0 +1,1 @@
+"""From shards to batches: orders, plans, loaders and their workers."""

@@ -58,7 +58,7 @@ def test_an_exception_leaves_the_data_set_as_it_was(sessions):
     out = sessions / "shards"
     create_shards_from_arrays(out, {"x": np.ones((20, 5))}, shard_size=8)
     before = files_of(out)
-    with pytest.raises(SourceError, match=r"broken\.nwb"), NWBToWebDatasetConverter(out, shard_size=5) as converter:
+    with pytest.raises(SourceError, match=r"broken\.nwb"), NWBToWebDatasetConverter(out, shard_size=5) as converter:  # noqa: PT012
         with pytest.warns(UserWarning, match="already holds"):
             converter.convert_nwb_file(sessions / "day1.nwb")
         converter.convert_nwb_file(sessions / "broken.nwb")

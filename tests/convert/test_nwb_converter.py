@@ -128,8 +128,10 @@ def test_misuse_is_explained(files, tmp_path):
     converter.finalize()
     with pytest.raises(ConfigError, match="finished"):
         converter.convert_nwb_file(files[1])
-    with pytest.raises(OutputExistsError, match="already holds a data set"):
-        NWBToWebDatasetConverter(tmp_path / "out").convert_nwb_file(files[0])
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"thesis\.txt"):
+        NWBToWebDatasetConverter(tmp_path / "taken").convert_nwb_file(files[0])
     with NWBToWebDatasetConverter(tmp_path / "out", overwrite=True) as again:
         again.convert_nwb_file(files[1])
 

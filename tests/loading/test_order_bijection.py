@@ -12,10 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from neurofm_shards.loading.bijection import TABLE_SIZE, Permutation, combine, derive_key, permute, unpermute
+from neurofm_shards.loading.bijection import (
+    ROUNDS,
+    SMALL_ROUNDS,
+    SMALL_SIZE,
+    TABLE_SIZE,
+    Permutation,
+    combine,
+    derive_key,
+    permute,
+    unpermute,
+)
 
 
-def feistel(size, key, rounds=8):
+def feistel(size, key, rounds=ROUNDS):
     """All images under the network, whatever the size (small permutations are otherwise drawn as tables)."""
     points = np.arange(size, dtype=np.uint64)
     return permute(points, size, np.array([key], dtype=np.uint64), rounds).astype(np.int64)
@@ -25,7 +35,7 @@ def feistel(size, key, rounds=8):
 def test_every_image_occurs_once_and_the_inverse_leads_back(size, key):
     images = feistel(size, key)
     assert np.array_equal(np.sort(images), np.arange(size))
-    back = unpermute(images.astype(np.uint64), size, np.array([key], dtype=np.uint64))
+    back = unpermute(images.astype(np.uint64), size, np.array([key], dtype=np.uint64), ROUNDS)
     assert np.array_equal(back, np.arange(size))
 
 
@@ -68,7 +78,7 @@ def test_all_permutations_of_few_elements_are_equally_likely(size, kind):
         found = [tuple(Permutation(size, int(key))(np.arange(size)).tolist()) for key in keys[: draws // 4]]
     else:
         points = np.tile(np.arange(size, dtype=np.uint64), draws)
-        images = permute(points, np.full(len(points), size, dtype=np.uint64), np.repeat(keys, size), 24)
+        images = permute(points, np.full(len(points), size, dtype=np.uint64), np.repeat(keys, size), SMALL_ROUNDS)
         found = [tuple(row) for row in images.reshape(draws, size).tolist()]
     counts = Counter(found)
     assert set(counts) == set(permutations(range(size)))
@@ -81,7 +91,10 @@ def test_each_element_goes_everywhere_equally_often(size):
     keys = combine(99, np.arange(draws, dtype=np.uint64))
     for point in {0, 1, size // 2, size - 1}:
         images = permute(
-            np.full(draws, point, dtype=np.uint64), np.full(draws, size, dtype=np.uint64), keys, 24 if size <= 64 else 8
+            np.full(draws, point, dtype=np.uint64),
+            np.full(draws, size, dtype=np.uint64),
+            keys,
+            SMALL_ROUNDS if size <= SMALL_SIZE else ROUNDS,
         )
         bins = min(size, 60)
         counts = np.bincount((images * np.uint64(bins) // np.uint64(size)).astype(int), minlength=bins)
@@ -93,7 +106,7 @@ def test_each_element_goes_everywhere_equally_often(size):
 def test_odd_permutations_occur_as_often_as_even_ones(size):
     odd = 0
     for key in range(600):
-        images = feistel(size, derive_key("parity", key), 24)
+        images = feistel(size, derive_key("parity", key), SMALL_ROUNDS)
         odd += int(np.triu(images[:, None] > images[None]).sum()) % 2
     assert 240 < odd < 360
 

@@ -27,7 +27,7 @@ def steps(of_ranks, epoch=0, position=0):
     """The requests of all ranks, step by step; every rank must have equally many."""
     lists = [list(plan.requests(epoch, position)) for plan in of_ranks]
     assert len({len(each) for each in lists}) == 1
-    assert len(lists[0]) == of_ranks[0].num_batches(epoch, position)
+    assert {plan.num_batches(epoch, position) for plan in of_ranks} == {len(lists[0])}
     return list(zip(*lists, strict=True))
 
 

@@ -16,6 +16,7 @@ from neurofm_shards.recordings.options import WindowOptions
 
 if TYPE_CHECKING:
     from neurofm_shards.convert.api import Mode
+    from neurofm_shards.shards.report import Report
 
 _INPUT_FLAGS = ("-i", "--input")
 _OWN_FIELDS = ("source", "windows", "transforms")
@@ -101,13 +102,19 @@ def _convert(
     except KeyboardInterrupt:
         sys.stderr.write(f"finished shards are kept: run the same command with --resume to go on in {output}\n")
         raise
-    print_summary(result, as_json=args.json)
-    code = 1 if result["failures"] else 0
-    if args.validate:
-        from neurofm_shards.cli.validate import validate_folder  # noqa: PLC0415
+    report = _validated(output, workers) if args.validate else None
+    print_summary(result if report is None else {**result, "validation": report.to_json()}, as_json=args.json)
+    if report is not None and not args.json:
+        from neurofm_shards.cli.validate import print_validation  # noqa: PLC0415  (after --help)
 
-        code = max(code, validate_folder(output, workers=workers))
-    return code
+        print_validation(report)
+    return 1 if result["failures"] or not (report is None or report.ok) else 0
+
+
+def _validated(output: str, workers: int) -> Report:
+    from neurofm_shards.cli.validate import check_folder  # noqa: PLC0415  (after --help)
+
+    return check_folder(output, workers=workers)
 
 
 def _dry_run(

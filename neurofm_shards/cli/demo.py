@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING
 
 from neurofm_shards.cli.output import note_console, print_json, result_console
-from neurofm_shards.demo import DecoderResult
+
+if TYPE_CHECKING:
+    from neurofm_shards.demo import DecoderResult
 
 
 def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:  # noqa: ARG001
@@ -62,6 +63,8 @@ def _summarise(shards: Path) -> None:
 
 
 def _train(shards: Path, steps: int, seed: int) -> DecoderResult:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
     from neurofm_shards.demo import decode  # noqa: PLC0415
 
     columns = TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-from rich.progress import track
 
 from neurofm_shards.cli.output import note_console, print_json, result_console
 from neurofm_shards.errors import InputNotFoundError, NoShardsError
@@ -23,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from rich.progress import track  # noqa: PLC0415  (after --help)
+
     from neurofm_shards.shards.index import load_index  # noqa: PLC0415  (after --help)
 
     if not args.folder.is_dir():
@@ -32,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
         raise NoShardsError(f"No shards found in {args.folder} matching {args.pattern}")
     with ThreadPoolExecutor(max(args.workers, 1)) as pool:
         found = pool.map(load_index, paths)
-        indexes = list(track(found, "indexing", len(paths), console=note_console(), transient=True))
+        hidden = not sys.stderr.isatty()
+        indexes = list(track(found, "indexing", len(paths), console=note_console(), transient=True, disable=hidden))
     samples = sum(index.num_samples for index in indexes)
     if args.json:
         print_json({index.shard_name: index.num_samples for index in indexes})

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from neurofm_shards._version import __version__
 from neurofm_shards.errors import NeurofmShardsError
@@ -33,6 +34,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 INTERRUPTED = 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage of ``convert`` alone fills a screen."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see '{self.prog} --help'\n")
+
+
 def run(argv: Sequence[str], program: str = "neurofm-shards") -> int:
     """Run one command line and return its exit code: 0 fine, 1 findings, 2 usage, 3 plugins, 130 interrupted."""
     debug = "--debug" in argv
@@ -54,7 +62,7 @@ def run(argv: Sequence[str], program: str = "neurofm-shards") -> int:
 
 def _dispatch(argv: list[str], program: str) -> int:
     command = next((word for word in argv if word in COMMANDS), None)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="neurofm-shards",
         description="Neuroscience recordings become WebDataset shards; shards become PyTorch batches.",
         epilog="Run 'neurofm-shards COMMAND --help' for the options of a command.",
@@ -63,15 +71,18 @@ def _dispatch(argv: list[str], program: str) -> int:
     _add_global_options(parser, default=None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     module: ModuleType | None = None
+    chosen: argparse.ArgumentParser = parser
     for name, (home, summary) in COMMANDS.items():
         prog = program if program != "neurofm-shards" else f"neurofm-shards {name}"
         sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", prog=prog)
         _add_global_options(sub, default=argparse.SUPPRESS)
         if name == command:
             _apply_plugin_options(argv)
-            module = importlib.import_module(home)
+            module, chosen = importlib.import_module(home), sub
             module.add_arguments(sub, argv)
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        chosen.error(f"unrecognized arguments: {' '.join(unknown)}")
     if module is None:
         parser.print_help()
         return 2

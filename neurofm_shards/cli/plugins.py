@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
-
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from neurofm_shards.cli.output import note_console, print_json, result_console
 from neurofm_shards.errors import ConfigError, MissingPluginError, PluginError
-from neurofm_shards.plugins.registry import Registered, registry
+
+if TYPE_CHECKING:
+    from neurofm_shards.plugins.registry import Registered
 
 
 def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:  # noqa: ARG001
@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
+    from neurofm_shards.plugins.registry import registry  # noqa: PLC0415  (after --help)
+
     known = [item for kind in registry().kinds() for item in kind.entries()]
     broken = [plugin for plugin in registry().plugins if plugin.error]
     if args.json:
@@ -52,6 +54,8 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _print_table(known: Sequence[Registered[Any]]) -> None:
+    from rich.table import Table  # noqa: PLC0415  (after --help)
+
     table = Table(title="Plugins", title_justify="left")
     for column in ("kind", "name", "summary", "distribution", "version"):
         table.add_column(column, overflow="fold")
@@ -72,6 +76,8 @@ def _row(item: Registered[Any]) -> dict[str, str]:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from neurofm_shards.plugins.registry import registry  # noqa: PLC0415  (after --help)
+
     found = [item for kind in registry().kinds() for item in kind.entries() if args.name in _names(item)]
     if not found:
         raise MissingPluginError(
@@ -102,6 +108,8 @@ def _describe(item: Registered[Any]) -> dict[str, Any]:
 
 
 def _print_options(schema: dict[str, Any] | None) -> None:
+    from rich.table import Table  # noqa: PLC0415  (after --help)
+
     properties = {k: v for k, v in (schema or {}).get("properties", {}).items() if k != "kind"}
     if not properties:
         result_console().print("no options")

@@ -8,7 +8,6 @@ from typing import Any
 
 from neurofm_shards.cli.output import note_console, print_json
 from neurofm_shards.errors import PluginError
-from neurofm_shards.plugins.registry import registry
 
 
 def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:  # noqa: ARG001
@@ -23,6 +22,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _of_plugin(name: str) -> dict[str, Any]:
+    from neurofm_shards.plugins.registry import registry  # noqa: PLC0415  (after --help)
+
     short = name.rpartition("/")[2]
     kind = next((kind for kind in registry().kinds() if short in kind.names()), registry().transforms)
     model = kind.get(name).config_model()
@@ -31,6 +32,7 @@ def _of_plugin(name: str) -> dict[str, Any]:
 
 def _of_jobs() -> dict[str, Any]:
     from neurofm_shards.convert.config import ConversionConfig  # noqa: PLC0415  (after --help)
+    from neurofm_shards.plugins.registry import registry  # noqa: PLC0415
 
     schema = ConversionConfig.model_json_schema()
     schema["plugins"] = {}

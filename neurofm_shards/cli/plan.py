@@ -1,0 +1,69 @@
+"""``neurofm-shards plan``: what each rank and worker will get."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.table import Table
+
+from neurofm_shards.cli.output import print_json, result_console
+
+
+def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:  # noqa: ARG001
+    """Add the command's arguments."""
+    parser.add_argument("folder", help="the data set")
+    parser.add_argument("--world-size", type=int, default=1, help="number of ranks (default: 1)")
+    parser.add_argument("--batch-size", type=int, default=32, help="samples per batch and rank (default: 32)")
+    parser.add_argument("-w", "--workers", type=int, default=0, help="workers of each rank (default: 0)")
+    parser.add_argument("--shuffle", choices=("none", "local", "global"), default="local", help="order of samples")
+    parser.add_argument("--buffer-size", type=int, default=1000, help="samples shuffled together (default: 1000)")
+    parser.add_argument(
+        "--even", choices=("pad", "drop", "error"), default="pad", help="how ranks share the last batch"
+    )
+    parser.add_argument("--drop-last", action="store_true", help="leave out a last batch that is not full")
+    parser.add_argument("--where", help="samples to use, e.g. 'subject_id == \"M1\"'")
+    parser.add_argument("--split", help="named split to use")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from neurofm_shards.loading.plan import SinglePlan  # noqa: PLC0415  (after --help)
+    from neurofm_shards.loading.quality import plan_report  # noqa: PLC0415
+    from neurofm_shards.loading.subsets import select  # noqa: PLC0415
+    from neurofm_shards.shards.collection import ShardCollection  # noqa: PLC0415
+
+    mode: bool | str = {"none": False, "local": True, "global": "global"}[args.shuffle]
+    with ShardCollection.open(args.folder) as collection:
+        subset = select(collection, where=args.where, keys=None, split=args.split)
+        plans = [
+            SinglePlan(
+                collection,
+                mode,
+                batch_size=args.batch_size,
+                buffer_size=args.buffer_size,
+                rank=rank,
+                world_size=args.world_size,
+                even=args.even,
+                drop_last=args.drop_last,
+                subset=subset,
+            )
+            for rank in range(args.world_size)
+        ]
+        report = plan_report(plans, args.batch_size, args.workers)
+    if args.json:
+        print_json(asdict(report))
+        return 0
+    console = result_console()
+    console.print(
+        f"{report.num_samples:,} samples in global batches of {report.global_batch:,} "
+        f"({report.world_size} ranks of {report.batch_size}): {report.padded:,} repeated, {report.dropped:,} left out"
+    )
+    table = Table("rank", "batches", "samples", "of them repeated", "batches per worker")
+    for share in report.ranks:
+        workers = ", ".join(map(str, share.worker_batches))
+        table.add_row(str(share.rank), f"{share.batches:,}", f"{share.samples:,}", f"{share.padding:,}", workers)
+    console.print(table)
+    return 0

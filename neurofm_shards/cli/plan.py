@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     from neurofm_shards.loading.subsets import select  # noqa: PLC0415
     from neurofm_shards.shards.collection import ShardCollection  # noqa: PLC0415
 
-    mode: bool | str = {"none": False, "local": True, "global": "global"}[args.shuffle]
+    modes: dict[str, bool | str] = {"none": False, "local": True, "global": "global"}
+    mode = modes[args.shuffle]
     with ShardCollection.open(args.folder) as collection:
         subset = select(collection, where=args.where, keys=None, split=args.split)
         plans = [

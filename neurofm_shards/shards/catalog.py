@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from neurofm_shards.errors import FormatError, InputNotFoundError, NoShardsError
 from neurofm_shards.shards.index import load_index
-from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, read_manifest
+from neurofm_shards.shards.manifest import MANIFEST_NAME, read_manifest
 from neurofm_shards.shards.names import METADATA_FIELD
+from neurofm_shards.shards.unfinished import why_unfinished
 from neurofm_shards.types import ColumnSpec
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 
 DEFAULT_PATTERN = "shard_*.tar*"
-#: Marks a folder that a Python writer is writing to, or was when it was killed.
-UNFINISHED_NAME = "unfinished"
 #: Endings of files that are still being written, or that lie beside shards.
 _NOT_SHARDS = (".tmp", ".part", ".partial", ".incomplete", ".lock", ".idx", ".index", ".json", "~")
 
@@ -111,16 +110,9 @@ def read_catalog(shard_dir: Path | str, pattern: str | None = None, num_shards: 
     manifest = read_manifest(path)
     if manifest is not None:
         return _from_manifest(path, manifest, pattern, num_shards)
-    if (path / SIDECAR_DIR / "journal").exists():
-        raise FormatError(
-            f"{path} is an unfinished conversion: it has a journal but no {MANIFEST_NAME}. Finish it by running the "
-            "same `neurofm-shards convert` command again with --resume"
-        )
-    if (path / SIDECAR_DIR / UNFINISHED_NAME).exists():
-        raise FormatError(
-            f"{path} is an unfinished data set: the program that wrote it was interrupted before finalize(). Write it "
-            "again with overwrite=True, or keep what is there with `neurofm-shards repair`"
-        )
+    unfinished = why_unfinished(path)
+    if unfinished is not None:
+        raise FormatError(unfinished)
     pattern = pattern or DEFAULT_PATTERN
     found = (entry.name for entry in path.iterdir())
     names = sorted(name for name in found if fnmatch.fnmatchcase(name, pattern) and _is_shard(name))

@@ -8,7 +8,6 @@ import orjson
 
 from neurofm_shards.errors import FormatError, InputNotFoundError
 from neurofm_shards.shards.card import write_card
-from neurofm_shards.shards.catalog import UNFINISHED_NAME
 from neurofm_shards.shards.index import ShardIndex, build_index, save_index
 from neurofm_shards.shards.manifest import (
     MANIFEST_NAME,
@@ -26,6 +25,7 @@ from neurofm_shards.shards.salvage import former_index, salvage
 from neurofm_shards.shards.shard_record import column_entries
 from neurofm_shards.shards.shard_writer import compression_of
 from neurofm_shards.shards.sidecars import sidecar_paths
+from neurofm_shards.shards.unfinished import JOURNAL_NAME, UNFINISHED_NAME
 from neurofm_shards.shards.validate import shard_files
 
 
@@ -81,7 +81,7 @@ def _base(folder: Path, findings: list[Finding]) -> Manifest | None:
     except FormatError as error:
         findings.append(Finding("warning", "", "", str(error), "a new one is made; sources and statistics are lost"))
         return None
-    if manifest is None and (folder / SIDECAR_DIR / "journal").exists():
+    if manifest is None and (folder / SIDECAR_DIR / JOURNAL_NAME).exists():
         raise FormatError(f"{folder} is an unfinished conversion: run the same `neurofm-shards convert` with --resume")
     if manifest is None:
         findings.append(

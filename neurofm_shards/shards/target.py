@@ -10,16 +10,16 @@ from pathlib import Path
 
 from neurofm_shards.errors import ConfigError, FormatError, OutputExistsError
 from neurofm_shards.shards.card import CARD_NAME, is_our_card, write_card
-from neurofm_shards.shards.catalog import UNFINISHED_NAME
 from neurofm_shards.shards.files import remove_stale_partials, write_atomically
 from neurofm_shards.shards.fingerprints import shard_fingerprint
 from neurofm_shards.shards.index import load_index, read_index
+from neurofm_shards.shards.lock import OutputLock
 from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest, read_manifest, write_manifest
 from neurofm_shards.shards.manifest_model import plain_file_name
 from neurofm_shards.shards.sidecars import sidecar_paths
+from neurofm_shards.shards.unfinished import JOURNAL_NAME, UNFINISHED_NAME
 
 DEFAULT_PATTERN = "shard_{shard_idx:06d}.tar"
-_JOURNAL = "journal"
 
 
 class ShardNames:
@@ -83,24 +83,43 @@ class Target:
     def __init__(self, folder: Path, names: ShardNames, *, overwrite: bool) -> None:
         self.folder = folder
         self.names = names
-        if folder.exists() and not folder.is_dir():
-            raise OutputExistsError(f"output {folder} is a file; name a folder")
-        replaced = overwrite and folder.is_dir() and self._delete_ours()
-        self.base = read_manifest(folder) if folder.is_dir() else None
-        if self.base is None and not replaced:
-            self._check_free()
-        elif self.base is not None:
-            warnings.warn(
-                f"{folder} already holds a data set of {self.base.total_samples:,} samples: new samples are added to "
-                "it (overwrite=True would replace it)",
-                UserWarning,
-                stacklevel=3,
-            )
-        self._sidecars.mkdir(parents=True, exist_ok=True)
-        remove_stale_partials(folder)
-        remove_stale_partials(self._sidecars)
-        write_atomically(self._sidecars / UNFINISHED_NAME, [b"a data set is being written here\n"])
+        self._lock = OutputLock(folder)
+        self._lock.acquire()
+        try:
+            self.base = self._begin(overwrite=overwrite)
+        except BaseException:
+            self._lock.release()
+            raise
         self.first_shard = max((shard.shard_idx for shard in self.base.shards), default=-1) + 1 if self.base else 0
+
+    def _begin(self, *, overwrite: bool) -> Manifest | None:
+        """Clean up after dead writers, mark the folder as unfinished, and return the data set that is added to."""
+        remove_stale_partials(self.folder)
+        remove_stale_partials(self._sidecars)
+        if overwrite and self._is_ours():
+            self._mark()  # first, so that a deletion that is interrupted leaves no data set
+            self._delete_ours()
+            return None
+        base = read_manifest(self.folder)
+        if base is None:
+            self._check_free()
+        else:
+            self._remove_left_by_writer(base)
+            _warn_of_addition(self.folder, base)
+        self._mark()
+        return base
+
+    def _mark(self) -> None:
+        write_atomically(self._sidecars / UNFINISHED_NAME, [b"a data set is being written here\n"])
+
+    def _remove_left_by_writer(self, base: Manifest) -> None:
+        """Delete the shards that a killed writer added without coming to list them."""
+        if not (self._sidecars / UNFINISHED_NAME).exists():
+            return
+        listed = {shard.shard_name for shard in base.shards}
+        for path in list(self.names.found(self.folder)):
+            if path.name not in listed and _has_index(path):
+                _delete_shard(path)
 
     @property
     def _sidecars(self) -> Path:
@@ -131,17 +150,17 @@ class Target:
         write_card(self.folder, manifest, durable=durable)
         write_manifest(self.folder, manifest, durable=durable)
         (self._sidecars / UNFINISHED_NAME).unlink(missing_ok=True)
+        self._lock.release()
 
     def discard(self, shard_names: list[str]) -> None:
         """Delete what was written, so that the folder holds what it held before."""
         for name in shard_names:
             _delete_shard(self.folder / name)
         (self._sidecars / UNFINISHED_NAME).unlink(missing_ok=True)
-        if self.base is None and not any(self._sidecars.iterdir()):
-            self._sidecars.rmdir()
+        self._lock.release()
 
     def _check_free(self) -> None:
-        if (self._sidecars / _JOURNAL).exists():
+        if (self._sidecars / JOURNAL_NAME).exists():
             raise OutputExistsError(
                 f"{self.folder} holds an unfinished conversion: go on with `neurofm-shards convert --resume`, or pass "
                 "overwrite=True"
@@ -154,21 +173,21 @@ class Target:
                 "that this program wrote, or name another folder"
             )
 
-    def _delete_ours(self) -> bool:
-        """Delete a data set of ours, finished or not; say whether there was one."""
-        marks = (self.folder / MANIFEST_NAME, self._sidecars / UNFINISHED_NAME, self._sidecars / _JOURNAL)
-        if not any(mark.exists() for mark in marks):
-            return False  # shards that others wrote may have indexes beside them, too
+    def _is_ours(self) -> bool:
+        """Say whether there is a data set of ours, finished or not; indexes alone may lie beside shards of others."""
+        marks = (self.folder / MANIFEST_NAME, self._sidecars / UNFINISHED_NAME, self._sidecars / JOURNAL_NAME)
+        return any(mark.exists() for mark in marks)
+
+    def _delete_ours(self) -> None:
         names = self._listed()
-        for mark in marks:  # the manifest first: what no manifest names does not exist
-            mark.unlink(missing_ok=True)
+        for mark in (self.folder / MANIFEST_NAME, self._sidecars / JOURNAL_NAME):
+            mark.unlink(missing_ok=True)  # the manifest first: what no manifest names does not exist
         for path in [*(self.folder / name for name in sorted(names)), *self.names.found(self.folder)]:
             if path.name in names or _has_index(path):
                 _delete_shard(path)
         if is_our_card(self.folder / CARD_NAME):
             (self.folder / CARD_NAME).unlink()
         shutil.rmtree(self._sidecars / "tables", ignore_errors=True)
-        return True
 
     def _listed(self) -> set[str]:
         try:
@@ -176,6 +195,16 @@ class Target:
         except FormatError:
             return set()  # what a damaged manifest listed is found by its sidecars
         return {shard.shard_name for shard in manifest.shards} if manifest else set()
+
+
+def _warn_of_addition(folder: Path, base: Manifest) -> None:
+    lost = "; its statistics, which do not cover what is added, are left out" if base.statistics else ""
+    warnings.warn(
+        f"{folder} already holds a data set of {base.total_samples:,} samples: new samples are added to it{lost} "
+        "(overwrite=True would replace it)",
+        UserWarning,
+        stacklevel=5,
+    )
 
 
 def _has_index(path: Path) -> bool:

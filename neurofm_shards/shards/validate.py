@@ -12,12 +12,12 @@ import xxhash
 
 from neurofm_shards.errors import FormatError, InputNotFoundError
 from neurofm_shards.plugins.registry import registry
-from neurofm_shards.shards.catalog import UNFINISHED_NAME
 from neurofm_shards.shards.index import ShardIndex
-from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest, ShardEntry, read_manifest
+from neurofm_shards.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 from neurofm_shards.shards.names import METADATA_FIELD
 from neurofm_shards.shards.report import Finding, Report, bounded
 from neurofm_shards.shards.shard_check import ShardCheck
+from neurofm_shards.shards.unfinished import why_unfinished
 
 Progress = Callable[[int, int], None]
 
@@ -86,12 +86,11 @@ def _manifest(folder: Path, findings: list[Finding]) -> Manifest | None:
         findings.append(Finding("error", "", "", str(error), "run `neurofm-shards repair`"))
         return None
     if manifest is None:
-        unfinished = any((folder / SIDECAR_DIR / name).exists() for name in (UNFINISHED_NAME, "journal"))
+        unfinished = why_unfinished(folder)
         severity, what = "info", f"there is no {MANIFEST_NAME}"
         consequence = "the shards are read one by one; `neurofm-shards index` makes opening faster"
-        if unfinished:
-            severity, what = "error", "the data set was never finished"
-            consequence = "samples are missing; run the same conversion again with --resume"
+        if unfinished is not None:
+            severity, what, consequence = "error", "the data set was never finished", unfinished
         findings.append(Finding(severity, "", "", what, consequence))
     return manifest
 

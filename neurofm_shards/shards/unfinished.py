@@ -1,0 +1,45 @@
+"""The marks that writers leave in a folder until its data set is whole, and what each of them means to a reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from neurofm_shards.shards.manifest_model import MANIFEST_NAME, SIDECAR_DIR
+
+#: Names the finished shards of a conversion; removed after the manifest was written.
+JOURNAL_NAME = "journal"
+#: A Python writer is writing here, or was when it was killed.
+UNFINISHED_NAME = "unfinished"
+#: Names what is being deleted.
+DOOMED_NAME = "doomed"
+#: How folders start that hold files to be moved into place as one step.
+COMMITTED_PREFIX = "commit-"
+
+
+def why_unfinished(folder: Path) -> str | None:
+    """Say what was interrupted in a folder that has no manifest, and what to do; None where nothing was.
+
+    Shards may lie in such a folder, but they are no data set.
+    """
+    sidecars = folder / SIDECAR_DIR
+    if (sidecars / JOURNAL_NAME).exists():
+        return (
+            f"{folder} is an unfinished conversion: it has a journal but no {MANIFEST_NAME}. Finish it by running the "
+            "same `neurofm-shards convert` command again with --resume"
+        )
+    if any(sidecars.glob(f"{COMMITTED_PREFIX}*")):
+        return (
+            f"{folder} is an unfinished merge: everything is written, but not yet in its place. `neurofm-shards "
+            "repair` finishes it"
+        )
+    if (sidecars / DOOMED_NAME).exists():
+        return (
+            f"{folder} is an unfinished deletion: what was here was being replaced. Run the command that replaces it "
+            "again with --overwrite"
+        )
+    if (sidecars / UNFINISHED_NAME).exists():
+        return (
+            f"{folder} is an unfinished data set: the program that wrote it was interrupted before finalize(). Write "
+            "it again with overwrite=True, or keep what is there with `neurofm-shards repair`"
+        )
+    return None

@@ -7,6 +7,7 @@ out of the earlier split, and counted.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,6 +19,7 @@ import xxhash
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.loading.subsets import Columns, TableColumns
+from neurofm_shards.shards.collection import ShardCollection
 
 Rows = npt.NDArray[np.int64]
 By = Literal["session", "subject", "trial", "time"]
@@ -66,8 +68,9 @@ def split(
 
     Parameters
     ----------
-    data : ShardCollection, MetadataTable or mapping of str to numpy.ndarray
-        What has the metadata columns ``session_id``, ``subject_id``, ``trial``, ``window_start_s``, ``window_stop_s``
+    data : path-like, ShardCollection, MetadataTable or mapping of str to numpy.ndarray
+        A folder of shards, or what has the metadata columns ``session_id``, ``subject_id``, ``trial``,
+        ``window_start_s``, ``window_stop_s``
         (those that ``by`` needs).
     by : str
         What is kept together: ``"session"``, ``"subject"``, ``"trial"``, or ``"time"``: each session's time is cut into
@@ -109,6 +112,9 @@ def split(
 def _columns(data: Any) -> Columns:
     if isinstance(data, Mapping):
         return {name: np.asarray(values) for name, values in data.items()}
+    if isinstance(data, (str, os.PathLike)):
+        with ShardCollection.open(os.fspath(data)) as collection:
+            return TableColumns(collection.metadata_table())
     return TableColumns(data.metadata_table() if hasattr(data, "metadata_table") else data)
 
 

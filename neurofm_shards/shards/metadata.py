@@ -165,8 +165,19 @@ def _mixed(column: MetadataColumn | None, length: int) -> npt.NDArray[np.object_
         out[said] = np.array(values.tolist(), object)[said]
         return out
     texts = column.texts.texts()
-    known = [orjson.loads(text) for text in texts] if column.kind == "json" else texts
-    return np.array([*known, None], object)[column.array()]
+    known = [_scalar(text) for text in texts] if column.kind == "json" else texts
+    out[:] = [None if code < 0 else known[code] for code in column.array().tolist()]
+    return out
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = []
+    if isinstance(value, (list, dict)):
+        raise FormatError(f"a metadata sidecar is damaged ({text[:40]!r} is no JSON scalar); delete it, it is remade")
+    return value
 
 
 def part_of(metadata: Sequence[Mapping[str, Any]]) -> TablePart:

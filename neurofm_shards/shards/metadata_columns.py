@@ -146,11 +146,15 @@ def load_column(stored: object, length: int, arrays: Arrays) -> tuple[str, Metad
             if kind == "int":
                 return name, MetadataColumn(kind, packed, mask)
             match texts:
-                case [int(count), form] if 0 <= count < 1 << 40 and -1 <= packed.bounds()[0] <= packed.bounds()[
-                    1
-                ] < max(count, 1):
+                # No more texts than samples: a numbered series of 2**40 texts would take a few bytes.
+                case [int(count), form] if 0 <= count <= length and _within(packed, count):
                     return name, MetadataColumn(kind, packed, texts=load_strings(form, count, arrays))
     raise FormatError(f"a column of a metadata sidecar is damaged: {stored!r:.80}")
+
+
+def _within(codes: PackedInts, count: int) -> bool:
+    low, high = codes.bounds()
+    return codes.length == 0 or -1 <= low <= high < count
 
 
 def _array(name: object, kind: str, length: int, arrays: Arrays) -> AnyArray:

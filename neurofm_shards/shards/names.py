@@ -80,12 +80,12 @@ def escape_key(text: str) -> str:
     if not text:
         raise ConfigError("a sample id is empty: give every sample a text or a number, or none at all")
     text = _LOOKS_ESCAPED.sub("_x5f", text)
-    if text.startswith("__"):
-        text = "_x5f" + text[1:]
     try:
         key = "".join(c if _PLAIN.match(c) else "".join(f"_x{b:02x}" for b in c.encode()) for c in text)
     except UnicodeEncodeError as error:
         raise ConfigError(f"sample id {text!r} is not valid Unicode text: {error.reason}") from error
+    if key.startswith("__"):  # readers skip such members; the second may be that of an escape
+        key = "_x5f" + key[1:]
     if len(key) <= KEY_BYTES:
         return key
     return f"{key[: KEY_BYTES - 18]}_h{xxhash.xxh3_64_hexdigest(key.encode())}"

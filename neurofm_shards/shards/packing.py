@@ -18,6 +18,8 @@ Arrays = dict[str, AnyArray]
 
 _NUMBERED = re.compile(r"(.*?)(\d{1,18})", re.DOTALL)
 _LIMIT = 1 << 62
+#: Longest part that the texts of a numbered series share: each of them has it again once they are made.
+_MAX_PREFIX = 4096
 _SMALL = ("|u1", "<u2", "<u4", "<i8")
 
 
@@ -92,13 +94,17 @@ def load_ints(stored: object, length: int, arrays: Arrays) -> PackedInts:
         The stored form is damaged.
     """
     match stored:
-        case [int(start), int(step)] if abs(start) < _LIMIT and abs(start + step * length) < _LIMIT:
+        case [int(start), int(step)] if _whole(start, step) and max(abs(start), abs(start + step * length)) < _LIMIT:
             return PackedInts(length, start, step)
         case str() if (
             (array := arrays.get(stored)) is not None and array.shape == (length,) and array.dtype.kind in "ui"
         ):
             return PackedInts(length, values=array)
     raise FormatError(f"a sidecar's column of integers is damaged: {stored!r:.60}")
+
+
+def _whole(*values: object) -> bool:
+    return all(type(value) is int for value in values)  # True and False are no numbers
 
 
 @dataclass(frozen=True)
@@ -132,12 +138,9 @@ class PackedStrings:
         if self.blob is None or self.ends is None:
             return []
         raw, start, texts = self.blob.tobytes(), 0, []
-        try:
-            for end in self.ends.array().tolist():
-                texts.append(raw[start:end].decode())
-                start = end
-        except UnicodeDecodeError as error:
-            raise FormatError(f"a sidecar's texts are not UTF-8 ({error.reason})") from error
+        for end in self.ends.array().tolist():
+            texts.append(_decoded(raw[start:end]))
+            start = end
         return texts
 
     def at(self, i: int) -> str:
@@ -147,7 +150,14 @@ class PackedStrings:
         if self.blob is None or self.ends is None:
             raise IndexError(i)
         start = self.ends.at(i - 1) if i else 0
-        return self.blob[start : self.ends.at(i)].tobytes().decode()
+        return _decoded(self.blob[start : self.ends.at(i)].tobytes())
+
+
+def _decoded(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"a sidecar's texts are not UTF-8 ({error.reason}); delete it, and it is remade") from error
 
 
 def pack_strings(texts: Sequence[str]) -> PackedStrings:
@@ -162,7 +172,12 @@ def pack_strings(texts: Sequence[str]) -> PackedStrings:
 
 def _series(texts: Sequence[str]) -> PackedStrings | None:
     match = _NUMBERED.fullmatch(texts[0]) if texts else None
-    if match is None or not texts[0].isascii() or set(map(len, texts)) != {len(texts[0])}:
+    if (
+        match is None
+        or len(match[1]) > _MAX_PREFIX
+        or not texts[0].isascii()
+        or set(map(len, texts)) != {len(texts[0])}
+    ):
         return None
     joined = "".join(texts)
     if not joined.isascii():
@@ -196,13 +211,13 @@ def load_strings(stored: object, length: int, arrays: Arrays) -> PackedStrings:
         The stored form is damaged.
     """
     match stored:
-        case [str(prefix), int(width), numbers] if 0 < width <= 18:
+        case [str(prefix), int(width), numbers] if _whole(width) and 0 < width <= 18 and len(prefix) <= _MAX_PREFIX:
             packed = load_ints(numbers, length, arrays)
             if packed.bounds()[0] >= 0:
                 return PackedStrings(length, prefix, width, packed)
         case [str(name), ends] if (blob := arrays.get(name)) is not None and blob.dtype == np.uint8:
             packed = load_ints(ends, length, arrays)
-            if _rises(packed, len(blob)):
+            if blob.ndim == 1 and _rises(packed, len(blob)):
                 return PackedStrings(length, blob=blob, ends=packed)
     raise FormatError(f"a sidecar's column of texts is damaged: {stored!r:.60}")
 

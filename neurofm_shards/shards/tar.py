@@ -205,6 +205,8 @@ class TarReader:
         if stated is None or int(stated[1], 8) != sum(header) - sum(header[148:156]) + 256:
             raise self._error(at, "a header's checksum is wrong: the shard is damaged, or not a tar")
         kind = header[156:157]
+        if kind == b"\0" and header[:100].rstrip(b"\0").endswith(b"/"):
+            kind = _FOLDER  # as the oldest tars said it
         if kind in _REFUSED:
             raise self._error(at, f"a member is {_REFUSED[kind]}; shards hold plain files only")
         return kind, self._size(header[124:136], at)
@@ -221,8 +223,12 @@ class TarReader:
         return int(octal[1], 8)
 
     def _name(self, header: bytes, at: int) -> bytes:
-        name = self._text(header[:100], at)
-        prefix = self._text(header[345:500], at) if header[257:263] == b"ustar\0" else b""
+        name, prefix = self._text(header[:100], at), self._text(header[345:500], at)
+        if header[257:263] != b"ustar\0":
+            # Elsewhere these bytes say other things, which some programs take for a part of the name.
+            if header[257:263] not in (b"ustar ", bytes(6)) or prefix:
+                raise self._error(at, "a header is of an unknown kind: neither USTAR, PAX, GNU nor the oldest tar")
+            return name
         return prefix + b"/" + name if prefix else name
 
     def _text(self, raw: bytes, at: int) -> bytes:
@@ -252,7 +258,7 @@ class TarReader:
         payload = bytes(self._cursor.peek(size))
         self._cursor.skip_to(offset + padded(size))
         if kind == _LONG_NAME:
-            return overrides._replace(name=self._bounded(self._text(payload, at), at))
+            return self._overridden(overrides, at, name=self._bounded(self._text(payload, at), at))
         records = self._pax_records(payload, at)
         if kind == _PAX_GLOBAL:
             if b"path" in records or b"size" in records:
@@ -269,12 +275,17 @@ class TarReader:
         if any(word.startswith(b"GNU.sparse") for word in records):
             raise self._error(at, "a member is a sparse file; shards hold plain files only")
         if b"path" in records:
-            overrides = overrides._replace(name=self._bounded(self._text(records[b"path"], at), at))
+            overrides = self._overridden(overrides, at, name=self._bounded(self._text(records[b"path"], at), at))
         if b"size" in records:
             if not _PAX_NUMBER.fullmatch(records[b"size"]):
                 raise self._error(at, f"a PAX header says a size of {records[b'size'][:30]!r}")
-            overrides = overrides._replace(size=int(records[b"size"]))
+            overrides = self._overridden(overrides, at, size=int(records[b"size"]))
         return overrides
+
+    def _overridden(self, overrides: _Overrides, at: int, **said: bytes | int) -> _Overrides:
+        if any(getattr(overrides, word) is not None for word in said):  # programs differ in which one they believe
+            raise self._error(at, f"two extension headers before one member each give its {' and '.join(said)}")
+        return _Overrides(**{**overrides._asdict(), **said})
 
     def _pax_records(self, payload: bytes, at: int) -> dict[bytes, bytes]:
         records: dict[bytes, bytes] = {}

@@ -336,7 +336,9 @@ class ShardCollection:
             self._look_at(column, rows[addresses == 0])
             addresses = column.addresses[rows]
             plain = bool((addresses > 0).all())
-        return column.gather(Fetch(reader, rows, addresses, plain, self._shards.decode, out, dtype))
+        return column.gather(
+            Fetch(reader, rows, addresses, plain, self._shards.decode, self._shards.describe, out, dtype)
+        )
 
     def _look_at(self, column: Column, rows: Ints) -> None:
         """Find out where the values of these rows' shards lie."""

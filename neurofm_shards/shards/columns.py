@@ -44,6 +44,8 @@ class Fetch(NamedTuple):
         Whether all addresses are positive.
     decode : callable
         ``decode(column name, rows, payloads)`` gives the values.
+    describe : callable
+        Gives key and shard of a row, for messages.
     out : numpy.ndarray or None
         Array to fill.
     dtype : dtype or None
@@ -55,6 +57,7 @@ class Fetch(NamedTuple):
     addresses: Ints
     plain: bool
     decode: Callable[[str, Ints, list[Bytes]], Iterator[Any]]
+    describe: Callable[[int], str]
     out: npt.NDArray[Any] | None = None
     dtype: npt.DTypeLike | None = None
 
@@ -106,6 +109,12 @@ class Column(ABC):
     def _decoded(self, fetch: Fetch, which: Ints) -> Iterator[tuple[int, Any]]:
         """Give the decoded values at these places of the request."""
         rows = fetch.rows[which]
+        lacking = rows[fetch.addresses[which] == ABSENT]
+        if len(lacking):
+            raise FormatError(
+                f"sample {fetch.describe(int(lacking[0]))} has no field {self.spec.name!r}, which the data set promises "
+                "for every sample; run `neurofm-shards validate`"
+            )
         at, sizes = np.abs(fetch.addresses[which]), self.sizes[rows]
         fetch.reader.need(at, sizes)
         payloads = fetch.reader.slices(at, sizes)

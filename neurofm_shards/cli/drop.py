@@ -27,6 +27,6 @@ def run(args: argparse.Namespace) -> int:
     verb = "would be dropped" if args.dry_run else "were dropped"
     result_console().print(
         f"{result['dropped']:,} samples {verb}, {result['total_samples']:,} remain; "
-        f"{result['shards_rewritten']:,} shards rewritten, {result['shards_removed']:,} removed"
+        f"{len(result['shards_rewritten']):,} shards rewritten, {len(result['shards_removed']):,} removed"
     )
     return 0

@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; 1 when samples are gone."""
-    from neurofm_shards.shards.repair import repair_dataset  # noqa: PLC0415  (after --help)
+    from neurofm_shards.convert.recovery import repair  # noqa: PLC0415  (after --help)
 
-    report = repair_dataset(args.folder)
+    report = repair(args.folder)
     if args.json:
         print_json(report.to_json())
     else:

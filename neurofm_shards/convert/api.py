@@ -15,7 +15,7 @@ from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.identity import check_same, config_differences, identity, with_earlier_failures
 from neurofm_shards.convert.inputs import find_inputs
 from neurofm_shards.convert.journal import JournalContent, JournalHeader, remove_journal
-from neurofm_shards.convert.output import Output
+from neurofm_shards.convert.output import Output, checksum
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan, combine, plan_conversion, plan_inputs
 from neurofm_shards.convert.pool import make_executor
 from neurofm_shards.convert.progress import Observer
@@ -25,7 +25,7 @@ from neurofm_shards.errors import ConfigError, NothingToConvertError
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.shards.card import write_card
 from neurofm_shards.shards.lock import OutputLock
-from neurofm_shards.shards.manifest import Manifest, manifest_bytes, write_manifest
+from neurofm_shards.shards.manifest import Manifest, write_manifest
 from neurofm_shards.shards.summary import summary
 
 Named = Sequence[str | os.PathLike[str]]
@@ -117,9 +117,6 @@ class _Session:
             return self._go_on(planned, journal)
         if manifest is None:
             raise AssertionError("no manifest and no journal was dealt with")
-        if journal is not None and journal.header.kind == "convert":
-            remove_journal(self.output.sidecars)  # it was interrupted after the manifest was written
-            journal = None
         if journal is not None and journal.header.kind == "append":
             return self._add(plan_append(manifest, planned, self._stored(manifest)), manifest, "append", journal)
         self._check_finished(manifest, planned)
@@ -131,9 +128,6 @@ class _Session:
         manifest, journal = self.output.manifest(), self.output.journal()
         if manifest is None:
             return self.new(named)
-        if journal is not None and journal.header.kind == "convert":
-            remove_journal(self.output.sidecars)
-            journal = None
         config = self._stored(manifest)
         inputs = find_inputs(named, config.format, config.source)
         planned = plan_inputs(inputs, config, self.pool, workers=self.workers, observer=self.observer)
@@ -156,7 +150,7 @@ class _Session:
         if plan is None:
             remove_journal(self.output.sidecars)
             return manifest
-        base = _checksum(manifest)
+        base = checksum(manifest)
         if journal is not None:
             check_same(identity(plan, base), journal.header.identity)
         return self._run(plan, kind, base, manifest, journal)
@@ -244,9 +238,3 @@ def _overlaid(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
         nested = isinstance(value, Mapping) and isinstance(stored.get(name), Mapping)
         result[name] = _overlaid(stored[name], value) if nested else value
     return result
-
-
-def _checksum(manifest: Manifest) -> str:
-    import xxhash  # noqa: PLC0415  (needed for additions alone)
-
-    return xxhash.xxh3_128_hexdigest(manifest_bytes(manifest))

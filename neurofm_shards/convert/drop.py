@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def drop_samples(
 ) -> dict[str, Any]:
     """Withdraw the samples for which an expression over their metadata is true.
 
-    Shards without such samples stay as they are; the others are rewritten, and those that become empty are removed.
+    Shards without such samples stay as they are; the others are rewritten under new numbers, in their places of the
+    order, and those that become empty are removed. Until the new manifest stands readers find the data set as it was.
     Statistics, sources and side tables are brought up to date: rows of sessions that are gone are emptied, but keep
     their numbers. All of it becomes visible as one step, and a crash in between is finished by the next run.
 
@@ -87,7 +89,8 @@ def finished_manifest(output: Output) -> Manifest:
         raise ConfigError(f"{output.folder} holds {what}; finish it with convert --resume, or make one with repair")
     if journal is not None and journal.header.kind != "convert":
         raise ConfigError(
-            f"{output.folder} has an unfinished {journal.header.kind}; finish it first with the same command"
+            f"{output.folder} has an unfinished {journal.header.kind}; finish it first with the same command, or give "
+            "it up with repair"
         )
     return manifest
 
@@ -135,16 +138,18 @@ class _Drop:
         )
         entries: list[ShardEntry] = []
         removed = []
+        number = 1 + max(entry.shard_idx for entry in self.manifest.shards)
         for k, entry in enumerate(self.manifest.shards):
             mask = self._mask(k)
             if not mask.any():
                 entries.append(entry)
-            elif mask.all():
-                removed.append(entry.shard_name)
-            else:
+                continue
+            removed.append(entry.shard_name)
+            if not mask.all():
                 rows = np.flatnonzero(~mask) + int(self.collection.starts[k])
-                record = rewriter.write(rows, staging / entry.shard_name, entry.shard_idx)
+                record = rewriter.write(rows, staging / renumbered(entry, number), number)
                 entries.append(record.entry)
+                number += 1
         manifest = self._updated(entries, staging, rewriter)
         write_manifest(staging, manifest, durable=self.durable)
         if is_our_card(self.output.folder / CARD_NAME):
@@ -204,6 +209,21 @@ class _Drop:
                 path = staging / entry.file
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, [orjson.dumps(left, option=orjson.OPT_APPEND_NEWLINE)], durable=self.durable)
+
+
+def renumbered(entry: ShardEntry, number: int) -> str:
+    """Return the name of a shard with another number, as the data set's pattern would make it where that is found out.
+
+    Examples
+    --------
+    >>> renumbered(ShardEntry(shard_name="m1-0007.tar.gz", shard_idx=7, num_samples=1), 12)
+    'm1-0012.tar.gz'
+    """
+    name, end = entry.shard_name.rsplit(".tar", 1)
+    for found in reversed(list(re.finditer(r"[0-9]+", name))):
+        if int(found[0]) == entry.shard_idx:
+            return f"{name[: found.start()]}{number:0{len(found[0])}d}{name[found.end() :]}.tar{end}"
+    return f"shard_{number:06d}.tar{end}"
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

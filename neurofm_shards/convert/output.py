@@ -11,18 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurofm_shards.convert.journal import JournalContent, JournalHeader, boot_id, read_journal
+import xxhash
+
+from neurofm_shards.convert.journal import JournalContent, JournalHeader, boot_id, read_journal, remove_journal
 from neurofm_shards.errors import FormatError, OutputExistsError
 from neurofm_shards.shards.card import CARD_NAME, is_our_card
 from neurofm_shards.shards.files import sync_folder, write_atomically
 from neurofm_shards.shards.index import build_index, index_path, read_index, shard_fingerprint
 from neurofm_shards.shards.lock import LOCK_NAME
-from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest, read_manifest
+from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest, manifest_bytes, read_manifest
 from neurofm_shards.shards.sidecars import sidecar_paths
 from neurofm_shards.shards.unfinished import COMMITTED_PREFIX, DOOMED_NAME, JOURNAL_NAME, UNFINISHED_NAME
 
 _STAGING = "staging-"
 _REMOVED = "removed.json"
+
+
+def checksum(manifest: Manifest) -> str:
+    """Return what additions remember of the data set that they add to."""
+    return xxhash.xxh3_128_hexdigest(manifest_bytes(manifest))
 
 
 @dataclass(frozen=True)
@@ -90,11 +97,32 @@ class Output:
             self._apply(path)
         for path in self.sidecars.glob(f"{_STAGING}*"):
             shutil.rmtree(path)
+        self._drop_spent_journal()
         for folder in (self.folder, self.sidecars, self.sidecars / "tables"):
             for path in folder.glob(".*.partial"):
                 path.unlink()
         if (self.sidecars / DOOMED_NAME).exists():
             self._finish_deleting()
+
+    def _drop_spent_journal(self) -> None:
+        """Remove the journal of a conversion whose manifest stands already, or of an addition to an older manifest."""
+        manifest, journal = self._manifest_if_sound(), self.journal()
+        if manifest is None or journal is None:
+            return
+        if journal.header.kind == "convert" or journal.header.identity["base"] != checksum(manifest):
+            self.give_up_addition()
+
+    def give_up_addition(self) -> int:
+        """Forget an unfinished addition to a data set; return how many of its shards were deleted."""
+        manifest, journal = self._manifest_if_sound(), self.journal()
+        if manifest is None or journal is None:
+            return 0
+        lines = (line["shard"] for line in journal.shards.values())
+        unlisted = {shard["shard_name"] for shard in lines if shard is not None} - self._listed()
+        for name in unlisted:
+            self._delete_shard(name)
+        remove_journal(self.sidecars)
+        return len(unlisted)
 
     def delete(self) -> None:
         """Delete the data set or unfinished conversion in this folder, and nothing else.
@@ -132,8 +160,9 @@ class Output:
     def replace(self, staged: Path, removed: Iterable[str], *, durable: bool) -> None:
         """Put a staging folder's files, the manifest among them, in place of the present ones, as one step.
 
-        The step is the renaming of the staging folder; from then on every run that opens the output finishes what a
-        crash may have interrupted.
+        The decision is the renaming of the staging folder: from then on every run that locks the output finishes what a
+        crash may have interrupted. Readers see the present data set until the manifest is renamed, provided that no
+        file takes the name of one that the present manifest lists; otherwise the present manifest goes first.
 
         Parameters
         ----------
@@ -154,17 +183,34 @@ class Output:
     def _apply(self, committed: Path) -> None:
         removed = json.loads((committed / _REMOVED).read_bytes())
         files = sorted(path for path in committed.rglob("*") if path.is_file() and path.name != _REMOVED)
+        if self._listed() & {path.name for path in files}:
+            (self.folder / MANIFEST_NAME).unlink()
         for path in sorted(files, key=lambda path: path.name == MANIFEST_NAME):
             target = self.folder / path.relative_to(committed)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)  # noqa: PTH105  (the same call)
         for name in removed:
-            path = self.folder / os.path.basename(name)  # noqa: PTH119  (never leaves the folder)
-            for file in (path, *sidecar_paths(path)):
-                file.unlink(missing_ok=True)
+            self._delete_shard(name)
         for folder in (self.folder, self.sidecars):
             sync_folder(folder)
-        shutil.rmtree(committed)
+        spent = committed.with_name(_STAGING + committed.name.removeprefix(COMMITTED_PREFIX))
+        os.replace(committed, spent)  # noqa: PTH105  (a deletion that is interrupted must not be taken for a step)
+        shutil.rmtree(spent)
+
+    def _delete_shard(self, name: str) -> None:
+        path = self.folder / os.path.basename(name)  # noqa: PTH119  (never leaves the folder)
+        for file in (path, *sidecar_paths(path)):
+            file.unlink(missing_ok=True)
+
+    def _listed(self) -> set[str]:
+        manifest = self._manifest_if_sound()
+        return {entry.shard_name for entry in manifest.shards} if manifest is not None else set()
+
+    def _manifest_if_sound(self) -> Manifest | None:
+        try:
+            return self.manifest()
+        except FormatError:
+            return None  # damaged ones are for repair, and say so where they are used
 
     def is_sound(self, line: Mapping[str, Any], header: JournalHeader) -> bool:
         """Say whether a recorded shard is still what was written.

@@ -17,7 +17,7 @@ from neurofm_shards.shards.lock import OutputLock
 from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest, read_manifest, write_manifest
 from neurofm_shards.shards.manifest_model import plain_file_name
 from neurofm_shards.shards.sidecars import sidecar_paths
-from neurofm_shards.shards.unfinished import JOURNAL_NAME, UNFINISHED_NAME
+from neurofm_shards.shards.unfinished import COMMITTED_PREFIX, DOOMED_NAME, JOURNAL_NAME, UNFINISHED_NAME, pending_step
 
 DEFAULT_PATTERN = "shard_{shard_idx:06d}.tar"
 
@@ -103,6 +103,8 @@ class Target:
         base = read_manifest(self.folder)
         if base is None:
             self._check_free()
+        elif (pending := pending_step(self.folder)) is not None:
+            raise OutputExistsError(f"{pending}; or pass overwrite=True")
         else:
             self._remove_left_by_writer(base)
             _warn_of_addition(self.folder, base)
@@ -180,8 +182,10 @@ class Target:
 
     def _delete_ours(self) -> None:
         names = self._listed()
-        for mark in (self.folder / MANIFEST_NAME, self._sidecars / JOURNAL_NAME):
+        for mark in (self.folder / MANIFEST_NAME, *(self._sidecars / name for name in (JOURNAL_NAME, DOOMED_NAME))):
             mark.unlink(missing_ok=True)  # the manifest first: what no manifest names does not exist
+        for path in self._sidecars.glob(f"{COMMITTED_PREFIX}*"):
+            shutil.rmtree(path)
         for path in [*(self.folder / name for name in sorted(names)), *self.names.found(self.folder)]:
             if path.name in names or _has_index(path):
                 _delete_shard(path)

@@ -16,6 +16,17 @@ DOOMED_NAME = "doomed"
 COMMITTED_PREFIX = "commit-"
 
 
+def pending_step(folder: Path) -> str | None:
+    """Say what must be finished or given up before anything is added to the data set of a folder."""
+    sidecars = folder / SIDECAR_DIR
+    for name, what in ((JOURNAL_NAME, "an addition"), (f"{COMMITTED_PREFIX}*", "a drop or merge")):
+        if any(sidecars.glob(name)):
+            return (
+                f"{what} to {folder} was interrupted: finish it with the same command, or run `neurofm-shards repair`"
+            )
+    return None
+
+
 def why_unfinished(folder: Path) -> str | None:
     """Say what was interrupted in a folder that has no manifest, and what to do; None where nothing was.
 

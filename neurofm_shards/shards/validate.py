@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from neurofm_shards.errors import FormatError, InputNotFoundError
+from neurofm_shards.errors import FormatError, InputNotFoundError, NoShardsError
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.shards.index import ShardIndex
 from neurofm_shards.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest
@@ -43,6 +43,8 @@ def validate_dataset(folder: Path | str, workers: int | None = None, progress: P
     ------
     InputNotFoundError
         There is no such folder.
+    NoShardsError
+        It holds neither a manifest nor a shard, nor traces of an interrupted conversion.
     """
     path = Path(folder)
     if not path.is_dir():
@@ -50,6 +52,8 @@ def validate_dataset(folder: Path | str, workers: int | None = None, progress: P
     findings: list[Finding] = []
     manifest = _manifest(path, findings)
     shards = shard_files(path)
+    if manifest is None and not shards and all(finding.severity == "info" for finding in findings):
+        raise NoShardsError(f"No shards found in {path} matching *.tar*")
     listed = [path / entry.shard_name for entry in manifest.shards] if manifest else shards
     if manifest is not None:
         _compare_folder(manifest, shards, findings)

@@ -144,6 +144,14 @@ def _take(data: ColumnData, positions: npt.NDArray[np.int64]) -> ColumnData:
     return [data[i] for i in positions.tolist()]
 
 
+def rows_between(data: ColumnData, start: int, stop: int) -> ColumnData:
+    """Return some consecutive rows of a column; arrays share its memory."""
+    if isinstance(data, Ragged):
+        low, high = data.offsets[start], data.offsets[stop]
+        return Ragged(data.values[low:high], data.offsets[start : stop + 1] - low)
+    return data[start:stop]
+
+
 def concat_blocks(blocks: Sequence[Block]) -> Block:
     """Join blocks end to end. Rows and keys survive where every block has them; a column that one lacks has gaps."""
     if len(blocks) == 1:

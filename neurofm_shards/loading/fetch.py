@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards.blocks import concat_blocks, take
+from neurofm_shards.blocks import concat_blocks, rows_between, take
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.loading.collate import collate_webdataset
 from neurofm_shards.loading.metadata import LazyMetadata
-from neurofm_shards.loading.pipeline import Fetched
+from neurofm_shards.loading.pipeline import Fetched, ReadingAhead, Step, Task
 from neurofm_shards.loading.plan import Request
 from neurofm_shards.loading.samples import split_samples
 from neurofm_shards.loading.tensors import RaggedAs, batch_to_tensors
@@ -54,17 +54,22 @@ class RowReader:
         """Return the rows as a block, without those that cannot be read, which are listed (``on_error="skip"``)."""
         failures: Failures = ()
         try:
-            columns = self._gather(rows)
+            columns = self.gather(rows)
         except FormatError:
             if on_error == "raise":
                 raise
             failures = self._damaged(rows)
             rows = np.delete(rows, [i for i, _ in failures])
-            columns = self._gather(rows)
-        lazy = LazyMetadata(partial(self.collection.metadata, rows), len(rows))
-        return apply(self.transforms, Block(columns, lazy)), failures
+            columns = self.gather(rows)
+        return self.block(rows, columns), failures
 
-    def _gather(self, rows: Rows) -> dict[str, Any]:
+    def block(self, rows: Rows, columns: dict[str, Any]) -> Block:
+        """Return gathered columns as a block, transformed; metadata are decoded when used."""
+        block = Block(columns, LazyMetadata(partial(self.collection.metadata, rows), len(rows)))
+        return apply(self.transforms, block) if self.transforms else block
+
+    def gather(self, rows: Rows) -> dict[str, Any]:
+        """Return the rows' columns as they are stored, but for ``dtypes``."""
         return self.collection.gather(rows, self.columns, dtypes=self.dtypes)
 
     def _damaged(self, rows: Rows) -> Failures:
@@ -73,7 +78,7 @@ class RowReader:
 
     def _problem(self, row: Rows) -> str | None:
         try:
-            self._gather(row)
+            self.gather(row)
         except FormatError as error:
             return str(error)
         return None
@@ -119,7 +124,7 @@ class Finish:
         return batch if self.batch_transform is None else self.batch_transform(batch)
 
 
-class BatchFetch:
+class BatchFetch(ReadingAhead):
     """Makes the batch of a request; picklable when its transforms are; used by several threads at once.
 
     Parameters
@@ -153,6 +158,29 @@ class BatchFetch:
         placed = _in_batch(request.order, failures)
         return Fetched(self._finish(self._joined(request, blocks, placed)), placed)
 
+    def read_ahead(self, task: Task) -> list[Step]:
+        """See :meth:`ReadingAhead.read_ahead`: batches of one data set are parts of one larger read."""
+        singly: list[Step] = [partial(self, request) for request in task]
+        numbers = {number for request in task for number, _ in request.parts}
+        if len(numbers) > 1 or any(len(request.parts) > 1 or request.order is not None for request in task):
+            return singly
+        reader, wanted = self.readers[numbers.pop()], [request.parts[0][1] for request in task]
+        try:
+            columns = reader.gather(np.concatenate(wanted))
+        except Exception:  # noqa: BLE001  (read one by one, each fails in its turn, with its own error)
+            return singly
+        steps: list[Step] = []
+        start = 0
+        for rows in wanted:
+            stop = start + len(rows)
+            mine = {name: rows_between(data, start, stop) for name, data in columns.items()}
+            steps.append(partial(self._made, reader, rows, mine))
+            start = stop
+        return steps
+
+    def _made(self, reader: RowReader, rows: Rows, columns: dict[str, Any]) -> Fetched:
+        return Fetched(self._finish(reader.block(rows, columns)))
+
     def metadata(self, request: Request, failures: Failures) -> LazyMetadata:
         """Return the metadata that the batch of a request has when no transform changes it."""
         kept = np.delete(_order(request), [i for i, _ in failures])
@@ -169,10 +197,10 @@ class BatchFetch:
 
     def _joined(self, request: Request, blocks: list[Block], failures: Failures) -> Block:
         """Join the parts and put them into the batch's order; nobody's metadata is decoded for that."""
+        if len(blocks) == 1 and request.order is None:
+            return blocks[0]
         untouched = all(isinstance(block.metadata, LazyMetadata) and not block.metadata.decoded for block in blocks)
         metadata = self.metadata(request, failures) if untouched else None
-        if len(blocks) == 1 and request.order is None:
-            return blocks[0] if metadata is None else replace(blocks[0], metadata=metadata)
         if untouched:
             blocks = [replace(block, metadata=[{}] * len(block)) for block in blocks]
         joined = concat_blocks(blocks)

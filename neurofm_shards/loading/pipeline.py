@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from neurofm_shards.errors import WorkerError
 from neurofm_shards.loading.plan import Request
@@ -38,9 +39,22 @@ class Failed:
 
 
 Fetch: TypeAlias = Callable[[Request], Fetched]
+Step: TypeAlias = Callable[[], Fetched]
 Outcome: TypeAlias = "Fetched | Failed"
 #: One or more batches that travel to a worker and back together.
 Task: TypeAlias = "list[Request]"
+
+
+class ReadingAhead(ABC):
+    """A fetch that can read what several requests need at once: for small batches that is most of the work."""
+
+    @abstractmethod
+    def __call__(self, request: Request) -> Fetched:
+        """Return the batch of one request."""
+
+    @abstractmethod
+    def read_ahead(self, task: Task) -> list[Step]:
+        """Read for all requests; return, for each of them, what makes its batch. What fails, fails in its step."""
 
 
 class Workers(ABC):
@@ -62,7 +76,7 @@ class Workers(ABC):
         """Start a task."""
 
     @abstractmethod
-    def result(self) -> list[Outcome]:
+    def result(self) -> Iterator[Outcome]:
         """Wait for the oldest task; one outcome per request, at most one failure, which is the last."""
 
     @abstractmethod
@@ -75,7 +89,7 @@ class Workers(ABC):
 
 
 class InlineWorkers(Workers):
-    """No workers at all: each task runs when its result is asked for, in the caller's thread."""
+    """No workers at all: each batch is made when it is asked for, in the caller's thread."""
 
     slots = 0
 
@@ -87,9 +101,9 @@ class InlineWorkers(Workers):
         """See :meth:`Workers.submit`."""
         self._waiting.append(task)
 
-    def result(self) -> list[Outcome]:
+    def result(self) -> Iterator[Outcome]:
         """See :meth:`Workers.result`."""
-        return fetch_all(self._fetch, self._waiting.popleft())
+        return map(_outcome, _steps(self._fetch, self._waiting.popleft()))
 
     def cancel(self) -> None:
         """See :meth:`Workers.cancel`."""
@@ -140,23 +154,45 @@ def _tasks(requests: Iterable[Request], group: int) -> Iterator[Task]:
 
 
 def _outcomes(workers: Workers, task: Task) -> Iterator[tuple[Fetched, Request]]:
-    outcomes = deque(workers.result())
-    for request in task:
-        if isinstance(failed := outcomes[0], Failed):
-            raise failed.error from (WorkerError(f"in a worker process:\n{failed.trace}") if failed.trace else None)
-        del failed  # the caller alone decides how long a batch lives
-        yield cast("Fetched", outcomes.popleft()), request
+    outcomes = workers.result()
+    for request in task:  # no variable holds an outcome: the caller alone decides how long a batch lives
+        yield _succeeded(next(outcomes)), request
+
+
+def _succeeded(outcome: Outcome) -> Fetched:
+    if isinstance(outcome, Failed):
+        raise outcome.error from (WorkerError(f"in a worker process:\n{outcome.trace}") if outcome.trace else None)
+    return outcome
 
 
 def fetch_all(fetch: Fetch, task: Task, stopped: Callable[[], bool] = _never) -> list[Outcome]:
     """Run a task: stop at the first failure, or between batches when ``stopped()``."""
     outcomes: list[Outcome] = []
-    for request in task:
+    for step in _steps(fetch, task):
         if stopped():
             break
-        try:
-            outcomes.append(fetch(request))
-        except Exception as error:  # noqa: BLE001  (raised again, as it is, when the batch's turn comes)
-            outcomes.append(Failed(error))
+        outcomes.append(_outcome(step))
+        if isinstance(outcomes[-1], Failed):
             break
     return outcomes
+
+
+def _outcome(step: Step) -> Outcome:
+    try:
+        return step()
+    except Exception as error:  # noqa: BLE001  (raised again, as it is, when the batch's turn comes)
+        return Failed(error)
+
+
+def emptied(outcomes: list[Outcome]) -> Iterator[Outcome]:
+    """Give the outcomes away one by one, keeping none."""
+    left = deque(outcomes)
+    outcomes.clear()
+    while left:
+        yield left.popleft()
+
+
+def _steps(fetch: Fetch, task: Task) -> list[Step]:
+    if len(task) > 1 and isinstance(fetch, ReadingAhead):
+        return fetch.read_ahead(task)
+    return [partial(fetch, request) for request in task]

@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from neurofm_shards.errors import ConfigError, WorkerError
 from neurofm_shards.loading.messages import Delivery, Order
-from neurofm_shards.loading.pipeline import Fetch, Outcome, Task, Workers
+from neurofm_shards.loading.pipeline import Fetch, Outcome, Task, Workers, emptied
 from neurofm_shards.loading.process_worker import work
 from neurofm_shards.loading.shared import unpack
 from neurofm_shards.plugins.registry import registry
@@ -176,13 +176,13 @@ class ProcessWorkers(Workers):
         self._waiting.append(self._submitted)
         self._submitted += 1
 
-    def result(self) -> list[Outcome]:
+    def result(self) -> Iterator[Outcome]:
         """See :meth:`Workers.result`."""
         number = self._waiting[0]
         while number not in self._outcomes:
             self._receive()
         self._waiting.popleft()
-        return self._outcomes.pop(number)
+        return emptied(self._outcomes.pop(number))
 
     def _receive(self) -> None:
         """Take what is there, waiting for at least one delivery, or one death."""

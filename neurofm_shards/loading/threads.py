@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from neurofm_shards.loading.pipeline import Fetch, Outcome, Task, Workers, fetch_all
+from neurofm_shards.loading.pipeline import Fetch, Outcome, Task, Workers, emptied, fetch_all
 
 
 class ThreadWorkers(Workers):
@@ -41,9 +42,9 @@ class ThreadWorkers(Workers):
         """See :meth:`Workers.submit`."""
         self._pending.append(self._executor.submit(fetch_all, self._fetch, task, self._stop.is_set))
 
-    def result(self) -> list[Outcome]:
+    def result(self) -> Iterator[Outcome]:
         """See :meth:`Workers.result`."""
-        return self._pending.popleft().result()
+        return emptied(self._pending.popleft().result())
 
     def cancel(self) -> None:
         """See :meth:`Workers.cancel`."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Literal
 
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.fetch import BatchFetch, RemoteFetch
-from neurofm_shards.loading.pipeline import Fetched, InlineWorkers, Workers
+from neurofm_shards.loading.pipeline import Fetched, InlineWorkers, ReadingAhead, Step, Task, Workers
 from neurofm_shards.loading.plan import Request
 from neurofm_shards.loading.processes import ProcessWorkers
 from neurofm_shards.loading.threads import ThreadWorkers
 
-#: Smaller batches travel to threads and back in groups of about this size.
-GROUP_BYTES = 2 << 20
+#: Smaller batches are read, and travel to threads and back, in groups of about this size.
+GROUP_BYTES = 4 << 20
 MOST_IN_GROUP = 16
 
 
@@ -64,18 +65,25 @@ class WorkerOptions:
 
     def group(self, batch_bytes: int) -> int:
         """Return how many batches make a task."""
-        if not self.count or self.kind == "process":
+        if self.remote:
             return 1
         return max(1, min(MOST_IN_GROUP, GROUP_BYTES // max(batch_bytes, 1)))
 
 
 @dataclass(frozen=True)
-class Finishing:
+class Finishing(ReadingAhead):
     """A fetch and what follows it in the same thread."""
 
-    fetch: Callable[[Request], Fetched]
+    fetch: BatchFetch
     finish: Callable[[Fetched], Fetched]
 
     def __call__(self, request: Request) -> Fetched:
         """Fetch and finish."""
         return self.finish(self.fetch(request))
+
+    def read_ahead(self, task: Task) -> list[Step]:
+        """See :meth:`ReadingAhead.read_ahead`."""
+        return [partial(self._finished, step) for step in self.fetch.read_ahead(task)]
+
+    def _finished(self, step: Step) -> Fetched:
+        return self.finish(step())

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from neurofm_shards.blocks import as_array, column_of
+from neurofm_shards.blocks import as_array, column_of, rows_between
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.shards.dataset_manifest import dataset_manifest
@@ -66,7 +66,7 @@ def create_shards_from_arrays(
     shard_name_pattern, compression, codec, codecs, durable, overwrite
         See :class:`WebDatasetWriter`.
     workers : int, optional
-        Threads that write shards at once; by default the number of processors, at most 4. The files do not depend on it.
+        Threads that write shards at once; by default the number of processors, at most 4. It does not change the files.
     show_progress : bool
         Show a progress bar, where standard error is a terminal.
 
@@ -235,7 +235,7 @@ def _write_shard(job: _Job, start: int, threads: int, advance: Callable[[int], N
     )
     try:
         for low, high in _pieces(job.columns, start, stop):
-            columns = {name: _part(data, low, high) for name, data in job.columns.items()}
+            columns = {name: rows_between(data, low, high) for name, data in job.columns.items()}
             writer.write_block(Block(columns, job.described.metadata(low, high), keys=job.described.ids(low, high)))
             for data in job.columns.values():
                 drop_pages(data, low, high)
@@ -256,13 +256,6 @@ def _pieces(columns: Mapping[str, ColumnData], start: int, stop: int) -> list[tu
 def _row_bytes(data: ColumnData) -> int:
     values = data.values if isinstance(data, Ragged) else data
     return int(values.nbytes) // max(len(data), 1) if isinstance(values, np.ndarray) else 0
-
-
-def _part(data: ColumnData, start: int, stop: int) -> ColumnData:
-    if isinstance(data, Ragged):
-        low, high = data.offsets[start], data.offsets[stop]
-        return Ragged(data.values[low:high], data.offsets[start : stop + 1] - low)
-    return data[start:stop]
 
 
 class _progress:  # noqa: N801  (a context manager that is used like a function)

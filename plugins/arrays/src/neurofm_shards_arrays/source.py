@@ -109,7 +109,8 @@ def _check_lengths(files: Mapping[str, str], arrays: Arrays) -> None:
 
 
 def _stored(array: npt.NDArray[np.generic]) -> np.dtype[np.generic]:
-    return array.dtype.newbyteorder("<")
+    stored: np.dtype[np.generic] = array.dtype.newbyteorder("<")
+    return stored
 
 
 class ArraySamples(Samples):

@@ -58,7 +58,8 @@ class ZstdCompression(Compression):
 
     def compress_frame(self, raw: Buffer) -> bytes:
         """Return one frame with its size and checksum."""
-        return self._contexts.compressor.compress(raw)
+        compressed: bytes = self._contexts.compressor.compress(raw)
+        return compressed
 
     def decompress_frame(self, data: memoryview, out: memoryview) -> None:
         """Decompress one frame; its declared size is checked first. See the base class."""

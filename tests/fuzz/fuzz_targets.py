@@ -150,9 +150,11 @@ def read_tar(payload: bytes) -> object:
     assert first == second, "a stream is read differently than a map"
     with tarfile.open(fileobj=io.BytesIO(payload), mode="r:") as tar:
         theirs = [(item.name, item.offset_data, item.size) for item in tar if item.isreg()]
-    ours = {(member.name, member.offset, member.size) for member in first[0]}
+    ours = [(member.name, member.offset, member.size) for member in first[0]]
     names = {member.name for member in first[0]}
-    assert ours == {item for item in theirs if item[0] in names}, "tarfile sees other members"
+    theirs = [item for item in theirs if item[0] in names]
+    # It stops, without a word, at numbers that nobody needs (mode, owner) when they are damaged.
+    assert ours[: len(theirs)] == theirs, "tarfile sees other members"
     return len(ours)
 
 
@@ -295,7 +297,8 @@ def read_manifest_bytes(payload: bytes) -> object:
         parts = Path(table.file).parts
         assert parts[0] == ".neurofm"
         assert ".." not in parts
-    return manifest.columns and [column.spec for column in manifest.columns]
+    assert sum(shard.tar_bytes for shard in manifest.shards) < 1 << 62
+    return [column.dtype is None or np.dtype(column.dtype).kind in "biufc" or column.name for column in manifest.columns]
 
 
 def frame_seeds() -> list[bytes]:

@@ -65,7 +65,7 @@ class RowReader:
 
     def block(self, rows: Rows, columns: dict[str, Any]) -> Block:
         """Return gathered columns as a block, transformed; metadata are decoded when used."""
-        block = Block(columns, LazyMetadata(partial(self.collection.metadata, rows), len(rows)))
+        block = Block(columns, LazyMetadata.later(partial(self.collection.metadata, rows), len(rows)))
         return apply(self.transforms, block) if self.transforms else block
 
     def gather(self, rows: Rows) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class BatchFetch(ReadingAhead):
     def metadata(self, request: Request, failures: Failures) -> LazyMetadata:
         """Return the metadata that the batch of a request has when no transform changes it."""
         kept = np.delete(_order(request), [i for i, _ in failures])
-        return LazyMetadata(partial(self._metadata, request.parts, kept), len(kept))
+        return LazyMetadata.later(partial(self._metadata, request.parts, kept), len(kept))
 
     def _metadata(self, parts: tuple[tuple[int, Rows], ...], order: Rows) -> list[dict[str, Any]]:
         found: dict[int, dict[str, Any]] = {}

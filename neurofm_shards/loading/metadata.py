@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, SupportsIndex
+
+from typing_extensions import Self
 
 
 class LazyMetadata(list[Any]):
     """A list that is filled by ``decode`` when it is first used; its length is known before.
 
     Copying and pickling give a plain list. C code that reads lists from the inside, past their methods (orjson), sees
-    an empty one until then: hand it ``list(metadata)``.
+    an empty one until then: hand it ``list(metadata)``. Like any list it is made of items, which is how code that
+    rebuilds containers by their type (Lightning, Accelerate, torch) calls it.
 
     Parameters
     ----------
-    decode : callable
-        Returns the items, ``length`` of them.
-    length : int
-        Their number.
+    items : iterable
+        What it holds.
     """
 
-    def __init__(self, decode: Callable[[], list[dict[str, Any]]], length: int) -> None:
-        super().__init__()
-        self._decode: Callable[[], list[dict[str, Any]]] | None = decode
-        self._length = length
+    def __init__(self, items: Iterable[Any] = ()) -> None:
+        super().__init__(items)
+        self._decode: Callable[[], list[dict[str, Any]]] | None = None
+        self._length = 0
+
+    @classmethod
+    def later(cls, decode: Callable[[], list[dict[str, Any]]], length: int) -> Self:
+        """Make a list that is filled when it is first used: by ``decode``, which returns ``length`` items."""
+        made = cls()
+        made._decode, made._length = decode, length
+        return made
 
     @property
     def decoded(self) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.collate import default_convert
 
 from neurofm_shards import WebDatasetWriter, create_webdataset_dataloader
 from neurofm_shards.errors import ConfigError, FormatError, NoShardsError
@@ -148,6 +149,13 @@ def test_metadata_that_was_not_looked_at_yet_behaves_as_the_list(written, use):
     (again, *_) = create_webdataset_dataloader(written[0], 10, 0, False)
     assert plain + again["metadata"] == plain * 2
     assert pickle.loads(pickle.dumps(other["metadata"])) == plain
+
+
+def test_metadata_can_be_rebuilt_by_its_type_as_frameworks_do(written):
+    (batch, *_) = create_webdataset_dataloader(written[0], 10, 0, False)
+    plain = list(batch["metadata"])
+    assert type(batch["metadata"])(dict(each) for each in batch["metadata"]) == plain
+    assert default_convert(batch)["metadata"] == plain
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: Bytes of tar in one frame (the last one is shorter).
 FRAME_BYTES = 1 << 20
 #: No frame of a table may decode to more.
-MAX_FRAME_BYTES = 1 << 28
+MAX_FRAME_BYTES = 1 << 24
 _READ_BYTES = 1 << 18
 
 

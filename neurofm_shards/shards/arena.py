@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards.errors import FormatError
+
 Bytes = npt.NDArray[np.uint8]
 
 PAGE = mmap.PAGESIZE
@@ -105,11 +107,17 @@ class Arena:
 
     def map_file(self, offset: int, fd: int, size: int) -> None:
         """Put a file, read-only, at ``offset`` (a multiple of the page size)."""
+        self._check(offset, size)
         _mmap(self._address + offset, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, fd)
 
     def map_memory(self, offset: int, size: int) -> None:
         """Put empty writeable memory at ``offset``; it takes no room until it is written to."""
+        self._check(offset, size)
         _mmap(self._address + offset, page_ceil(size), mmap.PROT_READ | mmap.PROT_WRITE, _ANONYMOUS | _MAP_FIXED)
+
+    def _check(self, offset: int, size: int) -> None:
+        if not 0 <= offset <= self.size - size:  # a fixed map elsewhere would replace somebody else's memory
+            raise FormatError(f"{size:,} bytes at {offset:,} do not fit into the {self.size:,} of the data set")
 
     def drop(self, start: int, stop: int) -> None:
         """Give the memory of all whole pages in a range back; they read as zero afterwards."""

@@ -26,8 +26,8 @@ import numpy.typing as npt
 import orjson
 import xxhash
 
-from neurofm_shards.errors import FormatError, InputNotFoundError
-from neurofm_shards.shards.files import write_atomically
+from neurofm_shards.errors import FormatError
+from neurofm_shards.shards.files import open_regular, write_atomically
 from neurofm_shards.types import Buffer
 
 MAGIC = b"NFMSIDE1"
@@ -96,14 +96,10 @@ def read_arrays(path: Path | str) -> tuple[dict[str, Any], dict[str, AnyArray]]:
 
 
 def _contents(path: str) -> bytes | mmap.mmap:
-    try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  (on a hot path)
-            size = os.fstat(file.fileno()).st_size
-            if size > _MAP_BYTES:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            return file.read() or b""
-    except FileNotFoundError as error:
-        raise InputNotFoundError(f"there is no sidecar {path}") from error
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size > _MAP_BYTES:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return file.read() or b""
 
 
 def parse_arrays(data: bytes | mmap.mmap) -> tuple[dict[str, Any], dict[str, AnyArray]]:
@@ -142,7 +138,7 @@ def _views(data: bytes | mmap.mmap, start: int, table: object) -> dict[str, AnyA
         count = 1
         for length in shape:
             count *= length
-        if name in arrays or start + offset + count * int(dtype[2]) > len(data):
+        if name in arrays or start + offset + count * int(dtype[2]) > len(data) or sum(shape) > len(data):
             raise FormatError(f"its array {name!r} comes twice or reaches beyond the end")
         arrays[name] = (
             np.frombuffer(data, dtype, count, start + offset).reshape(shape) if count else np.empty(shape, dtype)

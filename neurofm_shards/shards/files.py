@@ -5,15 +5,41 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from neurofm_shards.errors import FormatError, InputNotFoundError
 from neurofm_shards.types import Buffer
 
 _PARTIAL = re.compile(r"\..*\.(\d{1,9})-\d+\.partial")
 
 
 _numbers = itertools.count()
+
+
+def open_regular(path: Path | str) -> int:
+    """Open a file that somebody else made, for reading; return its descriptor.
+
+    Only regular files, or links to them, are opened: a named pipe would wait for ever, a device might never end.
+
+    Raises
+    ------
+    InputNotFoundError
+        There is no such file.
+    FormatError
+        It is no regular file, or cannot be opened (permissions, links in a circle).
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputNotFoundError(f"there is no file {path}") from error
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path} cannot be opened ({error}); check its permissions") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FormatError(f"{path} is no regular file (a folder, a pipe or a device); remove it")
+    return descriptor
 
 
 def partial_path(path: Path) -> Path:
@@ -58,8 +84,9 @@ def sync_folder(folder: Path) -> None:
 def write_atomically(path: Path, pieces: Iterable[Buffer], *, durable: bool = False) -> None:
     """Write a small file under a temporary name, then rename it; on any error nothing is left."""
     temporary = partial_path(path)
+    temporary.unlink(missing_ok=True)
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:  # never through a link that somebody put there
             file.writelines(pieces)
             if durable:
                 file.flush()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import xxhash
 
+from neurofm_shards.shards.files import open_regular
+
 _PIECE = 4096
 
 
@@ -16,7 +18,7 @@ def shard_fingerprint(path: Path | str) -> str:
     Times and names play no part: a copied or moved shard keeps its fingerprint. A change that leaves the size and all
     three pieces alone is found by the checksums (``validate``, ``verify=True``), not here.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = open_regular(path)
     try:
         size = os.fstat(descriptor).st_size
         digest = xxhash.xxh3_64(size.to_bytes(8, "little"))

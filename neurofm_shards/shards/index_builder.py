@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from neurofm_shards.errors import FormatError, InputNotFoundError
 from neurofm_shards.plugins.registry import registry
+from neurofm_shards.shards.files import open_regular
 from neurofm_shards.shards.fingerprints import shard_fingerprint
 from neurofm_shards.shards.index_log import Encoded, IndexLog
 from neurofm_shards.shards.index_model import ShardIndex
@@ -19,7 +20,7 @@ from neurofm_shards.shards.tar import Member, TarReader
 if TYPE_CHECKING:
     from neurofm_shards.plugins.interfaces import Codec
 
-#: A compressed shard without an index may decompress to this much, or to this many times its size.
+#: A shard may decompress to this much, or to this many times its size.
 MAX_UNKNOWN_BYTES = 1 << 30
 MAX_EXPANSION = 1100
 #: Pickles of other programs say at their end, too, what they hold; larger ones are decoded rather than copied.
@@ -78,26 +79,33 @@ def opened_tar(path: Path) -> Iterator[tuple[memoryview | BinaryIO, int | None]]
     """
     size = file_size(path)
     compression = registry().compressions.by_suffix(path.name)
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         if compression is None:
             # Not closed by hand: a view of it may still be held; it goes with the last of them.
             yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""), None
             return
         try:
             with registry().compressions.make(compression.qualified_name).open(file) as stream:
-                yield stream, max(MAX_UNKNOWN_BYTES, MAX_EXPANSION * size)
+                yield stream, most_decoded(size)
         except (OSError, EOFError, ValueError, RuntimeError) as error:
             if isinstance(error, FormatError):
                 raise
             raise FormatError(f"{path.name} cannot be decompressed ({type(error).__name__}: {error})") from error
 
 
+def most_decoded(size: int) -> int:
+    """Return the most bytes that a shard of this size may decompress to."""
+    return max(MAX_UNKNOWN_BYTES, MAX_EXPANSION * size)
+
+
 def file_size(path: Path) -> int:
-    """Return a shard's size; InputNotFoundError where there is no such file."""
+    """Return a shard's size; InputNotFoundError where there is no such file, FormatError where it is out of reach."""
     try:
         return os.stat(path).st_size  # noqa: PTH116  (on a hot path)
     except FileNotFoundError as error:
         raise InputNotFoundError(f"there is no shard {path}") from error
+    except OSError as error:
+        raise FormatError(f"{path} cannot be opened ({error}); check links and permissions") from error
 
 
 def codec_by_extension(extension: str) -> Codec | None:

@@ -13,7 +13,7 @@ import numpy as np
 from neurofm_shards.errors import FormatError, InputNotFoundError
 from neurofm_shards.shards.container import AnyArray, read_arrays, write_arrays
 from neurofm_shards.shards.fingerprints import shard_fingerprint
-from neurofm_shards.shards.index_builder import build_index, file_size
+from neurofm_shards.shards.index_builder import build_index, file_size, most_decoded
 from neurofm_shards.shards.index_model import ColumnIndex, ShardIndex
 from neurofm_shards.shards.packing import (
     Arrays,
@@ -108,7 +108,7 @@ def cached_path(shard_name: str, fingerprint: str, suffix: str) -> Path:
 def keep(path: Path, suffix: str, save: Callable[[Path], None]) -> Path | None:
     """Save a sidecar beside the data, else in the user's cache; return where, None when neither can be written."""
     beside = path.parent / SIDECAR_DIR / (path.name + suffix)
-    if _saved(beside, save):
+    if not beside.parent.is_symlink() and _saved(beside, save):
         return beside
     elsewhere = cached_path(path.name, shard_fingerprint(path), suffix)
     return elsewhere if _saved(elsewhere, save) else None
@@ -206,8 +206,10 @@ def _parse(header: dict[str, Any], arrays: dict[str, AnyArray]) -> ShardIndex:
     digests = arrays.get("digests")
     if digests is None or digests.shape != (n,) or digests.dtype.str != "<u8":
         raise FormatError("its digests are missing")
-    if not frames and tar_bytes != size and not name.partition(".tar")[2]:
+    if name.endswith(".tar") and (frames or tar_bytes != size):
         raise FormatError("its sizes contradict each other")
+    if tar_bytes > most_decoded(size):
+        raise FormatError(f"it promises {tar_bytes:,} bytes in a file of {size:,}, which is taken for a bomb")
     packed_records = load_ints(records, n + 1, arrays)
     _check_records(packed_records, tar_bytes)
     parsed = [_parse_column(column, n, tar_bytes, arrays) for column in columns]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import orjson
 from pydantic import ValidationError
 
-from neurofm_shards.errors import FormatError
-from neurofm_shards.shards.files import write_atomically
+from neurofm_shards.errors import FormatError, InputNotFoundError
+from neurofm_shards.shards.files import open_regular, write_atomically
 from neurofm_shards.shards.manifest_model import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -62,9 +63,9 @@ def read_manifest(folder: Path | str) -> Manifest | None:
     """
     path = Path(folder) / MANIFEST_NAME
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError):
+    except InputNotFoundError:
         return None
     if len(data) > MAX_MANIFEST_BYTES:
         raise FormatError(

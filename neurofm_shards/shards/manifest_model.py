@@ -19,6 +19,7 @@ FORMAT_VERSION = 1
 MAX_COUNT = 1 << 53
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,254}")
+_DTYPE = re.compile(r"\|?[bu]1|\|i1|[<>|][biufc](1|2|4|8|16)")
 _TABLE_FILE = re.compile(r"\.neurofm/(?:[A-Za-z0-9_][A-Za-z0-9_+-]*/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 
 
@@ -35,7 +36,14 @@ def _table_file(name: str) -> str:
     return name
 
 
+def _number_type(dtype: str) -> str:
+    if not _DTYPE.fullmatch(dtype):
+        raise ValueError(f"{dtype!r} is no type of plain numbers")
+    return dtype
+
+
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+DType = Annotated[str, AfterValidator(_number_type)]
 FileName = Annotated[str, AfterValidator(plain_file_name)]
 
 
@@ -99,7 +107,7 @@ class ColumnEntry(FrozenModel):
     extension: str = Field(max_length=255)
     codec_version: Count = 1
     distribution: str = Field("", max_length=255)
-    dtype: str | None = Field(None, max_length=64)
+    dtype: DType | None = None
     shape: list[Count | None] | None = Field(None, max_length=64)
     unit: str | None = None
     table: str | None = None
@@ -132,6 +140,8 @@ class Manifest(FrozenModel):
         Samples, shards, and samples per full shard.
     compression : str
         Name of the shards' compression, ``"none"`` for plain tar.
+    compression_distribution : str
+        Which distribution provides the compression; named when a reader lacks it.
     modalities : list of str
         Names of the columns.
     columns : list of ColumnEntry
@@ -160,6 +170,7 @@ class Manifest(FrozenModel):
     total_shards: Count
     shard_size: Annotated[int, Field(ge=1, le=MAX_COUNT)]
     compression: str = Field(max_length=255)
+    compression_distribution: str = Field("", max_length=255)
     modalities: list[str]
     columns: list[ColumnEntry]
     shards: list[ShardEntry]
@@ -179,6 +190,8 @@ class Manifest(FrozenModel):
             raise ValueError("two shards have one name or one number")
         if len(self.shards) != self.total_shards:
             raise ValueError(f"total_shards says {self.total_shards} and {len(self.shards)} are listed")
+        if max(sum(shard.tar_bytes for shard in self.shards), sum(s.shard_bytes for s in self.shards)) > MAX_COUNT:
+            raise ValueError("the shards' sizes add up to more than any disk holds")
         if sum(shard.num_samples for shard in self.shards) != self.total_samples:
             raise ValueError(f"the shards' samples do not add up to total_samples, {self.total_samples}")
         if len({column.name for column in self.columns}) != len(self.columns):

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.errors import FormatError, InputNotFoundError
+from neurofm_shards.shards.files import open_regular
 
 if TYPE_CHECKING:
     from neurofm_shards.compression.frames import FrameTable
@@ -70,8 +71,8 @@ class ShardFile:
             The file's size is not what the index says: it was truncated or replaced.
         """
         try:
-            fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except FileNotFoundError:
+            fd = open_regular(self.path)
+        except InputNotFoundError:
             raise InputNotFoundError(f"{self.path}: this shard of the data set is gone; bring it back") from None
         size = os.fstat(fd).st_size
         if size != self.file_bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards.errors import ClosedError
+from neurofm_shards.errors import ClosedError, FormatError
 from neurofm_shards.shards.arena import Arena, Bytes, page_ceil
 from neurofm_shards.shards.frames_cache import FrameCache
 from neurofm_shards.shards.guard import ForkSafeCondition
@@ -70,7 +70,11 @@ class Space(ABC):
         if not file.compressed:
             self._attach_plain(shard, file)
             return
-        source = file.frames(self._memory(shard, file.tar_bytes))
+        try:
+            memory = self._memory(shard, file.tar_bytes)
+        except OSError as error:
+            raise FormatError(f"{file.path}: no addresses are left for its {file.tar_bytes:,} bytes") from error
+        source = file.frames(memory)
         self._bounds[shard] = source.bounds
         self._first_frames[shard] = self.frames.add(source, int(self.bases[shard]))
 

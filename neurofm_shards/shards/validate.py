@@ -57,6 +57,8 @@ def validate_dataset(folder: Path | str, workers: int | None = None, progress: P
     listed = [path / entry.shard_name for entry in manifest.shards] if manifest else shards
     if manifest is not None:
         _compare_folder(manifest, shards, findings)
+    elif not shards:
+        findings.append(Finding("error", "", "", "there are no shards", "this is no data set"))
     checks = _check_shards([shard for shard in listed if shard.is_file()], workers, progress)
     by_name = {check.path.name: check for check in checks}
     for check in checks:

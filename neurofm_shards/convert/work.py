@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,7 +158,8 @@ class _ShardTaskRun:
         self._task = task
         self._transforms = _made(order.transforms)
         self._drops: Counter[tuple[int, str]] = Counter()
-        self._statistics: list[SessionStats] = []
+        self._counting = ThreadPoolExecutor(1, "shard-statistics")
+        self._statistics: list[Future[SessionStats]] = []
 
     def run(self, segments: Sequence[Segment]) -> ShardResult:
         task, order = self._task, self._order
@@ -165,17 +167,19 @@ class _ShardTaskRun:
         path.parent.mkdir(exist_ok=True)
         writer = ShardWriter(path, task.shard_idx, **order.writer)
         written = 0
-        try:
-            for segment in segments:
-                written += self._write_segment(writer, segment)
-            record = writer.close() if written else None
-        except BaseException:
-            writer.abort()
-            raise
+        with self._counting:
+            try:
+                for segment in segments:
+                    written += self._write_segment(writer, segment)
+                record = writer.close() if written else None
+            except BaseException:
+                writer.abort()
+                raise
         if record is None:
             writer.abort()
         drops = tuple((i, kind, count) for (i, kind), count in self._drops.items())
-        return ShardResult(task.shard_idx, record, merged(self._statistics), drops, ())
+        statistics = merged(part.result() for part in self._statistics)
+        return ShardResult(task.shard_idx, record, statistics, drops, ())
 
     def _write_segment(self, writer: ShardWriter, segment: Segment) -> int:
         written = 0
@@ -185,10 +189,16 @@ class _ShardTaskRun:
             if len(block) == 0:
                 continue
             numbers = np.asarray(block.rows, np.int64) + (segment.first - segment.start)
+            self._count(block)
             writer.write_block(replace(block, rows=None), numbers)
-            self._statistics.append(block_statistics(block, self._quantities(block)))
             written += len(block)
         return written
+
+    def _count(self, block: Block) -> None:
+        """Compute statistics beside writing and reading, at most one block behind."""
+        if self._statistics:
+            self._statistics[-1].result()
+        self._statistics.append(self._counting.submit(block_statistics, block, self._quantities(block)))
 
     def _quantities(self, block: Block) -> list[str]:
         row_numbers = {spec.name for spec in self._order.columns if spec.table is not None}

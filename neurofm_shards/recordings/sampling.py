@@ -213,7 +213,8 @@ def _sums(values: Floats, first: Ints, last: Ints) -> Floats:
 
 def _wrap(values: Floats, low: float, high: float) -> Floats:
     """Bring values into ``[low, high)`` and keep them there when they are rounded to float32."""
-    wrapped = (low + (values - low) % (high - low)).astype(np.float32)
+    turns = np.floor((values - low) / (high - low))
+    wrapped = (values - turns * (high - low)).astype(np.float32)
     smallest, largest = np.float32(low), np.float32(high)
     if smallest < low:
         smallest = np.nextafter(smallest, np.float32(np.inf))

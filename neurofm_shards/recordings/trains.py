@@ -25,6 +25,8 @@ _RESTART = 0.5
 _RESTART_SHARE = 0.01
 _FEWEST_RESTARTS = 3
 _MIN_EVENTS = 10
+#: Bits of an int64 beside its sign.
+_SORTABLE_BITS = 63
 
 
 @dataclass(frozen=True)
@@ -228,10 +230,30 @@ def _sorted_inside(times: Floats, owner: Ints, timeline: Timeline) -> tuple[Ints
     ticks = to_ticks(times)
     owners = owner.astype(np.int32)
     if (ticks[1:] < ticks[:-1]).any():
-        order = np.argsort(ticks, kind="stable")
-        ticks, owners = ticks[order], owners[order]
+        ticks, owners = in_order(ticks, owners)
     first, last = np.searchsorted(ticks, [timeline.start, timeline.stop], side="left")
     return ticks[first:last], owners[first:last], total - int(last - first)
+
+
+def in_order(ticks: Ints, owners: npt.NDArray[np.int32]) -> tuple[Ints, npt.NDArray[np.int32]]:
+    """Sort by time, ties in file order.
+
+    Where events are listed owner by owner, file order is the order of owners, and both fit into one integer, which
+    sorts several times faster than an index does.
+    """
+    bits = int(owners.max()).bit_length()
+    first = int(ticks.min())
+    if (owners[1:] < owners[:-1]).any() or (int(ticks.max()) - first).bit_length() + bits > _SORTABLE_BITS:
+        order = np.argsort(ticks, kind="stable")
+        return ticks[order], owners[order]
+    packed = ticks - first
+    packed <<= bits
+    packed |= owners
+    packed.sort()
+    owners = (packed & ((1 << bits) - 1)).astype(np.int32)
+    packed >>= bits
+    packed += first
+    return packed, owners
 
 
 def _reports(path: str, facts: Mapping[str, int]) -> list[Problem]:

@@ -101,10 +101,11 @@ def _of_numbers(values: npt.NDArray[Any]) -> ChannelStats:
         return _of_gappy_numbers(numbers)
     n = len(numbers)
     mean = total / n
+    low, high = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
     deviation = numbers - mean
     count = np.full(numbers.shape[1], n, np.int64)
     m2 = np.einsum("ij,ij->j", deviation, deviation)
-    return ChannelStats(count, np.zeros_like(count), mean, m2, numbers.min(axis=0), numbers.max(axis=0))
+    return ChannelStats(count, np.zeros_like(count), mean, m2, low, high)
 
 
 def _of_gappy_numbers(numbers: Floats) -> ChannelStats:

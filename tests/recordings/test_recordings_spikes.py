@@ -16,6 +16,7 @@ from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed
 from neurofm_shards.recordings.memory import events, intervals, regular
 from neurofm_shards.recordings.ticks import count_grid, count_windows, expand, to_ticks
+from neurofm_shards.recordings.trains import in_order
 
 
 def epochs(start, stop):
@@ -278,3 +279,21 @@ def test_event_streams_are_counted_when_asked_for_or_when_there_is_nothing_else(
     assert "events" not in windowed(with_units, WindowOptions()).read(0, 1).columns
     both = windowed(with_units, WindowOptions(modalities=("spikes", "events")))
     assert {"events", "spikes"} <= set(both.read(0, 1).columns)
+
+
+@given(
+    data=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 5)), min_size=1, max_size=60),
+    listed=st.sampled_from(["unit by unit", "mixed"]),
+    first=st.sampled_from([0, -5_000_000_000, 1_700_000_000_000_000_000]),
+    apart=st.sampled_from([1, 10**9, 9 * 10**17]),
+)
+def test_times_are_sorted_as_a_stable_sort_would_whatever_lies_between_them(data, listed, first, apart):
+    owners = np.array([owner for owner, _ in data], dtype=np.int32)
+    if listed == "unit by unit":
+        owners.sort()
+    ticks = np.array([step for _, step in data], dtype=np.int64) * apart + first
+    order = sorted(range(len(ticks)), key=ticks.tolist().__getitem__)
+    found, whose = in_order(ticks.copy(), owners)
+    assert found.tolist() == ticks[order].tolist()
+    assert whose.tolist() == owners[order].tolist()
+    assert whose.dtype == np.int32

@@ -9,6 +9,7 @@ import numpy as np
 
 from neurofm_shards_nwb.arrays import StoredArray, plain, text
 from neurofm_shards_nwb.content import Column, FileContent, Region, Series, Table
+from neurofm_shards_nwb.links import name_resolver
 from neurofm_shards_nwb.types_2x import CORE_NAMESPACES, TypeTree
 
 _FACTS = {name: name for name in ("identifier", "session_description", "session_start_time")} | {
@@ -117,11 +118,8 @@ class _View:
             description=text(dataset.attrs.get("description")),
             indexes=tuple(indexes),
             rows_of=self.table(self._file[target]) if target else None,
-            resolve=self._name_of if _holds_references(dataset) else None,
+            resolve=name_resolver(dataset),
         )
-
-    def _name_of(self, reference: object) -> str:
-        return str(self._file[reference].name).rpartition("/")[2] if reference else ""
 
     def _region(self, group: Any) -> Region | None:
         for name in ("electrodes", "rois"):
@@ -167,12 +165,6 @@ def typed_groups(group: Any) -> Iterator[Any]:
             if "neurodata_type" in item.attrs:
                 yield item
             yield from typed_groups(item)
-
-
-def _holds_references(dataset: Any) -> bool:
-    import h5py  # noqa: PLC0415  (only when a file is opened)
-
-    return h5py.check_ref_dtype(dataset.dtype) is not None
 
 
 def _facts(file: Any) -> dict[str, Any]:

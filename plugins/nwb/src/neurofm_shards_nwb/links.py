@@ -1,13 +1,31 @@
-"""External links: data that lie in other files, which may not be there."""
+"""Links: references to objects of the same file, and data that lie in other files, which may not be there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from neurofm_shards_nwb.content import FileContent
+
+
+def name_resolver(dataset: Any) -> Callable[[object], str] | None:
+    """Return what turns the object references of a dataset into names, without opening what they point to.
+
+    None where an array is no HDF5 dataset or holds no object references.
+    """
+    import h5py  # noqa: PLC0415  (only when a file is opened)
+
+    if not isinstance(dataset, h5py.Dataset) or h5py.check_ref_dtype(dataset.dtype) is not h5py.Reference:
+        return None
+    file = dataset.file.id
+
+    def name_of(reference: object) -> str:
+        path = h5py.h5r.get_name(reference, file) if reference else None
+        return "" if path is None else str(path.decode("utf-8", "replace").rpartition("/")[2])
+
+    return name_of
 
 
 def missing_links(file: Any) -> dict[str, str]:

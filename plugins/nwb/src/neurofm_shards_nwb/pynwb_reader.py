@@ -11,6 +11,7 @@ import numpy as np
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.arrays import StoredArray, plain, text
 from neurofm_shards_nwb.content import Column, FileContent, Region, Series, Table
+from neurofm_shards_nwb.links import name_resolver
 
 #: Types of pynwb's own class tree that say nothing about the data.
 _FRAMEWORK = ("NWBDataInterface", "NWBContainer", "NWBMixin", "Container", "AbstractContainer", "NWBTable", "object")
@@ -134,12 +135,15 @@ class _View:
             indexes.insert(0, self._need(item.data, f"{path}/{item.name}"))
             item = item.target
         target = item.table if "DynamicTableRegion" in _types(item) else None
+        stored = getattr(item.data, "dataset", item.data)
+        resolve = name_resolver(stored)
         return Column(
             name=name,
-            data=self._need(item.data, f"{path}/{item.name}"),
+            data=self._need(item.data if resolve is None else stored, f"{path}/{item.name}"),
             description=text(item.description),
             indexes=tuple(indexes),
             rows_of=None if target is None else self.table(target),
+            resolve=resolve,
         )
 
     def _region(self, item: Any, path: str) -> Region | None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.plan import EpochPlan
+from neurofm_shards.loading.ranks import Ranks, confirm
 from neurofm_shards.loading.state import LoaderState
 
 
@@ -41,12 +42,15 @@ class Cursor:
     ----------
     plan : EpochPlan
         What is iterated.
+    place : Ranks
+        The rank that the plan was made for.
     epochs : Epochs, optional
         Where the next epoch is kept; by default here.
     """
 
-    def __init__(self, plan: EpochPlan, epochs: Epochs | None = None) -> None:
+    def __init__(self, plan: EpochPlan, place: Ranks, epochs: Epochs | None = None) -> None:
         self._plan = plan
+        self._place = place
         self._epochs = OwnEpochs() if epochs is None else epochs
         self._iteration = 0
         self._offset = 0
@@ -66,7 +70,14 @@ class Cursor:
         return self.standing[0]
 
     def begin(self) -> tuple[int, int, int]:
-        """Begin an iteration; return its number, its epoch and the position it starts at."""
+        """Begin an iteration; return its number, its epoch and the position it starts at.
+
+        Raises
+        ------
+        ConfigError
+            This process became another rank since.
+        """
+        confirm(self._place)
         self._iteration += 1
         self._process = os.getpid()
         self._now = epoch, position = self._epochs.upcoming, self._offset

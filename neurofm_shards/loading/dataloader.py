@@ -214,6 +214,7 @@ def create_webdataset_dataloader(
         BatchFetch(readers, finish, on_error),
         dataset=dataset,
         shelves=shelves,
+        place=place,
         batch_size=batch_size,
         drop_last=drop_last,
         workers=workers,

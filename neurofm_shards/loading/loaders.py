@@ -125,7 +125,7 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         reader = make_reader(collection, columns, counts, make_transforms(as_list(transforms)))
         self._fetch = SampleFetch(reader, transform, metadata, on_error, decode)
         self._chunk = max(1, min(MOST_IN_CHUNK, CHUNK_BYTES // max(1, sample_bytes(reader))))
-        self._cursor = Cursor(self._plan, WorkerEpochs())
+        self._cursor = Cursor(self._plan, place, WorkerEpochs())
         self._exhausted = False
         self.skips = SkipCounter()
 

@@ -49,6 +49,23 @@ def ranks(rank: int | None = None, world_size: int | None = None) -> Ranks:
     return found
 
 
+def confirm(place: Ranks) -> None:
+    """Refuse to go on as another rank than ``torch.distributed`` says, which may have been initialised since.
+
+    Raises
+    ------
+    ConfigError
+        All ranks would read the same samples.
+    """
+    found = _from_torch()
+    if found is not None and (found.rank, found.world_size) != (place.rank, place.world_size):
+        raise ConfigError(
+            f"this loader was made as rank {place.rank} of {place.world_size}, and torch.distributed, initialised "
+            f"since, says rank {found.rank} of {found.world_size}: make the loader after init_process_group (with "
+            "Lightning, in train_dataloader())"
+        )
+
+
 def _from_torch() -> Ranks | None:
     """Ask ``torch.distributed``; a program that never imported torch has not initialised it."""
     torch = sys.modules.get("torch")

@@ -19,6 +19,7 @@ from neurofm_shards.loading.fetch import BatchFetch, restored
 from neurofm_shards.loading.opening import sample_bytes
 from neurofm_shards.loading.pipeline import Fetched, Workers, run
 from neurofm_shards.loading.plan import EpochPlan, Request
+from neurofm_shards.loading.ranks import Ranks
 from neurofm_shards.loading.skipping import SkipCounter
 from neurofm_shards.loading.working import WorkerOptions
 
@@ -82,6 +83,8 @@ class ShardDataLoader(DataLoader[Any]):
         The same samples for random access.
     shelves : sequence of Shelf
         Where the samples of each data set are in ``dataset``.
+    place : Ranks
+        The rank that the plan was made for.
     batch_size : int or None
         For information; None where batches differ in size.
     drop_last : bool
@@ -101,6 +104,11 @@ class ShardDataLoader(DataLoader[Any]):
         Counts samples left out because they could not be read (``on_error="skip"``).
     """
 
+    # Accelerate asks for these: prepare() leaves the loader as it is (ranks are divided already), save_state() and
+    # load_state() include its state.
+    _is_accelerate_prepared = True
+    use_stateful_dataloader = True
+
     def __init__(
         self,
         plan: EpochPlan,
@@ -108,6 +116,7 @@ class ShardDataLoader(DataLoader[Any]):
         *,
         dataset: Dataset[Any],
         shelves: Sequence[Shelf],
+        place: Ranks,
         batch_size: int | None,
         drop_last: bool,
         workers: WorkerOptions,
@@ -117,7 +126,7 @@ class ShardDataLoader(DataLoader[Any]):
     ) -> None:
         self._plan = plan
         self._fetch = fetch
-        self._cursor = Cursor(plan)
+        self._cursor = Cursor(plan, place)
         self._options = workers
         self._kept: Workers | None = None
         self._copies = None if device is None else copier(device)

@@ -73,6 +73,28 @@ def test_an_initialised_process_group_decides(tmp_path):
     assert [p.communicate(timeout=60)[0].strip() for p in both] == ["0 2 torch.distributed", "1 2 torch.distributed"]
 
 
+LATE = """
+import sys, torch.distributed as dist
+from neurofm_shards import WebDatasetLoader, create_webdataset_dataloader
+early = [create_webdataset_dataloader(sys.argv[2], 8, 0), WebDatasetLoader(sys.argv[2])]
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[3]), world_size=2)
+for loader in early:
+    try:
+        next(iter(loader))
+    except ValueError as error:
+        print(error)
+dist.destroy_process_group()
+"""
+
+
+def test_loaders_made_before_the_process_group_refuse_to_read_as_somebody_else(tmp_path, written):
+    command = [sys.executable, "-c", LATE, str(tmp_path / "store"), str(written[0])]
+    both = [subprocess.Popen([*command, str(r)], stdout=subprocess.PIPE, text=True) for r in range(2)]
+    for rank, process in enumerate(both):
+        said = process.communicate(timeout=60)[0]
+        assert said.count(f"as rank 0 of 1, and torch.distributed, initialised since, says rank {rank} of 2") == 2
+
+
 def test_asking_does_not_import_torch():
     code = "import sys; from neurofm_shards.loading.ranks import ranks; ranks(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -55,6 +55,8 @@ def run(argv: Sequence[str], program: str = "neurofm-shards") -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201  (rich may not be imported yet)
         return INTERRUPTED
+    except (OSError, MemoryError) as error:  # the machine's trouble (disk, permissions, memory), not a bug
+        return _failed(error, 1, debug=debug)
     except Exception as error:  # noqa: BLE001  (the last resort of a program: shown, with the way to see more)
         hint = "" if debug else "; this is a bug in neurofm-shards: run again with --debug to see where"
         return _failed(RuntimeError(f"{type(error).__name__}: {error}{hint}"), 1, debug=debug)

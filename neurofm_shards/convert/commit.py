@@ -20,6 +20,7 @@ from neurofm_shards.convert.statistics import (
 from neurofm_shards.plugins.registry import IN_CODE, registry
 from neurofm_shards.shards.manifest import ColumnEntry, Manifest, ShardEntry, TableEntry
 from neurofm_shards.shards.manifest_merge import merge_columns
+from neurofm_shards.shards.providers import compression_distribution
 from neurofm_shards.shards.statistics import ChannelStats
 
 Line = Mapping[str, Any]
@@ -47,6 +48,7 @@ def make_manifest(plan: ConversionPlan, lines: Mapping[int, Line], base: Manifes
         total_shards=len(shards),
         shard_size=plan.config.shard_size,
         compression=_compression_name(plan),
+        compression_distribution=compression_distribution(_compression_name(plan)),
         modalities=[column.name for column in columns],
         columns=columns,
         shards=shards,

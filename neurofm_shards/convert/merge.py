@@ -182,6 +182,7 @@ class _Merge:
             total_shards=len(entries),
             shard_size=max(item.shard_size for item in manifests),
             compression=manifests[0].compression,
+            compression_distribution=manifests[0].compression_distribution,
             modalities=[column.name for column in columns],
             columns=columns,
             shards=entries,

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 from neurofm_shards.loading.tensors import is_count
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.shards.catalog import CatalogColumn, read_catalog
+from neurofm_shards.shards.providers import compression_suffix, missing_codec, missing_compression
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from neurofm_shards.shards.manifest import Manifest
 
 
 class ShardedDatasetInfo:
@@ -85,8 +88,9 @@ class ShardedDatasetInfo:
 
     def _notes(self) -> list[str]:
         catalog = self._catalog
-        notes = [_compression_note(name) for name in sorted({_suffix(name) for name in catalog.names})]
-        notes += [_column_note(name, column) for name, column in catalog.columns.items()]
+        suffixes = sorted({compression_suffix(name) for name in catalog.names})
+        notes = [_compression_note(suffix, catalog.manifest) for suffix in suffixes]
+        notes += [_column_note(name, column, catalog.manifest) for name, column in catalog.columns.items()]
         if any(name != name.lower() for name in catalog.columns):
             notes.append("field names with capitals: webdataset and Hugging Face datasets read them in lower case")
         if catalog.manifest is None:
@@ -94,14 +98,10 @@ class ShardedDatasetInfo:
         return [note for note in notes if note]
 
 
-def _suffix(name: str) -> str:
-    return name[name.rfind(".tar") + 4 :]
-
-
-def _compression_note(suffix: str) -> str:
+def _compression_note(suffix: str, manifest: Manifest | None) -> str:
     found = registry().compressions.by_suffix("x.tar" + suffix) if suffix else None
     if found is None:
-        return "" if not suffix else f"no installed plugin decompresses {suffix}"
+        return "" if not suffix else missing_compression(suffix, manifest)
     compression = registry().compressions.instance(found.qualified_name)
     name, notes = found.entry.name, []
     if not compression.universal:
@@ -113,7 +113,10 @@ def _compression_note(suffix: str) -> str:
     return "; ".join(notes)
 
 
-def _column_note(name: str, column: CatalogColumn) -> str:
+def _column_note(name: str, column: CatalogColumn, manifest: Manifest | None) -> str:
+    missing = [text for codec in column.codecs if (text := missing_codec(codec, name, manifest))]
+    if missing:
+        return missing[0]
     if not column.everywhere:
         return f"{name}: some samples lack it; Hugging Face datasets takes its fields from the first samples"
     if "" in column.codecs:

@@ -10,6 +10,7 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.shards.manifest_merge import merge_columns
 from neurofm_shards.shards.manifest_model import Manifest
+from neurofm_shards.shards.providers import compression_distribution
 from neurofm_shards.shards.shard_record import ShardRecord
 
 _DISTRIBUTIONS = ("neurofm-shards", "numpy")
@@ -68,6 +69,7 @@ def dataset_manifest(
         total_shards=len(shards),
         shard_size=base.shard_size if base else shard_size,
         compression=compression,
+        compression_distribution=compression_distribution(compression),
         modalities=[column.name for column in columns],
         columns=columns,
         shards=shards,

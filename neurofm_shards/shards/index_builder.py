@@ -15,6 +15,7 @@ from neurofm_shards.shards.files import open_regular
 from neurofm_shards.shards.fingerprints import shard_fingerprint
 from neurofm_shards.shards.index_log import Encoded, IndexLog
 from neurofm_shards.shards.index_model import ShardIndex
+from neurofm_shards.shards.providers import find_compression
 from neurofm_shards.shards.tar import Member, TarReader
 
 if TYPE_CHECKING:
@@ -78,14 +79,14 @@ def opened_tar(path: Path) -> Iterator[tuple[memoryview | BinaryIO, int | None]]
     Whatever a decompressor stumbles over becomes a FormatError.
     """
     size = file_size(path)
-    compression = registry().compressions.by_suffix(path.name)
+    compression = find_compression(path.name)
     with os.fdopen(open_regular(path), "rb") as file:
         if compression is None:
             # Not closed by hand: a view of it may still be held; it goes with the last of them.
             yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""), None
             return
         try:
-            with registry().compressions.make(compression.qualified_name).open(file) as stream:
+            with compression.open(file) as stream:
                 yield stream, most_decoded(size)
         except (OSError, EOFError, ValueError, RuntimeError) as error:
             if isinstance(error, FormatError):

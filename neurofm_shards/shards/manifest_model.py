@@ -43,6 +43,8 @@ def _number_type(dtype: str) -> str:
 
 
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+#: A plain name, or none: it appears in messages that say what to install.
+Distribution = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,199}|\([a-z]+\)|)$")]
 DType = Annotated[str, AfterValidator(_number_type)]
 FileName = Annotated[str, AfterValidator(plain_file_name)]
 
@@ -106,7 +108,7 @@ class ColumnEntry(FrozenModel):
     codec: str = Field(max_length=255)
     extension: str = Field(max_length=255)
     codec_version: Count = 1
-    distribution: str = Field("", max_length=255)
+    distribution: Distribution = ""
     dtype: DType | None = None
     shape: list[Count | None] | None = Field(None, max_length=64)
     unit: str | None = None
@@ -170,7 +172,7 @@ class Manifest(FrozenModel):
     total_shards: Count
     shard_size: Annotated[int, Field(ge=1, le=MAX_COUNT)]
     compression: str = Field(max_length=255)
-    compression_distribution: str = Field("", max_length=255)
+    compression_distribution: Distribution = ""
     modalities: list[str]
     columns: list[ColumnEntry]
     shards: list[ShardEntry]

@@ -20,6 +20,7 @@ from neurofm_shards.shards.manifest import (
 from neurofm_shards.shards.manifest_merge import merge_columns
 from neurofm_shards.shards.metadata import part_of, save_part
 from neurofm_shards.shards.metadata_members import metadata_of_shard
+from neurofm_shards.shards.providers import compression_distribution
 from neurofm_shards.shards.report import Finding, Report, bounded
 from neurofm_shards.shards.salvage import former_index, salvage
 from neurofm_shards.shards.shard_record import column_entries
@@ -154,11 +155,13 @@ def _manifest(folder: Path, base: Manifest | None, indexes: dict[str, ShardIndex
         facts = {column.name: {"unit": column.unit, "table": column.table} for column in base.columns}
         columns = [column.model_copy(update=facts.get(column.name, {})) for column in columns]
     found = {compression.name if (compression := compression_of(name)) else "none" for name in indexes}
+    packed = base.compression if base else (found.pop() if len(found) == 1 else "mixed")
     return Manifest(
         total_samples=total,
         total_shards=len(entries),
         shard_size=base.shard_size if base else max((entry.num_samples for entry in entries), default=1) or 1,
-        compression=base.compression if base else (found.pop() if len(found) == 1 else "mixed"),
+        compression=packed,
+        compression_distribution=base.compression_distribution if base else compression_distribution(packed),
         modalities=[column.name for column in columns],
         columns=columns,
         shards=entries,

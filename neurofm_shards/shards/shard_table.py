@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.errors import FormatError
-from neurofm_shards.plugins.registry import registry
 from neurofm_shards.shards.catalog import Catalog
 from neurofm_shards.shards.index import load_index
+from neurofm_shards.shards.providers import find_codec, find_compression
 from neurofm_shards.shards.shard_file import ShardFile
 from neurofm_shards.shards.space import Space
 
 if TYPE_CHECKING:
-    from neurofm_shards.plugins.interfaces import Codec, Compression
+    from neurofm_shards.plugins.interfaces import Codec
     from neurofm_shards.shards.index import ShardIndex
 
 Ints = npt.NDArray[np.int64]
@@ -82,7 +82,9 @@ class ShardTable:
             with self._locked():
                 if shard not in self._attached:
                     name = self.catalog.names[shard]
-                    path, decoder = self.catalog.folder / name, find_compression(name)
+                    path, decoder = self.catalog.folder / name, find_compression(name, self.catalog.manifest)
+                    if decoder is None and (index.tar_bytes != index.shard_bytes or index.frames is not None):
+                        raise FormatError(f"{path}: its index takes a plain tar for a compressed one; delete the index")
                     self._space.attach(
                         shard, ShardFile(path, index.shard_bytes, index.tar_bytes, decoder, index.frames)
                     )
@@ -100,22 +102,24 @@ class ShardTable:
         return f"{self.index(shard).packed_keys.at(local)!r} of {self.catalog.folder / self.catalog.names[shard]}"
 
     def decode(self, column: str, rows: Ints, payloads: Sequence[npt.NDArray[np.uint8]]) -> Iterator[Any]:
-        """Decode payloads of one column; those of an unknown codec are given as bytes.
+        """Decode payloads of one column; those of an unknown codec are given as bytes, where no manifest names it.
 
         Raises
         ------
+        MissingPluginError
+            The codec that the manifest names is not installed.
         FormatError
             A payload is damaged or hostile; names shard, key and column.
         """
-        codecs: dict[str, Codec] = {}
+        codecs: dict[str, Codec | None] = {}
         for row, shard, payload in zip(rows.tolist(), self.shards_of(rows).tolist(), payloads, strict=True):
             name = self.index(shard).columns[column].codec
-            if not name:
+            if name not in codecs:
+                codecs[name] = find_codec(name, column, self.catalog.manifest)
+            codec = codecs[name]
+            if codec is None:
                 yield payload.tobytes()
                 continue
-            codec = codecs.get(name)
-            if codec is None:
-                codec = codecs[name] = registry().codecs.instance(name)
             try:
                 yield codec.decode(payload.data)
             except FormatError as error:
@@ -136,23 +140,3 @@ class ShardTable:
                 f"samples in {index.tar_bytes} bytes with checksum {index.checksum}, expected {expected[0]} in "
                 f"{expected[1]} with {expected[2]}); restore it, or run `neurofm-shards repair`"
             )
-
-
-def find_compression(shard_name: str) -> Compression | None:
-    """Return what decompresses a shard of this name; None for a plain tar.
-
-    Raises
-    ------
-    FormatError
-        No installed plugin reads it.
-    """
-    if shard_name.endswith(".tar"):
-        return None
-    found = registry().compressions.by_suffix(shard_name)
-    if found is None:
-        raise FormatError(
-            f"{shard_name}: no installed plugin decompresses this kind of shard; `neurofm-shards plugins list` shows "
-            "those there are, and `pip install 'neurofm-shards[compression]'` adds zstd and lz4"
-        )
-    compression: Compression = registry().compressions.instance(found.qualified_name)
-    return compression

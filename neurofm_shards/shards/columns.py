@@ -6,8 +6,9 @@ it, 0 where the shard was not looked at yet.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -27,6 +28,8 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 
 #: Address of a field that a sample does not have.
 ABSENT = np.iinfo(np.int64).min
+#: No array of one sample is larger than this.
+_MOST_BYTES = 1 << 46
 #: Small rows are copied by one fancy index, in pieces that stay in the processor's cache and in malloc's hands.
 _PIECE = 128 << 10
 
@@ -112,8 +115,8 @@ class Column(ABC):
         lacking = rows[fetch.addresses[which] == ABSENT]
         if len(lacking):
             raise FormatError(
-                f"sample {fetch.describe(int(lacking[0]))} has no field {self.spec.name!r}, which the data set promises "
-                "for every sample; run `neurofm-shards validate`"
+                f"sample {fetch.describe(int(lacking[0]))} has no field {self.spec.name!r}, which the data set "
+                "promises for every sample; run `neurofm-shards validate`"
             )
         at, sizes = np.abs(fetch.addresses[which]), self.sizes[rows]
         fetch.reader.need(at, sizes)
@@ -144,7 +147,7 @@ class ConstantColumn(Column):
         self._pool = pool
         self._dtype = np.dtype(spec.dtype)
         self._shape = tuple(int(length or 0) for length in spec.shape or ())
-        self._size = int(np.prod(self._shape, dtype=np.int64)) * self._dtype.itemsize
+        self._size = _bytes_of(spec, self._shape)
 
     def gather(self, fetch: Fetch) -> Any:
         """Return an array (n, ...), or fill ``out``."""
@@ -205,7 +208,7 @@ class RaggedColumn(Column):
         super().__init__(spec, num_samples)
         self._dtype = np.dtype(spec.dtype)
         self._inner = tuple(int(length or 0) for length in (spec.shape or ())[1:])
-        self._row = int(np.prod(self._inner, dtype=np.int64)) * self._dtype.itemsize
+        self._row = _bytes_of(spec, self._inner)
 
     def gather(self, fetch: Fetch) -> Any:
         """Return :class:`~neurofm_shards.types.Ragged`; ``out`` cannot be given."""
@@ -272,6 +275,16 @@ class ListColumn(Column):
 def _refuse_out(column: Column, fetch: Fetch) -> None:
     if fetch.out is not None:
         raise ConfigError(f"column {column.spec.name!r} has no one shape: it cannot be gathered into an array")
+
+
+def _bytes_of(spec: ColumnSpec, shape: Sequence[int]) -> int:
+    """Return the bytes of an array; FormatError where no memory could hold it, or NumPy could not count it."""
+    size = math.prod(max(length, 1) for length in shape) * np.dtype(spec.dtype).itemsize
+    if size > _MOST_BYTES:
+        raise FormatError(
+            f"column {spec.name!r} is said to hold arrays of shape {spec.shape}, which nothing could hold"
+        )
+    return 0 if 0 in shape else size
 
 
 def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurofm_shards.errors import StateError
-from neurofm_shards.shards.files import write_atomically
+from neurofm_shards.errors import FormatError, StateError
+from neurofm_shards.shards.files import open_regular, write_atomically
 
 if TYPE_CHECKING:
     from neurofm_shards.loading.plan import EpochPlan
@@ -142,9 +142,11 @@ def read_state(path: str | os.PathLike[str]) -> LoaderState:
         When the file is torn, too large, or not a checkpoint. A missing file is a ``FileNotFoundError``.
     """
     path = Path(path)
-    if path.is_dir():
-        raise StateError(f"{path} is a folder; a checkpoint is a file")
-    with path.open("rb") as file:
+    try:
+        descriptor = open_regular(path)
+    except FormatError as error:
+        raise StateError(f"no checkpoint: {error}") from error
+    with os.fdopen(descriptor, "rb") as file:
         raw = file.read(MAX_STATE_BYTES + 1)
     try:
         if len(raw) > MAX_STATE_BYTES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.errors import FormatError, InputNotFoundError, NoShardsError
+from neurofm_shards.shards.files import names_in
 from neurofm_shards.shards.index import load_index
 from neurofm_shards.shards.manifest import MANIFEST_NAME, read_manifest
 from neurofm_shards.shards.names import METADATA_FIELD
@@ -103,9 +105,9 @@ def read_catalog(shard_dir: Path | str, pattern: str | None = None, num_shards: 
         The conversion was never finished, a listed shard is missing, or manifest or index is damaged.
     """
     path = Path(shard_dir)
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113  (Path raises where a folder above may not be searched)
         return _from_indexes(path.parent, [path.name])
-    if not path.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112
         raise InputNotFoundError(f"there is no folder {path}; check shard_dir")
     manifest = read_manifest(path)
     if manifest is not None:
@@ -114,8 +116,7 @@ def read_catalog(shard_dir: Path | str, pattern: str | None = None, num_shards: 
     if unfinished is not None:
         raise FormatError(unfinished)
     pattern = pattern or DEFAULT_PATTERN
-    found = (entry.name for entry in path.iterdir())
-    names = sorted(name for name in found if fnmatch.fnmatchcase(name, pattern) and _is_shard(name))
+    names = sorted(name for name in names_in(path) if fnmatch.fnmatchcase(name, pattern) and _is_shard(name))
     if not names:
         raise NoShardsError(f"No shards found in {path} matching {pattern}")
     return _from_indexes(path, names[:num_shards])
@@ -130,7 +131,7 @@ def _from_manifest(folder: Path, manifest: Manifest, pattern: str | None, num_sh
     if not shards:
         raise NoShardsError(f"No shards found in {folder} matching {pattern or DEFAULT_PATTERN}")
     shards = shards[:num_shards]
-    there = {entry.name for entry in folder.iterdir()}
+    there = set(names_in(folder))
     missing = [shard.shard_name for shard in shards if shard.shard_name not in there]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

@@ -124,7 +124,10 @@ class ShardCollection:
         """
         if io not in ("auto", "mmap", "pread"):
             raise ConfigError(f"io={io!r}: choose 'auto', 'mmap' or 'pread'")
-        return cls(read_catalog(shard_dir, pattern), (os.fspath(shard_dir), pattern), io, cache_bytes, verify)
+        try:
+            return cls(read_catalog(shard_dir, pattern), (os.fspath(shard_dir), pattern), io, cache_bytes, verify)
+        except MemoryError as error:
+            raise FormatError(f"{shard_dir}: there is no memory for all samples that it promises ({error})") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self._source, len(self.shard_names), self.fingerprint, self._options)
@@ -336,9 +339,15 @@ class ShardCollection:
             self._look_at(column, rows[addresses == 0])
             addresses = column.addresses[rows]
             plain = bool((addresses > 0).all())
-        return column.gather(
-            Fetch(reader, rows, addresses, plain, self._shards.decode, self._shards.describe, out, dtype)
-        )
+        try:
+            return column.gather(
+                Fetch(reader, rows, addresses, plain, self._shards.decode, self._shards.describe, out, dtype)
+            )
+        except MemoryError as error:
+            raise FormatError(
+                f"{self.catalog.folder}: there is no memory for {len(rows)} values of column {column.spec.name!r} "
+                f"({error}); check what the data set promises with `neurofm-shards info`, or take smaller batches"
+            ) from error
 
     def _look_at(self, column: Column, rows: Ints) -> None:
         """Find out where the values of these rows' shards lie."""

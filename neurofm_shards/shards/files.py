@@ -42,6 +42,14 @@ def open_regular(path: Path | str) -> int:
     return descriptor
 
 
+def names_in(folder: Path) -> list[str]:
+    """Return the names of all that lies in a folder; FormatError where that is not allowed."""
+    try:
+        return os.listdir(folder)
+    except (PermissionError, NotADirectoryError) as error:
+        raise FormatError(f"{folder} cannot be read ({error}); check its permissions") from error
+
+
 def partial_path(path: Path) -> Path:
     """Return a hidden name, new at each call, under which a file grows until it is whole."""
     return path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.partial")

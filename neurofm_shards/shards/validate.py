@@ -12,6 +12,7 @@ import xxhash
 
 from neurofm_shards.errors import FormatError, InputNotFoundError, NoShardsError
 from neurofm_shards.plugins.registry import registry
+from neurofm_shards.shards.files import names_in
 from neurofm_shards.shards.index import ShardIndex
 from neurofm_shards.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 from neurofm_shards.shards.names import METADATA_FIELD
@@ -47,7 +48,7 @@ def validate_dataset(folder: Path | str, workers: int | None = None, progress: P
         It holds neither a manifest nor a shard, nor traces of an interrupted conversion.
     """
     path = Path(folder)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112  (Path raises where a folder above may not be searched)
         raise InputNotFoundError(f"there is no folder {path}")
     findings: list[Finding] = []
     manifest = _manifest(path, findings)
@@ -59,7 +60,7 @@ def validate_dataset(folder: Path | str, workers: int | None = None, progress: P
         _compare_folder(manifest, shards, findings)
     elif not shards:
         findings.append(Finding("error", "", "", "there are no shards", "this is no data set"))
-    checks = _check_shards([shard for shard in listed if shard.is_file()], workers, progress)
+    checks = _check_shards([shard for shard in listed if shard in shards], workers, progress)
     by_name = {check.path.name: check for check in checks}
     for check in checks:
         findings.extend(bounded(check.findings, check.path.name))
@@ -75,14 +76,19 @@ def validate_dataset(folder: Path | str, workers: int | None = None, progress: P
         tuple(findings),
         len(checks),
         sum(index.num_samples for index in indexes),
-        sum(check.path.stat().st_size for check in checks),
+        sum(_size(check.path) for check in checks),
     )
 
 
 def shard_files(folder: Path) -> list[Path]:
     """Return all files of a folder that look like shards: ``*.tar`` with or without the suffix of a compression."""
     suffixes = (".tar", *(f".tar{item.entry.suffix}" for item in registry().compressions.entries()))
-    return sorted(path for path in folder.iterdir() if path.name.endswith(suffixes) and not path.name.startswith("."))
+    names = [name for name in names_in(folder) if name.endswith(suffixes) and not name.startswith(".")]
+    return [folder / name for name in sorted(names)]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _manifest(folder: Path, findings: list[Finding]) -> Manifest | None:
@@ -116,12 +122,12 @@ def _compare_folder(manifest: Manifest, shards: Sequence[Path], findings: list[F
 
 
 def _check_shards(paths: Sequence[Path], workers: int | None, progress: Progress | None) -> list[ShardCheck]:
-    total, done = sum(path.stat().st_size for path in paths), 0
+    total, done = sum(map(_size, paths)), 0
     checks = []
     with ThreadPoolExecutor(workers or os.cpu_count() or 1, "validate") as pool:
         for check in pool.map(lambda path: ShardCheck(path).run(), paths):
             checks.append(check)
-            done += check.path.stat().st_size
+            done += _size(check.path)
             if progress is not None:
                 progress(done, total)
     return checks

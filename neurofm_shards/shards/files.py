@@ -45,7 +45,7 @@ def open_regular(path: Path | str) -> int:
 def names_in(folder: Path) -> list[str]:
     """Return the names of all that lies in a folder; FormatError where that is not allowed."""
     try:
-        return os.listdir(folder)
+        return [entry.name for entry in folder.iterdir()]
     except (PermissionError, NotADirectoryError) as error:
         raise FormatError(f"{folder} cannot be read ({error}); check its permissions") from error
 
@@ -55,9 +55,9 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.partial")
 
 
-def remove_stale_partials(folder: Path) -> None:
-    """Delete the half-written files of processes of this machine that are no more."""
-    for path in folder.glob(".*.partial"):
+def remove_stale_partials(folder: Path, name: str = "*") -> None:
+    """Delete the half-written files (of one name) of processes of this machine that are no more."""
+    for path in folder.glob(f".{name}.*.partial"):
         owner = _PARTIAL.fullmatch(path.name)
         if owner is not None and not _alive(int(owner[1])):
             path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch.utils.data import get_worker_info
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.loaders import WebDatasetLoader
 from neurofm_shards.loading.state import LoaderState, read_state, save_state
+from neurofm_shards.shards.files import remove_stale_partials
 
 
 class ResumableWebDatasetLoader(WebDatasetLoader):
@@ -52,6 +54,8 @@ class ResumableWebDatasetLoader(WebDatasetLoader):
         self.checkpoint_path = None if checkpoint_path is None else Path(checkpoint_path)
         self.checkpoint_interval = checkpoint_interval
         self.load_checkpoint()
+        if self.checkpoint_path is not None:
+            remove_stale_partials(self.checkpoint_path.parent, glob.escape(self.checkpoint_path.name))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Iterate over one epoch, or what is left of it."""

@@ -67,10 +67,12 @@ class PackedInts:
 def pack_ints(values: npt.ArrayLike) -> PackedInts:
     """Find the smallest form of integers."""
     array = np.asarray(values, dtype=np.int64)
-    if len(array) < 2:
-        return PackedInts(len(array), int(array[0]) if len(array) else 0)
+    if len(array) == 0:
+        return PackedInts(0, 0)
+    if len(array) == 1:
+        return PackedInts(1, int(array[0])) if _in_bounds(int(array[0]), 0, 1) else PackedInts(1, values=array)
     step = int(array[1]) - int(array[0])
-    if (np.diff(array) == step).all():
+    if (np.diff(array) == step).all() and _in_bounds(int(array[0]), step, len(array)):
         return PackedInts(len(array), int(array[0]), step)
     low, high = int(array.min()), int(array.max())
     dtype = next(d for d in _SMALL if d == "<i8" or (low >= 0 and high <= np.iinfo(d).max))
@@ -94,13 +96,18 @@ def load_ints(stored: object, length: int, arrays: Arrays) -> PackedInts:
         The stored form is damaged.
     """
     match stored:
-        case [int(start), int(step)] if _whole(start, step) and max(abs(start), abs(start + step * length)) < _LIMIT:
+        case [int(start), int(step)] if _whole(start, step) and _in_bounds(start, step, length):
             return PackedInts(length, start, step)
         case str() if (
             (array := arrays.get(stored)) is not None and array.shape == (length,) and array.dtype.kind in "ui"
         ):
             return PackedInts(length, values=array)
     raise FormatError(f"a sidecar's column of integers is damaged: {stored!r:.60}")
+
+
+def _in_bounds(start: int, step: int, length: int) -> bool:
+    # Room for one step beyond the last number, so that no sum of two of them overflows.
+    return max(abs(start), abs(start + step * length)) < _LIMIT
 
 
 def _whole(*values: object) -> bool:

@@ -15,7 +15,6 @@ import orjson
 from neurofm_shards.convert.output import Output
 from neurofm_shards.convert.rewriting import Rewriter, writer_settings
 from neurofm_shards.convert.statistics import manifest_statistics, sessions_from_manifest
-from neurofm_shards.convert.tables import read_table
 from neurofm_shards.errors import ConfigError, NoShardsError
 from neurofm_shards.expressions import compile_expression
 from neurofm_shards.shards.card import CARD_NAME, is_our_card, write_card
@@ -26,6 +25,7 @@ from neurofm_shards.shards.lock import OutputLock
 from neurofm_shards.shards.manifest import Manifest, ShardEntry, write_manifest
 from neurofm_shards.shards.manifest_merge import merge_columns
 from neurofm_shards.shards.shard_record import column_entries
+from neurofm_shards.shards.side_tables import read_rows
 
 Mask = npt.NDArray[np.bool_]
 
@@ -199,7 +199,7 @@ class _Drop:
 
     def _write_tables(self, staging: Path, gone: set[str]) -> None:
         for name, entry in self.manifest.tables.items():
-            rows = read_table(self.output, entry, entry.rows)
+            rows = read_rows(self.output.folder, entry, entry.rows)
             left = list(rows)
             for source in self.manifest.sources:
                 if source.get("session_id", "") in gone:

@@ -18,7 +18,6 @@ from neurofm_shards.convert.drop import finished_manifest
 from neurofm_shards.convert.output import Output
 from neurofm_shards.convert.rewriting import Rewriter, writer_settings
 from neurofm_shards.convert.statistics import SessionStats, add, manifest_statistics, sessions_from_manifest
-from neurofm_shards.convert.tables import read_table
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.shards.card import write_card
 from neurofm_shards.shards.collection import ShardCollection
@@ -28,6 +27,7 @@ from neurofm_shards.shards.manifest import Manifest, TableEntry, write_manifest
 from neurofm_shards.shards.manifest_merge import merge_columns as merge_column_entries
 from neurofm_shards.shards.sample_keys import automatic_number
 from neurofm_shards.shards.shard_record import ShardRecord
+from neurofm_shards.shards.side_tables import read_rows
 from neurofm_shards.shards.summary import summary
 
 Ints = npt.NDArray[np.int64]
@@ -168,7 +168,7 @@ class _Merge:
         for name, entry in part.manifest.tables.items():
             table = self._rows.setdefault(name, [])
             bases[name] = len(table)
-            table += read_table(part.output, entry, entry.rows)
+            table += read_rows(part.output.folder, entry, entry.rows)
         return bases
 
     def _manifest(self, records: Sequence[ShardRecord]) -> Manifest:

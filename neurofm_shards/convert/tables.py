@@ -9,9 +9,9 @@ import orjson
 
 from neurofm_shards.convert.commit import json_values
 from neurofm_shards.convert.output import Output
-from neurofm_shards.errors import FormatError
 from neurofm_shards.shards.files import write_atomically
 from neurofm_shards.shards.manifest import TableEntry
+from neurofm_shards.shards.side_tables import read_rows
 
 
 def write_tables(
@@ -30,23 +30,6 @@ def write_tables(
         before = entries[name].rows - len(rows)
         path = output.folder / entries[name].file
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = read_table(output, entries[name], before) if before else []
+        kept = read_rows(output.folder, entries[name], before) if before else []
         text = orjson.dumps([*kept, *(json_values(row) for row in rows)], option=orjson.OPT_APPEND_NEWLINE)
         write_atomically(path, [text], durable=durable)
-
-
-def read_table(output: Output, entry: TableEntry, rows: int) -> list[dict[str, Any]]:
-    """Read the first rows of a table.
-
-    Raises
-    ------
-    FormatError
-        The table is damaged or has fewer rows.
-    """
-    try:
-        table = orjson.loads((output.folder / entry.file).read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise FormatError(f"table {entry.file} of {output.folder} cannot be read: {error}") from error
-    if not isinstance(table, list) or len(table) < rows:
-        raise FormatError(f"table {entry.file} of {output.folder} must be a list of at least {rows} rows")
-    return table[:rows]

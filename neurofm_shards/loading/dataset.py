@@ -20,6 +20,7 @@ from neurofm_shards.loading.subsets import Where
 from neurofm_shards.loading.transforming import SampleFunction, TransformLike, is_transform, make_transforms
 from neurofm_shards.shards.collection import ShardCollection
 from neurofm_shards.shards.names import METADATA_FIELD
+from neurofm_shards.shards.side_tables import side_table
 
 Rows = npt.NDArray[np.int64]
 
@@ -175,6 +176,23 @@ class ShardDataset(Dataset[dict[str, Any]]):
     def keys(self) -> list[str]:
         """Return the keys of all samples, in order."""
         return self.collection.keys(self._chosen(np.arange(len(self))))
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        """Return a side table, to which the numbers in columns such as ``unit_ids`` refer: one dict per row.
+
+        Examples
+        --------
+        >>> units = dataset.table("units")  # doctest: +SKIP
+        >>> [units[row]["id"] for row in dataset[0]["unit_ids"]]  # doctest: +SKIP
+
+        Raises
+        ------
+        ConfigError
+            There is no such table; the message lists those that are there.
+        FormatError
+            It is damaged.
+        """
+        return side_table(self.collection.catalog.folder, self.collection.manifest, name)
 
     def close(self) -> None:
         """Release the shards; reading afterwards raises ClosedError."""

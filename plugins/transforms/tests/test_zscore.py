@@ -63,6 +63,18 @@ def test_ragged_columns_use_their_own_session(two_sessions):
     np.testing.assert_array_equal(got[1], transform({"x": x[5][:3]}, {"session_id": "b"})["x"])
 
 
+def test_a_session_that_lacks_a_modality_needs_no_statistics_of_it(two_sessions):
+    block, manifest = two_sessions
+    manifest["statistics"]["sessions"]["c"] = {}
+    transform = make(by="session").bind(manifest)
+    x = [block.columns["x"][0], np.zeros((20, 0), np.uint8)]
+    got = transform.apply_block(Block({"x": x}, [{"session_id": "a"}, {"session_id": "c"}])).columns["x"]
+    assert [value.shape for value in got] == [(20, 4), (20, 0)]
+    np.testing.assert_array_equal(got[0], transform({"x": x[0]}, {"session_id": "a"})["x"])
+    with pytest.raises(ConfigError, match="no statistics for session 'c' of 'x': .* split within sessions"):
+        transform({"x": x[0]}, {"session_id": "c"})
+
+
 def test_a_channel_that_never_changes_is_divided_by_one():
     manifest = {"statistics": {"columns": {"x": {"mean": [2.0, None], "std": [0.0, None]}}}}
     got = make().bind(manifest)({"x": np.array([[2.0, 5.0]])}, {})["x"]
@@ -83,6 +95,8 @@ def test_what_is_missing_is_said(two_sessions):
         make().bind({"statistics": {"columns": {"y": {}}}})
     with pytest.raises(ConfigError, match="no statistics per session"):
         make(by="session").bind({})
+    with pytest.raises(ConfigError, match="no session has statistics of 'y'"):
+        make(by="session", fields=["y"]).bind(manifest)
     with pytest.raises(ConfigError, match="no statistics for session 'c'"):
         make(by="session").bind(manifest)({"x": np.zeros((2, 4))}, {"session_id": "c"})
     with pytest.raises(ConfigError, match="4 means or deviations for 3 channels"):

@@ -18,6 +18,8 @@ from neurofm_shards_transforms.base import Array, FieldsConfig
 Numbers = tuple[float, ...]
 #: Mean and standard deviation, one per channel (last axis).
 Moments = tuple[Array, Array]
+#: What an empty value is scaled with.
+_NOTHING: Moments = (np.zeros(1), np.ones(1))
 
 
 class ZScoreConfig(FieldsConfig):
@@ -66,19 +68,15 @@ class ZScore(Transform):
         statistics = manifest.get("statistics") or {}
         bound = copy(self)
         if self.by == "session":
-            sessions = statistics.get("sessions", {})
-            bound._sessions = {name: self._pick(columns, f"session {name!r}") for name, columns in sessions.items()}  # noqa: SLF001
-            if not bound._sessions:  # noqa: SLF001
-                raise ConfigError(
-                    "zscore: this data set has no statistics per session; use by='dataset' or give mean, std"
-                )
+            bound._sessions = self._per_session(statistics.get("sessions", {}))  # noqa: SLF001
         else:
             bound._whole = self._pick(statistics.get("columns", {}), "this data set")  # noqa: SLF001
         return bound
 
     def __call__(self, sample: Sample, metadata: Metadata) -> Sample:
         """Change one sample."""
-        changed = {name: _scale(np.asarray(_get(sample, name)), *self._moments(name, metadata)) for name in self.fields}
+        values = {name: np.asarray(_get(sample, name)) for name in self.fields}
+        changed = {name: _scale(value, *self._moments(name, metadata, value)) for name, value in values.items()}
         return {**sample, **changed}
 
     def apply_block(self, block: Block) -> Block:
@@ -90,10 +88,10 @@ class ZScore(Transform):
 
     def _change(self, name: str, column: ColumnData, metadata: Sequence[Metadata]) -> ColumnData:
         if self.by == "dataset" and isinstance(column, np.ndarray):
-            return _scale(column, *self._moments(name, {}))
+            return _scale(column, *self._moments(name, {}, None))
         if self.by == "dataset" and isinstance(column, Ragged):
-            return Ragged(_scale(column.values, *self._moments(name, {})), column.offsets)
-        moments = [self._moments(name, one) for one in metadata]
+            return Ragged(_scale(column.values, *self._moments(name, {}, None)), column.offsets)
+        moments = [self._moments(name, one, column[i]) for i, one in enumerate(metadata)]
         if isinstance(column, np.ndarray):
             return _scale_rows(column, moments)
         if isinstance(column, Ragged):
@@ -102,15 +100,34 @@ class ZScore(Transform):
             return Ragged(np.concatenate(parts) if parts else column.values, offsets)
         return [_scale(np.asarray(value), *pair) for value, pair in zip(column, moments, strict=True)]
 
-    def _moments(self, name: str, metadata: Mapping[str, Any]) -> Moments:
+    def _moments(self, name: str, metadata: Mapping[str, Any], value: Any) -> Moments:
         if self.by == "dataset":
             if name not in self._whole:
                 raise ConfigError("zscore: give mean and std, or use it on a data set that has statistics (at load)")
             return self._whole[name]
         session = metadata.get("session_id")
-        if session not in self._sessions:
-            raise ConfigError(f"zscore: no statistics for session {session!r}")
-        return self._sessions[session][name]
+        moments = self._sessions.get(str(session), {}).get(name)
+        if moments is None and np.size(value):
+            raise ConfigError(
+                f"zscore: no statistics for session {session!r} of {name!r}: they are made from samples for training, "
+                "and it has none of them; use by='dataset', or split within sessions (by time or trial)"
+            )
+        return _NOTHING if moments is None else moments
+
+    def _per_session(self, sessions: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Moments]]:
+        """Return what each session knows of the fields; one that lacks a modality knows nothing of it."""
+        if not sessions:
+            raise ConfigError("zscore: this data set has no statistics per session; use by='dataset' or give mean, std")
+        known = {field for columns in sessions.values() for field in columns}
+        missing = [field for field in self.fields if field not in known]
+        if missing:
+            raise ConfigError(
+                f"zscore: no session has statistics of {missing[0]!r} (there are: {', '.join(sorted(known))})"
+            )
+        return {
+            name: {field: _usable(columns[field]) for field in self.fields if field in columns}
+            for name, columns in sessions.items()
+        }
 
     def _pick(self, columns: Mapping[str, Any], whose: str) -> dict[str, Moments]:
         missing = [name for name in self.fields if name not in columns]

@@ -77,6 +77,19 @@ class SourceConformance:
         assert self._fingerprint(paths) == self._fingerprint(paths) == self._fingerprint(copies)
         assert self._fingerprint(paths), "the fingerprint is empty"
 
+    def test_other_content_has_another_fingerprint(self, paths: tuple[str, ...]) -> None:
+        """An input that grew is another one, or none at all."""
+        before = self._fingerprint(paths)
+        for path in map(Path, paths):
+            grown = path if path.is_file() else min(item for item in path.rglob("*") if item.is_file())
+            with grown.open("ab") as file:
+                file.write(b"\n")
+        try:
+            after = self._fingerprint(paths)
+        except NeurofmShardsError:
+            return
+        assert before != after, "the input changed and its fingerprint did not"
+
     def test_a_missing_file_is_a_clear_error(self, tmp_path: Path) -> None:
         """One of our errors, naming the file."""
         suffix = (registry().sources.get(self.name).entry.suffixes or ("",))[0]

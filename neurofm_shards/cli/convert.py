@@ -99,8 +99,9 @@ def _convert(
             result = convert_inputs(
                 inputs, output, config, workers=workers, executor=executor, mode=_mode(args), observer=observer
             )
-    except KeyboardInterrupt:
-        sys.stderr.write(f"finished shards are kept: run the same command with --resume to go on in {output}\n")
+    except (KeyboardInterrupt, OSError, MemoryError):
+        if (Path(output) / ".neurofm" / "journal").exists():
+            sys.stderr.write(f"finished shards are kept: run the same command with --resume to go on in {output}\n")
         raise
     report = _validated(output, workers) if args.validate else None
     print_summary(result if report is None else {**result, "validation": report.to_json()}, as_json=args.json)

@@ -56,7 +56,7 @@ def run(argv: Sequence[str], program: str = "neurofm-shards") -> int:
         print("interrupted", file=sys.stderr)  # noqa: T201  (rich may not be imported yet)
         return INTERRUPTED
     except (OSError, MemoryError) as error:  # the machine's trouble (disk, permissions, memory), not a bug
-        return _failed(error, 1, debug=debug)
+        return _failed(error if str(error) else MemoryError("out of memory"), 1, debug=debug)
     except Exception as error:  # noqa: BLE001  (the last resort of a program: shown, with the way to see more)
         hint = "" if debug else "; this is a bug in neurofm-shards: run again with --debug to see where"
         return _failed(RuntimeError(f"{type(error).__name__}: {error}{hint}"), 1, debug=debug)

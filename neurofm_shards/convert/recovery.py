@@ -8,6 +8,7 @@ from pathlib import Path
 
 from neurofm_shards.convert.output import Output
 from neurofm_shards.errors import InputNotFoundError
+from neurofm_shards.shards.card import CARD_NAME, is_our_card, write_card
 from neurofm_shards.shards.lock import OutputLock
 from neurofm_shards.shards.repair import repair_dataset
 from neurofm_shards.shards.report import Finding, Report
@@ -39,6 +40,9 @@ def repair(folder: str | os.PathLike[str]) -> Report:
     with OutputLock(output.folder):
         output.clean()
         given_up = output.give_up_addition()
+        manifest = output.manifest() if given_up else None
+        if manifest is not None and is_our_card(output.folder / CARD_NAME):
+            write_card(output.folder, manifest, durable=True)  # it may speak of the addition already
         report = repair_dataset(output.folder)
     if not given_up:
         return report

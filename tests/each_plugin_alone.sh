@@ -5,7 +5,7 @@ set -eu
 root=$1
 for plugin in arrays npz nwb compression transforms; do
     python -m pip install --quiet --no-build-isolation "$root/plugins/$plugin"
-    pytest -c "$root/plugins/$plugin/pyproject.toml" --rootdir "$root/plugins/$plugin" -p no:cacheprovider \
+    pytest -c "$root/pyproject.toml" --rootdir "$root" -p no:cacheprovider -n 2 --dist loadfile \
         -m "not slow and not plugins" "$root/plugins/$plugin/tests"
     python -m pip uninstall --quiet --yes "neurofm-shards-$plugin"
 done

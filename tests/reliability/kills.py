@@ -288,7 +288,9 @@ def small_inputs(folder, count=8):
 def convert_kind(name, inputs, scratch, *options, **facts):
     words = ["convert", "-i", *inputs, "-o", "{out}", "-w", "{workers}", *options]
     whole = scratch / f"whole-{name.replace(' ', '-')}"
-    Killer(scratch, 0, Figures()).command([word.replace("{out}", str(whole)).replace("{workers}", "1") for word in words])
+    Killer(scratch, 0, Figures()).command(
+        [word.replace("{out}", str(whole)).replace("{workers}", "1") for word in words]
+    )
     return Kind(name, words, [*words, "--resume"], tree(whole), **facts)
 
 
@@ -302,7 +304,14 @@ def made_kinds(chosen, scratch, data, workers):
         yield convert_kind("convert npz gz", inputs, scratch, *size, "--compression", "gz", "--no-durable", **both)
     if "real" in chosen:
         yield convert_kind(
-            "convert real npz", [str(data / "sargolini_positions.npz")], scratch, "--timestamps", "t", "--shard-size", "20", **both
+            "convert real npz",
+            [str(data / "sargolini_positions.npz")],
+            scratch,
+            "--timestamps",
+            "t",
+            "--shard-size",
+            "20",
+            **both,
         )
         nwb = [str(data / name) for name in ("A8604_three_units.nwb", "anm00239123_photostim_trials.nwb")]
         yield convert_kind("convert real nwb", nwb, scratch, "--shard-size", "300", **{**both, "fresh_share": 0.0})

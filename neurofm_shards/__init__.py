@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from neurofm_shards.loading.info import ShardedDatasetInfo
     from neurofm_shards.loading.loaders import WebDatasetLoader
     from neurofm_shards.loading.mixing import mix
+    from neurofm_shards.loading.named_splits import save_splits
     from neurofm_shards.loading.resumable import ResumableWebDatasetLoader
     from neurofm_shards.loading.splits import split
     from neurofm_shards.plugins.hookspecs import hookimpl
@@ -52,6 +53,7 @@ _HOMES = {
     "register_executor": "neurofm_shards.plugins.registration",
     "register_source": "neurofm_shards.plugins.registration",
     "register_transform": "neurofm_shards.plugins.registration",
+    "save_splits": "neurofm_shards.loading.named_splits",
     "split": "neurofm_shards.loading.splits",
 }
 
@@ -75,6 +77,7 @@ __all__ = [
     "register_executor",
     "register_source",
     "register_transform",
+    "save_splits",
     "split",
 ]
 

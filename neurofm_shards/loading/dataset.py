@@ -43,8 +43,8 @@ class ShardDataset(Dataset[dict[str, Any]]):
     transform : callable or Transform, optional
         Given each sample as a dict of tensors, returns the sample to use. A Transform, its name or configuration is
         also taken.
-    where, keys, split : optional
-        Select samples by metadata, key, or named split; the data set then has these samples only.
+    where, keys, split, rows : optional
+        Select samples by metadata, key, named split, or row; the data set then has these samples only.
     counts : {"float32", "stored"}
         How spike counts, stored as small integers, are delivered.
     metadata : bool
@@ -86,6 +86,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
         where: Where | None = None,
         keys: Sequence[str] | None = None,
         split: str | None = None,
+        rows: npt.ArrayLike | None = None,
         counts: Counts = "float32",
         metadata: bool = True,
         io: IO = "auto",
@@ -100,11 +101,11 @@ class ShardDataset(Dataset[dict[str, Any]]):
         collection = open_shards(shard_dir, shard_pattern, io, verify)
         try:
             reader = make_reader(collection, columns, counts, made)
-            rows = chosen_rows(collection, where, keys, split)
+            chosen = chosen_rows(collection, where, keys, split, rows)
         except BaseException:
             collection.close()
             raise
-        self._set(reader, rows, transform, decode=decode, metadata=metadata)
+        self._set(reader, chosen, transform, decode=decode, metadata=metadata)
 
     @classmethod
     def of(

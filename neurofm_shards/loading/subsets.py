@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import compile_expression
+from neurofm_shards.loading.named_splits import saved_splits
 
 Rows = npt.NDArray[np.int64]
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -62,7 +63,8 @@ def select(
     keys : iterable of str, optional
         Sample keys, in any order; each is taken once, in storage order.
     split : str, optional
-        Name of a split, as written in the metadata column ``split``.
+        Name of a split that was saved (:mod:`neurofm_shards.loading.named_splits`), or, where none were, that the
+        metadata column ``split`` names.
 
     Raises
     ------
@@ -71,12 +73,12 @@ def select(
     SampleNotFoundError
         There is no such key.
     """
-    mask: npt.NDArray[np.bool_] | None = None
-    if where is not None or split is not None:
-        columns = TableColumns(collection.metadata_table())
-        masks = [] if where is None else [where_mask(where, columns, collection.num_samples)]
-        masks += [] if split is None else [split_mask(split, columns)]
-        mask = np.logical_and.reduce(masks)
+    masks = []
+    if where is not None:
+        masks.append(where_mask(where, TableColumns(collection.metadata_table()), collection.num_samples))
+    if split is not None:
+        masks.append(split_mask(split, collection))
+    mask = np.logical_and.reduce(masks) if masks else None
     if keys is None:
         return None if mask is None else np.flatnonzero(mask).astype(np.int64)
     rows = np.unique(np.array([collection.find(key) for key in keys], dtype=np.int64))
@@ -95,16 +97,23 @@ def where_mask(where: Where, columns: Columns, num_samples: int) -> npt.NDArray[
     return mask
 
 
-def split_mask(split: str, columns: Columns) -> npt.NDArray[np.bool_]:
-    """Return which samples the metadata puts into this split."""
-    if "split" not in columns:
-        raise ConfigError(
-            f"split={split!r}: the samples have no metadata column 'split'; convert with split options, or make splits "
-            "with neurofm_shards.loading.splits.split"
-        )
-    values = np.asarray(columns["split"])
-    mask = np.array(values == split, dtype=np.bool_)
-    if not mask.any():
+def split_mask(split: str, collection: Any) -> npt.NDArray[np.bool_]:
+    """Return which samples are in this split: a saved one, or one that the metadata names."""
+    saved = saved_splits(collection)
+    mask = np.zeros(collection.num_samples, dtype=np.bool_)
+    if saved:
+        mask[saved.get(split, [])] = True
+        there = sorted(saved)
+    else:
+        columns = TableColumns(collection.metadata_table())
+        if "split" not in columns:
+            raise ConfigError(
+                f"split={split!r}: no splits are saved with the data, and the samples have no metadata column 'split'; "
+                "make splits with neurofm_shards.split and save_splits, or convert with split options"
+            )
+        values = np.asarray(columns["split"])
+        mask |= np.array(values == split, dtype=np.bool_)
         there = sorted({str(value) for value in values if value})
+    if not mask.any():
         raise ConfigError(f"there is no split {split!r}; the samples have: {', '.join(there) or 'none'}")
     return mask

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ class Described:
     """What select asks of a ShardCollection: the metadata table and the keys."""
 
     num_samples = 12
+    catalog = SimpleNamespace(folder="a folder without saved splits")
     metadata = tuple(
         {
             "subject": f"M{i % 3}",

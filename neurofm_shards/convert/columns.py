@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.types import ColumnSpec
@@ -42,20 +43,23 @@ def _check_names(first_name: str, first: set[str], name: str, names: set[str]) -
 
 
 def _merge(first_name: str, a: ColumnSpec, name: str, b: ColumnSpec) -> ColumnSpec:
-    if (a.dtype, a.unit, a.table) != (b.dtype, b.unit, b.table):
+    # an input without a single channel or unit has no value in another unit of measure
+    empty = 0 in (a.shape or ()), 0 in (b.shape or ())
+    unit = b.unit if empty[0] else a.unit
+    if (a.dtype, a.table) != (b.dtype, b.table) or not (a.unit == b.unit or any(empty)):
         raise ConfigError(
             f"column {a.name!r} is {_describe(a)} in {first_name} but {_describe(b)} in {name}; convert them apart, or "
             "make them alike with options or a cast transform"
         )
     if a.shape == b.shape:
-        return a
+        return replace(a, unit=unit)
     if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
         raise ConfigError(
             f"column {a.name!r} has shape {a.shape} in {first_name} but {b.shape} in {name}: the number of "
             "dimensions must be the same"
         )
     shape = tuple(x if x == y else None for x, y in zip(a.shape, b.shape, strict=True))
-    return ColumnSpec(a.name, a.dtype, shape, a.unit, a.table)
+    return replace(a, shape=shape, unit=unit)
 
 
 def _describe(spec: ColumnSpec) -> str:

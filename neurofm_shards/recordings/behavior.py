@@ -97,7 +97,7 @@ class Behavior(WindowedModality):
 
 
 class _CountedEvents:
-    """Events of a stream as counts per bin, one feature per id."""
+    """Events of a stream as counts per bin, one feature per id; unknown where no time of the stream is a number."""
 
     kind = "events"
     unit = "count"
@@ -107,10 +107,13 @@ class _CountedEvents:
         self.problems = trains.problems
         self._trains, self._frame, self._columns = trains, frame, columns
         self._width = len(stream.owners)
+        self._unknown = 0 < trains.facts["total"] == trains.facts["not_a_number"]
 
     def read(self, starts: Ints) -> npt.NDArray[np.float32]:
         """Return counts, shape (windows, bins, columns)."""
         shape = (self._frame.bins, self._width)
+        if self._unknown:
+            return np.full((len(starts), self._frame.bins, len(self._columns)), np.nan, dtype=np.float32)
         counts = count_windows(self._trains.ticks, self._trains.owner, starts, self._frame.bin_ticks, shape, "uint32")
         return counts[:, :, self._columns].astype(np.float32)
 

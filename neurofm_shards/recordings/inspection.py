@@ -99,17 +99,37 @@ def _describe(stream: AnyStream, problems: list[Problem]) -> dict[str, Any]:
     return _series(stream, problems)
 
 
+def event_problems(stream: EventStream) -> list[Problem]:
+    """Say what is odd about the times of events, and what conversion does about it.
+
+    Raises
+    ------
+    SourceError
+        They cannot be read.
+    """
+    times, _ = stream.read()
+    if not np.isfinite(times).any():
+        what = f"none of {len(times)} times is a number"
+        return [Problem(stream.path, what, "nothing is known: its values are masked")] if len(times) else []
+    when = timeline([stream], stream.path)
+    odd = list(when.problems)
+    try:
+        strict = "error" if stream.modality == "spikes" else "allow"
+        return [*odd, *load_trains(stream, "", when, suspicious=strict).problems]
+    except SourceError as error:
+        return [*odd, Problem(stream.path, str(error), "it cannot be converted as it is", "error")]
+
+
 def _events(stream: EventStream, problems: list[Problem]) -> dict[str, Any]:
     times, _ = stream.read()
     known = times[np.isfinite(times)]
     leaf: dict[str, Any] = {"ids": _first(stream.owners), "number": len(stream.owners), "events": len(times)}
+    problems += [problem for problem in event_problems(stream) if problem not in problems]
     if len(known) == 0:
         return leaf
     # the stream's own extent: inspection reports what is there, not what conversion would keep
     first, last = float(known.min()), float(known.max())
-    when = timeline([stream], stream.path)
-    trains = load_trains(stream, "", when)
-    problems += [problem for problem in trains.problems if problem not in problems]
+    trains = load_trains(stream, "", timeline([stream], stream.path))
     rates = sorted(row["firing_rate_hz"] for row in trains.table)
     columns = list(dict.fromkeys(name for row in stream.table for name in row))
     leaf |= {"first_s": first, "last_s": last, **_some("columns", columns)}

@@ -104,7 +104,11 @@ def test_aind_is_behaviour_alone_on_its_own_clock(shared_data, windows_of):
     assert [entry["window_start_s"] for entry in block.metadata] == (starts / 1e9).tolist()
     assert sum(plan.drops.values()) == left
     assert [entry["path"] for entry in plan.tables["features"]] == AIND_EVENTS
-    assert np.array_equal(block.columns["behavior"], counts(trains, starts, 10_000_000, 100))
+    known = np.array([len(train) > 0 for train in trains])
+    wanted = np.where(known, counts(trains, starts, 10_000_000, 100), np.nan)
+    assert known.sum() == 5
+    assert np.array_equal(block.columns["behavior"], wanted, equal_nan=True)
+    assert (block.columns["behavior_valid"] == known).all()
     assert block.metadata[0]["window_start_s"] == 1301167.688576
 
 

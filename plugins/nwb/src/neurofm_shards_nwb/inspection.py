@@ -10,6 +10,7 @@ import numpy as np
 
 from neurofm_shards.errors import SourceError
 from neurofm_shards.plugins.interfaces import Inspection
+from neurofm_shards.recordings.inspection import event_problems
 from neurofm_shards.recordings.streams import EventStream, Floats, IntervalStream, IrregularStream, RegularStream
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.opening import Opened
@@ -42,6 +43,7 @@ def inspect_file(opened: Opened, refusal: SourceError | None) -> Inspection:
     for stream in recording.streams:
         try:
             branch, leaves = _branch(stream)
+            problems += event_problems(stream) if isinstance(stream, EventStream) else []
         except SourceError as error:
             branch, leaves = "series", {"unreadable": str(error)}
             if not any(problem.where == stream.path and problem.severity == "error" for problem in problems):

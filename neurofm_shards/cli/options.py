@@ -72,8 +72,18 @@ def _settings(field: FieldInfo) -> dict[str, Any]:
     if "choices" in settings and "nargs" in settings:
         settings["metavar"] = "NAME"
         description += ": " + ", ".join(settings["choices"])
+    description += _said_of_json(_without_none(field.annotation))
     settings["help"] = f"{description} (default: {shown})" if shown else description
     return settings
+
+
+def _said_of_json(annotation: Any) -> str:
+    """Say what goes into a flag that takes a whole model, or a list of them."""
+    listed = get_origin(annotation) is tuple
+    model = get_args(annotation)[0] if listed else annotation
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return ""
+    return f"; as JSON: {'a list of objects' if listed else 'an object'} with {', '.join(model.model_fields)}"
 
 
 def _shown(default: Any) -> str:

@@ -152,7 +152,8 @@ def _filter(up: int, down: int, half: int) -> tuple[Any, Floats]:
         from scipy.signal import firwin, upfirdn  # noqa: PLC0415  (optional, and slow to import)
     except ImportError:
         raise ConfigError(
-            "resampling needs scipy: run `pip install scipy`, or leave the rate out to keep the stored samples"
+            "resampling needs scipy: run `pip install 'neurofm-shards[resample]'`, or leave the rate out to keep the "
+            "stored samples"
         ) from None
     largest = max(up, down)
     taps = firwin(2 * half + 1, 1.0 / largest, window=("kaiser", _KAISER_BETA)) * up

@@ -78,3 +78,11 @@ def test_flags_are_found_before_parsing():
     argv = ["convert", "--input=a", "-i", "b", "c", "-o", "d", "--format=npz", "-i", "e"]
     assert flags_of(argv, "-i", "--input", many=True) == ["a", "b", "c", "e"]
     assert flags_of(argv, "--format") == ["npz"]
+
+
+def test_help_says_what_goes_into_json():
+    _, parser = parse(model=WindowOptions)
+    text = " ".join(parser.format_help().split())
+    assert "as JSON: an object with path, rate, channels, units, max_gap_ms" in text
+    assert "as JSON: a list of objects with path, columns, kind, wrap, at, max_gap_ms" in text
+    assert "as JSON: an object with by, fractions, seed, purge, column" in text

@@ -11,33 +11,37 @@ import sys
 import numpy as np
 import pytest
 
-from neurofm_shards import WebDatasetWriter
+from neurofm_shards import WebDatasetWriter, create_webdataset_dataloader
 
 TRAIN = """
-import json, os, sys
+import itertools, json, os, sys
 import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from neurofm_shards import create_webdataset_dataloader
 
 torch.set_num_threads(1)
 folder, epochs, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+state, steps = options.pop("state", None), options.pop("steps", None)
 dist.init_process_group("gloo")
 for name in ("RANK", "WORLD_SIZE"):
     del os.environ[name]  # the process group alone says who we are
-loader = create_webdataset_dataloader(folder, batch_size=8, num_workers=2, **options)
+loader = create_webdataset_dataloader(folder, **{"batch_size": 8, "num_workers": 2, **options})
+if state is not None:
+    loader.load_state_dict(state)
 model = DistributedDataParallel(torch.nn.Linear(6, 1))
 optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 seen = []
 for _ in range(epochs):
     rows = []
-    for batch in loader:
+    for batch in itertools.islice(loader, steps):
         loss = model(batch["x"]).square().mean()
         optimizer.zero_grad()
         loss.backward()  # all ranks meet here: one batch more on one of them would hang
         optimizer.step()
         rows.append([each["row"] for each in batch["metadata"]])
     seen.append(rows)
-print(json.dumps({"seen": seen, "steps": len(loader), "weight": model.module.weight.tolist()}))
+print(json.dumps({"seen": seen, "steps": len(loader), "weight": model.module.weight.tolist(),
+    "state": loader.state_dict()}))
 dist.destroy_process_group()
 """
 
@@ -67,7 +71,7 @@ def train(folder, world_size, epochs=2, **options):
         for rank in range(world_size)
     ]
     try:
-        answers = [rank.communicate(timeout=90)[0] for rank in ranks]
+        answers = [rank.communicate(timeout=240)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
@@ -93,3 +97,31 @@ def test_training_with_uneven_data_ends_on_all_ranks_alike(uneven, options, step
         assert len(set(rows)) == min(samples, 45)
         assert answers[0]["steps"] == steps
     assert answers[0]["seen"][0] != answers[0]["seen"][1]
+
+
+@pytest.mark.slow
+def test_a_run_of_four_ranks_goes_on_with_two_and_then_with_one(uneven):
+    alone = create_webdataset_dataloader(uneven, 8, 0, rank=0, world_size=1)
+    expected = [row["row"] for batch in alone for row in batch["metadata"]]
+    found, state = [], None
+    for world_size, steps, num_workers in [(4, 2, 2), (2, 2, 0), (1, 1, 1)]:
+        options = {"batch_size": 8 // world_size, "num_workers": num_workers, "state": state, "steps": steps}
+        answers = train(uneven, world_size, 1, **options)
+        assert all(answer["state"] == answers[0]["state"] for answer in answers)
+        state = answers[0]["state"]
+        batches = zip(*(answer["seen"][0] for answer in answers), strict=True)
+        found += [row for ranks in batches for rows in ranks for row in rows]
+        assert state["position"] == len(found)
+    assert found == expected[:40]
+    (last,) = train(uneven, 1, 2, state=state)
+    assert last["seen"][0] == [expected[40:]]
+    assert sorted(row for rows in last["seen"][1] for row in rows) == list(range(45))
+
+
+@pytest.mark.slow
+def test_four_ranks_with_uneven_data_end_alike(uneven):
+    answers = train(uneven, 4, batch_size=4)
+    assert {answer["steps"] for answer in answers} == {3}
+    assert all(answer["weight"] == answers[0]["weight"] for answer in answers)
+    for epoch in range(2):
+        assert {row for answer in answers for batch in answer["seen"][epoch] for row in batch} == set(range(45))

@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from itertools import islice
 
 import pytest
@@ -226,3 +227,48 @@ def test_after_sigkill_the_continuation_is_the_uninterrupted_run_from_the_last_c
     expected = [rows_of(batch)[0] for batch in reference][state["position"] :]
     assert [row(sample) for sample in ResumableWebDatasetLoader(written[0], path)] == expected
     assert {each.name for each in tmp_path.iterdir()} == {"victim.py", "c.json"}, "half-written checkpoints are removed"
+
+
+TRAINING = """
+import json, os, sys
+from neurofm_shards import create_webdataset_dataloader
+
+folder, path, kind = sys.argv[1:]
+loader = create_webdataset_dataloader(folder, 8, 2, "global", worker_type=kind)
+step = 0
+print("ready", flush=True)
+while True:
+    for batch in loader:
+        step += 1
+        if step % 3 == 0:  # as a training program saves its own checkpoint
+            with open(path + ".tmp", "w") as file:
+                json.dump(loader.state_dict(), file)
+            os.replace(path + ".tmp", path)
+"""
+
+
+@pytest.mark.parametrize(("kind", "world_size"), [("thread", 2), ("process", 4)])
+def test_a_killed_training_run_goes_on_with_other_ranks_from_its_last_state(written, tmp_path, kind, world_size):
+    path = tmp_path / "state.json"
+    victim = subprocess.Popen([sys.executable, "-c", TRAINING, written[0], path, kind], stdout=subprocess.PIPE)
+    victim.stdout.readline()
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(random.Random(world_size).uniform(0, 0.3))  # noqa: S311  (no secret)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    victim.stdout.close()
+    state = json.loads(path.read_text())
+    uninterrupted = make(written[0], shuffle="global", buffer_size=1000)
+    uninterrupted.set_epoch(state["epoch"])
+    expected = [row for batch in uninterrupted for row in rows_of(batch)][state["position"] :]
+    loaders = [
+        make(written[0], 0, rank=rank, world_size=world_size, batch_size=8 // world_size, shuffle="global")
+        for rank in range(world_size)
+    ]
+    for loader in loaders:
+        loader.load_state_dict(state)
+    found = [row for shares in zip(*loaders, strict=True) for share in shares for row in rows_of(share)]
+    assert found[: len(expected)] == expected
+    assert len(found) - len(expected) < world_size

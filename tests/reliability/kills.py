@@ -93,7 +93,7 @@ class Victim:
         if self.ended():
             return False
         if target == "worker":
-            pool = [pid for child in children(self.pid) for pid in children(child)]
+            pool = self.pool()
             if not pool:
                 return False
             os.kill(random.choice(pool), signal.SIGKILL)  # noqa: S311
@@ -104,6 +104,10 @@ class Victim:
         self.wait(60)
         self.wait_for_orphans()
         return self.code == -signal.SIGKILL
+
+    def pool(self):
+        """Return the workers: children of its fork server."""
+        return [pid for child in children(self.pid) for pid in children(child)]
 
     def wait_for_orphans(self):
         """Wait until no process of its session is left."""
@@ -195,6 +199,8 @@ class Killer:
         if self.random.random() < 0.9:
             while not (out / ".neurofm/lock").exists() and not victim.ended():
                 time.sleep(0.0005)
+        while target == "worker" and not victim.pool() and not victim.ended():
+            time.sleep(0.005)
         span = self.span.setdefault((kind.name, workers), 1.0)
         start = time.monotonic()
         time.sleep(self.random.random() * span)
@@ -302,6 +308,9 @@ def made_kinds(chosen, scratch, data, workers):
     if "convert" in chosen:
         yield convert_kind("convert npz", inputs, scratch, *size, **both)
         yield convert_kind("convert npz gz", inputs, scratch, *size, "--compression", "gz", "--no-durable", **both)
+    if "threads" in chosen:
+        threads = {"workers": (4,), "targets": ("group",)}
+        yield convert_kind("convert 4 threads", inputs, scratch, *size, "--executor", "threads", **threads)
     if "real" in chosen:
         yield convert_kind(
             "convert real npz",

@@ -213,19 +213,14 @@ class ShardCollection:
         Raises
         ------
         FormatError
-            A shard is damaged, or its metadata is not a JSON object; names shard and key.
+            A shard is damaged; names shard and key. JSON that is no object is kept under ``value``.
         """
         where = self._checked_rows(rows)
         with self._space.reading() as reader:
             if self._verify:
                 self._check_records(reader, where)
             found = self._fetch(reader, self._metadata, where)
-        return [{} if value is MISSING else self._object(value, row) for value, row in zip(found, where, strict=True)]
-
-    def _object(self, value: Any, row: int) -> Metadata:
-        if not isinstance(value, dict):
-            raise FormatError(f"sample {self.describe(row)}: its metadata is not an object")
-        return value
+        return [{} if value is MISSING else _object(value) for value in found]
 
     def has(self, row: int, column: str) -> bool:
         """Say whether a sample has a field (the metadata counts as one)."""
@@ -374,6 +369,10 @@ class ShardCollection:
                     f"sample {self.describe(row)}: its checksum does not match, the shard is "
                     'damaged; restore it, run `neurofm-shards repair`, or load with on_error="skip"'
                 )
+
+
+def _object(value: Any) -> Metadata:
+    return value if isinstance(value, dict) else {"value": value}  # as the metadata table does
 
 
 def native_spec(spec: ColumnSpec) -> ColumnSpec:

@@ -83,7 +83,7 @@ def opened_tar(path: Path) -> Iterator[tuple[memoryview | BinaryIO, int | None]]
     with os.fdopen(open_regular(path), "rb") as file:
         if compression is None:
             # Not closed by hand: a view of it may still be held; it goes with the last of them.
-            yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""), None
+            yield _mapped(file, path) if size else memoryview(b""), None
             return
         try:
             with compression.open(file) as stream:
@@ -92,6 +92,13 @@ def opened_tar(path: Path) -> Iterator[tuple[memoryview | BinaryIO, int | None]]
             if isinstance(error, FormatError):
                 raise
             raise FormatError(f"{path.name} cannot be decompressed ({type(error).__name__}: {error})") from error
+
+
+def _mapped(file: BinaryIO, path: Path) -> memoryview:
+    try:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path} cannot be mapped ({error}): is it really so large?") from error
 
 
 def most_decoded(size: int) -> int:

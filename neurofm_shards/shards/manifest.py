@@ -103,11 +103,10 @@ def parse_manifest(data: bytes) -> Manifest:
 def _refuse_duplicate_keys(data: bytes, values: dict[str, Any]) -> None:
     # orjson keeps the last of two equal keys; a text that comes out as it went in had none. Only texts that someone
     # edited by hand need the slow parser.
-    if orjson.dumps(values, option=_OPTIONS) == data:
-        return
     try:
-        json.loads(data, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        if orjson.dumps(values, option=_OPTIONS) != data:
+            json.loads(data, object_pairs_hook=_unique)
+    except (TypeError, ValueError, RecursionError) as error:  # orjson's own error is a TypeError
         raise FormatError(f"{MANIFEST_NAME} is damaged: {error}") from error
 
 

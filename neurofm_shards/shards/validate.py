@@ -155,11 +155,23 @@ def _compare_entry(entry: ShardEntry, index: ShardIndex, manifest: Manifest) -> 
         elif said_column.dtype is not None and column.spec.dtype not in (None, said_column.dtype):
             what = f"column {name!r} is {column.spec.dtype}, and the manifest says {said_column.dtype}"
             found.append(Finding("error", entry.shard_name, "", what, "batches cannot be joined"))
+        elif not _fits(column.spec.shape, said_column.shape):
+            what = f"column {name!r} has shape {column.spec.shape}, and the manifest says {said_column.shape}"
+            found.append(
+                Finding("error", entry.shard_name, "", what, "readers expect other arrays; repair the manifest")
+            )
     for name, said_column in known.items():
         if name not in index.columns and not said_column.optional:
             what = f"column {name!r} is missing"
             found.append(Finding("error", entry.shard_name, "", what, "the manifest promises it for every sample"))
     return found
+
+
+def _fits(shape: Sequence[int | None] | None, said: Sequence[int | None] | None) -> bool:
+    """Say whether a shard's arrays are what the manifest promises; None is any length."""
+    if shape is None or said is None:
+        return True
+    return len(shape) == len(said) and all(b in (None, a) for a, b in zip(shape, said, strict=True))
 
 
 def _repeated_keys(indexes: Sequence[ShardIndex]) -> list[Finding]:

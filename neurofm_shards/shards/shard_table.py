@@ -70,7 +70,9 @@ class ShardTable:
         """
         index = self._indexes.get(shard)
         if index is None:
-            index = load_index(self.catalog.folder / self.catalog.names[shard])
+            name = self.catalog.names[shard]
+            find_compression(name, self.catalog.manifest)  # where it is missing, the manifest knows who has it
+            index = load_index(self.catalog.folder / name)
             self._check(shard, index)
             self._indexes[shard] = index
         return index

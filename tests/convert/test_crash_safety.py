@@ -105,7 +105,7 @@ def test_resume_explains_what_differs(toys, toy, tmp_path, monkeypatch):
         convert_inputs(paths[:2], tmp_path / "out", CONFIG, mode="resume")
 
 
-@pytest.mark.parametrize("harm", ["remove", "shorten", "sidecar", "torn journal", "temporary"])
+@pytest.mark.parametrize("harm", ["remove", "shorten", "sidecar", "torn journal", "zeroed journal", "temporary"])
 def test_shards_that_were_harmed_meanwhile_are_made_again(toys, toy, tmp_path, tree, monkeypatch, harm):
     paths = toys(a={"n": 30})
     convert_inputs(paths, tmp_path / "whole", CONFIG)
@@ -121,6 +121,9 @@ def test_shards_that_were_harmed_meanwhile_are_made_again(toys, toy, tmp_path, t
     elif harm == "torn journal":
         journal = out / ".neurofm/journal"
         os.truncate(journal, journal.stat().st_size - 20)
+    elif harm == "zeroed journal":  # a page that never reached the disk, though the file's length did
+        journal = out / ".neurofm/journal"
+        journal.write_bytes(journal.read_bytes()[:-100] + bytes(99) + b"\n")
     else:
         (out / ".neurofm/staging-dead/0").mkdir(parents=True)
         (out / ".neurofm/staging-dead/0/.shard_000000.tar.partial").write_bytes(b"half")

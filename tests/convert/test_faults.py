@@ -260,7 +260,7 @@ def test_a_killed_addition_of_a_writer_leaves_the_data_set_and_can_be_repeated(t
 
 
 def killed_at(monkeypatch, function, number):
-    """Let the process end at a call of ``os.replace`` or ``Path.unlink`` of the output alone."""
+    """Let the process end at a call that renames or deletes; a folder is then half deleted."""
     calls = []
 
     def dying(original):
@@ -274,9 +274,21 @@ def killed_at(monkeypatch, function, number):
 
         return call
 
+    def half_done(original):
+        def call(folder, **kwargs):
+            calls.append(folder)
+            if len(calls) > number:
+                for file in sorted(Path(folder).rglob("*.json"))[-1:]:
+                    os.unlink(file)  # noqa: PTH108  (Path.unlink may be dying)
+                raise Killed
+            return original(folder, **kwargs)
+
+        return call
+
     with monkeypatch.context() as patch:
         patch.setattr(output_module.os, "replace", dying(os.replace))
         patch.setattr(output_module.Path, "unlink", dying(Path.unlink))
+        patch.setattr(output_module.shutil, "rmtree", half_done(shutil.rmtree))
         with contextlib.suppress(Killed):
             function()
             return True

@@ -41,7 +41,10 @@ class DatasetsPeer(Contender):
         """Open the Arrow files; worker processes are torch's."""
         torch.set_num_threads(1)
         self._options = {"shuffle": shuffle, "batch_size": batch_size}
-        self._data = load_from_disk(folder).with_format("torch" if num_workers else "numpy")
+        data = load_from_disk(folder)
+        dtype = next(iter(data.features.values())).feature.dtype  # without it floats become float32
+        kind, types = ("torch", torch) if num_workers else ("numpy", np)
+        self._data = data.with_format(kind, dtype=getattr(types, dtype))
         self._shapes = {name: tuple(shape.tolist()) for name, shape in np.load(folder / "shapes.npz").items()}
         if num_workers:
             self._loader = DataLoader(

@@ -111,7 +111,7 @@ def states(folder: str) -> dict[str, float]:
     for part in ("0.5", "0.99"):
         loader = create_webdataset_dataloader(folder, num_workers=0, shuffle="global")
         state = loader.state_dict()
-        state["position"] = int(float(part) * len(loader)) * 32
+        state["position"] = state["sample_offset"] = int(float(part) * len(loader)) * 32
         loader.load_state_dict(state)
         next(iter(loader))
         Path(folder, "..", f"state-{part}.json").write_text(json.dumps(state))

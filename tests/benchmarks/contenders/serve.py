@@ -72,13 +72,14 @@ class Server:
 
     def epoch(self, epochs: int) -> dict[str, Any]:
         """Iterate, timed; the first batch's time is apart."""
-        start, batches, first = time.perf_counter(), 0, 0.0
+        start, used, batches, first = time.perf_counter(), time.process_time(), 0, 0.0
         for _ in range(epochs):
             for _batch in self._contender.batches():
                 batches += 1
                 if batches == 1:
                     first = time.perf_counter() - start
-        return {"seconds": time.perf_counter() - start, "batches": batches, "first": first}
+        seconds, cpu = time.perf_counter() - start, time.process_time() - used
+        return {"seconds": seconds, "cpu": cpu, "batches": batches, "first": first}
 
     def check(self, source: str, columns: list[str] | None, expected: list[int] | None, scale: float) -> dict[str, Any]:
         """Compare an epoch with its source; say how much memory that took half-way."""

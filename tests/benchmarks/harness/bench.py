@@ -83,6 +83,7 @@ class Bench:
         self.slow_rounds = 3 if quick else 5
         self.results = Results()
         self._opened: dict[str, Runner] = {}
+        self._written: set[Path] = set()
         self.clients = {name: self._client(name, script, sys.executable) for name, script in _SCRIPTS.items()}
         self.peers: list[str] = []
         for environment in environments:
@@ -102,10 +103,13 @@ class Bench:
         """Return the folder of a data set's arrays, made once."""
         return data.make(name, quick if self.quick else full, self.folder)
 
-    def write(self, who: str, source: Path, name: str, **options: Any) -> Path:
-        """Let a contender write a source; return the folder."""
-        self.timed_write(who, source, name, **options)
-        return self.folder / name
+    def written(self, who: str, source: Path, name: str, **options: Any) -> Path:
+        """Return a folder that a contender wrote; written once."""
+        folder = self.folder / name
+        if folder not in self._written:
+            self.timed_write(who, source, name, **options)
+            self._written.add(folder)
+        return folder
 
     def timed_write(self, who: str, source: Path, name: str, **options: Any) -> dict[str, Any]:
         """Let a contender write a source into a folder that is emptied first; return what it took."""
@@ -125,22 +129,27 @@ class Bench:
         running = [runner for runner in runners if self._checked(case, runner, source)]
         epochs = dict.fromkeys(running, 1)
         rates: dict[Runner, list[float]] = {runner: [] for runner in running}
+        processor: dict[Runner, list[float]] = {runner: [] for runner in running}
         for turn in range((rounds or self.rounds) + 1):
             for runner in running if turn % 2 else running[::-1]:
-                seconds, samples = self._turn(runner, epochs[runner], source, cold=cold)
+                seconds, cpu, samples = self._turn(runner, epochs[runner], source, cold=cold)
                 if turn:
                     rates[runner].append(samples / seconds)
+                    processor[runner].append(cpu / samples * 1e6)
                 elif not cold:
                     epochs[runner] = min(_MOST_EPOCHS, max(1, math.ceil(_TURN_SECONDS / seconds)))
         for runner in running:
             self.clients[runner.who].ask("close")
             self._opened.pop(runner.who, None)
+        for runner, values in processor.items():
+            if not runner.options.get("num_workers") and runner.who not in _WITHOUT_BATCHES:
+                self.results.add(f"processor time: {case}", runner.name, "us/sample", values)
         return {
             runner.name: self.results.add(case, runner.name, "samples/s", values).median
             for runner, values in rates.items()
         }
 
-    def _turn(self, runner: Runner, epochs: int, source: Path, *, cold: bool) -> tuple[float, int]:
+    def _turn(self, runner: Runner, epochs: int, source: Path, *, cold: bool) -> tuple[float, float, int]:
         """Run some epochs of a runner; one that is not open is opened, and warmed up unless it is to be cold."""
         client = self.clients[runner.who]
         if self._opened.get(runner.who) is not runner:
@@ -151,7 +160,8 @@ class Bench:
         if cold:
             drop_caches()
         samples = len(runner.expected) if runner.expected is not None else data.count(source)
-        return float(client.ask("epoch", epochs=epochs)["seconds"]), samples * epochs
+        answer = client.ask("epoch", epochs=epochs)
+        return float(answer["seconds"]), float(answer["cpu"]), samples * epochs
 
     def _checked(self, case: str, runner: Runner, source: Path) -> bool:
         """Compare an epoch with its source, and note its memory; one that does not work is noted as absent."""

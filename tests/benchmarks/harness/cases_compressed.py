@@ -13,7 +13,7 @@ def compressed(bench: Bench) -> None:
     for name, title in (("counts", "9.6 KB counts"), ("quick", "78 KB floats")):
         source = bench.source(name, 4000, 1500)
         for compression in ("zstd", "gz") if name == "counts" else ("zstd",):
-            folder = bench.write(OURS, source, f"ours-{name}-{compression}", shards=4, compression=compression)
+            folder = bench.written(OURS, source, f"ours-{name}-{compression}", shards=4, compression=compression)
             ours = Runner(OURS, folder, {"shuffle": True, "buffer_size": 1000})
             limit = Runner(LIBRARY, folder, {"compression": compression})
             case = f"{compression}, {title}, shuffled within 1000"

@@ -26,8 +26,8 @@ def against_map(bench: Bench, case: str, source: Path, ours: Runner, bar: float,
 def shuffled(bench: Bench) -> None:
     """Quick-reference samples in 4 and 1,000 shards, without and with workers."""
     source = bench.source("quick", 4000, 1500)
-    four = bench.write(OURS, source, "ours-4", shards=4)
-    many = bench.write(OURS, source, "ours-1000", shards=1000)
+    four = bench.written(OURS, source, "ours-4", shards=4)
+    many = bench.written(OURS, source, "ours-1000", shards=1000)
     options = {"shuffle": "global"}
     against_map(bench, "shuffled, 78 KB, 4 shards", source, Runner(OURS, four, options), 0.8)
     against_map(bench, "shuffled, 78 KB, 1000 shards", source, Runner(OURS, many, options), 0.7)
@@ -75,7 +75,8 @@ def written(bench: Bench, source: Path, name: str) -> dict[str, Path]:
     folders = {}
     for who in (OURS, TARFILE, *bench.peers):
         try:
-            folders[who] = bench.write(who, source, f"{name}-{bench.clients[who].slug}")
+            place = f"{name}-{bench.clients[who].slug}"
+            folders[who] = bench.written(who, source, place)
         except ContenderError as error:
             bench.results.lack(f"{who}: writing {name}", str(error))
     return folders

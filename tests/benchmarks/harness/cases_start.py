@@ -45,7 +45,7 @@ def start_up(bench: Bench) -> None:
 def million(bench: Bench) -> None:
     """A data set of 1,000,000 samples in 1,000 shards: open, first batch, resume."""
     source = bench.source("tiny", 1_000_000, 100_000)
-    folder = bench.write(OURS, source, "ours-million", shards=1000)
+    folder = bench.written(OURS, source, "ours-million", shards=1000)
     probe("states", folder)
     add, hold = bench.results.add, bench.results.hold
     runs = repeated(bench.rounds, ("collection", folder), *(("first_batch", folder, part) for part in (0, 0.5, 0.99)))

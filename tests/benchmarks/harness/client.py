@@ -68,7 +68,8 @@ class Client:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise ContenderError(f"{self.name} ended with {self._process.wait()}; see {self._log.name}")
+            code, said = self._process.wait(), Path(self._log.name).read_text().strip().splitlines()[-3:]
+            raise ContenderError(f"{self.name} ended with {code}: " + " / ".join(said))
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise ContenderError(f"{self.name}: {answer['error']}")

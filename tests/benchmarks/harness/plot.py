@@ -18,7 +18,10 @@ OURS_COLOUR, LIMIT_COLOUR, PEER_COLOUR = "#c8553d", "#9a9a9a", "#4a7fa5"
 
 def plot(results: Results, path: Path) -> None:
     """Draw one panel per comparison of everybody, and one of the bars."""
-    cases = [case for case in dict.fromkeys(one.case for one in results.series) if _worth(results, case)]
+    named = list(dict.fromkeys(one.case for one in results.series))
+    cases = [case for case in named if _compared(results, case) > 2] or [
+        case for case in named if _compared(results, case) > 1
+    ]
     panels = max(1, len(cases))
     rows = -(-panels // 2)
     figure, axes = plt.subplots(rows, 2, figsize=(13, 0.8 + 2.7 * rows), squeeze=False, layout="constrained")
@@ -31,10 +34,9 @@ def plot(results: Results, path: Path) -> None:
     plt.close(figure)
 
 
-def _worth(results: Results, case: str) -> bool:
-    """Say whether more than two were compared."""
-    mine = [one for one in results.series if one.case == case and one.unit == "samples/s"]
-    return len(mine) > 2
+def _compared(results: Results, case: str) -> int:
+    """Return how many contenders' rates there are of a case."""
+    return sum(one.case == case and one.unit == "samples/s" for one in results.series)
 
 
 def _panel(axis: Any, case: str, series: list[Series]) -> None:

@@ -15,8 +15,10 @@ from neurofm_shards.loading.plan import Request
 from neurofm_shards.loading.processes import ProcessWorkers
 from neurofm_shards.loading.threads import ThreadWorkers
 
-#: Smaller batches are read, and travel to threads and back, in groups of about this size.
-GROUP_BYTES = 4 << 20
+#: Smaller batches travel to threads and back in groups of about this size.
+GROUP_BYTES = 2 << 20
+#: Without workers they are read in groups of this size, which stay in the processor's cache.
+INLINE_GROUP_BYTES = 1 << 20
 MOST_IN_GROUP = 16
 
 
@@ -67,7 +69,8 @@ class WorkerOptions:
         """Return how many batches make a task."""
         if self.remote:
             return 1
-        return max(1, min(MOST_IN_GROUP, GROUP_BYTES // max(batch_bytes, 1)))
+        size = GROUP_BYTES if self.count else INLINE_GROUP_BYTES
+        return max(1, min(MOST_IN_GROUP, size // max(batch_bytes, 1)))
 
 
 @dataclass(frozen=True)

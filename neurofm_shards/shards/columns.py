@@ -7,6 +7,7 @@ it, 0 where the shard was not looked at yet.
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -32,6 +33,12 @@ ABSENT = np.iinfo(np.int64).min
 _MOST_BYTES = 1 << 46
 #: Small rows are copied by one fancy index, in pieces that stay in the processor's cache and in malloc's hands.
 _PIECE = 128 << 10
+#: Rows of at least this size are copied one by one, straight to where they belong.
+_ONE_BY_ONE = 16 << 10
+#: Smaller rows are as fast in one fancy index, into an array that malloc has at hand: the main thread's malloc keeps
+#: what was freed, up to arrays of about this size.
+_LARGE_ROW = 256 << 10
+_MOST_IN_HEAP = 16 << 20
 
 
 class Fetch(NamedTuple):
@@ -155,14 +162,22 @@ class ConstantColumn(Column):
         plain = fetch.plain and self._size > 0
         if plain:
             fetch.reader.need(fetch.addresses, self._size)
-            if fetch.out is None and fetch.dtype is None and shape[0] * self._size < POOLED_BYTES:
-                return fetch.reader.rows(fetch.addresses, self._size).view(self._dtype).reshape(shape)
+            if fetch.out is None and self._left_to_malloc(shape[0] * self._size):
+                found = fetch.reader.rows(fetch.addresses, self._size).view(self._dtype).reshape(shape)
+                return found if fetch.dtype is None else found.astype(fetch.dtype, copy=False)
         out = self._out(fetch, shape)
         if plain:
             self._copy(fetch.reader, fetch.addresses, out)
         elif self._size:
             self._copy_and_decode(fetch, out)
         return out
+
+    def _left_to_malloc(self, size: int) -> bool:
+        """Say whether fresh memory costs nothing: of small batches always, in the main thread of larger ones too."""
+        if size < POOLED_BYTES:
+            return True
+        few = self._size < _LARGE_ROW and size < _MOST_IN_HEAP
+        return few and threading.get_ident() == threading.main_thread().ident
 
     def _out(self, fetch: Fetch, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         if fetch.out is None:
@@ -172,12 +187,8 @@ class ConstantColumn(Column):
         return fetch.out
 
     def _copy(self, reader: Reader, addresses: Ints, out: npt.NDArray[Any]) -> None:
-        if out.flags.c_contiguous and self._size >= 4096:
-            if out.dtype == self._dtype:
-                reader.rows_into(addresses, self._size, out.reshape(-1).view(np.uint8))
-                return
-            pieces = [piece.view(self._dtype) for piece in reader.slices(addresses, self._size)]
-            np.concatenate(pieces, out=out.reshape(-1), casting="unsafe")  # converts as ``astype`` does
+        if out.dtype == self._dtype and out.flags.c_contiguous and self._size >= _ONE_BY_ONE:
+            reader.rows_into(addresses, self._size, out.reshape(-1).view(np.uint8))
             return
         step = max(1, _PIECE // self._size)
         for start in range(0, len(addresses), step):

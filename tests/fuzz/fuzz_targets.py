@@ -298,7 +298,9 @@ def read_manifest_bytes(payload: bytes) -> object:
         assert parts[0] == ".neurofm"
         assert ".." not in parts
     assert sum(shard.tar_bytes for shard in manifest.shards) < 1 << 62
-    return [column.dtype is None or np.dtype(column.dtype).kind in "biufc" or column.name for column in manifest.columns]
+    return [
+        column.dtype is None or np.dtype(column.dtype).kind in "biufc" or column.name for column in manifest.columns
+    ]
 
 
 def frame_seeds() -> list[bytes]:

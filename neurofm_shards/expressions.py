@@ -308,7 +308,9 @@ def _column(data: npt.NDArray[Any], name: str) -> _Values:
 
 
 def _objects(data: npt.NDArray[Any], name: str) -> _Values:
-    known = np.asarray(np.not_equal(data, np.array(None)) & np.equal(data, data), dtype=np.bool_)  # NaN is unlike itself
+    known = np.asarray(
+        np.not_equal(data, np.array(None)) & np.equal(data, data), dtype=np.bool_
+    )  # NaN is unlike itself
     types = set(map(type, data[known]))
     kinds = {
         "bool" if issubclass(each, (bool, np.bool_)) else "text" if issubclass(each, str) else "number"

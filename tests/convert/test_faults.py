@@ -86,6 +86,7 @@ def test_a_disk_may_be_full_at_any_moment(toys, tmp_path, tree, disk):
     assert full >= 6
 
 
+@pytest.mark.filterwarnings("ignore:samples differ in their fields")
 @pytest.mark.filterwarnings("ignore:.*new samples are added")
 def test_a_full_disk_leaves_the_data_set_that_is_changed(toys, tmp_path, tree, disk):
     paths = toys(a={"n": 20}, b={"n": 40})

@@ -164,7 +164,7 @@ def test_a_position_beyond_the_epoch_is_refused(stored):
 
 
 def test_a_folder_is_no_checkpoint(tmp_path):
-    with pytest.raises(StateError, match="is a folder"):
+    with pytest.raises(StateError, match="no regular file"):
         read_state(tmp_path)
 
 

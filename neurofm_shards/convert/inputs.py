@@ -204,8 +204,8 @@ class _Finder:
         if source is not None:
             return source
         ours = next((name for suffix, name in _OUR_SUFFIXES.items() if path.lower().endswith(suffix)), "")
-        hint = f"; install one with: {install_hint('source', ours)}" if ours else f"; {self._known()}"
-        raise MissingPluginError(f"no installed source reads {path}{hint}")
+        hint = f"install one with: {install_hint('source', ours)}" if ours else f"its suffix is not one {self._known()}"
+        raise MissingPluginError(f"no installed source reads {path}; {hint}")
 
     def _known(self) -> str:
         known = [f"{item.entry.name} ({', '.join(item.entry.suffixes)})" for item in self._sources.entries()]

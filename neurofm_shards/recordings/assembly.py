@@ -58,8 +58,10 @@ def assemble(streams: Sequence[AnyStream], options: WindowOptions, frame: Frame,
     lacking = [name for name, parts in made.items() if not parts] if options.modalities is not None else []
     present = listing(streams)
     if lacking and options.missing == "error":
+        modalities = sorted({stream.modality for stream in streams} & makers.keys())
         raise SourceError(
-            f"{source_file} has no {', '.join(lacking)}{_raw_hint(streams, lacking)}; present: {present}. "
+            f"{source_file} has no {', '.join(lacking)}{_raw_hint(streams, lacking)}; it has "
+            f"{', '.join(modalities) or 'no modality'}, present: {present}. "
             "Leave it out of modalities, or say missing=skip or missing=mask."
         )
     if not any(made.values()) and not lacking:

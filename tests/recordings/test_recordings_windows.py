@@ -182,7 +182,7 @@ def test_epochs_are_chosen_by_tag():
 
 
 def test_a_named_modality_that_is_missing_is_an_error_that_lists_what_is_there():
-    with pytest.raises(SourceError, match=r"f.nwb has no lfp; present: units \(1 ids\)"):
+    with pytest.raises(SourceError, match=r"f.nwb has no lfp; it has spikes, present: units \(1 ids\)"):
         windowed(recording(), WindowOptions(modalities=("spikes", "lfp")))
 
 

@@ -96,12 +96,14 @@ class Column(ABC):
             return
         payload = np.asarray(index.payload_offsets, np.int64)
         addresses = np.where(payload < 0, ABSENT, -(payload + base))
-        self.sizes[rows] = index.payload_sizes
+        sizes = np.array(index.payload_sizes, np.int64)
         if self._copyable(index):
             data = np.asarray(index.data_offsets, np.int64)
             copied = data >= 0
             addresses[copied] = data[copied] + base
-            self._note_sizes(rows, copied, index)
+            self._note_sizes(sizes, copied, index)
+        # Finished values, sizes first: two threads may note the same shard while a third already reads it.
+        self.sizes[rows] = sizes
         self.addresses[rows] = addresses
 
     @abstractmethod
@@ -113,8 +115,8 @@ class Column(ABC):
         """Say whether a shard's raw bytes are what this column delivers."""
 
     @abstractmethod
-    def _note_sizes(self, rows: slice, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
-        """Note the sizes of the raw bytes, where they can be copied."""
+    def _note_sizes(self, sizes: Ints, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
+        """Put the sizes of the raw bytes into ``sizes``, where they can be copied."""
 
     def _decoded(self, fetch: Fetch, which: Ints) -> Iterator[tuple[int, Any]]:
         """Give the decoded values at these places of the request."""
@@ -208,7 +210,7 @@ class ConstantColumn(Column):
     def _copyable(self, index: ColumnIndex) -> bool:
         return self._same_bytes(index) and index.spec.shape == self._shape
 
-    def _note_sizes(self, rows: slice, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
+    def _note_sizes(self, sizes: Ints, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
         pass
 
 
@@ -255,10 +257,10 @@ class RaggedColumn(Column):
         fits = shape is not None and len(shape) == 1 + len(self._inner) and tuple(shape[1:]) == self._inner
         return fits and self._row > 0 and self._same_bytes(index)
 
-    def _note_sizes(self, rows: slice, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
+    def _note_sizes(self, sizes: Ints, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
         shape = index.spec.shape or (0,)
         lengths = np.broadcast_to(np.int64(shape[0] or 0), copied.shape) if index.shapes is None else index.shapes[:, 0]
-        self.sizes[rows][copied] = np.asarray(lengths, np.int64)[copied] * self._row
+        sizes[copied] = np.asarray(lengths, np.int64)[copied] * self._row
 
 
 class ListColumn(Column):
@@ -279,7 +281,7 @@ class ListColumn(Column):
     def _copyable(self, index: ColumnIndex) -> bool:  # noqa: ARG002
         return False
 
-    def _note_sizes(self, rows: slice, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
+    def _note_sizes(self, sizes: Ints, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
         pass
 
 

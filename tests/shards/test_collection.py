@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -440,3 +441,23 @@ def write_many(folder):
     for name in names[1:]:
         os.link(folder / names[0], folder / name)
     return folder
+
+
+def test_threads_that_look_at_a_shard_together_see_finished_sizes(tmp_path):
+    """Found by a loader with four threads: sizes were noted in two steps, and a third thread read in between."""
+    with WebDatasetWriter(tmp_path / "shards", shard_size=20) as writer:
+        for i in range(100):
+            writer.write_sample({"x": np.full((i % 7 + 1, 3), float(i))})
+
+    def read(collection, start):
+        found = collection.gather(np.arange(start, start + 10), ["x"])["x"]
+        return all(len(found[j]) == (start + j) % 7 + 1 and (found[j] == start + j).all() for j in range(10))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(10):
+            with ShardCollection.open(tmp_path / "shards") as collection, ThreadPoolExecutor(8) as pool:
+                assert all(pool.map(lambda start: read(collection, start), [0, 20, 40, 60, 80] * 8))
+    finally:
+        sys.setswitchinterval(interval)

@@ -98,7 +98,7 @@ class Host:
             names = implementation.argnames
             try:
                 implementation.function(*[arguments[name] for name in names])
-            except Exception:
+            except Exception:  # whatever a stranger's observer raises is logged with its trace, and stops nothing
                 logger.exception("plugin %r failed in %s", implementation.plugin_name, hook)
 
     def _load(self, point: importlib.metadata.EntryPoint, distribution: str, version: str) -> None:

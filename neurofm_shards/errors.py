@@ -7,6 +7,7 @@ pool pickles it. A message says what was found, where (file, member, column), an
 
 from __future__ import annotations
 
+import pickle
 from typing import ClassVar
 
 
@@ -113,3 +114,16 @@ class WorkerError(NeurofmShardsError, RuntimeError):
 
 class ClosedError(NeurofmShardsError, ValueError):
     """Something was asked of a data set that was closed before."""
+
+
+def portable(error: BaseException) -> BaseException:
+    """Return an error that survives the journey to another process with its own type and message.
+
+    One of a stranger's classes that cannot be pickled, or comes back as something else, becomes a
+    :class:`WorkerError` that says what it was.
+    """
+    try:
+        same = type(pickle.loads(pickle.dumps(error))) is type(error)  # noqa: S301  (made in this very line)
+    except Exception:  # noqa: BLE001  (pickling runs code of any kind)
+        same = False
+    return error if same else WorkerError(f"{type(error).__name__} in a worker process: {error}")

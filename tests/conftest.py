@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import settings
 # Shared machines pause: how long an example takes is not what these tests are about.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+# A shell that starts the tests in the background has them ignore Ctrl-C, and the programs that they start as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

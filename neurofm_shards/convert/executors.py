@@ -1,19 +1,16 @@
-"""The executors of the standard library: in this process, in threads, in processes."""
+"""The built-in executors: in this process, in threads, in processes."""
 
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Literal, TypeVar
 
 from pydantic import Field
 from typing_extensions import ParamSpec
 
+from neurofm_shards.convert.process_pool import ProcessPool
 from neurofm_shards.plugins.config import PluginConfig
 
 P = ParamSpec("P")
@@ -66,21 +63,8 @@ def make_thread_pool(config: ThreadsConfig) -> Executor:
 
 
 def make_process_pool(config: ProcessesConfig) -> Executor:
-    """Return a pool of processes that die with this one and leave Ctrl-C to it."""
+    """Return a pool of processes."""
     context = multiprocessing.get_context(config.start)
     if config.start == "forkserver":
         context.set_forkserver_preload(["neurofm_shards.convert.work"])
-    return ProcessPoolExecutor(config.workers, mp_context=context, initializer=_start_worker)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, name="neurofm-shards-parent-watch", daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    # A pool's workers wait on a pipe whose both ends they hold: without this they outlive a killed parent for ever.
-    parent: Any = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+    return ProcessPool(config.workers, context)

@@ -23,13 +23,15 @@ SETTINGS = (ALLOWED_PLUGINS, NO_PLUGINS, PLUGIN_FILES, STRICT_PLUGINS)
 def make_executor(name: str | None, workers: int) -> Iterator[Executor]:
     """Give an executor from the registry; by default this process for one worker, a pool of processes for more.
 
-    Calls that are not yet running when the block is left by an error are never started.
+    When the block is left by an error, calls that are not running are never started, and worker processes are killed.
     """
     chosen = name or ("serial" if workers <= 1 else "processes")
     executor: Executor = registry().executors.make({"kind": chosen, "workers": max(workers, 1)})
     try:
         yield executor
     except BaseException:
+        if hasattr(executor, "kill_workers"):  # process pools have it: ours, and Python's own from 3.14 on
+            executor.kill_workers()
         executor.shutdown(wait=False, cancel_futures=True)
         raise
     executor.shutdown()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import pickle
 import random
 import signal
 import traceback
@@ -14,7 +13,7 @@ from multiprocessing.reduction import send_handle
 
 import numpy as np
 
-from neurofm_shards.errors import WorkerError
+from neurofm_shards.errors import WorkerError, portable
 from neurofm_shards.loading.bijection import derive_key
 from neurofm_shards.loading.messages import Delivery, Order
 from neurofm_shards.loading.pipeline import Failed, Fetch, Fetched, Outcome, fetch_all
@@ -126,13 +125,8 @@ def _portable(outcome: Outcome) -> Outcome:
     """Make sure that an error survives the journey with its own type and message."""
     if isinstance(outcome, Fetched):
         return outcome
-    error = outcome.error
-    trace = "".join(traceback.format_exception(error))
-    try:
-        same = type(pickle.loads(pickle.dumps(error))) is type(error)  # noqa: S301  (made in this very line)
-    except Exception:  # noqa: BLE001  (pickling runs code of any kind)
-        same = False
-    return Failed(error if same else WorkerError(f"{type(error).__name__} in a worker process: {error}"), trace)
+    trace = "".join(traceback.format_exception(outcome.error))
+    return Failed(portable(outcome.error), trace)
 
 
 def _one_torch_thread() -> None:

@@ -11,6 +11,7 @@ import pytest
 from neurofm_shards.plugins.host import PLUGIN_FILES
 from neurofm_shards.plugins.registry import registry
 
+sys.path.insert(0, str(Path(__file__).parent))  # workers import what tests call in them
 TOY_PLUGIN = Path(__file__).with_name("toy_plugin.py")
 
 

@@ -70,7 +70,7 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", type=float, default=[10, 100, 600], help="megabytes of the recordings")
-    parser.add_argument("--overlap", type=float, default=0.0, help="overlap of the windows; the default writes all once")
+    parser.add_argument("--overlap", type=float, default=0.0, help="overlap of the windows; 0 writes all once")
     parser.add_argument("--rounds", type=int, default=5, help="turns that are counted")
     parser.add_argument("--folder", type=Path, help="make the temporary folder for the data here")
     parser.add_argument("--json", type=Path, help="write all figures to this file")

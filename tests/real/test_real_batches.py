@@ -1,8 +1,9 @@
 """Several real sessions in one data set: batches, unit numbers, z-scores and splits equal what h5py and NumPy say.
 
-Broken on purpose, this was seen to be caught here: row numbers of units not shifted per session. Meant to be
-caught, but not tried yet: padding not masked, statistics over all splits, windows of a split moved by one,
-splits assigned after windows were cut, a session without a modality refused for its unit of measure.
+Broken on purpose, each of these was seen to be caught here: row numbers of units not shifted per session, padding not
+masked, statistics over all splits, a split that begins within the gap after the one before, no gap where a split
+changes (windows of both sides then touch), windows of trials that are near another split's kept, and a session without
+a modality refused for its unit of measure.
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ tox -e bench                                        # all of it: about 25 minute
 tox -e bench -- --quick                             # less data, fewer turns
 tox -e bench -- --skip-peers --only paths           # one group of cases
 python tests/benchmarks/run.py --envs ~/peers       # keep the peers' environments for the next time
+python tests/benchmarks/bench_conversion.py         # conversion alone, of recordings of 10, 100 and 600 MB
 ```
 
 The command ends with 1 when a bar is missed. Cold caches need the right to write `/proc/sys/vm/drop_caches`.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from neurofm_shards_nwb.content import FileContent
+
+#: The group that a link lies in, its name there, and the link.
+ExternalLink: TypeAlias = tuple[Any, str, Any]
 
 
 def name_resolver(dataset: Any) -> Callable[[object], str] | None:
@@ -28,10 +31,10 @@ def name_resolver(dataset: Any) -> Callable[[object], str] | None:
     return name_of
 
 
-def missing_links(file: Any) -> dict[str, str]:
+def missing_links(links: Iterable[ExternalLink]) -> dict[str, str]:
     """Return, for every external link that leads nowhere, its path and what to do about it."""
     missing = {}
-    for group, name, link in external_links(file):
+    for group, name, link in links:
         if group.get(name) is None:
             path = f"{group.name}/{name}".strip("/")
             missing[path] = (
@@ -58,7 +61,7 @@ def missing_object(content: FileContent, missing: dict[str, str]) -> str:
     return next((message for path, message in missing.items() if path not in parts), "")
 
 
-def external_links(group: Any) -> Iterator[tuple[Any, str, Any]]:
+def external_links(group: Any) -> Iterator[ExternalLink]:
     """Give ``(group, name, link)`` for every external link of a file; other files are not searched."""
     import h5py  # noqa: PLC0415  (only when a file is opened)
 
@@ -70,8 +73,8 @@ def external_links(group: Any) -> Iterator[tuple[Any, str, Any]]:
             yield from external_links(group[name])
 
 
-def linked_files(path: str, file: Any) -> list[str]:
+def linked_files(path: str, links: Iterable[ExternalLink]) -> list[str]:
     """Return the other files that a file's external links lead to and that are there, sorted."""
     folder = Path(path).parent
-    names = {str(folder / link.filename) for _, _, link in external_links(file)}
+    names = {str(folder / link.filename) for _, _, link in links}
     return sorted(name for name in names if Path(name).is_file())

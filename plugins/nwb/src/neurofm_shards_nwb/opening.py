@@ -14,7 +14,7 @@ from neurofm_shards_nwb.arrays import text
 from neurofm_shards_nwb.content import FileContent
 from neurofm_shards_nwb.h5_reader import read_with_h5py
 from neurofm_shards_nwb.identity import fingerprint, folder_fingerprint
-from neurofm_shards_nwb.links import linked_files, mark_broken, missing_links, missing_object
+from neurofm_shards_nwb.links import external_links, linked_files, mark_broken, missing_links, missing_object
 from neurofm_shards_nwb.nwb1_reader import facts_1, streams_1, version_1
 from neurofm_shards_nwb.pynwb_reader import read_with_pynwb
 from neurofm_shards_nwb.recording import NwbRecording, describe
@@ -72,7 +72,8 @@ def open_any(path: str, reader: Reader = "auto") -> Opened:
 
 def _open_hdf5(path: str, file: Any, reader: Reader) -> Opened:
     name = Path(path).name
-    mark = fingerprint(path, linked_files(path, file))
+    links = list(external_links(file))
+    mark = fingerprint(path, linked_files(path, links))
     old = version_1(file)
     if old:
         described = streams_1(path, file)
@@ -86,7 +87,7 @@ def _open_hdf5(path: str, file: Any, reader: Reader) -> Opened:
             f"{path} is HDF5 but not NWB (its root has no nwb_version; it holds {held}): give its format with --format"
         )
     types = TypeTree(file)
-    missing = missing_links(file)
+    missing = missing_links(links)
     content, failure = _read(path, file, reader, types)
     content = mark_broken(content, missing)
     streams, problems = describe(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 from neurofm_shards_nwb.arrays import text
@@ -39,15 +40,25 @@ CORE_PARENTS: Mapping[str, str] = {
 
 
 class TypeTree:
-    """The types of one file."""
+    """The types of one file.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Its cached schemas are parsed when an ancestry is first asked for.
+
+    Attributes
+    ----------
+    extensions : dict of str to str
+        Name and version of every schema that is not of the core.
+    """
 
     def __init__(self, file: Any) -> None:
-        self._parents = dict(CORE_PARENTS)
-        self.extensions: dict[str, str] = {}
-        for namespace, version, schema in _cached_schemas(file):
-            if namespace not in CORE_NAMESPACES:
-                self.extensions[namespace] = version
-            self._parents.update(_definitions(schema))
+        self._file = file
+        cached = {name: list(versions) for name, versions in dict(file.get("specifications", {})).items()}
+        self.extensions = {
+            name: versions[-1] for name, versions in cached.items() if versions and name not in CORE_NAMESPACES
+        }
 
     def ancestry(self, name: str) -> tuple[str, ...]:
         """Return the type and its ancestors, the most derived first."""
@@ -57,12 +68,19 @@ class TypeTree:
             name = self._parents.get(name, "")
         return tuple(found)
 
+    @cached_property
+    def _parents(self) -> dict[str, str]:
+        parents = dict(CORE_PARENTS)
+        for schema in _cached_schemas(self._file):
+            parents.update(_definitions(schema))
+        return parents
 
-def _cached_schemas(file: Any) -> Iterator[tuple[str, str, Any]]:
-    for namespace, versions in dict(file.get("specifications", {})).items():
-        for version, sources in dict(versions).items():
+
+def _cached_schemas(file: Any) -> Iterator[Any]:
+    for versions in dict(file.get("specifications", {})).values():
+        for sources in dict(versions).values():
             for source in dict(sources).values():
-                yield namespace, version, json.loads(text(source[()]))
+                yield json.loads(text(source[()]))
 
 
 def _definitions(schema: object) -> Iterator[tuple[str, str]]:

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("-w", "--workers", type=int, metavar="N", help="how many tasks run at once (default: 1)")
     parser.add_argument("--executor", metavar="NAME", help="where tasks run (default: processes for several workers)")
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--overwrite", action="store_true", help="replace the data set in the output folder")
+    mode.add_argument("--overwrite", action="store_true", help="replace the data set that is there, when this is whole")
     mode.add_argument("--resume", action="store_true", help="go on with an interrupted conversion; retry failed inputs")
     mode.add_argument("--append", action="store_true", help="add inputs that the data set does not hold yet")
     parser.add_argument("--dry-run", action="store_true", help="say what would be made, and make nothing")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,8 +59,9 @@ def convert_inputs(
     executor : str, optional
         Name of an executor; by default this process for one worker, a pool of processes for more.
     mode : {"new", "overwrite", "resume", "append"}
-        What to do with an output that exists: refuse it, replace the data set in it, go on where an interrupted
-        conversion stopped (harmless on an absent or finished output), or add inputs that it does not hold yet.
+        What to do with an output that exists: refuse it, replace the data set in it when the new one is whole, go on
+        where an interrupted conversion stopped (harmless on an absent or finished output), or add inputs that it does
+        not hold yet.
     observer : Observer, optional
         Told of each step.
 
@@ -88,7 +89,10 @@ def convert_inputs(
 
 @dataclass(frozen=True)
 class _Session:
-    """One call of :func:`convert_inputs`; each public method is a mode and returns the finished manifest."""
+    """One call of :func:`convert_inputs`; the methods that take what was named are its modes.
+
+    All return the finished manifest.
+    """
 
     output: Output
     config: ConversionConfig
@@ -98,16 +102,19 @@ class _Session:
 
     def new(self, named: Named) -> Manifest:
         self.output.check_free()
-        return self._convert(self._plan(named), None)
+        return self.convert(self._plan(named), None)
 
     def overwrite(self, named: Named) -> Manifest:
         if not self.output.is_ours():
             self.output.check_free()
-        plan = self._plan(named)  # before anything is deleted: inputs that fail cost nothing
-        self.output.delete()
-        return self._convert(plan, None)
+        plan = self._plan(named)  # before anything is written: inputs that fail cost nothing
+        return self._overwrite(self.output.begin_overwriting(), lambda session: session.convert(plan, None))
 
     def resume(self, named: Named) -> Manifest:
+        replacement = self.output.replacement()
+        if replacement is not None:
+            replacement.clean()
+            return self._overwrite(replacement, lambda session: session.resume(named))
         manifest, journal = self.output.manifest(), self.output.journal()
         if manifest is None and journal is None:
             return self.new(named)
@@ -128,10 +135,20 @@ class _Session:
         manifest, journal = self.output.manifest(), self.output.journal()
         if manifest is None:
             return self.new(named)
+        self.output.check_not_being_replaced()
         config = self._stored(manifest)
         inputs = find_inputs(named, config.format, config.source)
         planned = plan_inputs(inputs, config, self.pool, workers=self.workers, observer=self.observer)
         return self._add(plan_append(manifest, planned, config), manifest, "append", journal)
+
+    def _overwrite(self, new: Output, convert: Callable[[_Session], Manifest]) -> Manifest:
+        try:
+            manifest = convert(replace(self, output=new))
+        except NothingToConvertError:
+            self.output.give_up_replacement()
+            raise
+        self.output.finish_overwriting(new, durable=self.config.durable)
+        return manifest
 
     def _plan(self, named: Named) -> ConversionPlan:
         return plan_conversion(named, self.config, self.pool, workers=self.workers, observer=self.observer)
@@ -139,9 +156,9 @@ class _Session:
     def _go_on(self, planned: list[InputPlan], journal: JournalContent) -> Manifest:
         plan = combine(with_earlier_failures(planned, journal.header.identity), self.config)
         check_same(identity(plan), journal.header.identity)
-        return self._convert(plan, journal)
+        return self.convert(plan, journal)
 
-    def _convert(self, plan: ConversionPlan, found: JournalContent | None) -> Manifest:
+    def convert(self, plan: ConversionPlan, found: JournalContent | None) -> Manifest:
         return self._run(plan, "convert", "", None, found)
 
     def _add(

@@ -81,7 +81,7 @@ def finished_manifest(output: Output) -> Manifest:
     Raises
     ------
     ConfigError
-        There is none, or an addition was interrupted.
+        There is none, or an addition or replacement was interrupted.
     """
     manifest, journal = output.manifest(), output.journal()
     if manifest is None:
@@ -92,6 +92,7 @@ def finished_manifest(output: Output) -> Manifest:
             f"{output.folder} has an unfinished {journal.header.kind}; finish it first with the same command, or give "
             "it up with repair"
         )
+    output.check_not_being_replaced()
     return manifest
 
 

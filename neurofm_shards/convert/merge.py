@@ -76,6 +76,7 @@ def merge(
         output.clean()
         if not (overwrite and output.is_ours()):
             output.check_free()
+        output.give_up_replacement()
         staging = output.new_staging()
         manifest = _Merge(parts, staging, durable).run()
         write_card(staging, manifest, durable=durable)

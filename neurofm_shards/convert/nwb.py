@@ -37,7 +37,7 @@ class NWBToWebDatasetConverter:
     """Turns NWB files into one data set, or adds them to one; a context manager.
 
     Like the other Python writers it adds to a data set that is in the folder already, with a warning; files that it
-    holds are recognised by their content and left out. ``overwrite=True`` replaces it.
+    holds are recognised by their content and left out. ``overwrite=True`` replaces it when the new one is whole.
 
     Samples are numbered in the order of the calls, and a shard is written as soon as it is full, so the result is the
     same as that of one call, or of ``neurofm-shards convert``, with all files.
@@ -121,7 +121,7 @@ class NWBToWebDatasetConverter:
             }
         )
         check_config(self.config)
-        self._output = Output(Path(output_dir))
+        self._output = self._written = Output(Path(output_dir))
         self._overwrite = overwrite
         self._workers = max(workers, 1)
         self._planned: list[InputPlan] = []
@@ -185,11 +185,12 @@ class NWBToWebDatasetConverter:
         try:
             self._output.clean()
             if self._overwrite and self._output.is_ours():
-                self._output.delete()
-            self._base = self._output.manifest()
+                self._written = self._output.begin_overwriting()
+            self._base = self._written.manifest()
             if self._base is None:
-                self._output.check_free()
+                self._written.check_free()
             else:
+                self._output.check_not_being_replaced()
                 warnings.warn(
                     f"{self._output.folder} already holds a data set of {self._base.total_samples:,} samples: new "
                     "files are added to it (overwrite=True would replace it)",
@@ -200,7 +201,7 @@ class NWBToWebDatasetConverter:
             plan = ConversionPlan(self.config, (), (), ())
             kind = "convert" if self._base is None else "append"
             header = JournalHeader(kind, identity(plan), 0, self.config.durable)
-            return ShardRun(self._output, self.config, header, None, self._pool, self._workers, Observer())
+            return ShardRun(self._written, self.config, header, None, self._pool, self._workers, Observer())
         except BaseException:
             self._stack.close()
             raise
@@ -214,6 +215,7 @@ class NWBToWebDatasetConverter:
                 self._run.run(plan.tasks(), plan.columns)
             self._run.close()
             manifest = self._commit(plan, self._run)
+            self._output.finish_overwriting(self._written, durable=self.config.durable)
         result = summary(self._output.folder, manifest)
         registry().notify("neurofm_conversion_finished", summary=result)
         return result
@@ -226,14 +228,17 @@ class NWBToWebDatasetConverter:
 
     def _commit(self, plan: ConversionPlan | None, run: ShardRun) -> Manifest:
         if plan is not None:
-            return commit(self._output, plan, run.lines, self._base)
+            return commit(self._written, plan, run.lines, self._base)
         if self._base is None:
-            return commit(self._output, combine(self._planned, self.config), run.lines, None)
+            return commit(self._written, combine(self._planned, self.config), run.lines, None)
         remove_journal(self._output.sidecars)
         return self._base
 
     def _discard(self, run: ShardRun) -> None:
         """Take back what was written: all of it, or what was added to a data set."""
+        if self._written != self._output:
+            self._output.give_up_replacement()
+            return
         if self._base is None:
             self._output.delete()
             return

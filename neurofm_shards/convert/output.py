@@ -14,14 +14,20 @@ from typing import Any
 import xxhash
 
 from neurofm_shards.convert.journal import JournalContent, JournalHeader, boot_id, read_journal, remove_journal
-from neurofm_shards.errors import FormatError, OutputExistsError
+from neurofm_shards.errors import ConfigError, FormatError, OutputExistsError
 from neurofm_shards.shards.card import CARD_NAME, is_our_card
 from neurofm_shards.shards.files import sync_folder, write_atomically
 from neurofm_shards.shards.index import build_index, index_path, read_index, shard_fingerprint
 from neurofm_shards.shards.lock import LOCK_NAME
 from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest, manifest_bytes, read_manifest
 from neurofm_shards.shards.sidecars import sidecar_paths
-from neurofm_shards.shards.unfinished import COMMITTED_PREFIX, DOOMED_NAME, JOURNAL_NAME, UNFINISHED_NAME
+from neurofm_shards.shards.unfinished import (
+    COMMITTED_PREFIX,
+    DOOMED_NAME,
+    JOURNAL_NAME,
+    REPLACEMENT_NAME,
+    UNFINISHED_NAME,
+)
 
 _STAGING = "staging-"
 _REMOVED = "removed.json"
@@ -90,7 +96,7 @@ class Output:
             )
 
     def clean(self) -> None:
-        """Remove what dead runs left: half-written files, and a deletion that was interrupted."""
+        """Finish the steps that dead runs had decided, and remove what is of no use to go on with."""
         if not self.sidecars.is_dir():
             return
         for path in sorted(self.sidecars.glob(f"{COMMITTED_PREFIX}*")):
@@ -98,6 +104,8 @@ class Output:
         for path in self.sidecars.glob(f"{_STAGING}*"):
             shutil.rmtree(path)
         self._drop_spent_journal()
+        if self.replacement() is None:
+            self.give_up_replacement()
         for folder in (self.folder, self.sidecars, self.sidecars / "tables"):
             for path in folder.glob(".*.partial"):
                 path.unlink()
@@ -135,6 +143,66 @@ class Output:
         self.sidecars.mkdir(exist_ok=True)
         write_atomically(self.sidecars / DOOMED_NAME, [json.dumps(names).encode()], durable=True)
         self._finish_deleting()
+
+    def begin_overwriting(self) -> Output:
+        """Return where the new data set goes: beside the present one, or here where there is no whole one to keep."""
+        if self.manifest() is None:
+            self.delete()
+            return self
+        self.give_up_addition()
+        self.give_up_replacement()
+        replacement = Output(self.sidecars / REPLACEMENT_NAME)
+        replacement.sidecars.mkdir(parents=True)
+        return replacement
+
+    def finish_overwriting(self, new: Output, *, durable: bool) -> None:
+        """Put the finished data set in place of the present one, as one step; see :meth:`replace`.
+
+        Raises
+        ------
+        OutputExistsError
+            A file that is not ours has the name of a new shard.
+        """
+        if new == self:
+            return
+        present, names = self.shard_names(), new.shard_names()
+        strangers = sorted(name for name in names - present if (self.folder / name).exists())
+        if strangers:
+            raise OutputExistsError(
+                f"{self.folder / strangers[0]} is no part of the data set here, and would be replaced; move it, and "
+                "run the same command again with --resume"
+            )
+        self.replace(new.folder, present - names, durable=durable)
+        (self.sidecars / UNFINISHED_NAME).unlink(missing_ok=True)
+
+    def replacement(self) -> Output | None:
+        """Return what an interrupted run wrote of a replacement; None where it came to record nothing."""
+        replacement = Output(self.sidecars / REPLACEMENT_NAME)
+        return replacement if replacement.is_ours() else None
+
+    def check_not_being_replaced(self) -> None:
+        """Refuse to change a data set that an interrupted run was replacing.
+
+        Raises
+        ------
+        ConfigError
+            Saying how to finish that, or to give it up.
+        """
+        if self.replacement() is not None:
+            raise ConfigError(
+                f"{self.folder} has an unfinished replacement, begun with --overwrite; finish it first with the same "
+                "command and --resume, or give it up with repair"
+            )
+
+    def give_up_replacement(self) -> bool:
+        """Forget an unfinished replacement; say whether there was one."""
+        path = self.sidecars / REPLACEMENT_NAME
+        if not path.exists():
+            return False
+        spent = self.sidecars / f"{_STAGING}{secrets.token_hex(4)}"
+        os.replace(path, spent)  # noqa: PTH105  (what is half deleted must not be taken for what can be finished)
+        shutil.rmtree(spent)
+        return True
 
     def new_staging(self) -> Path:
         """Make a folder in which workers write; shards are moved out of it when they are whole."""
@@ -185,17 +253,28 @@ class Output:
         files = sorted(path for path in committed.rglob("*") if path.is_file() and path.name != _REMOVED)
         if self._listed() & {path.name for path in files}:
             (self.folder / MANIFEST_NAME).unlink()
+        card = self.folder / CARD_NAME
+        if card.exists() and not is_our_card(card):
+            files = [path for path in files if path != committed / CARD_NAME]
         for path in sorted(files, key=lambda path: path.name == MANIFEST_NAME):
             target = self.folder / path.relative_to(committed)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)  # noqa: PTH105  (the same call)
         for name in removed:
             self._delete_shard(name)
+        self._delete_unlisted_tables()
         for folder in (self.folder, self.sidecars):
             sync_folder(folder)
         spent = committed.with_name(_STAGING + committed.name.removeprefix(COMMITTED_PREFIX))
         os.replace(committed, spent)  # noqa: PTH105  (a deletion that is interrupted must not be taken for a step)
         shutil.rmtree(spent)
+
+    def _delete_unlisted_tables(self) -> None:
+        manifest = self._manifest_if_sound()
+        listed = {entry.file for entry in manifest.tables.values()} if manifest is not None else set()
+        for path in self.sidecars.glob("tables/*.json"):
+            if str(path.relative_to(self.folder)) not in listed:
+                path.unlink()
 
     def _delete_shard(self, name: str) -> None:
         path = self.folder / os.path.basename(name)  # noqa: PTH119  (never leaves the folder)

@@ -17,7 +17,8 @@ from neurofm_shards.shards.report import Finding, Report
 def repair(folder: str | os.PathLike[str]) -> Report:
     """Finish or undo what was interrupted, then rebuild and save what is damaged.
 
-    A drop or merge that was decided is finished; an addition that was not is given up, and its shards are deleted.
+    A drop, merge or overwriting that was decided is finished. An addition or overwriting that was not is given up, and
+    its shards are deleted.
 
     Parameters
     ----------
@@ -43,9 +44,13 @@ def repair(folder: str | os.PathLike[str]) -> Report:
         manifest = output.manifest() if given_up else None
         if manifest is not None and is_our_card(output.folder / CARD_NAME):
             write_card(output.folder, manifest, durable=True)  # it may speak of the addition already
+        is_kept = output.give_up_replacement()
         report = repair_dataset(output.folder)
-    if not given_up:
-        return report
-    what = f"an addition of which {given_up:,} shards were written was never finished"
-    done = Finding("info", "", "", what, "they were deleted; convert --append adds them again")
-    return replace(report, findings=(done, *report.findings))
+    done = []
+    if given_up:
+        what = f"an addition of which {given_up:,} shards were written was never finished"
+        done.append(Finding("info", "", "", what, "they were deleted; convert --append adds them again"))
+    if is_kept:
+        what = "a data set that was to replace this one was never finished"
+        done.append(Finding("info", "", "", what, "what was written of it was deleted, and this one stays"))
+    return replace(report, findings=(*done, *report.findings))

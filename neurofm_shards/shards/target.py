@@ -17,7 +17,14 @@ from neurofm_shards.shards.lock import OutputLock
 from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest, read_manifest, write_manifest
 from neurofm_shards.shards.manifest_model import plain_file_name
 from neurofm_shards.shards.sidecars import sidecar_paths
-from neurofm_shards.shards.unfinished import COMMITTED_PREFIX, DOOMED_NAME, JOURNAL_NAME, UNFINISHED_NAME, pending_step
+from neurofm_shards.shards.unfinished import (
+    COMMITTED_PREFIX,
+    DOOMED_NAME,
+    JOURNAL_NAME,
+    REPLACEMENT_NAME,
+    UNFINISHED_NAME,
+    pending_step,
+)
 
 DEFAULT_PATTERN = "shard_{shard_idx:06d}.tar"
 
@@ -182,8 +189,11 @@ class Target:
 
     def _delete_ours(self) -> None:
         names = self._listed()
-        for mark in (self.folder / MANIFEST_NAME, *(self._sidecars / name for name in (JOURNAL_NAME, DOOMED_NAME))):
+        replacement = self._sidecars / REPLACEMENT_NAME
+        marks = [self._sidecars / name for name in (JOURNAL_NAME, DOOMED_NAME)]
+        for mark in (self.folder / MANIFEST_NAME, *marks, replacement / MANIFEST_NAME):
             mark.unlink(missing_ok=True)  # the manifest first: what no manifest names does not exist
+        shutil.rmtree(replacement, ignore_errors=True)
         for path in self._sidecars.glob(f"{COMMITTED_PREFIX}*"):
             shutil.rmtree(path)
         for path in [*(self.folder / name for name in sorted(names)), *self.names.found(self.folder)]:

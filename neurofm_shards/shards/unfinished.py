@@ -14,16 +14,20 @@ UNFINISHED_NAME = "unfinished"
 DOOMED_NAME = "doomed"
 #: How folders start that hold files to be moved into place as one step.
 COMMITTED_PREFIX = "commit-"
+#: A folder laid out like a data set, in which the one that replaces the present one is written.
+REPLACEMENT_NAME = "replacement"
 
 
 def pending_step(folder: Path) -> str | None:
     """Say what must be finished or given up before anything is added to the data set of a folder."""
     sidecars = folder / SIDECAR_DIR
-    for name, what in ((JOURNAL_NAME, "an addition"), (f"{COMMITTED_PREFIX}*", "a drop or merge")):
+    for name, what in (
+        (JOURNAL_NAME, "an addition to"),
+        (f"{COMMITTED_PREFIX}*", "a drop, a merge or an overwriting of"),
+        (REPLACEMENT_NAME, "an overwriting of"),
+    ):
         if any(sidecars.glob(name)):
-            return (
-                f"{what} to {folder} was interrupted: finish it with the same command, or run `neurofm-shards repair`"
-            )
+            return f"{what} {folder} was interrupted: finish it with the same command, or run `neurofm-shards repair`"
     return None
 
 
@@ -40,8 +44,8 @@ def why_unfinished(folder: Path) -> str | None:
         )
     if any(sidecars.glob(f"{COMMITTED_PREFIX}*")):
         return (
-            f"{folder} is an unfinished merge: everything is written, but not yet in its place. `neurofm-shards "
-            "repair` finishes it"
+            f"{folder} is an unfinished merge or overwriting: everything is written, but not yet in its place. "
+            "`neurofm-shards repair` finishes it"
         )
     if (sidecars / DOOMED_NAME).exists():
         return (

@@ -68,6 +68,12 @@ def test_an_exception_leaves_the_data_set_as_it_was(sessions):
 def test_overwrite_replaces(sessions):
     out = sessions / "shards"
     create_shards_from_arrays(out, {"x": np.ones((20, 5))}, shard_size=8)
+    before = files_of(out)
+    with pytest.raises(SourceError, match=r"broken\.nwb"), NWBToWebDatasetConverter(out, overwrite=True) as converter:  # noqa: PT012
+        converter.convert_nwb_file(sessions / "day1.nwb")
+        converter.convert_nwb_file(sessions / "broken.nwb")
+    assert files_of(out) == before
     converter = NWBToWebDatasetConverter(out, overwrite=True)
     converter.convert_nwb_file(sessions / "day1.nwb")
+    assert ShardDataset(out)[0]["x"].shape == (5,)
     assert converter.finalize()["total_samples"] == 29

@@ -137,13 +137,12 @@ def test_a_power_loss_without_syncing_is_found_by_reading_everything(toys, toy, 
     config = {"shard_size": 40, "durable": False}
     convert_inputs(paths, tmp_path / "whole", config)
     out = tmp_path / "out"
-    shutil.copytree(tmp_path / "whole", out)
     from neurofm_shards.convert import api
 
     with monkeypatch.context() as patch:
         patch.setattr(api, "write_manifest", None)
         with pytest.raises(TypeError):
-            convert_inputs(paths, out, config, mode="overwrite")
+            convert_inputs(paths, out, config)
     shard = out / "shard_000000.tar"
     data = bytearray(shard.read_bytes())
     data[5000:9096] = bytes(4096)  # a page that never reached the disk, where no quick look looks

@@ -20,7 +20,14 @@ from neurofm_shards.convert.api import convert_inputs
 from neurofm_shards.convert.drop import drop_samples
 from neurofm_shards.convert.merge import merge
 from neurofm_shards.convert.recovery import repair
-from neurofm_shards.errors import ConfigError, FormatError, OutputExistsError, OutputLockedError, SourceError
+from neurofm_shards.errors import (
+    ConfigError,
+    FormatError,
+    NothingToConvertError,
+    OutputExistsError,
+    OutputLockedError,
+    SourceError,
+)
 from neurofm_shards.shards.collection import ShardCollection
 from neurofm_shards.shards.validate import validate_dataset
 
@@ -354,20 +361,99 @@ def test_a_merge_killed_at_any_step_is_never_half_a_data_set(toys, tmp_path, tre
     assert half > 3
 
 
-def test_an_overwriting_that_is_killed_leaves_nothing_to_be_mistaken(toys, tmp_path, tree, monkeypatch):
-    paths = toys(a={"n": 14}, b={"n": 3})
-    convert_inputs(paths[1:], tmp_path / "new", CONFIG)
-    for number in range(0, 40, 2):
-        out = tmp_path / "out"
+@pytest.mark.parametrize("way_on", ["resume", "overwrite", "repair"])
+def test_an_overwriting_killed_at_any_step_shows_the_old_or_the_new_data_set(toys, tmp_path, tree, monkeypatch, way_on):
+    paths = toys(a={"n": 14}, b={"n": 7})
+    for name, path in zip(("old", "new"), paths, strict=True):
+        convert_inputs([path], tmp_path / name, CONFIG)
+    old, new = tree(tmp_path / "old"), tree(tmp_path / "new")
+    out, seen, half = tmp_path / "out", set(), 0
+    overwriting = partial(convert_inputs, paths[1:], out, CONFIG, mode="overwrite")
+    for number in range(200):
         shutil.rmtree(out, ignore_errors=True)
-        convert_inputs(paths[:1], out, CONFIG)
-        killed_at(monkeypatch, partial(convert_inputs, paths[1:], out, CONFIG, mode="overwrite"), number)
+        shutil.copytree(tmp_path / "old", out)
+        done = killed_at(monkeypatch, overwriting, number)
         if (out / "dataset_metadata.json").exists():
-            rows(out)
-        elif list(out.glob("*.tar")):
+            seen.add(len(rows(out)))
+        else:
+            half += 1
             refused(out)
-        convert_inputs(paths[1:], out, CONFIG, mode="overwrite")
-        assert tree(out) == tree(tmp_path / "new"), number
+        is_recorded = any(out.glob(".neurofm/*/.neurofm/journal")) or any(out.glob(".neurofm/*/*.json"))
+        if way_on == "repair":
+            repair(out)
+            assert tree(out) in (old, new), number
+            overwriting()
+        elif way_on == "resume" and is_recorded:
+            convert_inputs(paths[1:], out, CONFIG, mode="resume")
+        else:
+            overwriting()
+        assert tree(out) == new, number
+        if done:
+            break
+    assert done
+    assert seen == {14, 7}
+    assert half > 5
+
+
+def test_the_old_data_set_can_be_read_while_a_new_one_is_written(toys, tmp_path, tree, monkeypatch):
+    paths = toys(a={"n": 14}, b={"n": 9})
+    convert_inputs(paths[:1], tmp_path / "out", CONFIG)
+    before = rows(tmp_path / "out")
+    held = ShardCollection.open(tmp_path / "out", verify=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("neurofm_shards.convert.api.write_manifest", None)
+        with pytest.raises(TypeError):
+            convert_inputs(paths[1:], tmp_path / "out", CONFIG, mode="overwrite")
+    assert rows(tmp_path / "out") == before
+    assert validate_dataset(tmp_path / "out").findings == ()
+    for change in (
+        lambda: drop_samples(tmp_path / "out", "row == 1"),
+        lambda: convert_inputs(paths[1:], tmp_path / "out", CONFIG, mode="append"),
+    ):
+        with pytest.raises(ConfigError, match=r"unfinished replacement.*--resume.*repair"):
+            change()
+    with pytest.raises(OutputExistsError, match=r"overwriting.*interrupted"):
+        WebDatasetWriter(tmp_path / "out")
+    with pytest.raises(ConfigError, match="not the conversion that was interrupted"):
+        convert_inputs(paths, tmp_path / "out", CONFIG, mode="resume")
+    convert_inputs(paths[1:], tmp_path / "out", CONFIG, mode="resume")
+    assert len(rows(tmp_path / "out")) == 9
+    with contextlib.suppress(FormatError):  # a shard that it had not opened is gone; what it reads is never the new one
+        assert list(held.metadata(np.arange(14))) == before
+    held.close()
+
+
+def test_an_overwriting_that_comes_to_nothing_costs_nothing(toys, tmp_path, tree, toy, monkeypatch):
+    paths = toys(a={"n": 6}, b={"n": 9})
+    convert_inputs(paths[:1], tmp_path / "out", CONFIG)
+    before = tree(tmp_path / "out")
+
+    def broken(self, *rows):
+        raise SourceError("b.toy: the disk is gone")
+
+    monkeypatch.setattr(toy.ToySamples, "read", broken)
+    with pytest.raises(SourceError):
+        convert_inputs(paths[1:], tmp_path / "out", CONFIG, mode="overwrite")
+    assert {name: data for name, data in tree(tmp_path / "out").items() if "replacement" not in name} == before
+    assert "never finished" in repair(tmp_path / "out").findings[0].what
+    assert tree(tmp_path / "out") == before
+    with pytest.raises(NothingToConvertError):
+        convert_inputs(paths[1:], tmp_path / "out", {**CONFIG, "on_error": "skip"}, mode="overwrite")
+    assert tree(tmp_path / "out") == before
+
+
+def test_overwriting_takes_no_file_of_somebody_else(toys, tmp_path, tree):
+    paths = toys(a={"n": 2}, b={"n": 9})
+    convert_inputs(paths[:1], tmp_path / "out", CONFIG)
+    (tmp_path / "out/README.md").write_text("mine")
+    (tmp_path / "out/shard_000002.tar").write_text("mine, too")
+    with pytest.raises(OutputExistsError, match=r"shard_000002\.tar is no part of the data set"):
+        convert_inputs(paths[1:], tmp_path / "out", CONFIG, mode="overwrite")
+    assert len(rows(tmp_path / "out")) == 2
+    (tmp_path / "out/shard_000002.tar").unlink()
+    assert convert_inputs(paths[1:], tmp_path / "out", CONFIG, mode="resume")["total_samples"] == 9
+    convert_inputs(paths[1:], tmp_path / "new", CONFIG)
+    assert tree(tmp_path / "out") == {**tree(tmp_path / "new"), "README.md": b"mine"}
 
 
 def test_an_addition_can_be_given_up(toys, tmp_path, tree, monkeypatch):

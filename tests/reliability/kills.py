@@ -1,7 +1,7 @@
 """Kills writers at random moments and sees whether anything was lost; run it to get the figures of docs/reliability.md.
 
 python tests/reliability/kills.py convert real --kills 100 --workers 1
-python tests/reliability/kills.py append drop merge --kills 60
+python tests/reliability/kills.py append overwrite drop merge --kills 60
 """
 
 from __future__ import annotations
@@ -222,9 +222,17 @@ class Killer:
         finished = (out / MANIFEST).exists()
         if kind.before is None and not finished:
             refused(out)
-        if kind.before is not None:
+        if kind.before is not None and not finished:
+            assert list(out.glob(".neurofm/commit-*")), "there is no data set, and nobody puts a new one into place"
+            refused(out)
+            held.close()
+        elif kind.before is not None:
             old = opened(kind.before)
-            assert contents(held) == contents(old), "a reader that holds the old manifest fails"
+            if kind.name == "overwrite":
+                with contextlib.suppress(NeurofmShardsError):  # what it had not opened may be gone
+                    assert contents(held) == contents(old), "a reader that holds the old manifest sees something else"
+            else:
+                assert contents(held) == contents(old), "a reader that holds the old manifest fails"
             if (out / MANIFEST).read_bytes() == (kind.before / MANIFEST).read_bytes():
                 with opened(out) as now:
                     assert contents(now) == contents(old), "the old data set is not what it was"
@@ -332,6 +340,9 @@ def made_kinds(chosen, scratch, data, workers):
         shutil.copytree(first, scratch / "appended")
         do([word.replace("{out}", str(scratch / "appended")).replace("{workers}", "1") for word in words])
         yield Kind("append", words, words, tree(scratch / "appended"), first, **both)
+    if "overwrite" in chosen:
+        words = ["convert", "-i", *inputs[5:], "-o", "{out}", "-w", "{workers}", *size, "--overwrite"]
+        yield Kind("overwrite", words, words, tree(second), first, **both)
     if "drop" in chosen:
         words = ["drop", "{out}", "--where", 'session_id == "s01" or session_id == "s03"']
         shutil.copytree(first, scratch / "dropped")
@@ -352,7 +363,7 @@ def report(figures):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kinds", nargs="*", default=["convert", "append", "drop", "merge"])
+    parser.add_argument("kinds", nargs="*", default=["convert", "append", "overwrite", "drop", "merge"])
     parser.add_argument("--kills", type=int, default=200, help="per kind")
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     parser.add_argument("--seed", type=int, default=1)

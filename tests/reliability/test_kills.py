@@ -16,7 +16,7 @@ KILLS = Path(__file__).with_name("kills.py")
     [
         (["convert"], ["--kills", "2", "--workers", "1"], 4),
         (["convert"], ["--kills", "3", "--workers", "4"], 6),
-        (["append", "drop", "merge"], ["--kills", "2"], 6),
+        (["append", "overwrite", "drop", "merge"], ["--kills", "2"], 8),
     ],
 )
 def test_killed_writers_end_as_if_nothing_had_happened(kinds, options, kills):

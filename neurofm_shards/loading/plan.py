@@ -26,6 +26,8 @@ Parts: TypeAlias = tuple[tuple[int, Rows], ...]
 
 #: Positions that are turned into rows by one vectorised call; one batch apiece would be all overhead.
 CHUNK = 4096
+#: By how much a call is larger than the one before; the first is for one batch, which shall not wait for others.
+GROWTH = 8
 
 
 @dataclass(frozen=True)
@@ -144,9 +146,8 @@ class SamplePlan(EpochPlan):
         division = self.division
         stop = position + shares.full_batches * division.global_size
         mine = np.arange(division.batch_size, dtype=np.int64) + division.rank * division.batch_size
-        step = max(1, CHUNK // division.batch_size) * division.global_size
-        for first in range(position, stop, step):
-            starts = np.arange(first, min(first + step, stop), division.global_size, dtype=np.int64)
+        for first, after in _calls(position, stop, division.global_size, max(1, CHUNK // division.batch_size)):
+            starts = np.arange(first, after, division.global_size, dtype=np.int64)
             for i, (parts, order) in enumerate(self.parts(epoch, starts[:, None] + mine)):
                 yield Request(parts, order, first + (i + 1) * division.global_size)
         if shares.tail:
@@ -159,6 +160,15 @@ class SamplePlan(EpochPlan):
         after = min(first + shares.tail * self.division.world_size, length)
         ((parts, order),) = self.parts(epoch, (mine % length)[None])
         return Request(parts, order, after, padding)
+
+
+def _calls(first: int, stop: int, size: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cut positions into stretches of at first one batch of ``size`` positions, in the end ``most`` batches."""
+    batches = 1
+    while first < stop:
+        after = min(first + batches * size, stop)
+        yield first, after
+        first, batches = after, min(GROWTH * batches, most)
 
 
 class SinglePlan(SamplePlan):

@@ -90,16 +90,15 @@ class Windows:
     def _locate(self, group: Rows, inside: Rows) -> tuple[Rows, Rows, Rows]:
         """Return window, its first position in the group and its size for positions inside groups."""
         windows, total = self._windows[group], np.diff(self._first)[group]
-        # never too late, and too early by few: pieces differ from their share by less than one sample of each shard,
-        # and floats are off by less than 1e-6 of a window
-        window = np.maximum((inside - self._per_group) * (windows / total) - 1e-6, 0).astype(np.int64)
+        # nearly always right: windows are equally long, but for less than one sample of each shard
+        window = np.minimum((inside * (windows / total)).astype(np.int64), windows - 1)
         begin, end = self._begin(group, window), self._begin(group, window + 1)
-        late = np.flatnonzero(end <= inside)
-        while len(late):
-            window[late] += 1
-            begin[late] = end[late]
-            end[late] = self._begin(group[late], window[late] + 1)
-            late = late[end[late] <= inside[late]]
+        wrong = np.flatnonzero((inside < begin) | (end <= inside))
+        while len(wrong):
+            window[wrong] += np.where(inside[wrong] < begin[wrong], -1, 1)
+            begin[wrong] = self._begin(group[wrong], window[wrong])
+            end[wrong] = self._begin(group[wrong], window[wrong] + 1)
+            wrong = wrong[(inside[wrong] < begin[wrong]) | (end[wrong] <= inside[wrong])]
         return window, begin, end - begin
 
     def _begin(self, group: Rows, window: Rows) -> Rows:

@@ -144,6 +144,15 @@ def test_groups_may_be_made_of_several_columns(stored):
     assert Balanced(("session_id", "day")).plan(collection, batch_size=3).length(0) == 10
 
 
+@pytest.mark.parametrize("rule", [OneSession(block=1), Balanced("session_id"), TokenBudget(1, lengths=np.ones(12, int))])
+def test_the_shard_of_a_position_is_that_of_its_sample(stored, rule):
+    collection = with_sessions(stored, [3, 1, 4, 4])
+    plan = rule.plan(collection, batch_size=4)
+    rows = [row for request in plan.requests(0) for row in rows_of(request).tolist()]
+    assert [plan.shard_at(0, p) for p in range(len(rows))] == collection.owners[rows].tolist()
+    assert plan.shard_at(0, len(rows)) == -1
+
+
 @pytest.mark.parametrize("rule", [OneSession(), Balanced("session_id"), TokenBudget(30, lengths=np.arange(30))])
 def test_states_fit_their_rule_alone(stored, rule):
     collection = with_sessions(stored, [14, 16])

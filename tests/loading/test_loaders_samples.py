@@ -220,6 +220,30 @@ def test_inside_a_stateful_dataloader(written, num_workers, stop):
     assert sorted(row for batch in second for row in batch) == list(range(103))
 
 
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata's own call
+@pytest.mark.parametrize("stop", [1, 7, 17])
+def test_two_ranks_of_two_workers_inside_a_stateful_dataloader_continue(tmp_path, stop):
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+    with WebDatasetWriter(tmp_path, shard_size=60) as writer:
+        for i in range(600):
+            writer.write_sample({"x": np.zeros(2)}, metadata={"row": i})
+
+    def loader(rank):
+        samples = WebDatasetLoader(tmp_path, rank=rank, world_size=2)
+        return stateful.StatefulDataLoader(
+            samples, batch_size=16, num_workers=2, collate_fn=lambda samples: [*map(row, samples)]
+        )
+
+    found = []
+    for rank in range(2):
+        one, other = loader(rank), loader(rank)
+        iterator = iter(one)
+        found += [row for batch in islice(iterator, stop) for row in batch]
+        other.load_state_dict(one.state_dict())
+        found += [row for batch in other for row in batch]
+    assert sorted(found) == list(range(600))
+
+
 def test_a_worker_refuses_the_state_of_another_number_of_workers(written, monkeypatch):
     loader = WebDatasetLoader(written[0])
     monkeypatch.setattr("neurofm_shards.loading.loaders.worker_place", lambda: (1, 3))

@@ -93,6 +93,13 @@ def test_what_is_padded_and_dropped_is_known_before_the_first_batch(
         assert {len(request) for step in global_batches for request in step} <= {batch_size}
 
 
+@given(SIZES, st.integers(1, 9), st.integers(1, 5), st.sampled_from(["pad", "drop"]), st.booleans())
+def test_what_a_rank_is_said_to_get_is_what_it_gets(stored, sizes, batch_size, world_size, even, drop_last):
+    for plan in plans(stored(sizes), world_size, batch_size=batch_size, even=even, drop_last=drop_last):
+        requests = list(plan.requests(0))
+        assert plan.totals(0) == (sum(map(len, requests)), sum(request.padding for request in requests))
+
+
 def test_padding_repeats_the_first_samples_of_the_epoch(stored):
     of_ranks = plans(stored([5]), 4, mode=False, batch_size=1)
     last = steps(of_ranks)[-1]

@@ -51,6 +51,37 @@ def test_the_state_counts_delivered_batches_not_prefetched_ones(written, kind, d
         assert loader.state_dict()["epoch"] == (0 if number < 13 else 1)
 
 
+def refuse_the_forties(sample):
+    if 40 <= sample["metadata"]["row"] < 48:
+        raise ValueError("a transform fails")
+    return sample
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_after_a_failure_the_state_stands_behind_the_last_delivered_batch(written, kind):
+    """What was prefetched beyond the failure was never delivered; nor was the batch that failed."""
+    loader = make(written[0], 3, kind, prefetch_factor=4, shuffle=False, transform=refuse_the_forties)
+    delivered = []
+    with pytest.raises(ValueError, match="a transform fails"):
+        delivered.extend(rows_of(batch) for batch in loader)
+    assert len(delivered) == 5
+    assert loader.state_dict()["position"] == 40
+
+
+def test_an_iteration_that_was_superseded_no_longer_says_where_the_loader_stands(written):
+    loader = make(written[0])
+    older = iter(loader)
+    next(older)
+    newer = iter(loader)
+    next(newer)
+    next(older)
+    next(older)
+    assert (loader.epoch, loader.state_dict()["position"]) == (1, 8)
+    loader.load_state_dict({**loader.state_dict(), "epoch": 5, "position": 32, "sample_offset": 32})
+    next(newer)
+    assert (loader.epoch, loader.state_dict()["position"]) == (5, 32)
+
+
 @given(
     stop=st.integers(0, 13),
     before=st.sampled_from([0, 2]),

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurofm_shards.cli.job import Job, read_job
 from neurofm_shards.cli.options import ModelFlags, flags_of
 from neurofm_shards.convert.config import ConversionConfig
-from neurofm_shards.errors import ConfigError, InputNotFoundError
+from neurofm_shards.errors import ConfigError
 from neurofm_shards.recordings.options import WindowOptions
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _INPUT_FLAGS = ("-i", "--input")
 _OWN_FIELDS = ("source", "windows", "transforms")
-_JOB_FIELDS = ("input", "output", "workers", "executor")
 
 
 def _config_flags() -> ModelFlags:
@@ -66,18 +66,18 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; 1 when an input failed or validation found something."""
-    job = _read_job(args.config) if args.config else {}
+    job = read_job(args.config) if args.config else Job()
     config = ConversionConfig.of({"durable": True, **_merged(job, _given(args))})
-    inputs = args.input or _texts(job.get("input"))
+    inputs = args.input or job.input
     if not inputs:
         raise ConfigError("name the inputs: -i FILES, FOLDERS or PATTERNS")
-    workers = args.workers if args.workers is not None else int(job.get("workers", 1))
+    workers = args.workers if args.workers is not None else job.workers
     if workers < 1:
         raise ConfigError(f"--workers must be at least 1, not {workers}")
-    executor = args.executor or job.get("executor")
+    executor = args.executor or job.executor
     if args.dry_run:
         return _dry_run(args, inputs, config, workers, executor)
-    output = args.output or job.get("output")
+    output = args.output or job.output
     if not output:
         raise ConfigError("name the output folder: -o DIR")
     return _convert(args, inputs, output, config, workers, executor)
@@ -100,7 +100,7 @@ def _convert(
                 inputs, output, config, workers=workers, executor=executor, mode=_mode(args), observer=observer
             )
     except (KeyboardInterrupt, OSError, MemoryError):
-        if (Path(output) / ".neurofm" / "journal").exists():
+        if any(Path(output).glob(".neurofm/**/journal")):  # that of a replacement lies deeper
             sys.stderr.write(f"finished shards are kept: run the same command with --resume to go on in {output}\n")
         raise
     report = _validated(output, workers) if args.validate else None
@@ -179,10 +179,10 @@ def _source_names(argv: Sequence[str]) -> list[str]:
     named = flags_of(argv, "--format")
     jobs = flags_of(argv, "--config")
     inputs = flags_of(argv, *_INPUT_FLAGS, many=True)
-    if jobs and Path(jobs[-1]).is_file():
-        job = _read_job(jobs[-1])
-        named = named or _texts(job.get("format"))
-        inputs = inputs or _texts(job.get("input"))
+    if jobs:
+        job = read_job(jobs[-1])
+        named = named or [str(job.settings.get("format", "auto"))]
+        inputs = inputs or job.input
     if not inputs and not named:
         return []
     from neurofm_shards.plugins.registry import registry  # noqa: PLC0415  (see above)
@@ -202,26 +202,12 @@ def _suffixes_inside(inputs: Sequence[str]) -> list[str]:
     return sorted({path.suffix.lower() for folder in folders for path in folder.rglob("*") if path.suffix})
 
 
-def _read_job(path: str) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib  # noqa: PLC0415  (3.11 and later)
-    else:
-        import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
-    try:
-        with Path(path).open("rb") as file:
-            return dict(tomllib.load(file))
-    except FileNotFoundError:
-        raise InputNotFoundError(f"job file {path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"job file {path} cannot be read as TOML: {error}") from error
-
-
-def _merged(job: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(job: Job, given: Mapping[str, Any]) -> dict[str, Any]:
     """Lay the flags over the job file; window options may stand at its top level."""
-    options = {name: value for name, value in job.items() if name not in _JOB_FIELDS}
+    options = dict(job.settings)
     flat = {name: options.pop(name) for name in list(options) if name in WindowOptions.model_fields}
-    windows = {**flat, **options.get("windows", {}), **given.get("windows", {})}
-    source = {**options.get("source", {}), **given.get("source", {})}
+    windows = {**flat, **job.windows, **given.get("windows", {})}
+    source = {**job.source, **given.get("source", {})}
     if "stride" in given.get("windows", {}):
         windows.pop("overlap", None)
     elif "overlap" in given.get("windows", {}):
@@ -234,7 +220,3 @@ def _merged(job: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     if source:
         merged["source"] = source
     return merged
-
-
-def _texts(value: Any) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else [str(item) for item in value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from string import Formatter
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -11,6 +12,8 @@ from neurofm_shards.recordings.options import WindowOptions
 
 #: Fields that say how to run, not what to make: they change no byte of a data set.
 RUN_FIELDS = frozenset({"on_error", "durable"})
+#: What a session id can be made of.
+TEMPLATE_FIELDS = ("session_id", "subject_id", "stem", "parent")
 
 
 class ConversionConfig(BaseModel):
@@ -30,7 +33,7 @@ class ConversionConfig(BaseModel):
     transforms: tuple[dict[str, Any], ...] = Field(
         (), description="transforms applied to every sample, in order: their kind and options"
     )
-    shard_size: int = Field(1000, ge=1, description="samples per shard")
+    shard_size: int = Field(1000, ge=1, lt=1 << 53, description="samples per shard")
     shard_name_pattern: str = Field("shard_{shard_idx:06d}.tar", description="how shards are named")
     compression: str | dict[str, Any] = Field("none", description="compression of shards: none, or a plugin's name")
     codec: str = Field("pyd", description="codec of arrays: pyd or npy, or a plugin's name")
@@ -47,12 +50,14 @@ class ConversionConfig(BaseModel):
     @field_validator("session_template")
     @classmethod
     def _known_fields(cls, template: str) -> str:
-        try:
-            template.format(session_id="", subject_id="", stem="", parent="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(
-                f"unknown field {error} in {template!r}; there are {{session_id}}, {{subject_id}}, {{stem}}, {{parent}}"
-            ) from None
+        # A width of a billion, or an attribute, is nothing that a template needs.
+        fields = [(name, form, how) for _, name, form, how in Formatter().parse(template) if name is not None]
+        for name, form, how in fields:
+            if name not in TEMPLATE_FIELDS or form or how:
+                raise ValueError(
+                    f"unknown field {name!r:.60} in {template!r:.120}; there are "
+                    f"{', '.join(f'{{{field}}}' for field in TEMPLATE_FIELDS)}, without formats"
+                )
         return template
 
     @field_validator("transforms", mode="before")

@@ -27,6 +27,8 @@ from neurofm_shards.shards.unfinished import (
 )
 
 DEFAULT_PATTERN = "shard_{shard_idx:06d}.tar"
+#: The number may be padded; a width of a billion, or an attribute, is nothing that a name needs.
+_PATTERN = re.compile(r"([^{}]|\{shard_idx(:0?\d{1,2}d?)?\})*")
 
 
 class ShardNames:
@@ -41,11 +43,16 @@ class ShardNames:
     """
 
     def __init__(self, pattern: str, suffix: str) -> None:
+        if not _PATTERN.fullmatch(pattern):
+            raise ConfigError(
+                f"shard_name_pattern {pattern!r:.120} gives no plain file name: its one field is {{shard_idx}}, with a "
+                "width of at most two digits, as in '{shard_idx:06d}'"
+            )
         self._pattern = pattern if suffix and pattern.endswith(f".tar{suffix}") else pattern + suffix
         try:
             first, second = self.name(0), self.name(1)
             plain_file_name(first)
-        except (KeyError, IndexError, ValueError) as error:
+        except ValueError as error:
             raise ConfigError(f"shard_name_pattern {pattern!r} gives no plain file name: {error}") from error
         if first == second:
             raise ConfigError(f"shard_name_pattern {pattern!r} gives all shards one name: it needs '{{shard_idx:06d}}'")

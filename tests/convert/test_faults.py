@@ -446,6 +446,7 @@ def test_overwriting_takes_no_file_of_somebody_else(toys, tmp_path, tree):
     paths = toys(a={"n": 2}, b={"n": 9})
     convert_inputs(paths[:1], tmp_path / "out", CONFIG)
     (tmp_path / "out/README.md").write_text("mine")
+    (tmp_path / "out/.neurofm/tables/electrodes.json").write_text("[]")  # of the old data set alone
     (tmp_path / "out/shard_000002.tar").write_text("mine, too")
     with pytest.raises(OutputExistsError, match=r"shard_000002\.tar is no part of the data set"):
         convert_inputs(paths[1:], tmp_path / "out", CONFIG, mode="overwrite")

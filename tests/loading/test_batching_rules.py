@@ -144,7 +144,9 @@ def test_groups_may_be_made_of_several_columns(stored):
     assert Balanced(("session_id", "day")).plan(collection, batch_size=3).length(0) == 10
 
 
-@pytest.mark.parametrize("rule", [OneSession(block=1), Balanced("session_id"), TokenBudget(1, lengths=np.ones(12, int))])
+@pytest.mark.parametrize(
+    "rule", [OneSession(block=1), Balanced("session_id"), TokenBudget(1, lengths=np.ones(12, int))]
+)
 def test_the_shard_of_a_position_is_that_of_its_sample(stored, rule):
     collection = with_sessions(stored, [3, 1, 4, 4])
     plan = rule.plan(collection, batch_size=4)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from neurofm_shards.convert.pool import in_order, make_executor
 from neurofm_shards.errors import ConfigError, InputNotFoundError, MissingPluginError, PluginError
 from neurofm_shards.plugins.entries import CodecEntry, TransformEntry
 
@@ -116,6 +117,26 @@ def test_no_plugins_and_the_allow_list_keep_distributions_out(site, fresh_regist
     fresh_registry.cache_clear()
     monkeypatch.setenv("NEUROFM_SHARDS_NO_PLUGINS", "1")
     assert {plugin.distribution for plugin in fresh_registry().plugins} == {"neurofm-shards"}
+
+
+def test_workers_keep_out_what_the_program_keeps_out(site, fresh_registry, monkeypatch):
+    install(site, "zz-first", GOOD.format(name="first", module="zz_first"))
+    install(site, "zz-second", GOOD.format(name="second", module="zz_second"))
+    found = "[entry.distribution for entry in __import__('neurofm_shards').plugins.registry.registry().plugins]"
+    asked = f"(set({found}), 'zz_second' in __import__('sys').modules)"
+
+    def in_a_worker():
+        fresh_registry.cache_clear()
+        with make_executor("processes", 1) as executor:
+            return next(in_order(executor, eval, [(asked,)], limit=1))
+
+    distributions, is_imported = in_a_worker()
+    assert {"zz-first", "zz-second"} <= distributions
+    assert is_imported
+    monkeypatch.setenv("NEUROFM_SHARDS_PLUGINS", "zz-first")
+    assert in_a_worker() == ({"neurofm-shards", "zz-first"}, False)
+    monkeypatch.setenv("NEUROFM_SHARDS_NO_PLUGINS", "1")
+    assert in_a_worker() == ({"neurofm-shards"}, False)
 
 
 def test_listing_imports_no_factory(site, fresh_registry):

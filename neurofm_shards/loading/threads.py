@@ -6,7 +6,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from neurofm_shards.loading.pipeline import Fetch, Outcome, Task, Workers, emptied, fetch_all
 
@@ -37,6 +37,15 @@ class ThreadWorkers(Workers):
         self._executor = ThreadPoolExecutor(
             count, thread_name_prefix="neurofm-shards", initializer=_register, initargs=(self._threads,)
         )
+        self._start_all(count)
+
+    def _start_all(self, count: int) -> None:
+        """Start the threads now, each with one thread of torch's own: together they share the cores already."""
+        import torch  # noqa: PLC0415  (loading alone needs torch)
+
+        mine, everyone = torch.get_num_threads(), threading.Barrier(count)
+        wait([self._executor.submit(everyone.wait) for _ in range(count)])
+        torch.set_num_threads(mine)  # what a thread sets for itself is also the default for threads to come
 
     def submit(self, task: Task) -> None:
         """See :meth:`Workers.submit`."""
@@ -57,8 +66,11 @@ class ThreadWorkers(Workers):
             return
         self._stop.set()
         self.cancel()
-        self._executor.shutdown(wait=threading.get_ident() not in self._threads, cancel_futures=True)
+        self._executor.shutdown(wait=threading.get_ident() not in self._threads)
 
 
 def _register(threads: set[int]) -> None:
+    import torch  # noqa: PLC0415  (loading alone needs torch)
+
     threads.add(threading.get_ident())
+    torch.set_num_threads(1)

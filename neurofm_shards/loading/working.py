@@ -13,6 +13,7 @@ from neurofm_shards.loading.fetch import BatchFetch, RemoteFetch
 from neurofm_shards.loading.pipeline import Fetched, InlineWorkers, ReadingAhead, Step, Task, Workers
 from neurofm_shards.loading.plan import Request
 from neurofm_shards.loading.processes import ProcessWorkers
+from neurofm_shards.loading.row_copy import copy_in_one_call
 from neurofm_shards.loading.threads import ThreadWorkers
 
 #: Smaller batches travel to threads and back in groups of about this size.
@@ -63,7 +64,11 @@ class WorkerOptions:
         if self.remote:
             return ProcessWorkers(RemoteFetch(fetch), self.count, self.prefetch_factor, self.context)
         local = Finishing(fetch, finish)
-        return ThreadWorkers(local, self.count, self.prefetch_factor) if self.count else InlineWorkers(local)
+        if not self.count:
+            return InlineWorkers(local)
+        for reader in fetch.readers:
+            reader.collection.copy_rows_with(copy_in_one_call)
+        return ThreadWorkers(local, self.count, self.prefetch_factor)
 
     def group(self, batch_bytes: int) -> int:
         """Return how many batches make a task."""

@@ -23,7 +23,7 @@ from neurofm_shards.shards.lookup import KeyLookup
 from neurofm_shards.shards.metadata import MetadataTable, load_table
 from neurofm_shards.shards.names import METADATA_FIELD
 from neurofm_shards.shards.shard_table import ShardTable
-from neurofm_shards.shards.space import MappedSpace, Reader, Space
+from neurofm_shards.shards.space import MappedSpace, Reader, RowCopy, Space
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 
 if TYPE_CHECKING:
@@ -287,6 +287,10 @@ class ShardCollection:
         """Return the scalar metadata of all samples, column by column."""
         paths = [self.catalog.folder / name for name in self.shard_names]
         return MetadataTable.concat([load_table(path, self.index(shard)) for shard, path in enumerate(paths)])
+
+    def copy_rows_with(self, copy: RowCopy) -> None:
+        """Let another function copy large rows, for readers that know a better one than NumPy has."""
+        self._space.copy_rows = copy
 
     def grow_cache(self, cache_bytes: int) -> None:
         """Keep at least so many decoded bytes of compressed shards: what a shuffle window needs, say."""

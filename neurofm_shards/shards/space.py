@@ -9,6 +9,7 @@ frame, in both.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Ints: TypeAlias = npt.NDArray[np.int64]
+
+#: ``copy(everything, offsets, size, out)`` puts rows of ``size`` bytes, beginning at ``offsets``, into ``out``.
+RowCopy: TypeAlias = Callable[[Bytes, Ints, int, Bytes], None]
 
 #: Rows of at least this size are copied one by one; smaller ones in one fancy index.
 _LARGE_ROW = 256 << 10
@@ -47,6 +51,8 @@ class Space(ABC):
         Address of each shard's first byte. A payload never has address 0: a tar begins with a header.
     frames : FrameCache
         The decoded frames of compressed shards.
+    copy_rows : callable
+        How large rows are copied out of the arena.
     """
 
     def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
@@ -56,6 +62,7 @@ class Space(ABC):
         self.frames = FrameCache(cache_bytes, self._drop)
         self._bounds: dict[int, Ints] = {}
         self._first_frames = np.full(len(tar_bytes), -1, np.int64)
+        self.copy_rows: RowCopy = copy_one_by_one
         self._guard = ForkSafeCondition(self._forget_readers)
         self._readers = 0
         self._closed = False
@@ -254,7 +261,12 @@ class _MappedReader(Reader):
         return out
 
     def rows_into(self, offsets: Ints, size: int, out: Bytes) -> None:
-        np.concatenate(self.slices(offsets, size), out=out)
+        self._space.copy_rows(self._space.everything, offsets, size, out)
+
+
+def copy_one_by_one(everything: Bytes, offsets: Ints, size: int, out: Bytes) -> None:
+    """Copy rows with NumPy, which lets go of the GIL and takes it again for each of them."""
+    np.concatenate([everything[start : start + size] for start in offsets.tolist()], out=out)
 
 
 def _numbers(first: Ints, last: Ints) -> Ints:

@@ -277,14 +277,27 @@ class _Evaluation:
         found = self.values(node)
         if found.kind not in ("number", "bool"):
             raise ConfigError(f"{self._where}: {found.source} is no number ({found.kind})")
-        data = np.where(found.known, found.data, 0) if found.data.dtype == object else found.data
-        return _Values(
-            data.astype(np.float64 if data.dtype.kind == "f" else np.int64), found.known, "number", found.source
-        )
+        data = found.data
+        if data.dtype == object:  # whole numbers and others, as they are
+            data = np.array(np.where(found.known, data, 0).tolist())
+        if data.dtype.kind != "f":
+            self._refuse_beyond(data, found.source)
+            data = data.astype(np.int64)
+        return _Values(data, found.known, "number", found.source)
+
+    def _refuse_beyond(self, data: npt.NDArray[Any], source: str) -> None:
+        """Refuse whole numbers that would wrap around in 64 bits; what is exactly at the edge is refused as well."""
+        about = data.astype(np.float64)
+        if bool((np.isfinite(about) & (np.abs(about) >= 2.0**63)).any()):
+            raise ConfigError(f"{self._where}: {source} goes beyond 64 bits, so it cannot be calculated with")
 
     def _arithmetic(self, left: _Values, op: ast.operator, right: _Values, source: str) -> _Values:
+        calculate = _ARITHMETIC[type(op)]
         with np.errstate(all="ignore"):
-            data = np.asarray(_ARITHMETIC[type(op)](left.data, right.data))
+            data = np.asarray(calculate(left.data, right.data))
+            if data.dtype.kind == "i":
+                about = calculate(left.data.astype(np.float64), right.data.astype(np.float64))
+                self._refuse_beyond(np.asarray(about), source)
         known = left.known & right.known
         if isinstance(op, (ast.Div, ast.FloorDiv, ast.Mod)):
             known = known & (right.data != 0)

@@ -62,6 +62,16 @@ def test_a_batch_of_one_session_holds_one_session_and_the_epoch_is_whole(stored,
     assert sorted(np.concatenate(list(map(unpadded, found))).tolist()) == list(range(sum(sizes)))
 
 
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_an_epoch_of_more_blocks_than_are_planned_at_once_is_whole(stored, world):
+    collection = with_sessions(stored, [400, 201])
+    found = steps(OneSession(), collection, True, world, batch_size=1)
+    assert sorted(np.concatenate(list(map(unpadded, found))).tolist()) == list(range(601))
+    halfway = found[100][0].position_after
+    again = steps(OneSession(), collection, True, world, position=halfway, batch_size=1)
+    assert [unpadded(step).tolist() for step in again] == [unpadded(step).tolist() for step in found[101:]]
+
+
 @given(SESSIONS, MODES, st.integers(1, 4), st.sampled_from(["one session", "budget"]))
 @settings(max_examples=50)
 def test_global_batches_are_the_same_for_1_2_and_4_ranks(stored, sizes, mode, block, kind):

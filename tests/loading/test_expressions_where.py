@@ -21,6 +21,8 @@ TABLE = {
     "trial": np.array([1, 2, 3, 4]),
     "correct": np.array([True, False, True, True]),
     "rewarded": np.array([True, None, False, None], object),
+    "weight": np.array([1.5, None, 0.5, float("nan")], object),
+    "mask": np.array([0, 1, 2, 2**64 - 1], np.uint64),
     "code": np.array(["A", 1, None, 2.5], object),
 }
 
@@ -58,6 +60,9 @@ def chosen(text, table=TABLE):
         ("(trial > 2) == correct", [0, 1, 1, 1]),
         ('code == "A" or code == 1', [1, 1, 0, 0]),
         ('condition < "m"', [1, 0, 1, 0]),
+        ("weight + 1 > 2", [1, 0, 0, 0]),
+        ("weight * 2 == 1 or -weight < -1", [1, 0, 1, 0]),
+        ("mask > -1", [1, 1, 1, 1]),
         ("trial in ()", [0, 0, 0, 0]),
         ("True", [1, 1, 1, 1]),
         ("1 > 2", [0, 0, 0, 0]),
@@ -116,6 +121,9 @@ def test_everything_else_is_refused(text):
         ("trial in subject", "constants in brackets"),
         ("code < 2", "without an order"),
         ("(1, 2) == trial", "may only follow 'in'"),
+        ("trial * 9223372036854775807 > 0", "goes beyond 64 bits"),
+        ("trial * 4611686018427387905 > 0", "goes beyond 64 bits"),
+        ("mask - 1 > 0", "mask goes beyond 64 bits"),
     ],
 )
 def test_what_makes_no_sense_is_explained(text, says):

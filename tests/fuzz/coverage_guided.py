@@ -31,7 +31,14 @@ def main(name: str, options: list[str]) -> None:
 
     def mutate(data: bytes, most: int, seed: int) -> bytes:
         rng = np.random.default_rng(seed)
-        return chosen.mutate(data or chosen.seeds[0], chosen.seeds, rng)[:most]
+        try:
+            return chosen.mutate(data or chosen.seeds[0], chosen.seeds, rng)[:most]
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+        ):  # damaged before, so that its format no longer says where to change
+            return chosen.mutate(chosen.seeds[seed % len(chosen.seeds)], chosen.seeds, rng)[:most]
 
     folder = Path(mkdtemp(prefix="neurofm-corpus-"))
     for i, seed in enumerate([*chosen.seeds, *chosen.inputs()]):

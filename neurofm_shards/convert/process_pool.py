@@ -34,7 +34,8 @@ class ProcessPool(Executor):
     """Runs calls in processes that die with this one and leave Ctrl-C to it.
 
     Once a worker has died, every call that is not finished fails with
-    :class:`~concurrent.futures.process.BrokenProcessPool`, and the other workers are killed.
+    :class:`~concurrent.futures.process.BrokenProcessPool`, and the other workers are killed. Calls may start threads
+    and programs, but no :mod:`multiprocessing` processes: the workers are daemons, which end with the program.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ from neurofm_shards.loading.dataset import ShardDataset
 from neurofm_shards.loading.device import has_accelerator
 from neurofm_shards.loading.division import Even
 from neurofm_shards.loading.fetch import BatchFetch, Finish, OnError, RowReader
-from neurofm_shards.loading.opening import DEFAULT_PATTERN, IO, Counts, chosen_rows, make_reader, open_shards
+from neurofm_shards.loading.opening import DEFAULT_PATTERN, Counts, chosen_rows, make_reader, open_shards
 from neurofm_shards.loading.plan import EpochPlan, SinglePlan
 from neurofm_shards.loading.ranks import Ranks, ranks
 from neurofm_shards.loading.shard_loader import PlanSampler, Rows, ShardDataLoader, Shelf
@@ -39,6 +39,7 @@ from neurofm_shards.loading.transforming import (
 from neurofm_shards.loading.working import WorkerOptions
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.shards.make_space import IO
 from neurofm_shards.types import ColumnSpec
 
 __all__ = ["PlanSampler", "ShardDataLoader", "create_webdataset_dataloader"]

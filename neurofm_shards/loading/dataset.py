@@ -14,11 +14,12 @@ from typing_extensions import Self
 
 from neurofm_shards.errors import ConfigError, SampleIndexError, SampleNotFoundError
 from neurofm_shards.loading.fetch import RowReader
-from neurofm_shards.loading.opening import DEFAULT_PATTERN, IO, Counts, chosen_rows, make_reader, open_shards
+from neurofm_shards.loading.opening import DEFAULT_PATTERN, Counts, chosen_rows, make_reader, open_shards
 from neurofm_shards.loading.samples import split_samples
 from neurofm_shards.loading.subsets import Where
 from neurofm_shards.loading.transforming import SampleFunction, TransformLike, is_transform, make_transforms
 from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.shards.make_space import IO
 from neurofm_shards.shards.names import METADATA_FIELD
 from neurofm_shards.shards.side_tables import side_table
 

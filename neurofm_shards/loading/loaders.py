@@ -17,7 +17,6 @@ from neurofm_shards.loading.division import Even
 from neurofm_shards.loading.fetch import OnError
 from neurofm_shards.loading.opening import (
     DEFAULT_PATTERN,
-    IO,
     Counts,
     chosen_rows,
     make_reader,
@@ -38,6 +37,7 @@ from neurofm_shards.loading.transforming import (
     make_transforms,
 )
 from neurofm_shards.loading.worker_epochs import WorkerEpochs, worker_place
+from neurofm_shards.shards.make_space import IO
 
 #: Samples are read in chunks of about this size.
 CHUNK_BYTES = 4 << 20

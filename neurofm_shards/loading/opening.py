@@ -16,9 +16,9 @@ from neurofm_shards.loading.tensors import count_dtypes
 from neurofm_shards.loading.transforming import bind
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.shards.make_space import IO
 
 DEFAULT_PATTERN = "shard_*.tar*"
-IO: TypeAlias = Literal["auto", "mmap", "pread"]
 Counts: TypeAlias = Literal["float32", "stored"]
 Rows: TypeAlias = npt.NDArray[np.int64]
 

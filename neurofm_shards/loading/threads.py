@@ -44,7 +44,11 @@ class ThreadWorkers(Workers):
         import torch  # noqa: PLC0415  (loading alone needs torch)
 
         mine, everyone = torch.get_num_threads(), threading.Barrier(count)
-        wait([self._executor.submit(everyone.wait) for _ in range(count)])
+        try:
+            wait([self._executor.submit(everyone.wait) for _ in range(count)])
+        except BaseException:
+            everyone.abort()  # those that have started would wait for the others for ever
+            raise
         torch.set_num_threads(mine)  # what a thread sets for itself is also the default for threads to come
 
     def submit(self, task: Task) -> None:

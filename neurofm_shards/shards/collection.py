@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +14,15 @@ import xxhash
 
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, FormatError, IntegrityError, SampleIndexError, StateError
-from neurofm_shards.shards.arena import most_maps
 from neurofm_shards.shards.buffers import BufferPool
 from neurofm_shards.shards.catalog import Catalog, read_catalog
 from neurofm_shards.shards.columns import Column, Fetch, ListColumn, make_column
-from neurofm_shards.shards.file_space import FileSpace
 from neurofm_shards.shards.lookup import KeyLookup
+from neurofm_shards.shards.make_space import IO, make_space
 from neurofm_shards.shards.metadata import MetadataTable, load_table
 from neurofm_shards.shards.names import METADATA_FIELD
 from neurofm_shards.shards.shard_table import ShardTable
-from neurofm_shards.shards.space import MappedSpace, Reader, RowCopy, Space
+from neurofm_shards.shards.space import Reader, RowCopy
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 Rows = npt.ArrayLike
-IO = Literal["auto", "mmap", "pread"]
 
 #: Decoded bytes of compressed shards that are kept unless the caller knows better.
 DEFAULT_CACHE_BYTES = 256 << 20
@@ -74,7 +72,7 @@ class ShardCollection:
         self.manifest: Manifest | None = catalog.manifest
         self.shard_names = list(catalog.names)
         self.shard_sizes: Ints = catalog.num_samples
-        self._space = _make_space(catalog, io, cache_bytes)
+        self._space = make_space(str(catalog.folder), catalog.tar_bytes, io, cache_bytes)
         self._shards = ShardTable(catalog, self._space)
         self.starts: Ints = self._shards.starts
         self.num_samples = int(self.starts[-1])
@@ -384,18 +382,6 @@ def native_spec(spec: ColumnSpec) -> ColumnSpec:
     if spec.dtype is None:
         return spec
     return ColumnSpec(spec.name, np.dtype(spec.dtype).newbyteorder("=").str, spec.shape, spec.unit, spec.table)
-
-
-def _make_space(catalog: Catalog, io: IO, cache_bytes: int) -> Space:
-    name = str(catalog.folder)
-    if io == "pread" or (io == "auto" and len(catalog.names) > most_maps()):
-        return FileSpace(name, catalog.tar_bytes, cache_bytes)
-    try:
-        return MappedSpace(name, catalog.tar_bytes, cache_bytes)
-    except OSError as error:
-        if io == "mmap":
-            raise ConfigError(f"{name}: cannot reserve addresses for a map ({error}); use io='pread'") from error
-        return FileSpace(name, catalog.tar_bytes, cache_bytes)
 
 
 def _reopen(

@@ -1,11 +1,14 @@
 """Large rows are the same bytes whoever copies them, and threads leave torch's own settings alone."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 
 from neurofm_shards import create_shards_from_arrays, create_webdataset_dataloader
 from neurofm_shards.loading.row_copy import copy_in_one_call
+from neurofm_shards.loading.threads import ThreadWorkers
 from neurofm_shards.shards.space import copy_one_by_one
 
 
@@ -29,3 +32,20 @@ def test_large_samples_come_unchanged_and_torch_keeps_its_threads(tmp_path, num_
     batches = list(loader)  # all are kept: none may be written again
     assert np.array_equal(torch.cat([batch["x"] for batch in batches]).numpy(), data)
     assert torch.get_num_threads() == before
+
+
+def test_threads_that_started_do_not_wait_for_one_that_cannot(monkeypatch):
+    start, before = threading.Thread.start, threading.active_count()
+
+    def all_but_the_third(self):
+        if threading.active_count() >= before + 2:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", all_but_the_third)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        ThreadWorkers(lambda request: request, 4, 2)
+    for thread in threading.enumerate():
+        if thread.name.startswith("neurofm-shards"):
+            thread.join(20)
+            assert not thread.is_alive()

@@ -303,7 +303,7 @@ def test_opening_again_and_again_leaks_neither_files_nor_maps(ours, io):
 
 
 def test_too_many_shards_for_the_system_are_read_with_plain_reads(ours, values, monkeypatch):
-    monkeypatch.setattr("neurofm_shards.shards.collection.most_maps", lambda: 2)
+    monkeypatch.setattr("neurofm_shards.shards.make_space.most_maps", lambda: 2)
     with ShardCollection.open(ours) as data:
         np.testing.assert_array_equal(data.gather(np.arange(25))["x"], values)
         assert f"{ours}/shard_" not in Path("/proc/self/maps").read_text()

@@ -80,7 +80,8 @@ def halves(size: Any) -> tuple[Words, Words]:
 
 
 def _forward(points: Words, a: Words, b: Words, key: Words, rounds: int) -> Words:
-    left, right = np.divmod(points, b)
+    left = points // b  # one size for all points is divided by much faster like this than by divmod
+    right = points - left * b
     for i in range(0, rounds, 2):
         left += _hashed(right, key + _CONSTANTS[i], a)
         np.minimum(left, left - a, out=left)
@@ -92,7 +93,8 @@ def _forward(points: Words, a: Words, b: Words, key: Words, rounds: int) -> Word
 
 
 def _backward(points: Words, a: Words, b: Words, key: Words, rounds: int) -> Words:
-    left, right = np.divmod(points, b)
+    left = points // b
+    right = points - left * b
     for i in range(rounds - 2, -1, -2):
         right -= _hashed(left, key + _CONSTANTS[i + 1], b)
         np.minimum(right, right + b, out=right)

@@ -33,8 +33,6 @@ ABSENT = np.iinfo(np.int64).min
 _MOST_BYTES = 1 << 46
 #: Small rows are copied by one fancy index, in pieces that stay in the processor's cache and in malloc's hands.
 _PIECE = 128 << 10
-#: Rows of at least this size are copied one by one, straight to where they belong.
-_ONE_BY_ONE = 16 << 10
 #: Smaller rows are as fast in one fancy index, into an array that malloc has at hand: the main thread's malloc keeps
 #: what was freed, up to arrays of about this size.
 _LARGE_ROW = 256 << 10
@@ -189,7 +187,7 @@ class ConstantColumn(Column):
         return fetch.out
 
     def _copy(self, reader: Reader, addresses: Ints, out: npt.NDArray[Any]) -> None:
-        if out.dtype == self._dtype and out.flags.c_contiguous and self._size >= _ONE_BY_ONE:
+        if out.dtype == self._dtype and out.flags.c_contiguous and self._size >= reader.smallest_row:
             reader.rows_into(addresses, self._size, out.reshape(-1).view(np.uint8))
             return
         step = max(1, _PIECE // self._size)

@@ -97,30 +97,28 @@ class LaidOut:
     ) -> None:
         self._columns = columns
         self._start = start
-        self._headers = [column.writer.template.many(keys, column.size) for column in columns]
-        template, self._texts, sizes = metadata
+        template, texts, sizes = metadata
         self._sizes = sizes.tolist()
-        self._metadata_headers = template.many(keys, sizes)
         self.record = record_bytes(columns, int(sizes[0]))
+        #: What stands before each column's data, and behind the last.
+        self._between: list[Bytes2D] = []
+        last, padding = b"", 0
+        for column in columns:
+            headers = column.writer.template.many(keys, column.size)
+            self._between.append(_joined([last, bytes(padding), headers, column.before]))
+            last, padding = column.after, padded(column.size) - column.size
+        padding_at_end = padded(int(sizes[0])) - texts.shape[1]
+        headers = template.many(keys, sizes)
+        self._between.append(_joined([last, bytes(padding), headers, texts, bytes(padding_at_end)]))
 
     def fill(self, out: Bytes2D, first: int) -> None:
         """Write records, the first one being that of sample ``first``; every byte of ``out`` is written."""
-        stop = first + len(out)
-        at = 0
-        for column, headers in zip(self._columns, self._headers, strict=True):
-            out[:, at : at + MEMBER_BLOCK] = headers[first:stop]
-            at += MEMBER_BLOCK
-            end = at + padded(column.size)
-            for part in (column.before, column.rows(self._start + first, self._start + stop), column.after):
-                row = np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part
-                out[:, at : at + row.shape[-1]] = row
-                at += row.shape[-1]
-            out[:, at:end] = 0
-            at = end
-        out[:, at : at + MEMBER_BLOCK] = self._metadata_headers[first:stop]
-        at += MEMBER_BLOCK
-        out[:, at : at + self._texts.shape[1]] = self._texts[first:stop]
-        out[:, at + self._texts.shape[1] :] = 0
+        stop, at = first + len(out), 0
+        for column, before in zip(self._columns, self._between, strict=False):
+            data = column.rows(self._start + first, self._start + stop)
+            for part in (before[first:stop], data):
+                out[:, at : (at := at + part.shape[1])] = part
+        out[:, at:] = self._between[-1][first:stop]
 
     def note(self, log: IndexLog, position: int) -> None:
         """Note in the index where everything is; the first record begins at ``position``."""
@@ -136,3 +134,13 @@ class LaidOut:
             row, range(at, at + end, self.record), self._sizes, -1, None
         )
         log.records.extend(range(position, position + end, self.record))
+
+
+def _joined(parts: Sequence[Bytes2D | bytes]) -> Bytes2D:
+    """Put parts of every record side by side; bytes are the same in each."""
+    rows = [np.frombuffer(part, np.uint8)[None] if isinstance(part, bytes) else part for part in parts]
+    count, width = max(map(len, rows)), sum(row.shape[1] for row in rows)
+    out, at = np.empty((count, width), np.uint8), 0
+    for row in rows:
+        out[:, at : (at := at + row.shape[1])] = row
+    return out

@@ -156,7 +156,7 @@ def read_tar(payload: bytes) -> object:
     ours = [(member.name, member.offset, member.size) for member in first[0]]
     names = {member.name for member in first[0]}
     theirs = [item for item in theirs if item[0] in names]
-    # It stops at numbers that nobody needs (mode, owner) when they are damaged: without a word, but for the first header.
+    # It stops at damaged numbers that nobody needs (mode, owner): without a word, but for the first header's.
     assert ours[: len(theirs)] == theirs, "tarfile sees other members"
     return len(ours)
 

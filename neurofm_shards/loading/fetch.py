@@ -159,14 +159,21 @@ class BatchFetch(LookingAhead):
 
     def __call__(self, request: Request, selection: Selection | None = None) -> Fetched:
         """Read, transform, join, finish; ``selection`` says where the values of the only part lie, if that is known."""
+        if len(request.parts) > 1 or request.order is not None:
+            return self._of_parts(request)
+        ((number, rows),) = request.parts
+        block, failures = self.readers[number].read(rows, self._on_error, selection)
+        _check_any_left(failures, len(rows))
+        return Fetched(self._finish(block), failures)
+
+    def _of_parts(self, request: Request) -> Fetched:
         blocks, failures, start = [], [], 0
         for number, rows in request.parts:
-            block, failed = self.readers[number].read(rows, self._on_error, selection)
+            block, failed = self.readers[number].read(rows, self._on_error)
             blocks.append(block)
             failures += [(start + i, text) for i, text in failed]
             start += len(rows)
-        if failures and len(failures) == start:
-            raise FormatError(f"none of the {start} samples of a batch can be read; the first: {failures[0][1]}")
+        _check_any_left(failures, start)
         placed = _in_batch(request.order, failures)
         return Fetched(self._finish(self._joined(request, blocks, placed)), placed)
 
@@ -198,8 +205,6 @@ class BatchFetch(LookingAhead):
 
     def _joined(self, request: Request, blocks: list[Block], failures: Failures) -> Block:
         """Join the parts and put them into the batch's order; nobody's metadata is decoded for that."""
-        if len(blocks) == 1 and request.order is None:
-            return blocks[0]
         untouched = all(isinstance(block.metadata, LazyMetadata) and not block.metadata.decoded for block in blocks)
         metadata = self.metadata(request, failures) if untouched else None
         if untouched:
@@ -208,6 +213,11 @@ class BatchFetch(LookingAhead):
         if request.order is not None:
             joined = take(joined, _without(request.order, failures))
         return joined if metadata is None else replace(joined, metadata=metadata)
+
+
+def _check_any_left(failures: Sequence[tuple[int, str]], asked: int) -> None:
+    if failures and len(failures) == asked:
+        raise FormatError(f"none of the {asked} samples of a batch can be read; the first: {failures[0][1]}")
 
 
 def _order(request: Request) -> Rows:

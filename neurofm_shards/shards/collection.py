@@ -21,7 +21,7 @@ from neurofm_shards.shards.lookup import KeyLookup
 from neurofm_shards.shards.make_space import IO, make_space
 from neurofm_shards.shards.metadata import MetadataTable, load_table
 from neurofm_shards.shards.names import METADATA_FIELD
-from neurofm_shards.shards.selection import Located, Selection, all_plain
+from neurofm_shards.shards.selection import Selection, all_plain
 from neurofm_shards.shards.shard_table import ShardTable
 from neurofm_shards.shards.space import Reader, RowCopy
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
@@ -200,8 +200,7 @@ class ShardCollection:
 
     def select(self, rows: Rows, columns: Iterable[str] | None = None) -> Selection:
         """Find out where the values of rows lie; parameters and errors are those of :meth:`gather`."""
-        where = self._checked_rows(rows)
-        return Selection(where, tuple([self._located(column, where) for column in self._wanted(columns)]))
+        return self._select(self._checked_rows(rows), self._wanted(columns))
 
     def read(
         self,
@@ -210,14 +209,17 @@ class ShardCollection:
         dtypes: Mapping[str, npt.DTypeLike] | None = None,
     ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
         """Fetch what was selected; parameters, result and errors are those of :meth:`gather`."""
+        rows, columns, addresses, plain = selection
         out, dtypes = out or {}, dtypes or {}
+        found = {}
         with self._space.reading() as reader:
             if self._verify:
-                self._check_records(reader, selection.rows)
-            found = {}
-            for located in selection.columns:
-                name = located.column.spec.name
-                found[name] = self._fetch(reader, selection.rows, located, out.get(name), dtypes.get(name))
+                self._check_records(reader, rows)
+            for column, places, simple in zip(columns, addresses, plain, strict=True):
+                name = column.spec.name
+                found[name] = self._values(
+                    column, Fetch(reader, rows, places, simple, self._shards, out.get(name), dtypes.get(name))
+                )
         return found
 
     def metadata(self, rows: Rows) -> list[Metadata]:
@@ -232,7 +234,9 @@ class ShardCollection:
         with self._space.reading() as reader:
             if self._verify:
                 self._check_records(reader, where)
-            found = self._fetch(reader, where, self._located(self._metadata, where))
+            selected = self._select(where, (self._metadata,))
+            addresses, plain = selected.addresses[0], selected.plain[0]
+            found = self._values(self._metadata, Fetch(reader, where, addresses, plain, self._shards))
         return [{} if value is MISSING else _object(value) for value in found]
 
     def has(self, row: int, column: str) -> bool:
@@ -335,40 +339,33 @@ class ShardCollection:
             raise SampleIndexError(f"row {bad} is out of range: the data set has {self.num_samples} samples")
         return where
 
-    def _wanted(self, columns: Iterable[str] | None) -> Iterable[Column]:
+    def _wanted(self, columns: Iterable[str] | None) -> tuple[Column, ...]:
         if columns is None:
-            return self._columns.values()
+            return tuple(self._columns.values())
         try:
-            return [self._columns[name] for name in columns]
+            return tuple([self._columns[name] for name in columns])
         except KeyError as error:
             raise ConfigError(f"there is no column {error}; this data set has {', '.join(self._columns)}") from None
 
-    def _located(self, column: Column, rows: Ints) -> Located:
-        addresses = column.addresses[rows]
-        plain = all_plain(addresses)
-        if not plain and not addresses.all():  # some shards were not looked at yet
-            self._look_at(column, rows[addresses == 0])
-            addresses = column.addresses[rows]
-            plain = all_plain(addresses)
-        return Located(column, addresses, plain)
+    def _select(self, rows: Ints, columns: tuple[Column, ...]) -> Selection:
+        addresses = tuple([self._addresses(column, rows) for column in columns])
+        return Selection(rows, columns, addresses, tuple(map(all_plain, addresses)))
 
-    def _fetch(
-        self,
-        reader: Reader,
-        rows: Ints,
-        located: Located,
-        out: npt.NDArray[Any] | None = None,
-        dtype: npt.DTypeLike | None = None,
-    ) -> Any:
-        column, addresses, plain = located
+    def _addresses(self, column: Column, rows: Ints) -> Ints:
+        found = column.addresses[rows]
+        if not found.all():  # some shards were not looked at yet
+            self._look_at(column, rows[found == 0])
+            found = column.addresses[rows]
+        return found
+
+    def _values(self, column: Column, fetch: Fetch) -> Any:
         try:
-            return column.gather(
-                Fetch(reader, rows, addresses, plain, self._shards.decode, self._shards.describe, out, dtype)
-            )
+            return column.gather(fetch)
         except MemoryError as error:
             raise FormatError(
-                f"{self.catalog.folder}: there is no memory for {len(rows)} values of column {column.spec.name!r} "
-                f"({error}); check what the data set promises with `neurofm-shards info`, or take smaller batches"
+                f"{self.catalog.folder}: there is no memory for {len(fetch.rows)} values of column "
+                f"{column.spec.name!r} ({error}); check what the data set promises with `neurofm-shards info`, or take "
+                "smaller batches"
             ) from error
 
     def _look_at(self, column: Column, rows: Ints) -> None:

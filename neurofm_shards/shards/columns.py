@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -21,8 +21,8 @@ from neurofm_shards.shards.buffers import POOLED_BYTES, BufferPool
 from neurofm_shards.types import ColumnSpec, Ragged
 
 if TYPE_CHECKING:
-    from neurofm_shards.shards.arena import Bytes
     from neurofm_shards.shards.index import ColumnIndex
+    from neurofm_shards.shards.shard_table import ShardTable
     from neurofm_shards.shards.space import Reader
 
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -50,10 +50,8 @@ class Fetch(NamedTuple):
         Which samples, and where their values lie; all of them known.
     plain : bool
         Whether all addresses are positive.
-    decode : callable
-        ``decode(column name, rows, payloads)`` gives the values.
-    describe : callable
-        Gives key and shard of a row, for messages.
+    shards : ShardTable
+        Decodes values, and gives key and shard of a row, for messages.
     out : numpy.ndarray or None
         Array to fill.
     dtype : dtype or None
@@ -64,8 +62,7 @@ class Fetch(NamedTuple):
     rows: Ints
     addresses: Ints
     plain: bool
-    decode: Callable[[str, Ints, list[Bytes]], Iterator[Any]]
-    describe: Callable[[int], str]
+    shards: ShardTable
     out: npt.NDArray[Any] | None = None
     dtype: npt.DTypeLike | None = None
 
@@ -122,13 +119,13 @@ class Column(ABC):
         lacking = rows[fetch.addresses[which] == ABSENT]
         if len(lacking):
             raise FormatError(
-                f"sample {fetch.describe(int(lacking[0]))} has no field {self.spec.name!r}, which the data set "
+                f"sample {fetch.shards.describe(int(lacking[0]))} has no field {self.spec.name!r}, which the data set "
                 "promises for every sample; run `neurofm-shards validate`"
             )
         at, sizes = np.abs(fetch.addresses[which]), self.sizes[rows]
         fetch.reader.need(at, sizes)
         payloads = fetch.reader.slices(at, sizes)
-        return zip(which.tolist(), fetch.decode(self.spec.name, rows, payloads), strict=True)
+        return zip(which.tolist(), fetch.shards.decode(self.spec.name, rows, payloads), strict=True)
 
     def _expected(self, value: Any) -> npt.NDArray[Any]:
         """Return a decoded array, which must be what the column promises."""

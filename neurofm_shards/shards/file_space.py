@@ -62,7 +62,8 @@ class FileSpace(Space):
         base = int(self.bases[shard])
         self._decoded[shard].drop(start - base, stop - base)
 
-    def _reader(self) -> Reader:
+    def reading(self) -> Reader:
+        """See :meth:`Space.reading`."""
         return _FileReader(self)
 
     def _release(self) -> None:

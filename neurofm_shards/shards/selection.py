@@ -14,29 +14,6 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 
 
-class Located(NamedTuple):
-    """Where the values of one column lie.
-
-    Attributes
-    ----------
-    column : Column
-        The column.
-    addresses : numpy.ndarray of int64, shape (n,)
-        One per row; all of them known.
-    plain : bool
-        Whether all addresses are positive, that is, whether all values are plain bytes.
-    """
-
-    column: Column
-    addresses: Ints
-    plain: bool
-
-    def part(self, rows: slice) -> Located:
-        """Return some of the rows."""
-        addresses = self.addresses[rows]
-        return Located(self.column, addresses, self.plain or all_plain(addresses))
-
-
 class Selection(NamedTuple):
     """Rows of some columns; made by ``ShardCollection.select``, read by ``ShardCollection.read``.
 
@@ -47,19 +24,27 @@ class Selection(NamedTuple):
     ----------
     rows : numpy.ndarray of int64, shape (n,)
         The rows.
-    columns : tuple of Located
-        Where their values lie.
+    columns : tuple of Column
+        The columns.
+    addresses : tuple of numpy.ndarray of int64, shape (n,)
+        Where each column's values lie; all of them known.
+    plain : tuple of bool
+        Whether all values of a column are plain bytes.
     """
 
     rows: Ints
-    columns: tuple[Located, ...]
+    columns: tuple[Column, ...]
+    addresses: tuple[Ints, ...]
+    plain: tuple[bool, ...]
 
     def cut(self, lengths: Iterable[int]) -> Iterator[Selection]:
         """Cut this selection into parts of so many rows each."""
-        start = 0
+        rows, columns, addresses, plain = self
+        start, everywhere = 0, all(plain)
         for length in lengths:
             part = slice(start, start + length)
-            yield Selection(self.rows[part], tuple([located.part(part) for located in self.columns]))
+            mine = tuple([places[part] for places in addresses])
+            yield Selection(rows[part], columns, mine, plain if everywhere else tuple(map(all_plain, mine)))
             start += length
 
 

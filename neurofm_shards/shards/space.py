@@ -93,9 +93,9 @@ class Space(ABC):
     def copy_rows_with(self, make: Callable[[Bytes], RowCopy]) -> None:
         """Let ``make(everything)`` copy rows out of memory."""
 
+    @abstractmethod
     def reading(self) -> Reader:
         """Return a context manager that holds the space open, and the frames that are read, for one gather."""
-        return self._reader()
 
     def enter(self) -> None:
         """Note that somebody reads.
@@ -162,10 +162,6 @@ class Space(ABC):
         """Give the memory of decoded bytes back."""
 
     @abstractmethod
-    def _reader(self) -> Reader:
-        """Return a new reader."""
-
-    @abstractmethod
     def _release(self) -> None:
         """Give everything back."""
 
@@ -207,8 +203,8 @@ class Reader(ABC):
         """Return one array of bytes per range; to be copied from at once, never to be kept."""
 
     @abstractmethod
-    def rows(self, offsets: Ints, size: int) -> Bytes:
-        """Return a new array (n * size,): ranges of equal size, end to end."""
+    def rows(self, offsets: Ints, size: int) -> npt.NDArray[Any]:
+        """Return ranges of equal size, end to end, in a new array, of whatever type of so many or of single bytes."""
 
     @abstractmethod
     def rows_into(self, offsets: Ints, size: int, out: Bytes) -> None:
@@ -261,7 +257,8 @@ class MappedSpace(Space):
     def _drop(self, start: int, stop: int) -> None:
         self._arena.drop(start, stop)
 
-    def _reader(self) -> Reader:
+    def reading(self) -> Reader:
+        """See :meth:`Space.reading`."""
         return _MappedReader(self)
 
     def _release(self) -> None:
@@ -280,9 +277,9 @@ class _MappedReader(Reader):
         stops = (offsets + sizes).tolist()
         return [everything[start:stop] for start, stop in zip(offsets.tolist(), stops, strict=True)]
 
-    def rows(self, offsets: Ints, size: int) -> Bytes:
+    def rows(self, offsets: Ints, size: int) -> npt.NDArray[Any]:
         if size < _LARGE_ROW:
-            copied: Bytes = self._space.rows_of(size)[offsets].view(np.uint8)
+            copied: npt.NDArray[Any] = self._space.rows_of(size)[offsets]
             return copied
         out = np.empty(len(offsets) * size, np.uint8)
         self.rows_into(offsets, size, out)

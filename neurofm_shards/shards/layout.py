@@ -97,30 +97,38 @@ class LaidOut:
     ) -> None:
         self._columns = columns
         self._start = start
-        self._headers = [column.writer.template.many(keys, column.size) for column in columns]
         template, self._texts, sizes = metadata
         self._sizes = sizes.tolist()
-        self._metadata_headers = template.many(keys, sizes)
+        self._pieces: list[tuple[slice, Bytes2D | FixedColumn]] = []
+        at = 0
+        for column in columns:
+            head = np.empty((len(keys), MEMBER_BLOCK + len(column.before)), np.uint8)
+            head[:, :MEMBER_BLOCK] = column.writer.template.many(keys, column.size)
+            head[:, MEMBER_BLOCK:] = np.frombuffer(column.before, np.uint8)
+            tail = np.frombuffer(column.after + bytes(padded(column.size) - column.size), np.uint8)
+            for width, piece in (
+                (head.shape[1], head),
+                (column.data_bytes, column),
+                (len(tail), np.broadcast_to(tail, (len(keys), len(tail)))),
+            ):
+                if width:
+                    self._pieces.append((slice(at, at + width), piece))
+                at += width
+        text_end = at + MEMBER_BLOCK + self._texts.shape[1]
+        self._pieces.append((slice(at, at + MEMBER_BLOCK), template.many(keys, sizes)))
+        self._pieces.append((slice(at + MEMBER_BLOCK, text_end), self._texts))
         self.record = record_bytes(columns, int(sizes[0]))
+        self._padding = slice(text_end, self.record)
 
     def fill(self, out: Bytes2D, first: int) -> None:
         """Write records, the first one being that of sample ``first``; every byte of ``out`` is written."""
         stop = first + len(out)
-        at = 0
-        for column, headers in zip(self._columns, self._headers, strict=True):
-            out[:, at : at + MEMBER_BLOCK] = headers[first:stop]
-            at += MEMBER_BLOCK
-            end = at + padded(column.size)
-            for part in (column.before, column.rows(self._start + first, self._start + stop), column.after):
-                row = np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part
-                out[:, at : at + row.shape[-1]] = row
-                at += row.shape[-1]
-            out[:, at:end] = 0
-            at = end
-        out[:, at : at + MEMBER_BLOCK] = self._metadata_headers[first:stop]
-        at += MEMBER_BLOCK
-        out[:, at : at + self._texts.shape[1]] = self._texts[first:stop]
-        out[:, at + self._texts.shape[1] :] = 0
+        for place, piece in self._pieces:
+            if isinstance(piece, FixedColumn):
+                out[:, place] = piece.rows(self._start + first, self._start + stop)
+            else:
+                out[:, place] = piece[first:stop]
+        out[:, self._padding] = 0
 
     def note(self, log: IndexLog, position: int) -> None:
         """Note in the index where everything is; the first record begins at ``position``."""

@@ -75,7 +75,7 @@ class Blocks:
         at = row - begin
         whole = (count == out.shape[1]) & (at >= 0) & (at + count <= len(block))
         _put(out, window[whole], _windows(block, at[whole], out.shape[1]), run)
-        mask[window[whole]] = known[at[whole][:, None] + np.arange(out.shape[1])]
+        mask[window[whole]] = _windows(known[:, None], at[whole], out.shape[1])[:, :, 0]
         for i in np.flatnonzero(~whole):
             low, high = max(int(at[i]), 0), min(int(at[i] + count[i]), len(block))
             to = int(place[i]) + low - int(at[i])

@@ -20,6 +20,7 @@ Units = Literal["volts", "uV", "raw"]
 _GAP_INTERVALS = 1.5
 _MICRO = 1e6
 _STAMPS_AT_ONCE = 1 << 20
+_VALUES_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ class Scaled:
         elif not np.ndim(self._scale) and self._scale == 1.0:
             np.copyto(out, stored, casting="unsafe")
         elif out.dtype == np.float32 and np.can_cast(stored.dtype, np.float32):
-            np.multiply(stored, np.asarray(self._scale, dtype=np.float32), out=out, dtype=np.float32)
+            _scale_in_float32(stored, np.asarray(self._scale, dtype=np.float32), out)
         else:
             np.multiply(stored, self._scale, out=out, casting="unsafe", dtype=np.float64)
 
@@ -226,3 +227,12 @@ class Scaled:
         out = np.empty(stored.shape, dtype=np.float64)
         self.apply(stored, out)
         return out
+
+
+def _scale_in_float32(stored: npt.NDArray[Any], scale: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
+    """Convert, then scale in place, few enough values at once that they stay in the cache: faster than both in one."""
+    step = max(1, _VALUES_AT_ONCE * len(out) // max(1, out.size))
+    for i in range(0, len(out), step):
+        part = out[i : i + step]
+        np.copyto(part, stored[i : i + step])
+        part *= scale

@@ -15,6 +15,7 @@ END_OF_ARCHIVE = bytes(2 * MEMBER_BLOCK)
 #: Largest payload that eleven octal digits can say.
 MAX_MEMBER_BYTES = 8**11 - 1
 
+Bytes1D = npt.NDArray[np.uint8]
 Bytes2D = npt.NDArray[np.uint8]
 
 _NUMBER = b"%07o\x00"
@@ -63,12 +64,13 @@ def _header(name: bytes, size: int) -> bytes:
 
 def decimal_digits(numbers: npt.NDArray[np.int64], width: int) -> Bytes2D:
     """Return zero-padded decimal digits as ASCII, shape (n, width)."""
-    return _digits(numbers, width, 10)
+    powers = 10 ** np.arange(width - 1, -1, -1, dtype=np.int64)
+    return (numbers[:, None] // powers % 10 + ord("0")).astype(np.uint8)
 
 
-def _digits(numbers: npt.NDArray[np.int64], width: int, base: int) -> Bytes2D:
-    powers = base ** np.arange(width - 1, -1, -1, dtype=np.int64)
-    return (numbers[:, None] // powers % base + ord("0")).astype(np.uint8)
+def _octal_digits(numbers: npt.NDArray[np.int64], width: int) -> Bytes2D:
+    shifts = np.arange(3 * width - 3, -1, -3, dtype=np.int64)
+    return (numbers[:, None] >> shifts & 7 | ord("0")).astype(np.uint8)
 
 
 class HeaderTemplate:
@@ -82,6 +84,7 @@ class HeaderTemplate:
 
     def __init__(self, field: str, extension: str) -> None:
         self._tail = f".{field}.{extension}".encode()
+        self._last: tuple[int, int, Bytes1D, int] | None = None
 
     def one(self, key: bytes, size: int) -> bytes:
         """Return the header of one member."""
@@ -98,13 +101,22 @@ class HeaderTemplate:
             Payload bytes: of every member, or of each.
         """
         length = keys.shape[1]
-        blank = np.frombuffer(self.one(b"\0" * length, sizes if isinstance(sizes, int) else 0), np.uint8)
-        sums = keys.sum(axis=1, dtype=np.int64) + (int(blank.sum()) - int(blank[_CHECKSUM_AT:156].sum()) + 8 * ord(" "))
-        out = np.tile(blank, (len(keys), 1))
+        blank, total = self._blank(length, sizes if isinstance(sizes, int) else 0)
+        sums = keys.sum(axis=1, dtype=np.int64) + total
+        out = np.empty((len(keys), MEMBER_BLOCK), np.uint8)
+        out[...] = blank
         out[:, :length] = keys
         if not isinstance(sizes, int):
-            digits = _digits(sizes, 11, 8)
+            digits = _octal_digits(sizes, 11)
             out[:, _SIZE_AT : _SIZE_AT + 11] = digits
             sums += digits.sum(axis=1, dtype=np.int64) - 11 * ord("0")
-        out[:, _CHECKSUM_AT : _CHECKSUM_AT + 6] = _digits(sums, 6, 8)
+        out[:, _CHECKSUM_AT : _CHECKSUM_AT + 6] = _octal_digits(sums, 6)
         return out
+
+    def _blank(self, length: int, size: int) -> tuple[Bytes1D, int]:
+        """Return the header of a key of zeros, and what its bytes add to the checksum; the last one is kept."""
+        if self._last is None or self._last[:2] != (length, size):
+            header = self.one(b"\0" * length, size)
+            total = sum(header) - sum(header[_CHECKSUM_AT : _CHECKSUM_AT + 8]) + sum(_BLANK_CHECKSUM)
+            self._last = length, size, np.frombuffer(header, np.uint8), total
+        return self._last[2:]

@@ -17,6 +17,8 @@ Ints = npt.NDArray[np.int64]
 #: Values per pass: few enough that they stay in the processor's cache from one pass to the next.
 _CHUNK_VALUES = 1 << 16
 _FEW_CHANNELS = 32
+#: Values in a row from which on NumPy's cost per row no longer counts.
+_LONG_ROW = 1 << 11
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,17 @@ class ChannelStats:
     @classmethod
     def of(cls, values: npt.NDArray[Any]) -> ChannelStats:
         """Compute the statistics of an array of shape (values, channels)."""
-        if values.shape[1] < _FEW_CHANNELS:
+        few = values.shape[1] < _FEW_CHANNELS
+        if few:
             values = np.asfortranarray(values)  # NumPy sums long rows fast, and many short ones slowly
         chunk = _of_small_ints if values.dtype.kind in "iu" and values.dtype.itemsize <= 2 else _of_numbers
         rows = max(1, _CHUNK_VALUES // max(values.shape[1], 1))
-        total = chunk(values[:rows])
+        # One array for all chunks: fresh memory for each would cost more than the arithmetic.
+        scratch = np.empty((min(rows, len(values)), values.shape[1]), np.float64, order="F" if few else "C")
+        total = chunk(values[:rows], scratch)
         for start in range(rows, len(values), rows):
-            total = total.merge(chunk(values[start : start + rows]))
+            part = values[start : start + rows]
+            total = total.merge(chunk(part, scratch[: len(part)]))
         return total
 
     def merge(self, other: ChannelStats) -> ChannelStats:
@@ -94,18 +100,15 @@ class ChannelStats:
         )
 
 
-def _of_numbers(values: npt.NDArray[Any]) -> ChannelStats:
-    numbers = values.astype(np.float64, copy=False)
-    total = numbers.sum(axis=0)
+def _of_numbers(values: npt.NDArray[Any], scratch: Floats) -> ChannelStats:
+    np.copyto(scratch, values)
+    total = _sums(scratch)
     if not np.isfinite(total).all():  # NaN or infinity; also finite values whose sum is not
-        return _of_gappy_numbers(numbers)
-    n = len(numbers)
+        return _of_gappy_numbers(scratch)
+    n = len(values)
     mean = total / n
-    low, high = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
-    deviation = numbers - mean
-    count = np.full(numbers.shape[1], n, np.int64)
-    m2 = np.einsum("ij,ij->j", deviation, deviation)
-    return ChannelStats(count, np.zeros_like(count), mean, m2, low, high)
+    scratch -= mean
+    return _complete(values, mean, np.einsum("ij,ij->j", scratch, scratch))
 
 
 def _of_gappy_numbers(numbers: Floats) -> ChannelStats:
@@ -122,15 +125,39 @@ def _of_gappy_numbers(numbers: Floats) -> ChannelStats:
     return ChannelStats(count, len(numbers) - count, mean, m2, low, high)
 
 
-def _of_small_ints(values: npt.NDArray[Any]) -> ChannelStats:
+def _of_small_ints(values: npt.NDArray[Any], scratch: Floats) -> ChannelStats:
     # Sums of so few small integers and of their squares are exact in float64, so one pass does.
-    numbers = values.astype(np.float64)
-    n = len(numbers)
-    mean = numbers.sum(axis=0) / n
-    m2 = np.maximum(np.einsum("ij,ij->j", numbers, numbers) - mean * mean * n, 0.0)
-    count = np.full(values.shape[1], n, np.int64)
-    low, high = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
-    return ChannelStats(count, np.zeros_like(count), mean, m2, low, high)
+    np.copyto(scratch, values)
+    n = len(values)
+    mean = _sums(scratch) / n
+    m2 = np.maximum(np.einsum("ij,ij->j", scratch, scratch) - mean * mean * n, 0.0)
+    return _complete(values, mean, m2)
+
+
+def _complete(values: npt.NDArray[Any], mean: Floats, m2: Floats) -> ChannelStats:
+    count = np.full(values.shape[1], len(values), np.int64)
+    low, high = _extremes(values)
+    return ChannelStats(count, np.zeros_like(count), mean, m2, low.astype(np.float64), high.astype(np.float64))
+
+
+def _sums(numbers: Floats) -> Floats:
+    """Return the sums of columns; of rows one after the other, in half of the time that ``sum`` takes for that."""
+    if numbers.flags.c_contiguous and not numbers.flags.f_contiguous:
+        added: Floats = np.einsum("ij->j", numbers)
+        return added
+    return np.asarray(numbers.sum(axis=0))
+
+
+def _extremes(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the smallest and largest value of each column; many short rows are taken together as one long row."""
+    together = _LONG_ROW // max(values.shape[1], 1)
+    whole = len(values) // together * together if together > 1 and values.flags.c_contiguous else 0
+    if whole == 0:
+        return values.min(axis=0), values.max(axis=0)
+    wide, rest = values[:whole].reshape(-1, together * values.shape[1]), values[whole:]
+    low = np.concatenate([wide.min(axis=0).reshape(together, -1), rest])
+    high = np.concatenate([wide.max(axis=0).reshape(together, -1), rest])
+    return low.min(axis=0), high.max(axis=0)
 
 
 def _numbers(values: Floats, seen: npt.NDArray[np.bool_]) -> list[float | None]:

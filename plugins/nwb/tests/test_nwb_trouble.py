@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from neurofm_shards.errors import InputNotFoundError, MissingPluginError, NothingToConvertError, SourceError
+from neurofm_shards_nwb import pynwb_io
 from neurofm_shards_nwb.config import NwbConfig
+from neurofm_shards_nwb.opening import open_any
 from neurofm_shards_nwb.source import NwbSource
 
 
@@ -195,6 +197,28 @@ def test_what_pynwb_cannot_construct_is_read_where_it_is_plain(sound):
         assert len(told) == 1
         assert "ndx-quantum 1.2.3" in told[0]
     assert "cannot construct this file, with extension ndx-quantum 1.2.3" in message_of(sound, reader="pynwb")
+
+
+def test_a_file_with_an_extension_changes_nothing_for_the_files_after_it(write_nwb, monkeypatch):
+    import pynwb
+
+    plain, extended = write_nwb(fill_signal), write_nwb(fill_signal, "extended.nwb")
+    spoil(extended, "acquisition/odd")
+    made = []
+    monkeypatch.setattr(pynwb, "get_type_map", lambda make=pynwb.get_type_map: made.append(make()) or made[-1])
+    monkeypatch.setattr(pynwb_io, "_SHARED", pynwb_io._Shared())
+    told = {}
+    for path in (plain, plain, extended, plain):
+        opened = open_any(str(path))
+        told.setdefault(path, []).append(_series(opened))
+        opened.recording.close()
+    assert told[plain] == [told[plain][0]] * 3
+    assert len(made) == 2, "one map for all plain files, and one for the file with a schema of its own"
+    assert [("ndx-quantum" in types.namespace_catalog.namespaces) for types in made] == [False, True]
+
+
+def _series(opened):
+    return [(series.path, series.types) for series in opened.content.series]
 
 
 def test_what_is_not_plain_either_is_refused_with_the_extensions_name(write_nwb):

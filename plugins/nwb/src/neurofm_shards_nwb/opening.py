@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +14,7 @@ from neurofm_shards_nwb.h5_reader import read_with_h5py
 from neurofm_shards_nwb.identity import fingerprint, folder_fingerprint
 from neurofm_shards_nwb.links import external_links, linked_files, mark_broken, missing_links, missing_object
 from neurofm_shards_nwb.nwb1_reader import facts_1, streams_1, version_1
+from neurofm_shards_nwb.pynwb_io import open_io
 from neurofm_shards_nwb.pynwb_reader import read_with_pynwb
 from neurofm_shards_nwb.recording import NwbRecording, describe
 from neurofm_shards_nwb.storage import is_zarr_store, open_hdf5
@@ -107,9 +106,7 @@ def _read(path: str, file: Any, reader: Reader, types: TypeTree) -> tuple[FileCo
     """Read with pynwb; where it fails, with h5py, together with what pynwb said."""
     if reader == "h5py":
         return read_with_h5py(path, file, types), ""
-    import pynwb  # noqa: PLC0415  (only when a file is opened)
-
-    io = _quiet(lambda: pynwb.NWBHDF5IO(file=file, mode="r", load_namespaces=True))
+    io = open_io(file)
     try:
         return read_with_pynwb(path, io, lambda: _close(io, file)), ""
     except Exception as error:
@@ -119,13 +116,6 @@ def _read(path: str, file: Any, reader: Reader, types: TypeTree) -> tuple[FileCo
                 "its plain parts"
             ) from error
         return read_with_h5py(path, file, types), _last_words(error)
-
-
-def _quiet(make: Callable[[], Any]) -> Any:
-    """Call pynwb without its remarks about cached schemas: they are about software, not about the file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return make()
 
 
 def _close(io: Any, file: Any) -> None:

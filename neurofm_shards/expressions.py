@@ -24,6 +24,8 @@ Mask = npt.NDArray[np.bool_]
 Columns = Mapping[str, npt.NDArray[Any]]
 
 MAX_LENGTH = 4096
+#: How much of a text messages repeat.
+_SHOWN = 200
 MAX_NODES = 1000
 MAX_DEPTH = 60
 
@@ -108,7 +110,12 @@ class Expression:
         return np.array(np.broadcast_to(chosen, (length,)))
 
     def _where(self) -> str:
-        return f"in {self.text!r}"
+        return f"in {_short(self.text)!r}"
+
+
+def _short(text: str) -> str:
+    """Return a text as it is shown in messages."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def compile_expression(text: str) -> Expression:
@@ -254,7 +261,7 @@ class _Evaluation:
         return _Truth(true, false)
 
     def values(self, node: ast.expr) -> _Values:
-        source = ast.unparse(node)
+        source = _short(ast.unparse(node))
         match node:
             case ast.Name(id=name):
                 return _column(np.asarray(self._columns[name]), name)

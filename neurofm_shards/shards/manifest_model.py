@@ -11,6 +11,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
+from neurofm_shards.codecs.arrays import plain_dtype
+from neurofm_shards.errors import FormatError
 from neurofm_shards.types import ColumnSpec
 
 MANIFEST_NAME = "dataset_metadata.json"
@@ -19,7 +21,6 @@ FORMAT_VERSION = 1
 MAX_COUNT = 1 << 53
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,254}")
-_DTYPE = re.compile(r"\|?[bu]1|\|i1|[<>|][biufc](1|2|4|8|16)")
 _TABLE_FILE = re.compile(r"\.neurofm/(?:[A-Za-z0-9_][A-Za-z0-9_+-]*/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 
 
@@ -37,8 +38,10 @@ def _table_file(name: str) -> str:
 
 
 def _number_type(dtype: str) -> str:
-    if not _DTYPE.fullmatch(dtype):
-        raise ValueError(f"{dtype!r} is no type of plain numbers")
+    try:
+        plain_dtype(dtype)
+    except FormatError as error:
+        raise ValueError(str(error)) from error
     return dtype
 
 

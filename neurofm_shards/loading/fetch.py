@@ -179,15 +179,16 @@ class BatchFetch(LookingAhead):
 
     def look_ahead(self, task: Task) -> list[Step]:
         """See :meth:`LookingAhead.look_ahead`: one search for all batches of one data set."""
+        singly: list[Step] = [partial(self, request) for request in task]
         numbers = {number for request in task for number, _ in request.parts}
-        if len(numbers) == 1 and all(len(request.parts) == 1 for request in task):
-            rows = [request.parts[0][1] for request in task]
-            try:
-                parts = self.readers[numbers.pop()].select(np.concatenate(rows)).cut([len(part) for part in rows])
-            except Exception:  # noqa: BLE001  (looked for one by one, each fails in its turn, with its own error)
-                return [partial(self, request) for request in task]
-            return [partial(self, request, part) for request, part in zip(task, parts, strict=True)]
-        return [partial(self, request) for request in task]
+        if len(numbers) > 1 or any(len(request.parts) > 1 or request.order is not None for request in task):
+            return singly
+        rows = [request.parts[0][1] for request in task]
+        try:
+            parts = self.readers[numbers.pop()].select(np.concatenate(rows)).cut(map(len, rows))
+        except Exception:  # noqa: BLE001  (looked for one by one, each fails in its turn, with its own error)
+            return singly
+        return [partial(self, request, part) for request, part in zip(task, parts, strict=True)]
 
     def metadata(self, request: Request, failures: Failures) -> LazyMetadata:
         """Return the metadata that the batch of a request has when no transform changes it."""

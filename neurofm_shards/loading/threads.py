@@ -93,7 +93,7 @@ class _Crew:
     def __init__(self) -> None:
         self._waiting: SimpleQueue[_Handed | None] = SimpleQueue()
         self._stop = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # garbage collection, which may dismiss, runs anywhere
         self._threads: list[threading.Thread] = []
         self._owner = os.getpid()
 

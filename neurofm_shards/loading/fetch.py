@@ -11,17 +11,18 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards.blocks import concat_blocks, rows_between, take
+from neurofm_shards.blocks import concat_blocks, take
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.loading.collate import collate_webdataset
 from neurofm_shards.loading.metadata import LazyMetadata
-from neurofm_shards.loading.pipeline import Fetched, ReadingAhead, Step, Task
+from neurofm_shards.loading.pipeline import Fetched, LookingAhead, Step, Task
 from neurofm_shards.loading.plan import Request
 from neurofm_shards.loading.samples import split_samples
 from neurofm_shards.loading.tensors import RaggedAs, batch_to_tensors
 from neurofm_shards.loading.transforming import BatchFunction, SampleFunction, apply
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.shards.selection import Selection
 from neurofm_shards.types import Block, ColumnSpec
 
 OnError: TypeAlias = Literal["raise", "skip"]
@@ -50,27 +51,38 @@ class RowReader:
     dtypes: Mapping[str, npt.DTypeLike] | None = None
     transforms: tuple[Transform, ...] = ()
 
-    def read(self, rows: Rows, on_error: OnError) -> tuple[Block, Failures]:
-        """Return the rows as a block, without those that cannot be read, which are listed (``on_error="skip"``)."""
+    def select(self, rows: Rows) -> Selection:
+        """Find out where the values of rows lie."""
+        return self.collection.select(rows, self.columns)
+
+    def read(
+        self, rows: Rows, on_error: OnError = "raise", selection: Selection | None = None
+    ) -> tuple[Block, Failures]:
+        """Read rows as a block, transformed; metadata are decoded when used.
+
+        Parameters
+        ----------
+        rows : numpy.ndarray of int64
+            What to read.
+        on_error : "raise" or "skip"
+            Skip: rows that cannot be read are left out of the block, and listed.
+        selection : Selection, optional
+            Where the values lie, if that is known already.
+        """
         failures: Failures = ()
         try:
-            columns = self.gather(rows)
+            columns = self._values(self.select(rows) if selection is None else selection)
         except FormatError:
             if on_error == "raise":
                 raise
             failures = self._damaged(rows)
             rows = np.delete(rows, [i for i, _ in failures])
-            columns = self.gather(rows)
-        return self.block(rows, columns), failures
-
-    def block(self, rows: Rows, columns: dict[str, Any]) -> Block:
-        """Return gathered columns as a block, transformed; metadata are decoded when used."""
+            columns = self._values(self.select(rows))
         block = Block(columns, LazyMetadata.later(partial(self.collection.metadata, rows), len(rows)))
-        return apply(self.transforms, block) if self.transforms else block
+        return apply(self.transforms, block) if self.transforms else block, failures
 
-    def gather(self, rows: Rows) -> dict[str, Any]:
-        """Return the rows' columns as they are stored, but for ``dtypes``."""
-        return self.collection.gather(rows, self.columns, dtypes=self.dtypes)
+    def _values(self, selection: Selection) -> dict[str, Any]:
+        return self.collection.read(selection, dtypes=self.dtypes)
 
     def _damaged(self, rows: Rows) -> Failures:
         found = ((i, self._problem(rows[i : i + 1])) for i in range(len(rows)))
@@ -78,7 +90,7 @@ class RowReader:
 
     def _problem(self, row: Rows) -> str | None:
         try:
-            self.gather(row)
+            self._values(self.select(row))
         except FormatError as error:
             return str(error)
         return None
@@ -124,7 +136,7 @@ class Finish:
         return batch if self.batch_transform is None else self.batch_transform(batch)
 
 
-class BatchFetch(ReadingAhead):
+class BatchFetch(LookingAhead):
     """Makes the batch of a request; picklable when its transforms are; used by several threads at once.
 
     Parameters
@@ -145,41 +157,37 @@ class BatchFetch(ReadingAhead):
         self._finish = finish
         self._on_error: OnError = on_error
 
-    def __call__(self, request: Request) -> Fetched:
-        """Read, transform, join, finish."""
+    def __call__(self, request: Request, selection: Selection | None = None) -> Fetched:
+        """Read, transform, join, finish; ``selection`` says where the values of the only part lie, if that is known."""
+        if len(request.parts) > 1 or request.order is not None:
+            return self._of_parts(request)
+        ((number, rows),) = request.parts
+        block, failures = self.readers[number].read(rows, self._on_error, selection)
+        _check_any_left(failures, len(rows))
+        return Fetched(self._finish(block), failures)
+
+    def _of_parts(self, request: Request) -> Fetched:
         blocks, failures, start = [], [], 0
         for number, rows in request.parts:
             block, failed = self.readers[number].read(rows, self._on_error)
             blocks.append(block)
             failures += [(start + i, text) for i, text in failed]
             start += len(rows)
-        if failures and len(failures) == start:
-            raise FormatError(f"none of the {start} samples of a batch can be read; the first: {failures[0][1]}")
+        _check_any_left(failures, start)
         placed = _in_batch(request.order, failures)
         return Fetched(self._finish(self._joined(request, blocks, placed)), placed)
 
-    def read_ahead(self, task: Task) -> list[Step]:
-        """See :meth:`ReadingAhead.read_ahead`: batches of one data set are parts of one larger read."""
-        singly: list[Step] = [partial(self, request) for request in task]
+    def look_ahead(self, task: Task) -> list[Step]:
+        """See :meth:`LookingAhead.look_ahead`: one search for all batches of one data set."""
         numbers = {number for request in task for number, _ in request.parts}
-        if len(numbers) > 1 or any(len(request.parts) > 1 or request.order is not None for request in task):
-            return singly
-        reader, wanted = self.readers[numbers.pop()], [request.parts[0][1] for request in task]
-        try:
-            columns = reader.gather(np.concatenate(wanted))
-        except Exception:  # noqa: BLE001  (read one by one, each fails in its turn, with its own error)
-            return singly
-        steps: list[Step] = []
-        start = 0
-        for rows in wanted:
-            stop = start + len(rows)
-            mine = {name: rows_between(data, start, stop) for name, data in columns.items()}
-            steps.append(partial(self._made, reader, rows, mine))
-            start = stop
-        return steps
-
-    def _made(self, reader: RowReader, rows: Rows, columns: dict[str, Any]) -> Fetched:
-        return Fetched(self._finish(reader.block(rows, columns)))
+        if len(numbers) == 1 and all(len(request.parts) == 1 for request in task):
+            rows = [request.parts[0][1] for request in task]
+            try:
+                parts = self.readers[numbers.pop()].select(np.concatenate(rows)).cut([len(part) for part in rows])
+            except Exception:  # noqa: BLE001  (looked for one by one, each fails in its turn, with its own error)
+                return [partial(self, request) for request in task]
+            return [partial(self, request, part) for request, part in zip(task, parts, strict=True)]
+        return [partial(self, request) for request in task]
 
     def metadata(self, request: Request, failures: Failures) -> LazyMetadata:
         """Return the metadata that the batch of a request has when no transform changes it."""
@@ -197,8 +205,6 @@ class BatchFetch(ReadingAhead):
 
     def _joined(self, request: Request, blocks: list[Block], failures: Failures) -> Block:
         """Join the parts and put them into the batch's order; nobody's metadata is decoded for that."""
-        if len(blocks) == 1 and request.order is None:
-            return blocks[0]
         untouched = all(isinstance(block.metadata, LazyMetadata) and not block.metadata.decoded for block in blocks)
         metadata = self.metadata(request, failures) if untouched else None
         if untouched:
@@ -207,6 +213,11 @@ class BatchFetch(ReadingAhead):
         if request.order is not None:
             joined = take(joined, _without(request.order, failures))
         return joined if metadata is None else replace(joined, metadata=metadata)
+
+
+def _check_any_left(failures: Sequence[tuple[int, str]], asked: int) -> None:
+    if failures and len(failures) == asked:
+        raise FormatError(f"none of the {asked} samples of a batch can be read; the first: {failures[0][1]}")
 
 
 def _order(request: Request) -> Rows:

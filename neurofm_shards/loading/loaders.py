@@ -141,7 +141,7 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         iteration, epoch, position = self._cursor.begin()
         for chunk in self._chunks(epoch, position):
             fetched = self._fetch(np.concatenate([request.parts[0][1] for request in chunk]))
-            self.skips.add(fetched, len(chunk))
+            self.skips.add(fetched, chunk)
             for sample, request in zip(fetched.batch, _left(chunk, fetched), strict=True):
                 self._cursor.move(iteration, request.position_after)
                 yield sample

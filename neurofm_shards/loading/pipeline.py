@@ -8,14 +8,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from neurofm_shards.errors import WorkerError
 from neurofm_shards.loading.plan import Request
 
 
-@dataclass(frozen=True)
-class Fetched:
+class Fetched(NamedTuple):
     """What a request led to.
 
     Attributes
@@ -45,16 +44,16 @@ Outcome: TypeAlias = "Fetched | Failed"
 Task: TypeAlias = "list[Request]"
 
 
-class ReadingAhead(ABC):
-    """A fetch that can read what several requests need at once: for small batches that is most of the work."""
+class LookingAhead(ABC):
+    """A fetch that can find what several requests need at once, which for small batches is most of the work."""
 
     @abstractmethod
     def __call__(self, request: Request) -> Fetched:
         """Return the batch of one request."""
 
     @abstractmethod
-    def read_ahead(self, task: Task) -> list[Step]:
-        """Read for all requests; return, for each of them, what makes its batch. What fails, fails in its step."""
+    def look_ahead(self, task: Task) -> list[Step]:
+        """Look for all requests; return, for each of them, what makes its batch. What fails, fails in its step."""
 
 
 class Workers(ABC):
@@ -193,6 +192,6 @@ def emptied(outcomes: list[Outcome]) -> Iterator[Outcome]:
 
 
 def _steps(fetch: Fetch, task: Task) -> list[Step]:
-    if len(task) > 1 and isinstance(fetch, ReadingAhead):
-        return fetch.read_ahead(task)
+    if len(task) > 1 and isinstance(fetch, LookingAhead):
+        return fetch.look_ahead(task)
     return [partial(fetch, request) for request in task]

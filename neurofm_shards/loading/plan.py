@@ -25,7 +25,7 @@ Rows = npt.NDArray[np.int64]
 Parts: TypeAlias = tuple[tuple[int, Rows], ...]
 
 #: Positions that are turned into rows by one vectorised call; one batch apiece would be all overhead.
-CHUNK = 4096
+CHUNK = 1 << 15
 #: By how much a call is larger than the one before; the first is for one batch, which shall not wait for others.
 GROWTH = 8
 

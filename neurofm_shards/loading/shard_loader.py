@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -161,7 +161,7 @@ class ShardDataLoader(DataLoader[Any]):
             batches = map(self._completed, stream)
             arriving = batches if self._copies is None else prefetch(batches, self._copies)
             # a map, because the variable of a loop here would keep each batch alive until the next is there
-            yield from map(partial(self._handed_over, iteration), arriving)
+            yield from map(self._handed_over, arriving, repeat(iteration))
         finally:
             stream.close()
             self._leave_workers(workers)
@@ -196,7 +196,8 @@ class ShardDataLoader(DataLoader[Any]):
 
     def _take_workers(self) -> Workers:
         kept, self._kept = self._kept, None
-        return self._options.start(self._fetch, self._finished) if kept is None else kept
+        finish = self._finished if self.pin_memory else None
+        return self._options.start(self._fetch, finish) if kept is None else kept
 
     def _leave_workers(self, workers: Workers) -> None:
         if self._options.persistent and self._kept is None:
@@ -204,19 +205,21 @@ class ShardDataLoader(DataLoader[Any]):
         else:
             workers.close()
 
-    def _handed_over(self, iteration: int, delivered: tuple[Any, Request]) -> Any:
+    def _handed_over(self, delivered: tuple[Any, Request], iteration: int) -> Any:
         """Note that the training loop has this batch from now on."""
         batch, request = delivered
         self._cursor.move(iteration, request.position_after)
         return batch
 
     def _finished(self, fetched: Fetched) -> Fetched:
-        return replace(fetched, batch=pinned(fetched.batch)) if self.pin_memory else fetched
+        return fetched._replace(batch=pinned(fetched.batch))
 
     def _completed(self, delivered: tuple[Fetched, Request]) -> tuple[Any, Request]:
         """Do what is left to do in the caller's thread."""
         fetched, request = delivered
-        self.skips.add(fetched, len(request))
+        self.skips.add(fetched, request)
         if self._options.remote:
-            fetched = self._finished(restored(self._fetch, fetched, request))
+            fetched = restored(self._fetch, fetched, request)
+            if self.pin_memory:
+                fetched = self._finished(fetched)
         return fetched.batch, request

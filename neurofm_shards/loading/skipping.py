@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sized
 
 from neurofm_shards.errors import FormatError
 from neurofm_shards.loading.pipeline import Fetched
@@ -27,14 +28,17 @@ class SkipCounter:
         self._most = most_in_a_row
         self._in_a_row = 0
 
-    def add(self, fetched: Fetched, length: int) -> None:
-        """Take the next batch, of ``length`` samples before any were left out, into account.
+    def add(self, fetched: Fetched, asked: Sized) -> None:
+        """Take the next batch into account; ``asked`` has the length that it had before any samples were left out.
 
         Raises
         ------
         FormatError
             Too many samples in a row could not be read.
         """
+        if not fetched.failures:
+            self._in_a_row = 0
+            return
         after = 0
         for place, text in fetched.failures:
             self._in_a_row = self._in_a_row + 1 if place == after else 1
@@ -46,5 +50,5 @@ class SkipCounter:
                     f"{self._in_a_row} samples in a row cannot be read, the last of them: {text}. This is more than "
                     "single damaged samples: check the storage, run `neurofm-shards validate`"
                 )
-        if after < length:
+        if after < len(asked):
             self._in_a_row = 0

@@ -54,7 +54,12 @@ def is_count(spec: ColumnSpec) -> bool:
 
 def to_tensor(array: npt.NDArray[Any]) -> torch.Tensor | npt.NDArray[Any]:
     """Return a tensor that shares the array's memory; an array whose type torch lacks stays an array."""
-    return torch.from_numpy(array) if has_torch_type(array.dtype) else array
+    try:
+        return torch.from_numpy(array)
+    except (TypeError, ValueError):
+        if has_torch_type(array.dtype):
+            raise
+        return array
 
 
 @cache

@@ -64,7 +64,9 @@ class Windows:
         padded_starts[: len(filled)] = starts[filled]
         self._starts: Rows = padded_starts.reshape(groups, self._per_group)
         self._first = np.concatenate(([0], np.cumsum(self._sizes.sum(axis=1))))
-        self._windows = np.minimum(-(-np.diff(self._first) // buffer_size), _MOST_WINDOWS)
+        totals = np.diff(self._first)
+        self._windows = np.minimum(-(-totals // buffer_size), _MOST_WINDOWS)
+        self._density = self._windows / totals
         self._shuffled = buffer_size > 1
         self._rounds = SMALL_ROUNDS if buffer_size <= SMALL_SIZE else ROUNDS
         self._keys = combine(derive_key("windows", key), np.arange(groups, dtype=np.uint64))
@@ -80,32 +82,22 @@ class Windows:
     def _rows(self, positions: Rows) -> Rows:
         group = np.searchsorted(self._first, positions, side="right") - 1
         inside = positions - self._first[group]
-        window, begin, size = self._locate(group, inside)
-        offset = inside - begin
-        if self._shuffled:
-            keys = combine(self._keys[group], window.astype(np.uint64))
-            offset = permute(offset.view(np.uint64), size.view(np.uint64), keys, self._rounds).view(np.int64)
-        return self._pick(group, window, offset)
-
-    def _locate(self, group: Rows, inside: Rows) -> tuple[Rows, Rows, Rows]:
-        """Return window, its first position in the group and its size for positions inside groups."""
-        windows, total = self._windows[group], np.diff(self._first)[group]
         # nearly always right: windows are equally long, but for less than one sample of each shard
-        window = np.minimum((inside * (windows / total)).astype(np.int64), windows - 1)
-        begin, end = self._begin(group, window), self._begin(group, window + 1)
-        wrong = np.flatnonzero((inside < begin) | (end <= inside))
-        while len(wrong):
-            window[wrong] += np.where(inside[wrong] < begin[wrong], -1, 1)
-            begin[wrong] = self._begin(group[wrong], window[wrong])
-            end[wrong] = self._begin(group[wrong], window[wrong] + 1)
-            wrong = wrong[(inside[wrong] < begin[wrong]) | (end[wrong] <= inside[wrong])]
-        return window, begin, end - begin
-
-    def _begin(self, group: Rows, window: Rows) -> Rows:
-        """Return the first position, inside its group, of each window."""
-        (group, window), back = _distinct(group, window)
-        begins: Rows = self._piece(group, window).sum(axis=1)
-        return begins[back]
+        window = np.minimum((inside * self._density[group]).astype(np.int64), self._windows[group] - 1)
+        while True:
+            (groups, windows), back = _distinct(group, window)
+            begin, end = self._piece(groups, windows), self._piece(groups, windows + 1)
+            first, last = begin.sum(axis=1), end.sum(axis=1)
+            early, late = inside < first[back], inside >= last[back]
+            if not (early.any() or late.any()):
+                break
+            window += late.astype(np.int64) - early
+        offset = inside - first[back]
+        if self._shuffled:
+            keys = combine(self._keys[groups], windows.astype(np.uint64))[back]
+            sizes = (last - first)[back].view(np.uint64)
+            offset = permute(offset.view(np.uint64), sizes, keys, self._rounds).view(np.int64)
+        return self._picked(self._starts[groups] + begin, end - begin, back, offset)
 
     def _piece(self, group: Rows, window: Rows) -> Rows:
         """Return where each shard's piece begins for these windows; shape (windows, K)."""
@@ -116,17 +108,23 @@ class Windows:
         begin += (rest * window[:, None] + phase) // windows
         return begin
 
-    def _pick(self, group: Rows, window: Rows, offset: Rows) -> Rows:
-        """Return the row at each offset of a window whose shards' pieces lie end to end."""
-        (group, window), back = _distinct(group, window)
-        begin = self._piece(group, window)
-        ends = np.cumsum(self._piece(group, window + 1) - begin, axis=1)
-        base = np.concatenate(([0], np.cumsum(ends[:, -1])))
-        cell = np.searchsorted((ends + base[:-1, None]).reshape(-1), base[back] + offset, side="right")
-        piece_ends = ends.reshape(-1)[cell]
-        pieces = np.diff(ends, axis=1, prepend=0).reshape(-1)[cell]
-        rows: Rows = self._starts[group].reshape(-1)[cell] + begin.reshape(-1)[cell]
-        rows += offset - (piece_ends - pieces)
+    @staticmethod
+    def _picked(starts: Rows, lengths: Rows, back: Rows, offset: Rows) -> Rows:
+        """Return the row at each offset of a window whose shards' pieces lie end to end.
+
+        Parameters
+        ----------
+        starts, lengths : numpy.ndarray of int64, shape (windows, K)
+            The pieces.
+        back, offset : numpy.ndarray of int64, shape (n,)
+            Window, and offset in it.
+        """
+        ends = np.cumsum(lengths.reshape(-1))
+        before = np.concatenate(([0], ends[lengths.shape[1] - 1 :: lengths.shape[1]]))
+        along = before[back] + offset
+        piece = np.searchsorted(ends, along, side="right")
+        rows: Rows = (starts.reshape(-1) - ends + lengths.reshape(-1))[piece]
+        rows += along
         return rows
 
 
@@ -140,10 +138,7 @@ def group_length(total: int, shards: int, buffer_size: int) -> int:
 
 def _distinct(group: Rows, window: Rows) -> tuple[tuple[Rows, Rows], Rows]:
     """Return the distinct pairs, and for each input the number of its pair."""
-    order = np.lexsort((window, group))
-    group_sorted, window_sorted = group[order], window[order]
-    new = np.ones(len(order), dtype=bool)
-    new[1:] = (np.diff(group_sorted) != 0) | (np.diff(window_sorted) != 0)
-    back = np.empty(len(order), dtype=np.int64)
-    back[order] = np.cumsum(new) - 1
-    return (group_sorted[new], window_sorted[new]), back
+    new = np.ones(len(group), dtype=bool)
+    new[1:] = (group[1:] != group[:-1]) | (window[1:] != window[:-1])
+    back = np.cumsum(new) - 1
+    return (group[new], window[new]), back

@@ -10,16 +10,15 @@ from typing import Literal
 
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.fetch import BatchFetch, RemoteFetch
-from neurofm_shards.loading.pipeline import Fetched, InlineWorkers, ReadingAhead, Step, Task, Workers
+from neurofm_shards.loading.pipeline import Fetched, InlineWorkers, LookingAhead, Step, Task, Workers
 from neurofm_shards.loading.plan import Request
 from neurofm_shards.loading.processes import ProcessWorkers
-from neurofm_shards.loading.row_copy import copy_in_one_call
+from neurofm_shards.loading.row_copy import CopyInOneCall
 from neurofm_shards.loading.threads import ThreadWorkers
 
-#: Smaller batches travel to threads and back in groups of about this size.
+#: Smaller batches travel to threads and back in groups of about this size; handing one over costs more than reading it.
 GROUP_BYTES = 2 << 20
-#: Without workers they are read in groups of this size, which stay in the processor's cache.
-INLINE_GROUP_BYTES = 1 << 20
+#: Batches whose values are looked for together, at most.
 MOST_IN_GROUP = 16
 
 
@@ -59,27 +58,28 @@ class WorkerOptions:
         """Whether batches come from other processes."""
         return self.count > 0 and self.kind == "process"
 
-    def start(self, fetch: BatchFetch, finish: Callable[[Fetched], Fetched]) -> Workers:
+    def start(self, fetch: BatchFetch, finish: Callable[[Fetched], Fetched] | None = None) -> Workers:
         """Start workers; ``finish`` runs where the batch is made, unless that is another process."""
         if self.remote:
             return ProcessWorkers(RemoteFetch(fetch), self.count, self.prefetch_factor, self.context)
-        local = Finishing(fetch, finish)
+        local = fetch if finish is None else Finishing(fetch, finish)
         if not self.count:
             return InlineWorkers(local)
         for reader in fetch.readers:
-            reader.collection.copy_rows_with(copy_in_one_call)
+            reader.collection.copy_rows_with(CopyInOneCall)
         return ThreadWorkers(local, self.count, self.prefetch_factor)
 
     def group(self, batch_bytes: int) -> int:
         """Return how many batches make a task."""
         if self.remote:
             return 1
-        size = GROUP_BYTES if self.count else INLINE_GROUP_BYTES
-        return max(1, min(MOST_IN_GROUP, size // max(batch_bytes, 1)))
+        if not self.count:  # each batch is read when it is asked for, so that nothing has to wait
+            return MOST_IN_GROUP
+        return max(1, min(MOST_IN_GROUP, GROUP_BYTES // max(batch_bytes, 1)))
 
 
 @dataclass(frozen=True)
-class Finishing(ReadingAhead):
+class Finishing(LookingAhead):
     """A fetch and what follows it in the same thread."""
 
     fetch: BatchFetch
@@ -89,9 +89,9 @@ class Finishing(ReadingAhead):
         """Fetch and finish."""
         return self.finish(self.fetch(request))
 
-    def read_ahead(self, task: Task) -> list[Step]:
-        """See :meth:`ReadingAhead.read_ahead`."""
-        return [partial(self._finished, step) for step in self.fetch.read_ahead(task)]
+    def look_ahead(self, task: Task) -> list[Step]:
+        """See :meth:`LookingAhead.look_ahead`."""
+        return [partial(self._finished, step) for step in self.fetch.look_ahead(task)]
 
     def _finished(self, step: Step) -> Fetched:
         return self.finish(step())

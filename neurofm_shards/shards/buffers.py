@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import sysconfig
 import threading
@@ -38,7 +39,7 @@ class BufferPool:
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
         """Return an array of this shape and type with undefined content."""
         kind = np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+        size = math.prod(shape) * kind.itemsize
         if size < POOLED_BYTES or not self._counts:
             return np.empty(shape, kind)
         with self._lock:
@@ -47,7 +48,7 @@ class BufferPool:
 
     def _free(self, size: int) -> npt.NDArray[np.uint8]:
         """Return an idle buffer of nearly this size, or a new one; called with the lock held."""
-        for i in range(len(self._buffers)):
+        for i in reversed(range(len(self._buffers))):  # the one used last may still be in the processor's cache
             if size <= self._buffers[i].size <= 2 * size and _holders(self._buffers, i) == self._idle:
                 self._buffers.append(self._buffers.pop(i))
                 return self._buffers[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from neurofm_shards.shards.lookup import KeyLookup
 from neurofm_shards.shards.make_space import IO, make_space
 from neurofm_shards.shards.metadata import MetadataTable, load_table
 from neurofm_shards.shards.names import METADATA_FIELD
+from neurofm_shards.shards.selection import Selection, all_plain
 from neurofm_shards.shards.shard_table import ShardTable
 from neurofm_shards.shards.space import Reader, RowCopy
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
@@ -28,6 +29,7 @@ from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from neurofm_shards.shards.arena import Bytes
     from neurofm_shards.shards.index import ShardIndex
     from neurofm_shards.shards.manifest import Manifest
 
@@ -194,15 +196,30 @@ class ShardCollection:
         ClosedError
             The data set was closed.
         """
-        where = self._checked_rows(rows)
-        wanted = self._wanted(columns)
+        return self.read(self.select(rows, columns), out, dtypes)
+
+    def select(self, rows: Rows, columns: Iterable[str] | None = None) -> Selection:
+        """Find out where the values of rows lie; parameters and errors are those of :meth:`gather`."""
+        return self._select(self._checked_rows(rows), self._wanted(columns))
+
+    def read(
+        self,
+        selection: Selection,
+        out: Mapping[str, npt.NDArray[Any]] | None = None,
+        dtypes: Mapping[str, npt.DTypeLike] | None = None,
+    ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
+        """Fetch what was selected; parameters, result and errors are those of :meth:`gather`."""
+        rows, columns, addresses, plain = selection
         out, dtypes = out or {}, dtypes or {}
+        found = {}
         with self._space.reading() as reader:
             if self._verify:
-                self._check_records(reader, where)
-            found = {}
-            for name, column in wanted:
-                found[name] = self._fetch(reader, column, where, out.get(name), dtypes.get(name))
+                self._check_records(reader, rows)
+            for column, places, simple in zip(columns, addresses, plain, strict=True):
+                name = column.spec.name
+                found[name] = self._values(
+                    column, Fetch(reader, rows, places, simple, self._shards, out.get(name), dtypes.get(name))
+                )
         return found
 
     def metadata(self, rows: Rows) -> list[Metadata]:
@@ -217,7 +234,9 @@ class ShardCollection:
         with self._space.reading() as reader:
             if self._verify:
                 self._check_records(reader, where)
-            found = self._fetch(reader, self._metadata, where)
+            selected = self._select(where, (self._metadata,))
+            addresses, plain = selected.addresses[0], selected.plain[0]
+            found = self._values(self._metadata, Fetch(reader, where, addresses, plain, self._shards))
         return [{} if value is MISSING else _object(value) for value in found]
 
     def has(self, row: int, column: str) -> bool:
@@ -286,9 +305,15 @@ class ShardCollection:
         paths = [self.catalog.folder / name for name in self.shard_names]
         return MetadataTable.concat([load_table(path, self.index(shard)) for shard, path in enumerate(paths)])
 
-    def copy_rows_with(self, copy: RowCopy) -> None:
-        """Let another function copy large rows, for readers that know a better one than NumPy has."""
-        self._space.copy_rows = copy
+    def copy_rows_with(self, make: Callable[[Bytes], RowCopy]) -> None:
+        """Let another function copy rows, for readers that know a better one than NumPy has.
+
+        Parameters
+        ----------
+        make : callable
+            Given all bytes of the data set, returns ``copy(offsets, size, out)``.
+        """
+        self._space.copy_rows_with(make)
 
     def grow_cache(self, cache_bytes: int) -> None:
         """Keep at least so many decoded bytes of compressed shards: what a shuffle window needs, say."""
@@ -314,36 +339,33 @@ class ShardCollection:
             raise SampleIndexError(f"row {bad} is out of range: the data set has {self.num_samples} samples")
         return where
 
-    def _wanted(self, columns: Iterable[str] | None) -> Iterable[tuple[str, Column]]:
+    def _wanted(self, columns: Iterable[str] | None) -> tuple[Column, ...]:
         if columns is None:
-            return self._columns.items()
+            return tuple(self._columns.values())
         try:
-            return [(name, self._columns[name]) for name in columns]
+            return tuple([self._columns[name] for name in columns])
         except KeyError as error:
             raise ConfigError(f"there is no column {error}; this data set has {', '.join(self._columns)}") from None
 
-    def _fetch(
-        self,
-        reader: Reader,
-        column: Column,
-        rows: Ints,
-        out: npt.NDArray[Any] | None = None,
-        dtype: npt.DTypeLike | None = None,
-    ) -> Any:
-        addresses = column.addresses[rows]
-        plain = bool(np.minimum.reduce(addresses, initial=1) > 0)
-        if not plain and not addresses.all():  # some shards were not looked at yet
-            self._look_at(column, rows[addresses == 0])
-            addresses = column.addresses[rows]
-            plain = bool((addresses > 0).all())
+    def _select(self, rows: Ints, columns: tuple[Column, ...]) -> Selection:
+        addresses = tuple([self._addresses(column, rows) for column in columns])
+        return Selection(rows, columns, addresses, tuple(map(all_plain, addresses)))
+
+    def _addresses(self, column: Column, rows: Ints) -> Ints:
+        found = column.addresses[rows]
+        if not found.all():  # some shards were not looked at yet
+            self._look_at(column, rows[found == 0])
+            found = column.addresses[rows]
+        return found
+
+    def _values(self, column: Column, fetch: Fetch) -> Any:
         try:
-            return column.gather(
-                Fetch(reader, rows, addresses, plain, self._shards.decode, self._shards.describe, out, dtype)
-            )
+            return column.gather(fetch)
         except MemoryError as error:
             raise FormatError(
-                f"{self.catalog.folder}: there is no memory for {len(rows)} values of column {column.spec.name!r} "
-                f"({error}); check what the data set promises with `neurofm-shards info`, or take smaller batches"
+                f"{self.catalog.folder}: there is no memory for {len(fetch.rows)} values of column "
+                f"{column.spec.name!r} ({error}); check what the data set promises with `neurofm-shards info`, or take "
+                "smaller batches"
             ) from error
 
     def _look_at(self, column: Column, rows: Ints) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -21,8 +21,8 @@ from neurofm_shards.shards.buffers import POOLED_BYTES, BufferPool
 from neurofm_shards.types import ColumnSpec, Ragged
 
 if TYPE_CHECKING:
-    from neurofm_shards.shards.arena import Bytes
     from neurofm_shards.shards.index import ColumnIndex
+    from neurofm_shards.shards.shard_table import ShardTable
     from neurofm_shards.shards.space import Reader
 
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -33,8 +33,6 @@ ABSENT = np.iinfo(np.int64).min
 _MOST_BYTES = 1 << 46
 #: Small rows are copied by one fancy index, in pieces that stay in the processor's cache and in malloc's hands.
 _PIECE = 128 << 10
-#: Rows of at least this size are copied one by one, straight to where they belong.
-_ONE_BY_ONE = 16 << 10
 #: Smaller rows are as fast in one fancy index, into an array that malloc has at hand: the main thread's malloc keeps
 #: what was freed, up to arrays of about this size.
 _LARGE_ROW = 256 << 10
@@ -52,10 +50,8 @@ class Fetch(NamedTuple):
         Which samples, and where their values lie; all of them known.
     plain : bool
         Whether all addresses are positive.
-    decode : callable
-        ``decode(column name, rows, payloads)`` gives the values.
-    describe : callable
-        Gives key and shard of a row, for messages.
+    shards : ShardTable
+        Decodes values, and gives key and shard of a row, for messages.
     out : numpy.ndarray or None
         Array to fill.
     dtype : dtype or None
@@ -66,8 +62,7 @@ class Fetch(NamedTuple):
     rows: Ints
     addresses: Ints
     plain: bool
-    decode: Callable[[str, Ints, list[Bytes]], Iterator[Any]]
-    describe: Callable[[int], str]
+    shards: ShardTable
     out: npt.NDArray[Any] | None = None
     dtype: npt.DTypeLike | None = None
 
@@ -124,13 +119,13 @@ class Column(ABC):
         lacking = rows[fetch.addresses[which] == ABSENT]
         if len(lacking):
             raise FormatError(
-                f"sample {fetch.describe(int(lacking[0]))} has no field {self.spec.name!r}, which the data set "
+                f"sample {fetch.shards.describe(int(lacking[0]))} has no field {self.spec.name!r}, which the data set "
                 "promises for every sample; run `neurofm-shards validate`"
             )
         at, sizes = np.abs(fetch.addresses[which]), self.sizes[rows]
         fetch.reader.need(at, sizes)
         payloads = fetch.reader.slices(at, sizes)
-        return zip(which.tolist(), fetch.decode(self.spec.name, rows, payloads), strict=True)
+        return zip(which.tolist(), fetch.shards.decode(self.spec.name, rows, payloads), strict=True)
 
     def _expected(self, value: Any) -> npt.NDArray[Any]:
         """Return a decoded array, which must be what the column promises."""
@@ -189,7 +184,7 @@ class ConstantColumn(Column):
         return fetch.out
 
     def _copy(self, reader: Reader, addresses: Ints, out: npt.NDArray[Any]) -> None:
-        if out.dtype == self._dtype and out.flags.c_contiguous and self._size >= _ONE_BY_ONE:
+        if out.dtype == self._dtype and out.flags.c_contiguous and self._size >= reader.smallest_row:
             reader.rows_into(addresses, self._size, out.reshape(-1).view(np.uint8))
             return
         step = max(1, _PIECE // self._size)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 
 from neurofm_shards.errors import FormatError
 from neurofm_shards.shards.arena import Arena, Bytes
 from neurofm_shards.shards.shard_file import ShardFile
-from neurofm_shards.shards.space import Ints, Reader, Space
+from neurofm_shards.shards.space import Ints, Reader, RowCopy, Space
 
 #: Files that are kept open; others are opened again.
 _OPEN_FILES = 128
@@ -44,6 +45,9 @@ class FileSpace(Space):
                 raise FormatError(f"{file.path}: ends at byte {start + done}, before its last sample; restore it")
             done += count
 
+    def copy_rows_with(self, make: Callable[[Bytes], RowCopy]) -> None:
+        """See :meth:`Space.copy_rows_with`; here rows come out of files."""
+
     def _attach_plain(self, shard: int, file: ShardFile) -> None:
         self._files[shard] = file
         self._open.get(shard, file)
@@ -58,7 +62,8 @@ class FileSpace(Space):
         base = int(self.bases[shard])
         self._decoded[shard].drop(start - base, stop - base)
 
-    def _reader(self) -> Reader:
+    def reading(self) -> Reader:
+        """See :meth:`Space.reading`."""
         return _FileReader(self)
 
     def _release(self) -> None:

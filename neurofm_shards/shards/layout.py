@@ -97,38 +97,28 @@ class LaidOut:
     ) -> None:
         self._columns = columns
         self._start = start
-        template, self._texts, sizes = metadata
+        template, texts, sizes = metadata
         self._sizes = sizes.tolist()
-        self._pieces: list[tuple[slice, Bytes2D | FixedColumn]] = []
-        at = 0
-        for column in columns:
-            head = np.empty((len(keys), MEMBER_BLOCK + len(column.before)), np.uint8)
-            head[:, :MEMBER_BLOCK] = column.writer.template.many(keys, column.size)
-            head[:, MEMBER_BLOCK:] = np.frombuffer(column.before, np.uint8)
-            tail = np.frombuffer(column.after + bytes(padded(column.size) - column.size), np.uint8)
-            for width, piece in (
-                (head.shape[1], head),
-                (column.data_bytes, column),
-                (len(tail), np.broadcast_to(tail, (len(keys), len(tail)))),
-            ):
-                if width:
-                    self._pieces.append((slice(at, at + width), piece))
-                at += width
-        text_end = at + MEMBER_BLOCK + self._texts.shape[1]
-        self._pieces.append((slice(at, at + MEMBER_BLOCK), template.many(keys, sizes)))
-        self._pieces.append((slice(at + MEMBER_BLOCK, text_end), self._texts))
         self.record = record_bytes(columns, int(sizes[0]))
-        self._padding = slice(text_end, self.record)
+        #: What stands before each column's data, and behind the last.
+        self._between: list[Bytes2D] = []
+        last, padding = b"", 0
+        for column in columns:
+            headers = column.writer.template.many(keys, column.size)
+            self._between.append(_joined([last, bytes(padding), headers, column.before]))
+            last, padding = column.after, padded(column.size) - column.size
+        padding_at_end = padded(int(sizes[0])) - texts.shape[1]
+        headers = template.many(keys, sizes)
+        self._between.append(_joined([last, bytes(padding), headers, texts, bytes(padding_at_end)]))
 
     def fill(self, out: Bytes2D, first: int) -> None:
         """Write records, the first one being that of sample ``first``; every byte of ``out`` is written."""
-        stop = first + len(out)
-        for place, piece in self._pieces:
-            if isinstance(piece, FixedColumn):
-                out[:, place] = piece.rows(self._start + first, self._start + stop)
-            else:
-                out[:, place] = piece[first:stop]
-        out[:, self._padding] = 0
+        stop, at = first + len(out), 0
+        for column, before in zip(self._columns, self._between, strict=False):
+            data = column.rows(self._start + first, self._start + stop)
+            for part in (before[first:stop], data):
+                out[:, at : (at := at + part.shape[1])] = part
+        out[:, at:] = self._between[-1][first:stop]
 
     def note(self, log: IndexLog, position: int) -> None:
         """Note in the index where everything is; the first record begins at ``position``."""
@@ -144,3 +134,13 @@ class LaidOut:
             row, range(at, at + end, self.record), self._sizes, -1, None
         )
         log.records.extend(range(position, position + end, self.record))
+
+
+def _joined(parts: Sequence[Bytes2D | bytes]) -> Bytes2D:
+    """Put parts of every record side by side; bytes are the same in each."""
+    rows = [np.frombuffer(part, np.uint8)[None] if isinstance(part, bytes) else part for part in parts]
+    count, width = max(map(len, rows)), sum(row.shape[1] for row in rows)
+    out, at = np.empty((count, width), np.uint8), 0
+    for row in rows:
+        out[:, at : (at := at + row.shape[1])] = row
+    return out

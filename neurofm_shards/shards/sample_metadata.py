@@ -17,6 +17,7 @@ from neurofm_shards.shards.sample_keys import SampleKeys
 
 #: Written for every sample, in this order, before what the caller says.
 AUTOMATIC = ("sample_id", "modalities", "shard_idx", "sample_idx_in_shard")
+_AUTOMATIC = frozenset(AUTOMATIC)
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 Bytes2D = npt.NDArray[np.uint8]
@@ -44,7 +45,9 @@ def encode_own(metadata: Mapping[str, Any], key: str) -> bytes:
     """
     if not metadata:
         return b""
-    own = {name: value for name, value in metadata.items() if name not in AUTOMATIC}
+    own: Mapping[str, Any] = metadata
+    if not _AUTOMATIC.isdisjoint(metadata):
+        own = {name: value for name, value in metadata.items() if name not in _AUTOMATIC}
     try:
         text = orjson.dumps(own, default=_default, option=_OPTIONS)
     except TypeError as error:

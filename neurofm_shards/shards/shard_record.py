@@ -78,7 +78,7 @@ def metadata_part(ids: PackedStrings, shard_idx: int, own: list[bytes]) -> Table
     """Make the metadata table of a shard from what its samples say: their ids, and the inside of their own JSON."""
     n = ids.length
     alike = len(set(own)) == 1
-    said = part_of([_parsed(own[0])] * n if alike else [_parsed(text) for text in own])
+    said = part_of(_parsed(own[:1]) * n if alike else _parsed(own))
     number = constant_column(shard_idx, n)
     columns = {
         "sample_id": numbered(ids),
@@ -93,6 +93,6 @@ def _counting(n: int) -> MetadataColumn:
     return MetadataColumn("int", PackedInts(n, 0, 1 if n > 1 else 0))
 
 
-def _parsed(own: bytes) -> dict[str, object]:
-    values: dict[str, object] = orjson.loads(b"{" + own[1:] + b"}")
+def _parsed(own: list[bytes]) -> list[dict[str, object]]:
+    values: list[dict[str, object]] = orjson.loads(b"[{%b}]" % b"},{".join([text[1:] for text in own]))
     return values

@@ -14,8 +14,9 @@ from neurofm_shards.compression.frames import FrameTable, FrameWriter
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Buffer
 
-#: Small enough to stay in a core's cache between layout, hashing and writing.
-BUFFER_BYTES = 1 << 20
+#: Small enough to stay in a core's cache, more or less, from layout to writing; large enough for the calls to be few,
+#: because each waits for the GIL.
+BUFFER_BYTES = 2 << 20
 
 
 class Sink(ABC):

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 
-#: ``copy(everything, offsets, size, out)`` puts rows of ``size`` bytes, beginning at ``offsets``, into ``out``.
-RowCopy: TypeAlias = Callable[[Bytes, Ints, int, Bytes], None]
+#: ``copy(offsets, size, out)`` puts rows of ``size`` bytes, beginning at ``offsets``, into ``out``.
+RowCopy: TypeAlias = Callable[[Ints, int, Bytes], None]
 
 #: Rows of at least this size are copied one by one; smaller ones in one fancy index.
 _LARGE_ROW = 256 << 10
+#: NumPy fills memory that is there row by row, which pays from this size on.
+_ONE_BY_ONE = 16 << 10
 
 
 class Space(ABC):
@@ -51,9 +53,12 @@ class Space(ABC):
         Address of each shard's first byte. A payload never has address 0: a tar begins with a header.
     frames : FrameCache
         The decoded frames of compressed shards.
-    copy_rows : callable
-        How large rows are copied out of the arena.
+    smallest_row : int
+        Smaller rows are better fetched with ``Reader.rows`` and then put where they belong, larger ones put there
+        directly with ``Reader.rows_into``.
     """
+
+    smallest_row = 0
 
     def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
         self.name = name
@@ -62,7 +67,6 @@ class Space(ABC):
         self.frames = FrameCache(cache_bytes, self._drop)
         self._bounds: dict[int, Ints] = {}
         self._first_frames = np.full(len(tar_bytes), -1, np.int64)
-        self.copy_rows: RowCopy = copy_one_by_one
         self._guard = ForkSafeCondition(self._forget_readers)
         self._readers = 0
         self._closed = False
@@ -85,9 +89,13 @@ class Space(ABC):
         self._bounds[shard] = source.bounds
         self._first_frames[shard] = self.frames.add(source, int(self.bases[shard]))
 
+    @abstractmethod
+    def copy_rows_with(self, make: Callable[[Bytes], RowCopy]) -> None:
+        """Let ``make(everything)`` copy rows out of memory."""
+
+    @abstractmethod
     def reading(self) -> Reader:
         """Return a context manager that holds the space open, and the frames that are read, for one gather."""
-        return self._reader()
 
     def enter(self) -> None:
         """Note that somebody reads.
@@ -97,18 +105,25 @@ class Space(ABC):
         ClosedError
             The data set was closed.
         """
-        with self._guard.get():
+        lock = self._guard.get()
+        lock.acquire()  # by hand here and below: the statement costs more than all that is done
+        try:
             if self._closed:
                 raise ClosedError(f"the data set {self.name} is closed; open it again to read from it")
             self._readers += 1
+        finally:
+            lock.release()
 
     def leave(self) -> None:
         """Note that somebody is done reading."""
         condition = self._guard.get()
-        with condition:
+        condition.acquire()
+        try:
             self._readers -= 1
             if self._closed and self._readers == 0:
                 condition.notify_all()
+        finally:
+            condition.release()
 
     def close(self) -> None:
         """Wait for running gathers, then release maps, files and memory. Doing it twice is fine."""
@@ -147,10 +162,6 @@ class Space(ABC):
         """Give the memory of decoded bytes back."""
 
     @abstractmethod
-    def _reader(self) -> Reader:
-        """Return a new reader."""
-
-    @abstractmethod
     def _release(self) -> None:
         """Give everything back."""
 
@@ -164,6 +175,11 @@ class Reader(ABC):
     def __init__(self, space: Space) -> None:
         self._opened = space
         self._pinned: list[Ints] = []
+
+    @property
+    def smallest_row(self) -> int:
+        """See :class:`Space`."""
+        return self._opened.smallest_row
 
     def __enter__(self) -> Self:
         self._opened.enter()
@@ -187,8 +203,8 @@ class Reader(ABC):
         """Return one array of bytes per range; to be copied from at once, never to be kept."""
 
     @abstractmethod
-    def rows(self, offsets: Ints, size: int) -> Bytes:
-        """Return a new array (n * size,): ranges of equal size, end to end."""
+    def rows(self, offsets: Ints, size: int) -> npt.NDArray[Any]:
+        """Return ranges of equal size, end to end, in a new array, of whatever type of so many or of single bytes."""
 
     @abstractmethod
     def rows_into(self, offsets: Ints, size: int, out: Bytes) -> None:
@@ -208,6 +224,13 @@ class MappedSpace(Space):
         super().__init__(name, tar_bytes, cache_bytes)
         self._arena = Arena(int(self.bases[-1]))
         self._rows: dict[int, npt.NDArray[Any]] = {}
+        self.smallest_row = _ONE_BY_ONE
+        self.copy_rows: RowCopy = CopyOneByOne(self.everything)
+
+    def copy_rows_with(self, make: Callable[[Bytes], RowCopy]) -> None:
+        """See :meth:`Space.copy_rows_with`."""
+        self.copy_rows = make(self.everything)
+        self.smallest_row = 0
 
     @property
     def everything(self) -> Bytes:
@@ -234,12 +257,14 @@ class MappedSpace(Space):
     def _drop(self, start: int, stop: int) -> None:
         self._arena.drop(start, stop)
 
-    def _reader(self) -> Reader:
+    def reading(self) -> Reader:
+        """See :meth:`Space.reading`."""
         return _MappedReader(self)
 
     def _release(self) -> None:
         self._rows.clear()
         self._arena.close()
+        self.copy_rows = CopyOneByOne(self.everything)
 
 
 class _MappedReader(Reader):
@@ -252,21 +277,27 @@ class _MappedReader(Reader):
         stops = (offsets + sizes).tolist()
         return [everything[start:stop] for start, stop in zip(offsets.tolist(), stops, strict=True)]
 
-    def rows(self, offsets: Ints, size: int) -> Bytes:
+    def rows(self, offsets: Ints, size: int) -> npt.NDArray[Any]:
         if size < _LARGE_ROW:
-            copied: Bytes = self._space.rows_of(size)[offsets].view(np.uint8)
+            copied: npt.NDArray[Any] = self._space.rows_of(size)[offsets]
             return copied
         out = np.empty(len(offsets) * size, np.uint8)
         self.rows_into(offsets, size, out)
         return out
 
     def rows_into(self, offsets: Ints, size: int, out: Bytes) -> None:
-        self._space.copy_rows(self._space.everything, offsets, size, out)
+        self._space.copy_rows(offsets, size, out)
 
 
-def copy_one_by_one(everything: Bytes, offsets: Ints, size: int, out: Bytes) -> None:
-    """Copy rows with NumPy, which lets go of the GIL and takes it again for each of them."""
-    np.concatenate([everything[start : start + size] for start in offsets.tolist()], out=out)
+class CopyOneByOne:
+    """Copies rows with NumPy, which lets go of the GIL and takes it again for each of them."""
+
+    def __init__(self, everything: Bytes) -> None:
+        self._everything = everything
+
+    def __call__(self, offsets: Ints, size: int, out: Bytes) -> None:
+        """Copy rows."""
+        np.concatenate([self._everything[start : start + size] for start in offsets.tolist()], out=out)
 
 
 def _numbers(first: Ints, last: Ints) -> Ints:

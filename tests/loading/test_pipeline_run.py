@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
 import torch  # noqa: F401  (loaded once here, not in every process that is forked)
 
-from neurofm_shards.errors import WorkerError
+from neurofm_shards.errors import ClosedError, WorkerError
 from neurofm_shards.loading.pipeline import Fetched, InlineWorkers, run
 from neurofm_shards.loading.plan import Request
 from neurofm_shards.loading.processes import ProcessWorkers
@@ -181,3 +182,50 @@ def test_a_batch_is_freed_as_soon_as_the_caller_lets_go():
         gc.collect(0)
         assert Batch.alive <= 1
     assert Batch.alive == 0
+
+
+def test_threads_that_were_ended_take_nothing_more():
+    workers = ThreadWorkers(echo, 2, 2)
+    workers.close()
+    with pytest.raises(ClosedError, match="iterate over the loader again"):
+        workers.submit(list(requests(1)))
+
+
+def test_ending_threads_leaves_nobody_waiting_for_a_batch():
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(request):
+        started.set()
+        assert go_on.wait(20)
+        return echo(request)
+
+    workers, outcomes = ThreadWorkers(slow, 1, 4), []
+    for request in requests(3):
+        workers.submit([request])
+    waiting = threading.Thread(target=lambda: outcomes.extend(len(list(workers.result())) for _ in range(3)))
+    waiting.start()
+    assert started.wait(20)
+    ending = threading.Thread(target=workers._crew.close)  # without forgetting what was submitted
+    ending.start()
+    go_on.set()
+    for thread in (waiting, ending):
+        thread.join(20)
+        assert not thread.is_alive()
+    assert outcomes == [1, 0, 0]
+
+
+def test_threads_that_wait_keep_nothing_alive():
+    class Reads:
+        def __call__(self, request):
+            return echo(request)
+
+    fetch = Reads()
+    kept, workers = weakref.ref(fetch), ThreadWorkers(fetch, 2, 2)
+    threads = loader_threads()
+    assert [fetched.batch for fetched, _ in run(requests(9), workers)] == list(range(9))
+    del fetch, workers
+    gc.collect()
+    assert kept() is None
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()

@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from neurofm_shards import create_shards_from_arrays, create_webdataset_dataloader
-from neurofm_shards.loading.row_copy import copy_in_one_call
+from neurofm_shards.loading.row_copy import CopyInOneCall
 from neurofm_shards.loading.threads import ThreadWorkers
-from neurofm_shards.shards.space import copy_one_by_one
+from neurofm_shards.shards.space import CopyOneByOne
 
 
-@pytest.mark.parametrize("copy", [copy_in_one_call, copy_one_by_one])
+@pytest.mark.parametrize("make", [CopyInOneCall, CopyOneByOne])
 @pytest.mark.parametrize("size", [1, 7, 4096, 70_001])
-def test_rows_are_copied_from_any_address_in_any_order(copy, size):
+def test_rows_are_copied_from_any_address_in_any_order(make, size):
     rng = np.random.default_rng(size)
     everything = rng.integers(0, 256, 200_000).astype(np.uint8)
     offsets = np.concatenate([[0, len(everything) - size], rng.integers(0, len(everything) - size, 30)])
     out = np.zeros(len(offsets) * size, np.uint8)
-    copy(everything, offsets, size, out)
+    make(everything)(offsets, size, out)
     assert out.tobytes() == b"".join(everything.tobytes()[start : start + size] for start in offsets)
 
 

@@ -330,3 +330,23 @@ def test_npy_versions_and_odd_headers_are_read(tmp_path, foreign):
     foreign_shard(foreign, tmp_path, [foreign.npy(array), stream.getvalue(), foreign.npy(array + 1, (3, 0))])
     with ShardCollection.open(tmp_path) as data:
         np.testing.assert_array_equal(np.stack(list(data.gather([2, 1, 0])["x"])), [array + 1, array, array])
+
+
+@settings(max_examples=15, deadline=None)
+@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=6), seed=st.integers(0, 99))
+def test_parts_of_a_selection_are_read_apart(data, arrays, lengths, seed):
+    rows = np.random.default_rng(seed).integers(0, COUNT, sum(lengths))
+    start = 0
+    for length, part in zip(lengths, data.select(rows).cut(lengths), strict=True):
+        found = data.read(part)
+        for name, values in arrays.items():
+            np.testing.assert_array_equal(found[name], values[rows[start : start + length]])
+            assert found[name].base is None or found[name].base.nbytes <= max(found[name].nbytes, 1) * 2
+        start += length
+
+
+def test_selections_of_other_rows_are_errors(data):
+    with pytest.raises(SampleIndexError):
+        data.select([0, COUNT])
+    with pytest.raises(ConfigError, match="no column 'eeg'"):
+        data.select([0], ["eeg"])

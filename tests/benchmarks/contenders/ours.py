@@ -46,17 +46,19 @@ class Ours(Contender):
         self._loader: ShardDataLoader | None = None
         self._packed: list[str] = []
 
-    def write(self, source: Source, folder: Path, *, shards: int = 4, loop: bool = False, **options: Any) -> None:
-        """Write; ``loop`` calls ``write_sample`` for each sample."""
+    def write(
+        self, source: Source, folder: Path, *, shards: int = 4, loop: bool = False, half: bool = True, **options: Any
+    ) -> None:
+        """Write; ``loop`` calls ``write_sample`` for each sample, ``half`` gives each a number as metadata."""
         size = -(-source.count // shards)
         if loop:
             with WebDatasetWriter(folder, size, **options) as writer:
                 for sample in source.samples():
                     writer.write_sample(sample)
             return
-        half = np.arange(source.count) % 2
+        metadata = {"half": np.arange(source.count) % 2} if half else None
         data = {name: Ragged(*data) if isinstance(data, tuple) else data for name, data in source.columns.items()}
-        create_shards_from_arrays(folder, data, size, metadata={"half": half}, **options)
+        create_shards_from_arrays(folder, data, size, metadata=metadata, **options)
 
     def open(self, folder: Path, *, scaled: bool = False, python: bool = False, **options: Any) -> None:
         """Make the data loader; ``options`` are its own."""

@@ -39,7 +39,11 @@ def arrays(bench: Bench) -> None:
     source = bench.source("quick", 4000, 1500)
     for durable in (False, True):
         case = f"write arrays, 78 KB, {'with' if durable else 'without'} fsync"
-        runners = {MAP: (MAP, {"durable": durable}), OURS: (OURS, {"durable": durable})}
+        runners: dict[str, tuple[str, Mapping[str, Any]]] = {
+            MAP: (MAP, {"durable": durable}),
+            OURS: (OURS, {"durable": durable, "half": False}),
+            f"{OURS}, with metadata of each sample": (OURS, {"durable": durable}),
+        }
         found = write_race(bench, case, source, runners, bench.rounds)
         bench.results.hold(f"{case}, against tofile", found[OURS] / found[MAP], 0.6)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -169,6 +170,7 @@ def software(plan: ConversionPlan) -> dict[str, str]:
     return {name: version for name in sorted(distributions) if (version := _version(name))}
 
 
+@functools.cache
 def _version(distribution: str) -> str:
     try:
         return importlib.metadata.version(distribution)

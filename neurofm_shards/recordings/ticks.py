@@ -28,10 +28,11 @@ def to_ticks(seconds: Floats | float) -> Ints:
         A time does not fit into 64 bits (beyond 285 years) or is not a number.
     """
     values = np.asarray(seconds, dtype=np.float64)
-    if values.size and not np.abs(values).max() <= _LARGEST_SECOND:
+    if values.size and not (values.min() >= -_LARGEST_SECOND and values.max() <= _LARGEST_SECOND):
         bad = values[~(np.abs(values) <= _LARGEST_SECOND)].flat[0]
         raise SourceError(f"{bad} is not a time in seconds: not a number, or beyond {_LARGEST_SECOND:g} s")
-    ticks: Ints = np.rint(values * TICKS_PER_SECOND).astype(np.int64)
+    scaled = np.asarray(values * TICKS_PER_SECOND)
+    ticks: Ints = np.rint(scaled, out=scaled).astype(np.int64)
     return ticks
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from neurofm_shards.errors import SourceError
 from neurofm_shards.expressions import compile_expression
 from neurofm_shards.recordings.modality import plain
-from neurofm_shards.recordings.spans import EMPTY, contains, covered, intersect, normalise
+from neurofm_shards.recordings.spans import EMPTY, contains, intersect, normalise
 from neurofm_shards.recordings.streams import EventStream, Floats, Ints
 from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, to_ticks
 from neurofm_shards.recordings.timeline import Timeline
@@ -291,14 +291,12 @@ def _counted_inside(ticks: Ints, owners: npt.NDArray[np.int32], observed: Sequen
 def _table(
     stream: EventStream, session_id: str, counts: Ints, seen: Ints, observed: Sequence[Ints]
 ) -> tuple[Mapping[str, Any], ...]:
-    first = min((int(spans[0, 0]) for spans in observed if len(spans)), default=0)
-    last = max((int(spans[-1, 1]) for spans in observed if len(spans)), default=0)
     rows = []
     for i, unit in enumerate(stream.owners):
         said = {name: plain(value) for name, value in stream.table[i].items()} if stream.table else {}
         ids = {"id": f"{session_id}/{stream.path}/{unit}", "session_id": session_id, "table": stream.path, "unit": unit}
         spans = observed[i] if len(observed) else EMPTY
-        seconds = int(covered(spans, np.array([first]), np.array([last]))[0]) / TICKS_PER_SECOND
+        seconds = int((spans[:, 1] - spans[:, 0]).sum()) / TICKS_PER_SECOND
         rate = int(seen[i]) / seconds if seconds else 0.0
         rows.append({**said, **ids, "num_spikes": int(counts[i]), "firing_rate_hz": rate})
     return tuple(rows)

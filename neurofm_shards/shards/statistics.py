@@ -5,6 +5,8 @@ The parallel update of mean and squared deviations is that of Chan, Golub and Le
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,8 @@ Ints = npt.NDArray[np.int64]
 #: Values per pass: few enough that they stay in the processor's cache from one pass to the next.
 _CHUNK_VALUES = 1 << 16
 _FEW_CHANNELS = 32
+#: Values of the chunks that are computed together.
+_VALUES_AT_ONCE = 1 << 19
 #: Values in a row from which on NumPy's cost per row no longer counts.
 _LONG_ROW = 1 << 11
 
@@ -45,18 +49,19 @@ class ChannelStats:
     @classmethod
     def of(cls, values: npt.NDArray[Any]) -> ChannelStats:
         """Compute the statistics of an array of shape (values, channels)."""
-        few = values.shape[1] < _FEW_CHANNELS
-        if few:
+        width = values.shape[1]
+        if width < _FEW_CHANNELS:
             values = np.asfortranarray(values)  # NumPy sums long rows fast, and many short ones slowly
-        chunk = _of_small_ints if values.dtype.kind in "iu" and values.dtype.itemsize <= 2 else _of_numbers
-        rows = max(1, _CHUNK_VALUES // max(values.shape[1], 1))
-        # One array for all chunks: fresh memory for each would cost more than the arithmetic.
-        scratch = np.empty((min(rows, len(values)), values.shape[1]), np.float64, order="F" if few else "C")
-        total = chunk(values[:rows], scratch)
-        for start in range(rows, len(values), rows):
-            part = values[start : start + rows]
-            total = total.merge(chunk(part, scratch[: len(part)]))
-        return total
+        rows = max(1, _CHUNK_VALUES // max(width, 1))
+        whole = len(values) // rows if width >= _FEW_CHANNELS and values.flags.c_contiguous else 0
+        group = min(whole, max(1, _VALUES_AT_ONCE // (rows * max(width, 1))))
+        scratch = _scratch(group * rows * width).reshape(group, rows, width)
+        parts: list[ChannelStats] = []
+        for first in range(0, whole, max(group, 1)):
+            stop = min(first + group, whole)
+            parts += _of_chunks(values[first * rows : stop * rows], scratch[: stop - first])
+        parts += [_of_chunk(values[start : start + rows]) for start in range(whole * rows, len(values), rows)]
+        return functools.reduce(ChannelStats.merge, parts)
 
     def merge(self, other: ChannelStats) -> ChannelStats:
         """Return the statistics of both together. Both have the same channels."""
@@ -100,15 +105,66 @@ class ChannelStats:
         )
 
 
-def _of_numbers(values: npt.NDArray[Any], scratch: Floats) -> ChannelStats:
-    np.copyto(scratch, values)
-    total = _sums(scratch)
+class _Kept(threading.local):
+    """Memory that a thread uses again: to get it anew for every block costs as much as the arithmetic."""
+
+    def __init__(self) -> None:
+        self.numbers: Floats = np.empty(0)
+
+
+_KEPT = _Kept()
+
+
+def _scratch(size: int) -> Floats:
+    if size > _VALUES_AT_ONCE:
+        return np.empty(size)
+    if len(_KEPT.numbers) < size:
+        _KEPT.numbers = np.empty(size)
+    return _KEPT.numbers[:size]
+
+
+def _of_chunks(values: npt.NDArray[Any], scratch: Floats) -> list[ChannelStats]:
+    """Return the statistics of each of a few chunks of contiguous rows, with the numbers of :func:`_of_chunk`.
+
+    All at once: threads that come back to Python less often wait less for one another.
+    """
+    chunks, rows, _ = scratch.shape
+    np.copyto(scratch, values.reshape(scratch.shape))
+    sums = np.einsum("kij->kj", scratch)
+    if not np.isfinite(sums).all():
+        return [_of_chunk(values[i * rows : (i + 1) * rows]) for i in range(chunks)]
+    means = sums / rows
+    if _are_small_ints(values):
+        m2 = np.maximum(np.einsum("kij,kij->kj", scratch, scratch) - means * means * rows, 0.0)
+    else:
+        scratch -= means[:, None, :]
+        m2 = np.einsum("kij,kij->kj", scratch, scratch)
+    low, high = (found.astype(np.float64) for found in _extremes(values))
+    count = np.full(values.shape[1], rows, np.int64)
+    nans = np.zeros_like(count)
+    return [ChannelStats(count, nans, means[i], m2[i], low, high) for i in range(chunks)]
+
+
+def _of_chunk(values: npt.NDArray[Any]) -> ChannelStats:
+    numbers = values.astype(np.float64)
+    total = numbers.sum(axis=0)
     if not np.isfinite(total).all():  # NaN or infinity; also finite values whose sum is not
-        return _of_gappy_numbers(scratch)
-    n = len(values)
+        return _of_gappy_numbers(numbers)
+    n = len(numbers)
     mean = total / n
-    scratch -= mean
-    return _complete(values, mean, np.einsum("ij,ij->j", scratch, scratch))
+    if _are_small_ints(values):
+        m2 = np.maximum(np.einsum("ij,ij->j", numbers, numbers) - mean * mean * n, 0.0)
+    else:
+        numbers -= mean
+        m2 = np.einsum("ij,ij->j", numbers, numbers)
+    low, high = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
+    count = np.full(numbers.shape[1], n, np.int64)
+    return ChannelStats(count, np.zeros_like(count), mean, m2, low, high)
+
+
+def _are_small_ints(values: npt.NDArray[Any]) -> bool:
+    """Say whether sums of a chunk's values and of their squares are exact in float64, so that one pass does."""
+    return values.dtype.kind in "iu" and values.dtype.itemsize <= 2
 
 
 def _of_gappy_numbers(numbers: Floats) -> ChannelStats:
@@ -125,33 +181,10 @@ def _of_gappy_numbers(numbers: Floats) -> ChannelStats:
     return ChannelStats(count, len(numbers) - count, mean, m2, low, high)
 
 
-def _of_small_ints(values: npt.NDArray[Any], scratch: Floats) -> ChannelStats:
-    # Sums of so few small integers and of their squares are exact in float64, so one pass does.
-    np.copyto(scratch, values)
-    n = len(values)
-    mean = _sums(scratch) / n
-    m2 = np.maximum(np.einsum("ij,ij->j", scratch, scratch) - mean * mean * n, 0.0)
-    return _complete(values, mean, m2)
-
-
-def _complete(values: npt.NDArray[Any], mean: Floats, m2: Floats) -> ChannelStats:
-    count = np.full(values.shape[1], len(values), np.int64)
-    low, high = _extremes(values)
-    return ChannelStats(count, np.zeros_like(count), mean, m2, low.astype(np.float64), high.astype(np.float64))
-
-
-def _sums(numbers: Floats) -> Floats:
-    """Return the sums of columns; of rows one after the other, in half of the time that ``sum`` takes for that."""
-    if numbers.flags.c_contiguous and not numbers.flags.f_contiguous:
-        added: Floats = np.einsum("ij->j", numbers)
-        return added
-    return np.asarray(numbers.sum(axis=0))
-
-
 def _extremes(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return the smallest and largest value of each column; many short rows are taken together as one long row."""
     together = _LONG_ROW // max(values.shape[1], 1)
-    whole = len(values) // together * together if together > 1 and values.flags.c_contiguous else 0
+    whole = len(values) // together * together if together > 1 else 0
     if whole == 0:
         return values.min(axis=0), values.max(axis=0)
     wide, rest = values[:whole].reshape(-1, together * values.shape[1]), values[whole:]

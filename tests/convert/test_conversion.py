@@ -236,14 +236,19 @@ def test_nan_infinity_and_integers_have_right_statistics():
     gaps[rng.random(gaps.shape) < 0.3] = np.nan
     gaps[:, 2] = np.nan
     counts = rng.integers(0, 255, (100_000, 4)).astype("u1")
-    for values in (gaps, counts, rng.integers(-30_000, 30_000, (70_000, 1)).astype("i2"), gaps[:, :1].astype("f4")):
+    wide = rng.standard_normal((50_000, 40)).astype("f4")
+    wide[20_000:20_010, 7] = np.nan
+    many = rng.integers(0, 255, (20_000, 100)).astype("u1")
+    climbing = np.arange(13_104.0 * 40).reshape(-1, 40)  # the largest values in the last rows of whole chunks
+    narrow = rng.integers(-30_000, 30_000, (70_000, 1)).astype("i2")
+    for values in (gaps, counts, wide, many, climbing, narrow, gaps[:, :1].astype("f4")):
         got = ChannelStats.of(values).to_json()
-        wide = values.astype(np.float64)
-        seen = ~np.isnan(wide)
+        exact = values.astype(np.float64)
+        seen = ~np.isnan(exact)
         assert got["count"] == seen.sum(axis=0).tolist()
         assert got["nans"] == (~seen).sum(axis=0).tolist()
         for channel in range(values.shape[1]):
-            known = wide[seen[:, channel], channel]
+            known = exact[seen[:, channel], channel]
             if len(known) == 0:
                 assert got["mean"][channel] is got["std"][channel] is got["min"][channel] is None
                 continue

@@ -1,15 +1,28 @@
-"""A made-up recording of any size, what is needed of it, and the limit: reading just that and writing the output."""
+"""A made-up recording of any size, and its conversion against the limit: the one definition of both.
+
+The limit reads the datasets that a conversion needs with h5py, in blocks, and writes as many bytes as the shards have
+with ``tofile``. The conversion is one call of ``convert_inputs`` in a process that has converted before. Neither syncs.
+Opening with pynwb alone is shown apart: no program that opens files with pynwb can be faster.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import h5py
 import numpy as np
 
+LIMIT, OURS, PLAIN, PYNWB = "h5py + tofile", "neurofm_shards", "neurofm_shards, reader=h5py", "opening with pynwb"
+#: At most this many times the limit, at every size.
+BAR = 2.0
+#: Megabytes of the recordings that are measured.
+SIZES = (10, 100, 600)
 UNITS, CHANNELS = 100, 32
 SPIKES_HZ, LFP_HZ, POSITION_HZ = 10.0, 1250.0, 100.0
 _SECOND_BYTES = CHANNELS * LFP_HZ * 2 + UNITS * SPIKES_HZ * 8 + POSITION_HZ * 3 * 8
@@ -68,6 +81,48 @@ def open_with_pynwb(path: Path) -> None:
 
     with pynwb.NWBHDF5IO(str(path), mode="r", load_namespaces=True) as io:
         io.read()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long something takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def converted(recording: Path, out: Path, overlap: float = 0.0, reader: str = "auto") -> float:
+    """Convert into an empty folder; return the seconds."""
+    from neurofm_shards import convert_inputs
+
+    shutil.rmtree(out, ignore_errors=True)
+    config = {"windows": {"overlap": overlap}, "source": {"reader": reader}, "durable": False}
+    return seconds(lambda: convert_inputs([recording], out, config))
+
+
+def measured(recording: Path, folder: Path, overlap: float, rounds: int) -> dict[str, Any]:
+    """Measure one recording in turns; return the seconds of every turn but the first, and the bytes in and out."""
+    out, blob = folder / "out", folder / "blob"
+    converted(recording, out, overlap)
+    size = output_bytes(out)
+    runs: dict[str, list[float]] = {LIMIT: [], OURS: [], PLAIN: [], PYNWB: []}
+    for turn in range(rounds + 1):
+        blob.unlink(missing_ok=True)
+        took = {
+            LIMIT: seconds(lambda: read_and_write(recording, size, blob)),
+            OURS: converted(recording, out, overlap),
+            PLAIN: converted(recording, out, overlap, "h5py"),
+            PYNWB: seconds(lambda: open_with_pynwb(recording)),
+        }
+        for who in runs if turn else ():
+            runs[who].append(took[who])
+    shutil.rmtree(out)
+    blob.unlink()
+    return {"read": recording.stat().st_size, "written": size, "seconds": runs}
+
+
+def ratio(found: Mapping[str, Any], who: str = OURS) -> float:
+    """Return the time of something measured against the limit."""
+    return float(median(found["seconds"][who]) / median(found["seconds"][LIMIT]))
 
 
 def output_bytes(out: Path) -> int:

@@ -137,37 +137,20 @@ def binning() -> dict[str, float]:
     return {"seconds": end - between, "limit": between - start}
 
 
-def conversion(folder: str) -> dict[str, float]:
-    """Convert a made-up recording; against reading what is needed of it with h5py and writing the output's bytes."""
-    import shutil
+def conversion(folder: str, megabytes: str, rounds: str) -> dict[str, Any]:
+    """Convert a made-up recording, in turns with the limit; the first conversion is compared with the recording."""
     import warnings
 
-    import h5py
-    import numpy as np
-    import pynwb  # noqa: F401  (its import is no part of a conversion)
+    from made_recording import check, converted, make, measured
 
-    from neurofm_shards import convert_inputs
-    from neurofm_shards.plugins.registry import registry
-
+    warnings.simplefilter("ignore")  # pynwb's about files without a subject
     place = Path(folder)
-    recording, out = place / "recording.nwb", place / "out"
-    if not recording.exists():
-        place.mkdir()
-        registry().sources.make("nwb").write_example(recording, seconds=600, seed=0)
-    shutil.rmtree(out, ignore_errors=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        start = time.perf_counter()
-        convert_inputs([recording], out)
-        converted = time.perf_counter() - start
-    size = sum(path.stat().st_size for path in out.glob("shard_*.tar"))
-    blob = np.ones(size, np.uint8)
-    start = time.perf_counter()
-    with h5py.File(recording) as file:
-        read: list[Any] = []
-        file.visititems(lambda _, item: read.append(item[()]) if isinstance(item, h5py.Dataset) else None)
-    blob.tofile(place / "blob")
-    return {"seconds": converted, "limit": time.perf_counter() - start, "bytes": size}
+    place.mkdir(exist_ok=True)
+    recording, out = place / f"made-{megabytes}.nwb", place / "out"
+    make(recording, float(megabytes))
+    converted(recording, out)
+    samples = check(recording, out)
+    return {"samples": samples, **measured(recording, place, 0.0, int(rounds))}
 
 
 PROBES: dict[str, Callable[..., dict[str, Any]]] = {

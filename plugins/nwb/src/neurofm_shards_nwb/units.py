@@ -74,7 +74,7 @@ def _reader(spikes: Column, refusal: str) -> Callable[[], tuple[Floats, Ints]]:
             raise SourceError(refusal)
         ends = spikes.ends() if spikes.indexes else np.arange(1, len(spikes.data) + 1, dtype=np.int64)
         total = int(ends[-1]) if len(ends) else 0
-        times = spikes.data.read(0, total).astype(np.float64)
+        times = spikes.data.read(0, total).astype(np.float64, copy=False)
         return times, np.repeat(np.arange(len(ends), dtype=np.int64), np.diff(ends, prepend=0))
 
     return read

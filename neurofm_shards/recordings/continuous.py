@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from neurofm_shards.errors import ConfigError
+from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.recordings.blocks import Blocks
 from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, plain, row_numbers
 from neurofm_shards.recordings.options import SeriesOptions
@@ -62,6 +62,11 @@ class WindowedSeries(WindowedModality):
         scaled = Scaled(stream, chosen, options.units)
         gap = None if options.max_gap_ms is None else options.max_gap_ms / 1e3
         when = clock(stream, gap)
+        if options.rate is None and when.times is not None and len(when.times) and when.interval <= 0:
+            raise SourceError(
+                f"{stream.path}: its {len(when.times)} time stamps say no rate (there is one, or most of them are the "
+                f"same): say {name}.rate, or leave {name} out"
+            )
         self._tracks = tracks(scaled, when, options.rate, gap)
         nominal = options.rate or (self._tracks[0].rate if self._tracks else 1.0)
         self._samples = _samples(nominal, frame, stream.path, options.rate)

@@ -46,7 +46,8 @@ class Clock:
     order : numpy.ndarray of int64 or None
         Stored row of each of ``times`` where the file's order is another one or rows are left out.
     interval : float
-        Median time between samples in seconds.
+        Median time between samples in seconds; 0 where fewer than half of the time stamps differ from the one before,
+        so that there is no rate.
     problems : tuple of Problem
         What was odd about the time stamps.
     """
@@ -148,7 +149,7 @@ def _fit(times: Floats, first: int, stop: int, interval: float) -> Segment | Non
     count = stop - first
     t0 = float(times[first])
     if count == 1:
-        return Segment(first, stop, t0, 1 / interval if interval > 0 else 1.0)
+        return Segment(first, stop, t0, 1 / interval) if interval > 0 else None
     period = (float(times[stop - 1]) - t0) / (count - 1)
     if period <= 0:
         return None

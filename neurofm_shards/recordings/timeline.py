@@ -53,6 +53,8 @@ def timeline(streams: Sequence[AnyStream], source_file: str) -> Timeline:
     ------
     NothingToConvertError
         Nothing in the recording has a time.
+    SourceError
+        What would have one cannot be read; the message is that of the first such stream.
     """
     for stream in streams:
         if isinstance(stream, IntervalStream) and stream.modality == "epochs":
@@ -60,24 +62,28 @@ def timeline(streams: Sequence[AnyStream], source_file: str) -> Timeline:
             if known.any():
                 start, stop = to_ticks(stream.start[known].min()), to_ticks(stream.stop[known].max())
                 return Timeline(int(start), int(stop), stream.path)
+    problems: list[Problem] = []
+    failures: list[SourceError] = []
     for group in MAIN:
-        found = _joint([stream for stream in streams if stream.modality in group])
+        found = _joint([stream for stream in streams if stream.modality in group], problems, failures)
         if found is not None:
             return found
+    if failures:
+        raise failures[0]
     raise NothingToConvertError(
         f"{source_file}: nothing in it has a time: looked for spikes, LFP, imaging, behaviour, events and "
         f"trials among {len(streams)} streams"
     )
 
 
-def _joint(streams: Sequence[AnyStream]) -> Timeline | None:
-    problems: list[Problem] = []
+def _joint(streams: Sequence[AnyStream], problems: list[Problem], failures: list[SourceError]) -> Timeline | None:
     extents = []
     for stream in streams:
         try:
             found = _extent(stream, problems)
         except SourceError as error:
             problems.append(Problem(stream.path, str(error), "it does not count for the extent", "error"))
+            failures.append(error)
             continue
         if found is not None:
             extents.append((found, stream.path))

@@ -131,6 +131,9 @@ def _usable(stream: IntervalStream, options: WindowOptions, timeline: Timeline) 
     drops: dict[str, int] = {}
     keep = np.isfinite(stream.start)
     _note(drops, "trial without a start time", ~keep)
+    backwards = keep & (stream.stop < stream.start)
+    _note(drops, "trial that stops before it starts", backwards)
+    keep &= ~backwards
     if options.trial_filter is not None:
         wanted = np.asarray(compile_expression(options.trial_filter)(columns), dtype=bool)
         _note(drops, "trial_filter", keep & ~wanted)

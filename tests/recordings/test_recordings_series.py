@@ -228,6 +228,17 @@ def test_time_stamps_that_go_back_or_are_not_a_number_are_sorted_and_reported():
     np.testing.assert_allclose(block.columns["lfp"][:2, :, 0].ravel(), np.arange(200), atol=1e-4)
 
 
+@pytest.mark.parametrize("stamps", [[2.0], [2.0, 2.0, 2.0, 2.0, 3.0]])
+def test_time_stamps_that_say_no_rate_need_one_and_invent_no_samples(stamps):
+    stream = irregular("lfp", np.ones((len(stamps), 2)), stamps, modality="lfp")
+    spikes = events("units", {"a": np.arange(0, 10, 0.01)})
+    with pytest.raises(SourceError, match=r"say no rate .* say lfp\.rate"):
+        read_all([stream, spikes], overlap=0)
+    _, block = read_all([stream, spikes], overlap=0, lfp={"rate": 100.0}, gaps="mask")
+    assert block.columns["lfp_valid"].sum() == len(set(stamps))
+    assert np.isfinite(block.columns["lfp"]).sum() == 2 * len(set(stamps))
+
+
 def test_parts_that_do_not_fit_together_are_errors():
     with pytest.raises(SourceError, match="3 time stamps for 4 samples"):
         read_all([irregular("lfp", np.zeros((4, 1)), np.arange(3.0), modality="lfp")])

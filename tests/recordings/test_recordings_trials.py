@@ -97,6 +97,12 @@ def test_rows_that_cannot_be_used_are_dropped_with_a_count():
     }
 
 
+def test_a_trial_that_stops_before_it_starts_is_dropped_with_a_count():
+    plan, block = opened(intervals("trials", [1.0, 4.0, 6.0], [2.0, 3.0, 7.0]), sampling="trial")
+    assert [said["trial"] for said in block.metadata] == [0, 2]
+    assert plan.drops == {"trial that stops before it starts": 1}
+
+
 def test_a_window_beyond_the_recording_is_padded_on_request():
     table = intervals("trials", [19.5], [20.0])
     _, block = opened(table, sampling="trial", on_last_window="pad")

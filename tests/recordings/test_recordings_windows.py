@@ -7,6 +7,8 @@ window's stop taken from the next start.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -209,6 +211,18 @@ def test_nothing_to_convert_says_what_was_looked_for():
     table = intervals("presentations", [0.0], [1.0], modality="intervals")
     with pytest.raises(NothingToConvertError, match="looked for spikes, LFP, behaviour, imaging and events"):
         windowed(InMemoryRecording([table]))
+
+
+def test_what_cannot_be_read_says_why_rather_than_that_there_is_nothing():
+    def damaged():
+        raise SourceError("units: the index wrapped around")
+
+    units = replace(events("units", {"a": [1.0]}), read=damaged)
+    with pytest.raises(SourceError, match="the index wrapped around"):
+        windowed(InMemoryRecording([units]))
+    behavior = regular("wheel", np.ones(100), 10.0, modality="behavior")
+    plan = windowed(InMemoryRecording([units, behavior]), WindowOptions(modalities=("behavior",))).plan()
+    assert any("the index wrapped around" in problem.what for problem in plan.problems)
 
 
 def test_limit_windows_counts_the_rest():

@@ -7,7 +7,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 
+import h5py
 import pytest
 
 from neurofm_shards.plugins.registry import registry
@@ -47,6 +49,26 @@ def test_facts_are_those_of_the_file(write_nwb):
         assert recording.facts["session_start_time"].startswith("2026-01-01T00:00:00")
         assert recording.facts["nwb_version"].startswith("2.")
         assert recording.source_file == "synthetic.nwb"
+
+
+@pytest.fixture
+def in_tokyo(monkeypatch):
+    """Let the machine's clock be nine hours ahead."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_tokyo")
+def test_a_start_time_without_a_zone_is_not_given_that_of_the_machine(write_nwb):
+    path = write_nwb(trial)
+    with h5py.File(path, "r+") as file:
+        del file["session_start_time"]
+        file["session_start_time"] = "2020-01-01T12:00:00"
+    with NwbSource().open((str(path),)) as recording:
+        assert recording.facts["session_start_time"] == "2020-01-01T12:00:00"
 
 
 def test_the_fingerprint_is_that_of_the_content(write_nwb, tmp_path):

@@ -42,12 +42,7 @@ def test_ids_are_the_files_own_and_every_spike_has_its_unit(write_nwb, reader):
 def test_the_index_may_be_of_any_width(write_nwb, width):
     trains = [np.arange(100) / 10, np.arange(120) / 10, np.arange(30) / 10]
     path = write_nwb(lambda nwbfile: add_units(nwbfile, trains))
-    with h5py.File(path, "r+") as file:
-        attributes = dict(file["units/spike_times_index"].attrs)
-        ends = file["units/spike_times_index"][:]
-        del file["units/spike_times_index"]
-        file["units/spike_times_index"] = ends.astype(width)
-        file["units/spike_times_index"].attrs.update(attributes)
+    replace_index(path, np.array([100, 220, 250]).astype(width))
     times, owner = units_of(path).read()
     assert np.bincount(owner).tolist() == [100, 120, 30]
     assert np.array_equal(times, np.concatenate(trains))
@@ -60,6 +55,30 @@ def test_a_damaged_index_is_an_error(write_nwb, ends, message):
         file["units/spike_times_index"][:] = ends
     with pytest.raises(SourceError, match=message):
         units_of(path).read()
+
+
+def replace_index(path, ends):
+    with h5py.File(path, "r+") as file:
+        attributes = dict(file["units/spike_times_index"].attrs)
+        del file["units/spike_times_index"]
+        file["units/spike_times_index"] = ends
+        file["units/spike_times_index"].attrs.update(attributes)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_an_index_that_wrapped_around_is_an_error_even_where_it_never_decreases(write_nwb, reader):
+    path = write_nwb(lambda nwbfile: add_units(nwbfile, [np.arange(100) / 10, np.arange(300) / 10], (0, 1)))
+    replace_index(path, np.array([100, 400]).astype(np.uint8))  # 100, 144
+    with pytest.raises(SourceError, match="stored as uint8, which cannot count the 400 values"):
+        units_of(path, reader).read()
+
+
+def test_spike_times_behind_the_last_unit_are_left_out_and_reported(write_nwb):
+    path = write_nwb(add_units)
+    replace_index(path, np.array([1, 2, 2]))
+    with NwbSource().open((str(path),)) as recording:
+        assert recording.streams[0].read()[0].tolist() == [0.5, 1.0]
+        assert [problem.where for problem in recording.problems if "1 of 3" in problem.what] == ["units/spike_times"]
 
 
 def test_an_id_that_comes_twice_is_refused_when_spikes_are_read_and_not_before(write_nwb):

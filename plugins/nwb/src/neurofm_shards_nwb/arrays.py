@@ -30,9 +30,9 @@ class StoredArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape as stored."""
-        shape = getattr(self.data, "shape", None)
-        return tuple(int(n) for n in (np.shape(self.data) if shape is None else shape))
+        """Shape as stored; ``()`` for a dataset without a dataspace, which holds nothing."""
+        shape = self.data.shape if hasattr(self.data, "shape") else np.shape(self.data)
+        return tuple(int(n) for n in shape or ())
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -74,7 +74,7 @@ def checked_ends(index: StoredArray, length: int) -> npt.NDArray[np.int64]:
     Raises
     ------
     SourceError
-        The index decreases or points beyond the data.
+        The index decreases, points beyond the data, or is of a type too small to reach their end (so that it wrapped).
     """
     ends = index.all().astype(np.int64)
     if ends.size and (ends[0] < 0 or np.any(np.diff(ends) < 0)):
@@ -83,6 +83,11 @@ def checked_ends(index: StoredArray, length: int) -> npt.NDArray[np.int64]:
     if ends.size and int(ends[-1]) > length:
         raise SourceError(
             f"{index.where} points to value {int(ends[-1])} of {length}: the table or its index was cut short"
+        )
+    if ends.size and index.dtype.kind in "iu" and int(ends[-1]) < length > np.iinfo(index.dtype).max:
+        raise SourceError(
+            f"{index.where} is stored as {index.dtype.name}, which cannot count the {length} values it points to: its "
+            "numbers wrapped around, and no row can be trusted; write it again with a larger type"
         )
     return ends
 

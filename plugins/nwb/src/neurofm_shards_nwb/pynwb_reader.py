@@ -51,10 +51,11 @@ def read_with_pynwb(path: str, io: Any, release: Callable[[], None]) -> FileCont
         view = _View(path, io, nwbfile)
         series = [view.series(item) for item in view.find("TimeSeries")]
         tables = [view.table(item) for item in view.find("DynamicTable")]
+        root = io.read_builder()
         return FileContent(
             path=path,
-            version=text(io.read_builder().attributes.get("nwb_version")),
-            facts=_facts(nwbfile),
+            version=text(root.attributes.get("nwb_version")),
+            facts=_facts(nwbfile, root),
             series=series,
             tables=tables,
             other=view.others(),
@@ -183,11 +184,12 @@ def _is_pickled(column: Any) -> bool:
     return any(getattr(part, "codec_id", "") == "pickle" for part in filters or ())
 
 
-def _facts(nwbfile: Any) -> dict[str, Any]:
+def _facts(nwbfile: Any, root: Any) -> dict[str, Any]:
     subject = nwbfile.subject
     facts = {name: text(getattr(nwbfile, name, None)) for name in _FACTS}
     facts |= {name: text(getattr(subject, name, None)) for name in _SUBJECT_FACTS if subject is not None}
-    facts["session_start_time"] = nwbfile.session_start_time.isoformat()
+    # as the file says it: pynwb gives a time without a zone that of the machine it runs on
+    facts["session_start_time"] = text(root.datasets["session_start_time"].data)
     return {name: plain(value) for name, value in facts.items() if value}
 
 

@@ -75,19 +75,37 @@ def _events(series: Series, text: bool) -> Described:
 
 def _trouble(series: Series) -> str:
     """Say why a series cannot be used; empty when it can."""
-    where = series.path
     if series.data is None or not series.data.shape:
-        return f"{where} has no data: the file was not finished; leave its modality out"
-    if series.timestamps is None and series.rate is None:
-        return f"{where} has neither time stamps nor a rate: its times are unknown; leave its modality out"
-    if series.timestamps is None and not _positive(series.rate):
-        return f"{where} has a rate of {series.rate} Hz: its times are unknown; leave its modality out"
-    if series.timestamps is not None and _time_axis(series) is None:
+        return f"{series.path} has no data: the file was not finished; leave its modality out"
+    return _trouble_with_times(series) or _trouble_with_factors(series)
+
+
+def _trouble_with_times(series: Series) -> str:
+    where, shape = series.path, series.data.shape if series.data is not None else ()
+    if series.timestamps is not None:
+        if _time_axis(series) is not None:
+            return ""
         return (
-            f"{where} has data of shape {series.data.shape} and {len(series.timestamps)} time stamps: which value "
+            f"{where} has data of shape {shape} and {len(series.timestamps)} time stamps: which value "
             "belongs to which time is unknown; mend the file or leave this modality out"
         )
+    if "IntervalSeries" in series.types:
+        return f"{where} is an IntervalSeries without time stamps: when its intervals begin and end is unknown"
+    if series.rate is None:
+        return f"{where} has neither time stamps nor a rate: its times are unknown; leave its modality out"
+    if not _positive(series.rate):
+        return f"{where} has a rate of {series.rate} Hz: its times are unknown; leave its modality out"
     return ""
+
+
+def _trouble_with_factors(series: Series) -> str:
+    factors, channels = series.channel_conversion, _channel_count(_logical_shape(series))
+    if factors is None or factors.size == channels:
+        return ""
+    return (
+        f"{series.path} has {factors.size} factors in channel_conversion for {channels} channels: its values in "
+        f"{series.unit or 'physical units'} are unknown; mend the file or leave this modality out"
+    )
 
 
 def _positive(rate: float | None) -> bool:
@@ -95,30 +113,41 @@ def _positive(rate: float | None) -> bool:
 
 
 def _time_axis(series: Series) -> int | None:
-    """Return the axis of time: 0, or 1 for ROI responses stored (ROI, time); None when neither fits."""
+    """Return the axis of time: 0, or 1 for channels or ROIs stored (channel, time); None when neither fits."""
     shape = () if series.data is None else series.data.shape
-    rois = len(series.region.rows) if series.region is not None else None
-    transposable = "RoiResponseSeries" in series.types and len(shape) == 2
+    rows = len(series.region.rows) if series.region is not None else None
+    transposable = len(shape) == 2 and bool({"RoiResponseSeries", "ElectricalSeries"} & set(series.types))
     if series.timestamps is not None:
         if shape[0] == len(series.timestamps):
             return 0
         return 1 if transposable and shape[1] == len(series.timestamps) else None
-    if transposable and rois is not None and shape[0] == rois and shape[1] != rois:
+    if transposable and rows is not None and shape[0] == rows and shape[1] != rows:
         return 1
     return 0
+
+
+def _logical_shape(series: Series) -> tuple[int, ...]:
+    """Return the shape with time first."""
+    shape = () if series.data is None else series.data.shape
+    return shape[::-1] if _time_axis(series) == 1 else shape
+
+
+def _channel_count(shape: tuple[int, ...]) -> int:
+    return shape[1] if len(shape) > 1 else 1
 
 
 def _values(series: Series, modality: str, continuity: Continuity | None = None) -> Described:
     assert series.data is not None  # noqa: S101  (for the type checker: _trouble has seen to it)
     axis = _time_axis(series) or 0
-    shape = series.data.shape if axis == 0 else series.data.shape[::-1]
+    shape = _logical_shape(series)
     channels, table, problems = _channels(series, shape)
-    scale, scale_problems = _scale(series, shape)
+    scale, scale_problems = _scale(series)
     circular = circular_range(series)
     problems += scale_problems + circular.problems
     if axis == 1:
-        what = f"stored as (ROI, time) {series.data.shape}"
-        problems += (_note(series, what, f"read as (time, ROI) {shape}"),)
+        across = "ROI" if "RoiResponseSeries" in series.types else "channel"
+        what = f"stored as ({across}, time) {series.data.shape}"
+        problems += (_note(series, what, f"read as (time, {across}) {shape}"),)
     common: dict[str, Any] = {
         "path": series.path,
         "modality": modality,
@@ -165,7 +194,7 @@ def _calibrated(series: Series) -> bool:
     return not integers or series.conversion != 1.0 or series.channel_conversion is not None
 
 
-def _scale(series: Series, shape: tuple[int, ...]) -> tuple[float | Floats, tuple[Problem, ...]]:
+def _scale(series: Series) -> tuple[float | Floats, tuple[Problem, ...]]:
     """Return the factor from stored to physical values: one number, or one per channel."""
     problems: tuple[Problem, ...] = ()
     if not _calibrated(series) and series.unit:
@@ -173,23 +202,20 @@ def _scale(series: Series, shape: tuple[int, ...]) -> tuple[float | Floats, tupl
         problems = (Problem(series.path, what, "uncalibrated: the numbers are taken as they are"),)
     if series.channel_conversion is None:
         return series.conversion, problems
-    if series.channel_conversion.shape != shape[1:2]:
-        what = f"channel_conversion of shape {series.channel_conversion.shape} for data of shape {shape}"
-        return series.conversion, (*problems, Problem(series.path, what, "not applied", "error"))
-    return series.conversion * series.channel_conversion, problems
+    return series.conversion * series.channel_conversion.ravel(), problems
 
 
 def _channels(
     series: Series, shape: tuple[int, ...]
 ) -> tuple[tuple[str, ...], list[dict[str, Any]], tuple[Problem, ...]]:
     """Return the ids and properties of the second axis, from the electrodes or ROIs the series refers to."""
-    width = shape[1] if len(shape) > 1 else None
+    width = _channel_count(shape)
     if series.region is None:
-        return _axes(series, width), [], ()
+        return _axes(series, shape), [], ()
     rows = series.region.rows.all().astype(np.int64)
     table = series.region.table
-    if len(rows) != (width or 1) or (rows.size and (rows.min() < 0 or rows.max() >= len(table))):
-        what = f"{len(rows)} rows of {table.path} for {width or 1} channels of data"
+    if len(rows) != width or (rows.size and (rows.min() < 0 or rows.max() >= len(table))):
+        what = f"{len(rows)} rows of {table.path} for {width} channels of data"
         return (), [], (Problem(series.path, what, "channels are numbered instead of named"),)
     ids = table.row_ids
     names = small_columns(table)
@@ -197,9 +223,10 @@ def _channels(
     return tuple(ids[row] for row in rows), [{"id": ids[row], **records[row]} for row in rows], ()
 
 
-def _axes(series: Series, width: int | None) -> tuple[str, ...]:
+def _axes(series: Series, shape: tuple[int, ...]) -> tuple[str, ...]:
     """Name the columns of a spatial series, which the schema says are x, y and z."""
-    return ("x", "y", "z")[:width] if "SpatialSeries" in series.types and width in (2, 3) else ()
+    named = "SpatialSeries" in series.types and len(shape) == 2 and shape[1] in (2, 3)
+    return ("x", "y", "z")[: shape[1]] if named else ()
 
 
 def _broken_stream(path: str, series: Series, modality: str, trouble: str) -> IrregularStream:

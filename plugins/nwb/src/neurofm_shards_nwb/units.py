@@ -37,6 +37,7 @@ def describe_units(path: str, table: Table) -> tuple[EventStream | None, list[Pr
         what = f"{len(table)} units" if spikes is None else "no units"
         return None, [Problem(table.path, f"{what}, without spike times", "not taken as spikes", "info")]
     owners, problems, refusal = _owners(table)
+    problems += _unowned(spikes)
     properties, skipped = _properties(table)
     if skipped:
         problems.append(Problem(table.path, f"columns {', '.join(skipped)}", "left in the file: too large", "info"))
@@ -66,6 +67,19 @@ def _owners(table: Table) -> tuple[tuple[str, ...], list[Problem], str]:
     )
     unique = tuple(f"{name}#{row}" if name in repeated else name for row, name in enumerate(ids))
     return unique, [Problem(f"{table.path}/id", refusal, "its spikes are refused", "error")], refusal
+
+
+def _unowned(spikes: Column) -> list[Problem]:
+    """Report spike times behind the last unit's end; an index that cannot be trusted is refused when it is read."""
+    if not spikes.indexes:
+        return []
+    try:
+        ends = spikes.ends()
+    except SourceError:
+        return []
+    left = len(spikes.data) - int(ends[-1]) if len(ends) else 0
+    what = f"{left} of {len(spikes.data)} spike times belong to no unit: the index ends before them"
+    return [Problem(spikes.data.where.rpartition(": ")[2], what, "left out")] if left else []
 
 
 def _reader(spikes: Column, refusal: str) -> Callable[[], tuple[Floats, Ints]]:

@@ -1,0 +1,110 @@
+"""Series whose parts do not go together: read as they must be meant, or refused for those who want them.
+
+Broken on purpose, each of these is caught here: only ROI responses transposed, channel_conversion left out where its
+shape is not that of the second axis.
+"""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from neurofm_shards.errors import SourceError
+from neurofm_shards_nwb.config import NwbConfig
+from neurofm_shards_nwb.source import NwbSource
+
+READERS = ("pynwb", "h5py")
+COUNTS = np.arange(3 * 50, dtype=np.int16).reshape(50, 3)
+
+
+def opened(path, reader="auto"):
+    return NwbSource(NwbConfig(reader=reader)).open((str(path),))
+
+
+def lfp(data, channels, **more):
+    """Return what adds an LFP of these counts to a file."""
+    from pynwb.ecephys import ElectricalSeries
+
+    def fill(nwbfile):
+        group = nwbfile.create_electrode_group("g", "d", "CA1", nwbfile.create_device(name="probe"))
+        for row in range(channels):
+            nwbfile.add_electrode(id=100 + row, group=group, location=f"CA{row}")
+        region = nwbfile.create_electrode_table_region(list(range(channels)), "all")
+        nwbfile.add_acquisition(ElectricalSeries(name="lfp", data=data, electrodes=region, rate=1000.0, **more))
+
+    return fill
+
+
+@pytest.mark.filterwarnings("ignore:ElectricalSeries")
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("stamped", [False, True])
+def test_an_electrical_series_stored_channel_by_time_is_read_as_time_by_channel(write_nwb, reader, stamped):
+    path = write_nwb(lfp(COUNTS.T.copy(), 3, conversion=1e-6, channel_conversion=[1.0, 2.0, 3.0]))
+    if stamped:
+        with h5py.File(path, "r+") as file:
+            del file["acquisition/lfp/starting_time"]
+            file["acquisition/lfp/timestamps"] = np.arange(50) / 1000
+            file["acquisition/lfp/timestamps"].attrs.update(unit="seconds", interval=1)
+    with opened(path, reader) as recording:
+        stream = recording.streams[0]
+        assert (stream.shape, stream.channels) == ((50, 3), ("100", "101", "102"))
+        assert np.array_equal(stream.read(7, 31), COUNTS[7:31])
+        assert np.asarray(stream.scale).tolist() == [1e-6, 2e-6, 3e-6]
+        assert any("stored as (channel, time)" in problem.what for problem in recording.problems)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_one_channel_without_an_axis_of_its_own_has_its_channel_conversion(write_nwb, reader):
+    path = write_nwb(lfp(COUNTS[:, 0].copy(), 1, conversion=1e-6, channel_conversion=[2.5], offset=0.5))
+    with opened(path, reader) as recording:
+        stream = recording.streams[0]
+        assert np.allclose(stream.read(0, 50) * stream.scale + stream.offset, COUNTS[:, 0] * 2.5e-6 + 0.5, rtol=1e-15)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_channel_conversion_for_other_channels_is_refused_and_never_left_out(write_nwb, reader):
+    path = write_nwb(lfp(COUNTS, 3, conversion=1e-6, channel_conversion=[2.5, 1.0]))
+    with opened(path, reader) as recording:
+        with pytest.raises(SourceError, match="2 factors in channel_conversion for 3 channels"):
+            recording.streams[0].read(0, 1)
+        assert any(problem.severity == "error" for problem in recording.problems)
+
+
+def spoil(path, place, name):
+    """Put a dataset that holds nothing, not even a shape, in the place of another one."""
+    with h5py.File(path, "r+") as file:
+        attributes = dict(file[place][name].attrs)
+        del file[place][name]
+        file[place].create_dataset(name, data=h5py.Empty("f8")).attrs.update(attributes)
+
+
+def test_a_series_without_any_values_stops_those_who_want_it_and_nobody_else(write_nwb):
+    def fill(nwbfile):
+        lfp(COUNTS, 3)(nwbfile)
+        nwbfile.add_unit(spike_times=[0.5, 1.5])
+
+    path = write_nwb(fill)
+    spoil(path, "acquisition/lfp", "data")
+    with opened(path) as recording:
+        streams = {stream.path: stream for stream in recording.streams}
+        assert streams["units"].read()[0].tolist() == [0.5, 1.5]
+        with pytest.raises(SourceError, match="acquisition/lfp has no data"):
+            streams["acquisition/lfp"].read(0, 1)
+
+
+def test_an_interval_series_without_time_stamps_stops_those_who_want_it_and_nobody_else(write_nwb):
+    from pynwb.misc import IntervalSeries
+
+    def fill(nwbfile):
+        nwbfile.add_unit(spike_times=[0.5, 1.5])
+        nwbfile.add_acquisition(IntervalSeries(name="lights", data=np.int8([1, -1]), timestamps=[0.0, 1.0]))
+
+    path = write_nwb(fill)
+    with h5py.File(path, "r+") as file:
+        del file["acquisition/lights/timestamps"]
+        file["acquisition/lights/starting_time"] = 0.0
+        file["acquisition/lights/starting_time"].attrs["rate"] = 10.0
+    with opened(path) as recording:
+        assert next(stream for stream in recording.streams if stream.path == "units").read()[0].tolist() == [0.5, 1.5]
+        assert any("IntervalSeries without time stamps" in problem.what for problem in recording.problems)

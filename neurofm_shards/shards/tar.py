@@ -275,7 +275,7 @@ class TarReader:
         if any(word.startswith(b"GNU.sparse") for word in records):
             raise self._error(at, "a member is a sparse file; shards hold plain files only")
         if b"path" in records:
-            overrides = self._overridden(overrides, at, name=self._bounded(self._text(records[b"path"], at), at))
+            overrides = self._overridden(overrides, at, name=self._bounded(records[b"path"], at))
         if b"size" in records:
             if not _PAX_NUMBER.fullmatch(records[b"size"]):
                 raise self._error(at, f"a PAX header says a size of {records[b'size'][:30]!r}")

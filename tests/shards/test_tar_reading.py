@@ -113,6 +113,7 @@ HOSTILE = {
     "PAX sparse": pax([(b"GNU.sparse.major", b"1")]),
     "PAX twice": pax([(b"path", b"a.x.npy"), (b"path", b"b.x.npy")]),
     "PAX path leading out": pax([(b"path", b"../x.npy")]),
+    "PAX path ending in NUL": pax([(b"path", b"a.x.npy\0")]),
     "long-name bomb": archive([("k" * 70_000 + ".a", b"")], tarfile.GNU_FORMAT),
     "PAX bomb": archive([("k" * 70_000 + ".a", b"")], tarfile.PAX_FORMAT),
 }

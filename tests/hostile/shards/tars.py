@@ -82,6 +82,7 @@ def _names() -> dict[str, bytes]:
     found["name, absolute by PAX"] = pax({b"path": b"/etc/passwd.x.npy"}) + member() + END
     found["name, parent by PAX"] = pax({b"path": b"../../a.x.npy"}) + member() + END
     found["name, NUL by PAX"] = pax({b"path": b"a\0b.x.npy"}) + member() + END
+    found["name, NUL at its end by PAX"] = pax({b"path": b"a.x.npy\0"}) + member() + END
     found["name, parent by GNU"] = long_name(b"../a.x.npy") + member() + END
     found["name, 5,000 bytes by GNU"] = long_name(b"a" * 5000 + b".x.npy") + member() + END
     found["name, 60 KB by PAX"] = pax({b"path": b"a/" * 30_000 + b"k.x.npy"}) + member() + END

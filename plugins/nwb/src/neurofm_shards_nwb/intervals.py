@@ -78,7 +78,8 @@ def _odd(table: Table, start: Floats, stop: Floats, relative: tuple[str, ...]) -
     problems = []
     if missing := int(np.count_nonzero(np.isnan(stop))):
         what = f"{missing} of {len(stop)} rows have no stop time"
-        problems.append(Problem(f"{table.path}/stop_time", what, "each lasts until the next start, or is dropped"))
+        end = "the recording's end" if table.path.endswith("invalid_times") else "the next start, or is dropped"
+        problems.append(Problem(f"{table.path}/stop_time", what, f"each lasts until {end}"))
     if missing := int(np.count_nonzero(np.isnan(start))):
         what = f"{missing} of {len(start)} rows have no start time"
         problems.append(Problem(f"{table.path}/start_time", what, "these rows are dropped"))

@@ -158,3 +158,12 @@ def test_times_of_another_shape_or_type_stop_those_who_want_them_and_inspect_say
     with opened(path) as recording:
         paths = {stream.path for stream in recording.streams}
     assert {"units", "acquisition/wheel", "intervals/trials"} - paths <= {"intervals/trials"}
+
+
+def test_an_electrode_that_is_not_in_its_table_is_named_and_channels_are_numbered(write_nwb):
+    path = write_nwb(lfp(COUNTS, 3))
+    with h5py.File(path, "r+") as file:
+        file["acquisition/lfp/electrodes"][2] = 50
+    with opened(path) as recording:
+        assert recording.streams[0].channels == ()
+        assert any("among them row 50 of 3" in problem.what for problem in recording.problems)

@@ -66,7 +66,7 @@ def _events(series: Series, text: bool) -> Described:
         if stream is not None:
             return Described(stream)
     if text:
-        return Described(None, (_note(series, "text or references that are not events", "left out"),))
+        return Described(None, (_note(series, "text, references or other values that are not numbers", "left out"),))
     described = _values(series, "events", continuity="instantaneous")
     what = "events with values that are not codes"
     note = _note(series, what, "described as values at instants; taken only when its path is named")
@@ -228,8 +228,10 @@ def _channels(
         return _axes(series, shape), [], ()
     rows = series.region.rows.all().astype(np.int64)
     table = series.region.table
-    if len(rows) != width or (rows.size and (rows.min() < 0 or rows.max() >= len(table))):
+    outside = rows[(rows < 0) | (rows >= len(table))]
+    if len(rows) != width or len(outside):
         what = f"{len(rows)} rows of {table.path} for {width} channels of data"
+        what += f", among them row {outside[0]} of {len(table)}" if len(outside) else ""
         return (), [], (Problem(series.path, what, "channels are numbered instead of named"),)
     ids = table.row_ids
     names = small_columns(table)

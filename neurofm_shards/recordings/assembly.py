@@ -18,8 +18,7 @@ from neurofm_shards.recordings.series import Series
 from neurofm_shards.recordings.spans import EMPTY, normalise, subtract
 from neurofm_shards.recordings.spikes import BinnedEvents, SpikeEvents
 from neurofm_shards.recordings.streams import AnyStream, EventStream, IntervalStream, Ints
-from neurofm_shards.recordings.ticks import to_ticks
-from neurofm_shards.recordings.timeline import Timeline
+from neurofm_shards.recordings.timeline import Timeline, within
 from neurofm_shards.recordings.trains import choose, join, load_trains
 
 DEFAULT = ("spikes", "lfp", "behavior", "ophys")
@@ -91,21 +90,20 @@ def chosen_epochs(streams: Sequence[AnyStream], tags: Sequence[str], timeline: T
         labels = _labels(stream)
         seen.update(*labels)
         rows = [i for i, own in enumerate(labels) if own & set(tags)]
-        rows = [i for i in rows if np.isfinite(stream.start[i]) and np.isfinite(stream.stop[i])]
-        found.append(to_ticks(np.stack([stream.start[rows], stream.stop[rows]], axis=1)))
+        found.append(within(timeline, stream.start[rows], stream.stop[rows]))
     if absent := sorted(set(tags) - seen):
         raise SourceError(f"no epoch carries the tag {', '.join(absent)}; present: {', '.join(sorted(seen)) or 'none'}")
     whole = np.array([[timeline.start, timeline.stop]], dtype=np.int64)
     return subtract(whole, normalise(np.concatenate(found)))
 
 
-def invalid_times(streams: Sequence[AnyStream]) -> Ints:
-    """Return the time that a recording itself calls invalid."""
+def invalid_times(streams: Sequence[AnyStream], timeline: Timeline) -> Ints:
+    """Return the time that a recording itself calls invalid; without a stop, it is so from its start on."""
     found = [EMPTY]
     for stream in streams:
         if isinstance(stream, IntervalStream) and stream.modality == "invalid":
-            known = np.isfinite(stream.start) & np.isfinite(stream.stop)
-            found.append(to_ticks(np.stack([stream.start[known], stream.stop[known]], axis=1)))
+            stop = np.where(np.isnan(stream.stop), np.inf, stream.stop)
+            found.append(within(timeline, stream.start, stop))
     return normalise(np.concatenate(found))
 
 

@@ -36,6 +36,12 @@ def to_ticks(seconds: Floats | float) -> Ints:
     return ticks
 
 
+def is_time(seconds: Floats) -> npt.NDArray[np.bool_]:
+    """Say of each value whether :func:`to_ticks` takes it for a time."""
+    known: npt.NDArray[np.bool_] = np.abs(seconds) <= _LARGEST_SECOND
+    return known
+
+
 def to_seconds(ticks: Ints | int) -> Any:
     """Return ``ticks / 1e9``: a float64, or an array of them."""
     return ticks / TICKS_PER_SECOND

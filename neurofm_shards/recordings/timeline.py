@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from neurofm_shards.errors import NothingToConvertError, SourceError
 from neurofm_shards.recordings.streams import (
     AnyStream,
     Floats,
     IntervalStream,
+    Ints,
     IrregularStream,
     RegularStream,
 )
@@ -23,7 +25,10 @@ MAIN = (("spikes", "lfp", "raw", "ophys"), ("behavior",), ("events",), ("trials"
 #: A time is garbage when it is this many times the central 98 % of its stream (at least a minute) away from them.
 _FAR = 5.0
 _NEAR_SECONDS = 60.0
-_STREAM_GAP = 86_400 * TICKS_PER_SECOND
+_DAY_SECONDS = 86_400.0
+_STREAM_GAP = int(_DAY_SECONDS) * TICKS_PER_SECOND
+#: Streams of fewer times are sparse: the first and last are no part of their middle, and a day is near.
+_SPARSE = 200
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,13 @@ def timeline(streams: Sequence[AnyStream], source_file: str) -> Timeline:
     SourceError
         What would have one cannot be read; the message is that of the first such stream.
     """
-    for stream in streams:
-        if isinstance(stream, IntervalStream) and stream.modality == "epochs":
-            known = np.isfinite(stream.start) & np.isfinite(stream.stop) & (stream.start < stream.stop)
-            if known.any():
-                start, stop = to_ticks(stream.start[known].min()), to_ticks(stream.stop[known].max())
-                return Timeline(int(start), int(stop), stream.path)
     problems: list[Problem] = []
     failures: list[SourceError] = []
+    for stream in streams:
+        if isinstance(stream, IntervalStream) and stream.modality == "epochs":
+            said = _epochs(stream, streams, problems)
+            if said is not None:
+                return said
     for group in MAIN:
         found = _joint([stream for stream in streams if stream.modality in group], problems, failures)
         if found is not None:
@@ -74,6 +78,47 @@ def timeline(streams: Sequence[AnyStream], source_file: str) -> Timeline:
         f"{source_file}: nothing in it has a time: looked for spikes, LFP, imaging, behaviour, events and "
         f"trials among {len(streams)} streams"
     )
+
+
+def within(when: Timeline, start: Floats, stop: Floats) -> Ints:
+    """Return intervals in seconds as spans in ticks, cut to the recording; those without a start or stop are left out.
+
+    Ends may be infinite, or beyond what ticks can hold.
+    """
+    low, high = when.start / TICKS_PER_SECOND - 1, when.stop / TICKS_PER_SECOND + 1
+    seconds = np.stack([start, stop], axis=1).astype(np.float64)
+    ticks = to_ticks(np.clip(seconds[~np.isnan(seconds).any(axis=1)], low, high))
+    return ticks.clip(when.start, when.stop)
+
+
+def _epochs(stream: IntervalStream, streams: Sequence[AnyStream], problems: list[Problem]) -> Timeline | None:
+    """Return the extent of a table of epochs, without those that lie more than a day from all other streams.
+
+    The others are looked at only where the epochs last longer than a day in all.
+    """
+    known = np.isfinite(stream.start) & np.isfinite(stream.stop) & (stream.start < stream.stop)
+    start, stop = stream.start[known], stream.stop[known]
+    if len(start) and stop.max() - start.min() > _DAY_SECONDS:
+        near = _near(start, stop, streams)
+        if not near.all():
+            odd = int(np.argmin(near))
+            what = f"{int((~near).sum())} epochs lie far from all else ({start[odd]:.6g} to {stop[odd]:.6g} s)"
+            problems.append(_distrust(stream.path, what))
+        start, stop = start[near], stop[near]
+    if len(start) == 0:
+        return None
+    return Timeline(int(to_ticks(start.min())), int(to_ticks(stop.max())), stream.path, tuple(problems))
+
+
+def _near(start: Floats, stop: Floats, streams: Sequence[AnyStream]) -> npt.NDArray[np.bool_]:
+    """Say which epochs lie within a day of the main streams; all of them where there are none."""
+    for group in MAIN:
+        found = _joint([stream for stream in streams if stream.modality in group], [], [])
+        if found is not None:
+            low, high = found.start / TICKS_PER_SECOND - _DAY_SECONDS, found.stop / TICKS_PER_SECOND + _DAY_SECONDS
+            near: npt.NDArray[np.bool_] = (start >= low) & (stop <= high)
+            return near
+    return np.ones(len(start), dtype=bool)
 
 
 def _joint(streams: Sequence[AnyStream], problems: list[Problem], failures: list[SourceError]) -> Timeline | None:
@@ -137,8 +182,8 @@ def robust_extent(times: Floats, path: str, problems: list[Problem]) -> tuple[fl
     if len(finite) == 0:
         return None
     first, last = float(finite.min()), float(finite.max())
-    low, high = (float(q) for q in np.quantile(finite[:: max(1, len(finite) // 100_000)], [0.01, 0.99]))
-    reach = max(_FAR * (high - low), _NEAR_SECONDS)
+    low, high = _middle(finite)
+    reach = max(_FAR * (high - low), _NEAR_SECONDS if len(finite) >= _SPARSE else _DAY_SECONDS)
     if first >= low - reach and last <= high + reach:
         return first, last
     inside = finite[(finite >= low - reach) & (finite <= high + reach)]
@@ -147,3 +192,13 @@ def robust_extent(times: Floats, path: str, problems: list[Problem]) -> tuple[fl
         _distrust(path, f"{odd} of {len(finite)} times lie far from all others ({first:.6g}, {last:.6g} s)")
     )
     return float(inside.min()), float(inside.max())
+
+
+def _middle(times: Floats) -> tuple[float, float]:
+    """Return where the central 98 % of many times lie; of few, all but the first and the last."""
+    if len(times) >= _SPARSE:
+        low, high = (float(q) for q in np.quantile(times[:: max(1, len(times) // 100_000)], [0.01, 0.99]))
+        return low, high
+    ordered = np.sort(times)
+    inner = ordered[1:-1] if len(ordered) > 2 else ordered
+    return float(inner[0]), float(inner[-1])

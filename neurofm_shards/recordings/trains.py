@@ -14,10 +14,10 @@ import numpy.typing as npt
 from neurofm_shards.errors import SourceError
 from neurofm_shards.expressions import compile_expression
 from neurofm_shards.recordings.modality import plain
-from neurofm_shards.recordings.spans import EMPTY, contains, intersect, normalise
+from neurofm_shards.recordings.spans import EMPTY, contains, normalise
 from neurofm_shards.recordings.streams import EventStream, Floats, Ints
 from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, to_ticks
-from neurofm_shards.recordings.timeline import Timeline
+from neurofm_shards.recordings.timeline import Timeline, within
 from neurofm_shards.types import Problem
 
 #: A step back by more than this share of a unit's range looks like a new start at zero.
@@ -276,8 +276,7 @@ def _observed(stream: EventStream, timeline: Timeline) -> tuple[Ints, ...]:
     said = [
         None if spans is None else np.asarray(spans, dtype=np.float64).reshape(-1, 2) for spans in stream.observed()
     ]
-    known = [spans[np.isfinite(spans).all(axis=1)] if spans is not None else None for spans in said]
-    return tuple(whole if spans is None else intersect(whole, normalise(to_ticks(spans))) for spans in known)
+    return tuple(whole if spans is None else normalise(within(timeline, *spans.T)) for spans in said)
 
 
 def _counted_inside(ticks: Ints, owners: npt.NDArray[np.int32], observed: Sequence[Ints]) -> Ints:

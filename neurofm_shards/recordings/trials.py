@@ -15,7 +15,7 @@ from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.relative import recognised_columns, session_columns
 from neurofm_shards.recordings.selection import by_path, listing, only
 from neurofm_shards.recordings.streams import Floats, IntervalStream, Ints
-from neurofm_shards.recordings.ticks import to_seconds, to_ticks
+from neurofm_shards.recordings.ticks import is_time, to_seconds, to_ticks
 from neurofm_shards.recordings.timeline import Timeline
 from neurofm_shards.recordings.trains import column
 from neurofm_shards.types import Problem
@@ -129,7 +129,7 @@ def _usable(stream: IntervalStream, options: WindowOptions, timeline: Timeline) 
     columns = {name: column(values) for name, values in stream.columns.items()}
     columns |= {"start_time": stream.start, "stop_time": stream.stop}
     drops: dict[str, int] = {}
-    keep = np.isfinite(stream.start)
+    keep = is_time(stream.start)
     _note(drops, "trial without a start time", ~keep)
     backwards = keep & (stream.stop < stream.start)
     _note(drops, "trial that stops before it starts", backwards)
@@ -140,11 +140,11 @@ def _usable(stream: IntervalStream, options: WindowOptions, timeline: Timeline) 
         keep &= wanted
     align = _aligned(stream, columns, options)
     if align is not None:
-        _note(drops, f"trial without {options.align_field}", keep & ~np.isfinite(align))
-        keep &= np.isfinite(align)
+        _note(drops, f"trial without {options.align_field}", keep & ~is_time(align))
+        keep &= is_time(align)
     stop = _stops(stream, align, options, timeline)
-    _note(drops, "trial without a stop time", keep & ~np.isfinite(stop))
-    keep &= np.isfinite(stop)
+    _note(drops, "trial without a stop time", keep & ~is_time(stop))
+    keep &= is_time(stop)
     rows = np.flatnonzero(keep)
     rows = rows[np.argsort(stream.start[rows], kind="stable")]
     problems = [Problem(stream.path, f"{count} rows: {reason}", "left out") for reason, count in drops.items()]
@@ -179,14 +179,14 @@ def _aligned(stream: IntervalStream, columns: Mapping[str, npt.NDArray[Any]], op
 def _stops(stream: IntervalStream, align: Floats | None, options: WindowOptions, timeline: Timeline) -> Floats:
     """Return stop times, with those the file does not have filled in as asked."""
     stop: Floats = stream.stop.astype(np.float64)
-    absent = ~np.isfinite(stop)
+    absent = ~is_time(stop)
     if not absent.any() or options.nan_stop == "drop":
         return stop
     if options.nan_stop == "align_range":
         last = (options.align_start_ticks + (options.align_bins() - options.margin_bins) * options.bin_ticks) / 1e9
         stop[absent] = (stream.start if align is None else align)[absent] + last
         return stop
-    known = np.sort(stream.start[np.isfinite(stream.start)])
+    known = np.sort(stream.start[is_time(stream.start)])
     after = np.searchsorted(known, stream.start, side="right")
     ends = np.concatenate([known, [to_seconds(timeline.stop)]])
     stop[absent] = ends[np.minimum(after, len(known))][absent]

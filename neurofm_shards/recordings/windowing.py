@@ -197,7 +197,7 @@ def _validity(
     if len(epochs):
         removals[EPOCHS] = epochs
     masked: list[Ints] = []
-    bad = invalid_times(streams) if options.invalid != "ignore" else epochs[:0]
+    bad = invalid_times(streams, when) if options.invalid != "ignore" else epochs[:0]
     if len(bad) and options.invalid == "drop":
         removals[INVALID] = bad
     elif len(bad):

@@ -8,15 +8,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.spans import covered, intersect, partition
 from neurofm_shards.recordings.splits import PURGED, Territories
 from neurofm_shards.recordings.streams import Ints
+from neurofm_shards.recordings.ticks import to_seconds
 from neurofm_shards.recordings.timeline import Timeline
 
 INCOMPLETE = "incomplete at the end of a stretch"
 OUTSIDE = "reaches beyond the recording"
 
+#: Windows of one recording: more than ten months of windows of a second.
+_MOST_WINDOWS = 30_000_000
 _NONE: Ints = np.zeros(0, dtype=np.int64)
 
 
@@ -67,7 +71,13 @@ def cut_fixed(
 
     Windows begin on the bin grid, which begins at the timeline's start. A stretch that was removed counts for as many
     dropped windows as it would have given; bins left over at a stretch's end count for one.
+
+    Raises
+    ------
+    SourceError
+        There would be more windows than fit into memory, as where a time is wrong by years.
     """
+    _check_number(timeline, options)
     drops: Counter[str] = Counter()
     found: list[tuple[Ints, Ints, str]] = []
     for start, stop, reason in partition((timeline.start, timeline.stop), {**territories.removals, **removals}):
@@ -86,6 +96,16 @@ def cut_fixed(
     order = np.argsort(starts, kind="stable")
     counted = {reason: count for reason, count in drops.items() if count}
     return Cut(starts[order], stops[order], tuple(splits[i] for i in order), np.full(len(starts), -1), counted)
+
+
+def _check_number(timeline: Timeline, options: WindowOptions) -> None:
+    number, _ = _number(timeline.start, timeline.stop, timeline, options)
+    if number > _MOST_WINDOWS:
+        raise SourceError(
+            f"the recording lasts from {to_seconds(timeline.start):.6g} to {to_seconds(timeline.stop):.6g} s, as "
+            f"{timeline.said_by} says, which would be {number:,} windows (at most {_MOST_WINDOWS:,}): correct its "
+            "times in the file, or say a longer stride"
+        )
 
 
 def cut_trials(

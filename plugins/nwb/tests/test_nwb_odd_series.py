@@ -6,6 +6,8 @@ shape is not that of the second axis.
 
 from __future__ import annotations
 
+import re
+
 import h5py
 import numpy as np
 import pytest
@@ -108,3 +110,60 @@ def test_an_interval_series_without_time_stamps_stops_those_who_want_it_and_nobo
     with opened(path) as recording:
         assert next(stream for stream in recording.streams if stream.path == "units").read()[0].tolist() == [0.5, 1.5]
         assert any("IntervalSeries without time stamps" in problem.what for problem in recording.problems)
+
+
+@pytest.mark.parametrize("attribute", [{"conversion": 0.0}, {"conversion": np.nan}, {"offset": np.inf}])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_conversion_that_is_no_number_is_refused(write_nwb, reader, attribute):
+    path = write_nwb(lfp(COUNTS, 3))
+    with h5py.File(path, "r+") as file:
+        file["acquisition/lfp/data"].attrs.update(attribute)
+    with opened(path, reader) as recording, pytest.raises(SourceError, match="conversion that is zero or not a number"):
+        recording.streams[0].read(0, 1)
+
+
+def store_as(path, place, values):
+    """Store other values in the place of a dataset of a file."""
+    with h5py.File(path, "r+") as file:
+        attributes = dict(file[place].attrs)
+        del file[place]
+        file[place] = values
+        file[place].attrs.update(attributes)
+
+
+def with_everything(nwbfile):
+    from pynwb import TimeSeries
+
+    nwbfile.add_unit(spike_times=[0.5, 1.5])
+    nwbfile.add_acquisition(TimeSeries(name="wheel", data=np.arange(4.0), unit="m", timestamps=[0.1, 0.2, 0.3, 0.4]))
+    for start in range(4):
+        nwbfile.add_trial(start_time=start + 0.0, stop_time=start + 1.0)
+
+
+@pytest.mark.parametrize(
+    ("place", "values", "message"),
+    [
+        ("units/spike_times", [[0.5], [1.5]], r"units/spike_times is of shape \(2, 1\)"),
+        ("units/spike_times", [b"a", b"b"], "units/spike_times is of shape .* not one number for each spike"),
+        ("acquisition/wheel/timestamps", [[0.1], [0.2], [0.3], [0.4]], r"time stamps of shape \(4, 1\)"),
+        ("intervals/trials/stop_time", [1.0, 2.0, 3.0], r"stop_time is of shape \(3,\)"),
+        ("intervals/trials/start_time", [b"a", b"b", b"c", b"d"], "start_time is of shape .* type bytes"),
+    ],
+)
+def test_times_of_another_shape_or_type_stop_those_who_want_them_and_inspect_says_so(write_nwb, place, values, message):
+    path = write_nwb(with_everything)
+    store_as(path, place, np.array(values))
+    inspection = NwbSource().inspect((str(path),))
+    assert [problem for problem in inspection.problems if re.search(message, problem.what)]
+    with opened(path) as recording:
+        paths = {stream.path for stream in recording.streams}
+    assert {"units", "acquisition/wheel", "intervals/trials"} - paths <= {"intervals/trials"}
+
+
+def test_an_electrode_that_is_not_in_its_table_is_named_and_channels_are_numbered(write_nwb):
+    path = write_nwb(lfp(COUNTS, 3))
+    with h5py.File(path, "r+") as file:
+        file["acquisition/lfp/electrodes"][2] = 50
+    with opened(path) as recording:
+        assert recording.streams[0].channels == ()
+        assert any("among them row 50 of 3" in problem.what for problem in recording.problems)

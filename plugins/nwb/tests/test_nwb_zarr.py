@@ -58,3 +58,21 @@ def test_a_damaged_store_is_a_clear_error(pair, tmp_path):
     (store / ".zgroup").write_text("{")
     with pytest.raises(SourceError, match="cannot be read as an NWB store in Zarr"):
         NwbSource().open((str(store),))
+
+
+def test_a_store_converts_to_the_samples_that_the_file_converts_to(pair, tmp_path):
+    from neurofm_shards import create_webdataset_dataloader
+    from neurofm_shards.convert.api import convert_inputs
+
+    batches = []
+    for number, path in enumerate(pair):
+        shards = tmp_path / f"shards{number}"
+        convert_inputs([path], shards, {"windows": {"overlap": 0.0, "lfp": {"units": "uV"}}, "durable": False})
+        batches.append(next(iter(create_webdataset_dataloader(shards, batch_size=12, shuffle=False))))
+    first, second = batches
+    assert len(first["spikes"]) >= 11
+    assert sorted(first) == sorted(second)
+    for name in first.keys() - {"metadata"}:
+        assert np.array_equal(first[name].numpy(), second[name].numpy(), equal_nan=True), name
+    starts = [[said["window_start_s"] for said in batch["metadata"]] for batch in batches]
+    assert starts[0] == starts[1]

@@ -29,6 +29,8 @@ def describe_intervals(table: Table) -> tuple[IntervalStream | None, list[Proble
     """
     if not {"start_time", "stop_time"} <= set(table.columns):
         return None, [Problem(table.path, "no start_time and stop_time columns", "not taken as intervals")]
+    if trouble := _trouble(table):
+        return None, [Problem(table.path, trouble, "not taken as intervals", "error")]
     start, stop = _times(table, "start_time"), _times(table, "stop_time")
     columns: dict[str, Any] = {"id": table.row_ids}
     problems: list[Problem] = []
@@ -52,6 +54,15 @@ def describe_intervals(table: Table) -> tuple[IntervalStream | None, list[Proble
         relative_columns=relative,
     )
     return stream, problems + _odd(table, start, stop, relative)
+
+
+def _trouble(table: Table) -> str:
+    """Say why the times of a table are none; empty when they are."""
+    for name in ("start_time", "stop_time"):
+        data = table.columns[name].data
+        if data.dtype.kind not in "fiu" or data.shape != (len(table),):
+            return f"{name} is of shape {data.shape} and type {data.dtype.name}, not one number for each of its rows"
+    return ""
 
 
 def _times(table: Table, name: str) -> Floats:
@@ -78,7 +89,8 @@ def _odd(table: Table, start: Floats, stop: Floats, relative: tuple[str, ...]) -
     problems = []
     if missing := int(np.count_nonzero(np.isnan(stop))):
         what = f"{missing} of {len(stop)} rows have no stop time"
-        problems.append(Problem(f"{table.path}/stop_time", what, "each lasts until the next start, or is dropped"))
+        end = "the recording's end" if table.path.endswith("invalid_times") else "the next start, or is dropped"
+        problems.append(Problem(f"{table.path}/stop_time", what, f"each lasts until {end}"))
     if missing := int(np.count_nonzero(np.isnan(start))):
         what = f"{missing} of {len(start)} rows have no start time"
         problems.append(Problem(f"{table.path}/start_time", what, "these rows are dropped"))

@@ -66,7 +66,7 @@ def _events(series: Series, text: bool) -> Described:
         if stream is not None:
             return Described(stream)
     if text:
-        return Described(None, (_note(series, "text or references that are not events", "left out"),))
+        return Described(None, (_note(series, "text, references or other values that are not numbers", "left out"),))
     described = _values(series, "events", continuity="instantaneous")
     what = "events with values that are not codes"
     note = _note(series, what, "described as values at instants; taken only when its path is named")
@@ -81,14 +81,9 @@ def _trouble(series: Series) -> str:
 
 
 def _trouble_with_times(series: Series) -> str:
-    where, shape = series.path, series.data.shape if series.data is not None else ()
+    where = series.path
     if series.timestamps is not None:
-        if _time_axis(series) is not None:
-            return ""
-        return (
-            f"{where} has data of shape {shape} and {len(series.timestamps)} time stamps: which value "
-            "belongs to which time is unknown; mend the file or leave this modality out"
-        )
+        return _trouble_with_stamps(series, series.timestamps)
     if "IntervalSeries" in series.types:
         return f"{where} is an IntervalSeries without time stamps: when its intervals begin and end is unknown"
     if series.rate is None:
@@ -98,8 +93,27 @@ def _trouble_with_times(series: Series) -> str:
     return ""
 
 
+def _trouble_with_stamps(series: Series, stamps: StoredArray) -> str:
+    if len(stamps.shape) != 1 or stamps.dtype.kind not in "fiu":
+        said = f"of shape {stamps.shape} and type {stamps.dtype.name}"
+        return f"{series.path} has time stamps {said}, not one number each; mend the file or leave this modality out"
+    if _time_axis(series) is None:
+        shape = () if series.data is None else series.data.shape
+        return (
+            f"{series.path} has data of shape {shape} and {len(stamps)} time stamps: which value "
+            "belongs to which time is unknown; mend the file or leave this modality out"
+        )
+    return ""
+
+
 def _trouble_with_factors(series: Series) -> str:
     factors, channels = series.channel_conversion, _channel_count(_logical_shape(series))
+    scale = np.append(series.conversion, 1.0 if factors is None else factors)
+    if not (np.isfinite(series.offset) and np.isfinite(scale).all() and scale.all()):
+        return (
+            f"{series.path} has a conversion that is zero or not a number (conversion {series.conversion:g}, offset "
+            f"{series.offset:g}): its physical values are unknown; mend the file or leave this modality out"
+        )
     if factors is None or factors.size == channels:
         return ""
     return (
@@ -214,8 +228,10 @@ def _channels(
         return _axes(series, shape), [], ()
     rows = series.region.rows.all().astype(np.int64)
     table = series.region.table
-    if len(rows) != width or (rows.size and (rows.min() < 0 or rows.max() >= len(table))):
+    outside = rows[(rows < 0) | (rows >= len(table))]
+    if len(rows) != width or len(outside):
         what = f"{len(rows)} rows of {table.path} for {width} channels of data"
+        what += f", among them row {outside[0]} of {len(table)}" if len(outside) else ""
         return (), [], (Problem(series.path, what, "channels are numbered instead of named"),)
     ids = table.row_ids
     names = small_columns(table)

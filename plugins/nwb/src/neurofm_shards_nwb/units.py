@@ -86,6 +86,11 @@ def _reader(spikes: Column, refusal: str) -> Callable[[], tuple[Floats, Ints]]:
     def read() -> tuple[Floats, Ints]:
         if refusal:
             raise SourceError(refusal)
+        if len(spikes.data.shape) != 1 or spikes.data.dtype.kind not in "fiu":
+            raise SourceError(
+                f"{spikes.data.where} is of shape {spikes.data.shape} and type {spikes.data.dtype.name}, not one "
+                "number for each spike: mend the file, or leave spikes out of modalities"
+            )
         ends = spikes.ends() if spikes.indexes else np.arange(1, len(spikes.data) + 1, dtype=np.int64)
         total = int(ends[-1]) if len(ends) else 0
         times = spikes.data.read(0, total).astype(np.float64, copy=False)

@@ -1,0 +1,103 @@
+"""No single time, however wrong, decides how long a recording is; what is known of its ends is used.
+
+Broken on purpose, each of these is caught here: epochs believed whatever they say, the middle of a few times taken
+with interpolated quantiles (which a garbage time pulls along), ends of invalid or observed time ignored where they are
+infinite.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from neurofm_shards.errors import SourceError
+from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed
+from neurofm_shards.recordings.memory import events, intervals
+from neurofm_shards.recordings.timeline import timeline
+
+GARBAGE = -1.5e9
+NAN, INF = np.nan, np.inf
+
+
+def units(times, **more):
+    return events("units", {"a": times}, **more)
+
+
+def epochs(start, stop, tags=None):
+    return intervals("epochs", start, stop, {"tags": tags or [["all"]] * len(start)}, modality="epochs")
+
+
+def extent(*streams):
+    when = timeline(streams, "file")
+    return when.start / 1e9, when.stop / 1e9, [problem.what for problem in when.problems]
+
+
+@pytest.mark.parametrize("number", [5, 20, 150, 300])
+def test_one_garbage_time_is_left_out_however_few_others_there_are(number):
+    start, stop, problems = extent(units([GARBAGE, *np.linspace(100, 160, number)]))
+    assert (start, round(stop, 6)) == (100.0, 160.0)
+    assert len(problems) == 1
+
+
+@pytest.mark.parametrize("times", [[0.0, 3000.0], [0.0, 100.0, 7200.0], [0.0, 10.0, 11.0, 12.0, 9000.0]])
+def test_a_few_scattered_times_are_all_believed(times):
+    start, stop, problems = extent(units(times))
+    assert (start, round(stop, 6), problems) == (0.0, times[-1], [])
+
+
+@pytest.mark.parametrize(("start", "stop"), [(GARBAGE, 5.0), (2.0, 1e12), (GARBAGE, GARBAGE + 5)])
+def test_an_epoch_years_away_from_all_streams_is_left_out(start, stop):
+    table = epochs([0.0, start, 5.0], [5.0, stop, 10.0])
+    first, last, problems = extent(table, units(np.linspace(0, 9, 50)))
+    assert (first, last) == (0.0, 10.0)
+    assert "1 epochs lie far from all else" in problems[0]
+
+
+def test_epochs_longer_than_a_day_are_believed_where_the_streams_agree_or_there_are_none():
+    week = epochs([0.0], [7 * 86_400.0])
+    assert extent(week, units(np.linspace(0, 7 * 86_400, 500)))[:2] == (0.0, 7 * 86_400)
+    assert extent(week)[:2] == (0.0, 7 * 86_400)
+
+
+def test_more_windows_than_memory_holds_are_an_error_that_says_whose_times_are_wrong():
+    with pytest.raises(SourceError, match=r"from -1.5e\+09 to 5 s, as units says, .* correct its times"):
+        windowed(InMemoryRecording([units([GARBAGE, 5.0])]))
+
+
+def read(*streams, **options):
+    samples = windowed(InMemoryRecording(streams), WindowOptions(overlap=0, **options))
+    return samples.read(0, samples.plan().num_samples)
+
+
+def starts(*streams, **options):
+    return [said["window_start_s"] for said in read(*streams, **options).metadata]
+
+
+@pytest.mark.parametrize("stop", [NAN, INF, 1e12])
+def test_invalid_time_without_an_end_lasts_until_that_of_the_recording(stop):
+    invalid = intervals("invalid_times", [3.5], [stop], modality="invalid")
+    assert starts(epochs([0.0], [10.0]), units(np.arange(100) / 10), invalid) == [0.0, 1.0, 2.0]
+
+
+def test_chosen_epochs_may_lack_an_end_or_lie_beyond_the_recording():
+    table = epochs([0.0, 4.0, NAN], [4.0, INF, 9.0], [["a"], ["b"], ["b"]])
+    assert starts(table, units(np.arange(100) / 10), epochs=("b",)) == []
+    table = epochs([0.0, 0.0], [10.0, 1e12], [["a"], ["b"]])
+    assert len(starts(table, units(np.arange(100) / 10), epochs=("b",))) == 10
+
+
+def test_observed_time_may_be_without_end():
+    whole, first_half = np.array([[-INF, INF]]), np.array([[0.0, 5.0]])
+    trains = {"a": np.arange(100) / 10, "b": np.arange(100) / 10}
+    observed = events("units", trains, observed=lambda: [whole, first_half])
+    block = read(epochs([0.0], [10.0]), observed)
+    assert block.columns["spikes_valid"].mean(axis=(0, 1)).tolist() == [1.0, 0.5]
+
+
+def test_a_trial_at_no_possible_time_is_dropped_and_an_impossible_stop_is_none():
+    table = intervals("trials", [1.0, 1e12, 5.0], [2.0, 1e12 + 1, 1e12])
+    samples = windowed(
+        InMemoryRecording([epochs([0.0], [10.0]), units(np.arange(100) / 10), table]), WindowOptions(sampling="trial")
+    )
+    assert samples.plan().drops["trial without a start time"] == 1
+    assert [said["trial"] for said in samples.read(0, samples.plan().num_samples).metadata] == [0, 2]

@@ -62,6 +62,7 @@ from neurofm_shards.loading.ranks import ranks
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
 found = ranks()
 print(found.rank, found.world_size, found.found_in)
+dist.barrier()  # one that left while the other still connects would make that fail
 dist.destroy_process_group()
 """
 
@@ -83,6 +84,7 @@ for loader in early:
         next(iter(loader))
     except ValueError as error:
         print(error)
+dist.barrier()  # one that left while the other still connects would make that fail
 dist.destroy_process_group()
 """
 

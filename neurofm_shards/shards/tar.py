@@ -255,11 +255,13 @@ class TarReader:
             raise self._error(at, f"an extension header has {size:,} bytes; {MAX_PAX_BYTES:,} are allowed")
         self._check_fits(self._cursor.position, size)
         offset = self._cursor.position
-        payload = bytes(self._cursor.peek(size))
+        blocks = bytes(self._cursor.peek(padded(size)))
         self._cursor.skip_to(offset + padded(size))
         if kind == _LONG_NAME:
-            return self._overridden(overrides, at, name=self._bounded(self._text(payload, at), at))
-        records = self._pax_records(payload, at)
+            if blocks[size:].strip(b"\0"):
+                raise self._error(at, "a long name goes on beyond its size, where programs differ in what they read")
+            return self._overridden(overrides, at, name=self._bounded(self._text(blocks[:size], at), at))
+        records = self._pax_records(blocks[:size], at)
         if kind == _PAX_GLOBAL:
             if b"path" in records or b"size" in records:
                 raise self._error(at, "a global PAX header overrides names or sizes")

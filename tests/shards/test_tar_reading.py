@@ -80,6 +80,14 @@ def pax(records, size=4):
     return bytes(header) + body.ljust(512, b"\0") + header_bytes("k.a.npy", size) + bytes(512) + end
 
 
+def shortened_long_name():
+    raw = bytearray(archive([("k/" * 70 + "k.a.npy", b"")], tarfile.GNU_FORMAT))
+    raw[124:136] = b"%011o\0" % (int(raw[124:135], 8) - 3)
+    raw[148:156] = b" " * 8
+    raw[148:156] = b"%06o\x00 " % sum(raw[:512])
+    return bytes(raw)
+
+
 HOSTILE = {
     "empty": b"",
     "checksum": patched(0, b"q", fix=False),
@@ -114,6 +122,7 @@ HOSTILE = {
     "PAX twice": pax([(b"path", b"a.x.npy"), (b"path", b"b.x.npy")]),
     "PAX path leading out": pax([(b"path", b"../x.npy")]),
     "PAX path ending in NUL": pax([(b"path", b"a.x.npy\0")]),
+    "long name beyond its size": shortened_long_name(),
     "long-name bomb": archive([("k" * 70_000 + ".a", b"")], tarfile.GNU_FORMAT),
     "PAX bomb": archive([("k" * 70_000 + ".a", b"")], tarfile.PAX_FORMAT),
 }

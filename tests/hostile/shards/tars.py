@@ -84,6 +84,9 @@ def _names() -> dict[str, bytes]:
     found["name, NUL by PAX"] = pax({b"path": b"a\0b.x.npy"}) + member() + END
     found["name, NUL at its end by PAX"] = pax({b"path": b"a.x.npy\0"}) + member() + END
     found["name, parent by GNU"] = long_name(b"../a.x.npy") + member() + END
+    text = b"long/" * 40 + b"k.x.npy"
+    cut_short = header(b"././@LongLink", 150, kind=b"L") + text + bytes(-len(text) % 512)
+    found["name, GNU beyond its size"] = cut_short + member() + END
     found["name, 5,000 bytes by GNU"] = long_name(b"a" * 5000 + b".x.npy") + member() + END
     found["name, 60 KB by PAX"] = pax({b"path": b"a/" * 30_000 + b"k.x.npy"}) + member() + END
     return found

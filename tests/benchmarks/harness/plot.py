@@ -12,6 +12,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from harness.bench import MAP, OURS
 from harness.results import Results, Series
+from matplotlib.ticker import NullFormatter
 
 OURS_COLOUR, LIMIT_COLOUR, PEER_COLOUR = "#c8553d", "#9a9a9a", "#4a7fa5"
 
@@ -47,10 +48,11 @@ def _panel(axis: Any, case: str, series: list[Series]) -> None:
         [one.spread[1] - one.median for one in series],
     ]
     colours = [OURS_COLOUR if one.who == OURS else LIMIT_COLOUR if one.who == MAP else PEER_COLOUR for one in series]
-    axis.barh([one.who for one in series], medians, xerr=errors, color=colours, height=0.65)
+    axis.barh([one.who.replace(", ", ",\n") for one in series], medians, xerr=errors, color=colours, height=0.65)
     axis.set_xscale("log")
+    axis.xaxis.set_minor_formatter(NullFormatter())  # where less than a decade is shown, they would cover one another
     axis.set_xlim(min(medians) / 3, max(medians) * 4)
     axis.set_title(case, fontsize=10)
-    for place, value in enumerate(medians):
-        axis.text(value * 1.15, place, f"  {value:,.0f}", va="center", fontsize=8)
+    for place, one in enumerate(series):
+        axis.text(one.spread[1] * 1.1, place, f"  {one.median:,.0f}", va="center", fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)

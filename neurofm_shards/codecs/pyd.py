@@ -39,7 +39,7 @@ class PydCodec(Codec):
     --------
     >>> import pickle, numpy as np
     >>> payload = b"".join(PydCodec().encode(np.arange(3)))
-    >>> pickle.loads(payload)
+    >>> pickle.loads(payload)  # as other readers do, here with bytes of our own; this program never does
     array([0, 1, 2])
     >>> PydCodec().decode(memoryview(payload))
     array([0, 1, 2])

@@ -13,7 +13,7 @@ import orjson
 import xxhash
 
 from neurofm_shards.blocks import MISSING
-from neurofm_shards.errors import ConfigError, FormatError, IntegrityError, SampleIndexError, StateError
+from neurofm_shards.errors import ConfigError, FormatError, SampleIndexError, StateError
 from neurofm_shards.shards.buffers import BufferPool
 from neurofm_shards.shards.catalog import Catalog, read_catalog
 from neurofm_shards.shards.columns import Column, Fetch, ListColumn, make_column
@@ -23,7 +23,7 @@ from neurofm_shards.shards.metadata import MetadataTable, load_table
 from neurofm_shards.shards.names import METADATA_FIELD
 from neurofm_shards.shards.selection import Selection, all_plain
 from neurofm_shards.shards.shard_table import ShardTable
-from neurofm_shards.shards.space import Reader, RowCopy
+from neurofm_shards.shards.space import RowCopy
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class ShardCollection:
         found = {}
         with self._space.reading() as reader:
             if self._verify:
-                self._check_records(reader, rows)
+                self._shards.check_records(reader, rows)
             for column, places, simple in zip(columns, addresses, plain, strict=True):
                 name = column.spec.name
                 found[name] = self._values(
@@ -233,7 +233,7 @@ class ShardCollection:
         where = self._checked_rows(rows)
         with self._space.reading() as reader:
             if self._verify:
-                self._check_records(reader, where)
+                self._shards.check_records(reader, where)
             selected = self._select(where, (self._metadata,))
             addresses, plain = selected.addresses[0], selected.plain[0]
             found = self._values(self._metadata, Fetch(reader, where, addresses, plain, self._shards))
@@ -261,8 +261,8 @@ class ShardCollection:
         start = index.packed_offsets.at(local)
         with self._space.reading() as reader:
             if self._verify:
-                self._check_records(reader, where)
-            return self._bytes(reader, shard, start, start + index.packed_sizes.at(local)).tobytes()
+                self._shards.check_records(reader, where)
+            return self._shards.bytes_of(reader, shard, start, start + index.packed_sizes.at(local)).tobytes()
 
     # -- names
 
@@ -354,7 +354,7 @@ class ShardCollection:
     def _addresses(self, column: Column, rows: Ints) -> Ints:
         found = column.addresses[rows]
         if not found.all():  # some shards were not looked at yet
-            self._look_at(column, rows[found == 0])
+            self._shards.look_for(column, rows[found == 0])
             found = column.addresses[rows]
         return found
 
@@ -367,32 +367,6 @@ class ShardCollection:
                 f"{column.spec.name!r} ({error}); check what the data set promises with `neurofm-shards info`, or take "
                 "smaller batches"
             ) from error
-
-    def _look_at(self, column: Column, rows: Ints) -> None:
-        """Find out where the values of these rows' shards lie."""
-        for shard in sorted(set(self._shards.shards_of(rows).tolist())):
-            index = self._shards.attach(shard)
-            start, base = int(self.starts[shard]), int(self._space.bases[shard])
-            column.fill(start, base, index.columns.get(column.spec.name), index.num_samples)
-
-    def _bytes(self, reader: Reader, shard: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """Return decoded bytes of a shard's tar, to be used before the reader ends."""
-        self._shards.attach(shard)
-        at, size = np.array([start + int(self._space.bases[shard])]), np.array([stop - start])
-        reader.need(at, size)
-        return reader.slices(at, size)[0]
-
-    def _check_records(self, reader: Reader, rows: Ints) -> None:
-        """Compare the checksum of each row's whole record."""
-        for row in dict.fromkeys(rows.tolist()):
-            shard, local = self.locate(row)
-            index = self.index(shard)
-            record = self._bytes(reader, shard, index.packed_records.at(local), index.packed_records.at(local + 1))
-            if xxhash.xxh3_64_intdigest(record.data) != int(index.digests[local]):
-                raise IntegrityError(
-                    f"sample {self.describe(row)}: its checksum does not match, the shard is "
-                    'damaged; restore it, run `neurofm-shards repair`, or load with on_error="skip"'
-                )
 
 
 def _object(value: Any) -> Metadata:

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
-from neurofm_shards.errors import FormatError
+from neurofm_shards.errors import FormatError, IntegrityError
 from neurofm_shards.shards.catalog import Catalog
 from neurofm_shards.shards.index import load_index
 from neurofm_shards.shards.providers import find_codec, find_compression
 from neurofm_shards.shards.shard_file import ShardFile
-from neurofm_shards.shards.space import Space
+from neurofm_shards.shards.space import Reader, Space
 
 if TYPE_CHECKING:
     from neurofm_shards.plugins.interfaces import Codec
+    from neurofm_shards.shards.columns import Column
     from neurofm_shards.shards.index import ShardIndex
 
 Ints = npt.NDArray[np.int64]
@@ -92,6 +94,38 @@ class ShardTable:
                     )
                     self._attached.add(shard)
         return index
+
+    def look_for(self, column: Column, rows: Ints) -> None:
+        """Tell a column where its values lie in the shards of these rows."""
+        for shard in sorted(set(self.shards_of(rows).tolist())):
+            index = self.attach(shard)
+            start, base = int(self.starts[shard]), int(self._space.bases[shard])
+            column.fill(start, base, index.columns.get(column.spec.name), index.num_samples)
+
+    def bytes_of(self, reader: Reader, shard: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Return decoded bytes of a shard's tar, to be used before the reader ends."""
+        self.attach(shard)
+        at, size = np.array([start + int(self._space.bases[shard])]), np.array([stop - start])
+        reader.need(at, size)
+        return reader.slices(at, size)[0]
+
+    def check_records(self, reader: Reader, rows: Ints) -> None:
+        """Compare the checksum of each row's whole record.
+
+        Raises
+        ------
+        IntegrityError
+            One does not match; names shard and key.
+        """
+        for row in dict.fromkeys(rows.tolist()):
+            shard, local = self.locate(row)
+            index = self.index(shard)
+            record = self.bytes_of(reader, shard, index.packed_records.at(local), index.packed_records.at(local + 1))
+            if xxhash.xxh3_64_intdigest(record.data) != int(index.digests[local]):
+                raise IntegrityError(
+                    f"sample {self.describe(row)}: its checksum does not match, the shard is "
+                    'damaged; restore it, run `neurofm-shards repair`, or load with on_error="skip"'
+                )
 
     def key(self, row: int) -> str:
         """Return the key of a row."""

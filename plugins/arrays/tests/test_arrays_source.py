@@ -71,6 +71,7 @@ def test_objects_are_never_unpickled(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "exploded"),)
 
+    # written so on purpose: a file such as a stranger sends
     np.save(tmp_path / "a.npy", np.array([Bomb()], dtype=object), allow_pickle=True)
     with pytest.raises(SourceError, match="Python objects"):
         opened(tmp_path / "a.npy")

@@ -90,7 +90,7 @@ def test_the_fingerprint_is_that_of_the_content(write_nwb, tmp_path):
 
 def test_the_registry_makes_the_source_and_it_survives_pickling():
     source = registry().sources.make({"kind": "nwb"})
-    assert isinstance(pickle.loads(pickle.dumps(source)), NwbSource)
+    assert isinstance(pickle.loads(pickle.dumps(source)), NwbSource)  # our own bytes
     assert registry().sources.get("nwb").entry.suffixes == (".nwb", ".nwb.zarr")
 
 

@@ -101,10 +101,10 @@ class HeaderTemplate:
             Payload bytes: of every member, or of each.
         """
         length = keys.shape[1]
-        blank, total = self._blank(length, sizes if isinstance(sizes, int) else 0)
+        like, total = self._like(keys[0].tobytes(), sizes if isinstance(sizes, int) else 0)
         sums = keys.sum(axis=1, dtype=np.int64) + total
         out = np.empty((len(keys), MEMBER_BLOCK), np.uint8)
-        out[...] = blank
+        out[...] = like
         out[:, :length] = keys
         if not isinstance(sizes, int):
             digits = _octal_digits(sizes, 11)
@@ -113,10 +113,10 @@ class HeaderTemplate:
         out[:, _CHECKSUM_AT : _CHECKSUM_AT + 6] = _octal_digits(sums, 6)
         return out
 
-    def _blank(self, length: int, size: int) -> tuple[Bytes1D, int]:
-        """Return the header of a key of zeros, and what its bytes add to the checksum; the last one is kept."""
-        if self._last is None or self._last[:2] != (length, size):
-            header = self.one(b"\0" * length, size)
-            total = sum(header) - sum(header[_CHECKSUM_AT : _CHECKSUM_AT + 8]) + sum(_BLANK_CHECKSUM)
-            self._last = length, size, np.frombuffer(header, np.uint8), total
+    def _like(self, key: bytes, size: int) -> tuple[Bytes1D, int]:
+        """Return a header of such a key, and what its bytes but for the key add to the checksum; the last is kept."""
+        if self._last is None or self._last[:2] != (len(key), size):
+            header = self.one(key, size)
+            total = sum(header) - sum(key) - sum(header[_CHECKSUM_AT : _CHECKSUM_AT + 8]) + sum(_BLANK_CHECKSUM)
+            self._last = len(key), size, np.frombuffer(header, np.uint8), total
         return self._last[2:]

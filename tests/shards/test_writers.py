@@ -314,3 +314,9 @@ def test_an_unfinished_data_set_is_not_taken_for_a_whole_one(tmp_path):
         ShardCollection.open(tmp_path)
     writer.finalize()
     assert ShardCollection.open(tmp_path).num_samples == 3
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_a_member_name_that_is_too_long_is_shown_as_it_would_be(tmp_path, count):
+    with pytest.raises(ConfigError, match=r"'sample_000000001\.f{95}\.pyd' has 116 bytes and 100 fit"):
+        create_shards_from_arrays(tmp_path, {"f" * 95: np.zeros((count, 3))}, shard_size=8)

@@ -110,6 +110,8 @@ def constant_column(value: Any, length: int) -> MetadataColumn | None:
     if column is None or column.kind in ("float", "bool") or column.nulls is not None:
         return column_of([value] * length)
     packed = column.numbers
+    if isinstance(packed, PackedInts) and packed.values is not None:  # too large for a progression
+        return column_of([value] * length)
     start = packed.start if isinstance(packed, PackedInts) else 0
     return MetadataColumn(column.kind, PackedInts(length, start), texts=column.texts)
 

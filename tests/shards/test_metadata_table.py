@@ -46,6 +46,14 @@ def test_tables_come_back_and_join(tmp_path_factory, shards):
         assert table.nulls(name).tolist() == unsaid
 
 
+@pytest.mark.parametrize("value", [1 << 62, -(1 << 62), (1 << 63) - 1])
+@pytest.mark.parametrize("length", [1, 5])
+def test_a_large_number_that_all_samples_share_comes_back(tmp_path, value, length):
+    save_part(part_of([{"a": value}] * length), MARK, tmp_path / "part")
+    table = MetadataTable([read_part(tmp_path / "part", MARK, length)])
+    assert table.values("a").tolist() == [value] * length
+
+
 def test_kinds_and_dtypes():
     rows = [{"i": i, "f": i / 2, "t": f"w{i % 2}", "b": i > 1, "gap": None if i else 3, "list": [1]} for i in range(3)]
     table = MetadataTable.of(rows)

@@ -23,6 +23,8 @@ from neurofm_shards.errors import FormatError
 Bytes = npt.NDArray[np.uint8]
 
 PAGE = mmap.PAGESIZE
+#: On x86-64, and on ARM with pages of 4 KiB.
+HUGE_PAGE = 2 << 20
 _PROT_NONE = 0
 _MAP_FIXED = 0x10  # the same on Linux and macOS
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0x40
@@ -54,6 +56,16 @@ def _mmap(address: int | None, size: int, protection: int, flags: int, fd: int =
 def page_ceil(size: int) -> int:
     """Round up to whole pages."""
     return -(-size // PAGE) * PAGE
+
+
+def places(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return offsets for files of these sizes, one behind the other, and where the last one ends.
+
+    Each begins at the edge of a huge page where one of them fills such a page: only there can the system use the huge
+    pages that it keeps files in. That costs addresses, and no memory.
+    """
+    unit = HUGE_PAGE if len(sizes) and sizes.max() >= HUGE_PAGE else PAGE
+    return np.concatenate([[0], np.cumsum(-(-sizes // unit) * unit)])
 
 
 def most_maps() -> int:
@@ -99,10 +111,11 @@ class Arena:
 
     def __init__(self, size: int) -> None:
         self.size = page_ceil(max(size, 1))
-        address = _mmap(None, self.size, _PROT_NONE, _ANONYMOUS)
-        self._address = address
-        self.bytes: Bytes = np.asarray(_Memory(address, self.size))
-        self._release = weakref.finalize(self, _libc().munmap, address, self.size)
+        reserved = self.size + HUGE_PAGE
+        start = _mmap(None, reserved, _PROT_NONE, _ANONYMOUS)
+        self._address = -(-start // HUGE_PAGE) * HUGE_PAGE
+        self.bytes: Bytes = np.asarray(_Memory(self._address, self.size))
+        self._release = weakref.finalize(self, _libc().munmap, start, reserved)
         self._release.atexit = False  # the system does it then, when no thread can be reading any more
 
     def map_file(self, offset: int, fd: int, size: int) -> None:

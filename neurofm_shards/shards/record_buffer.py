@@ -8,12 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from neurofm_shards.shards.sinks import Sink
+from neurofm_shards.shards.sinks import PIECE_BYTES, Sink
 from neurofm_shards.types import Buffer
 
 
 class RecordBuffer:
     """Collects whole records, one at a time or many of one length, and passes them on.
+
+    What is passed on ends, where records are smaller than a piece, at a multiple of ``PIECE_BYTES`` in the tar: the system
+    then keeps the file in huge pages, which are written faster, and read faster when they are mapped.
 
     Parameters
     ----------
@@ -28,21 +31,22 @@ class RecordBuffer:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._take()
         self.position = 0
+        self._take()
 
     def _take(self) -> None:
         self._bytes = self._sink.borrow()
         self._view = memoryview(self._bytes)
         self._array = np.frombuffer(self._bytes, np.uint8)
         self._used = 0
+        self._full = PIECE_BYTES - self.position % PIECE_BYTES
 
     def append(self, pieces: Sequence[Buffer], size: int) -> int:
         """Put one record in; return its digest."""
-        if size > len(self._view) - self._used:
-            self.flush()
-            if size > len(self._view):
-                return self._pass_through(pieces, size)
+        if size > PIECE_BYTES:
+            return self._pass_through(pieces, size)
+        if self._used >= self._full:
+            self._pass_on()
         start = end = self._used
         view = self._view
         for piece in pieces:
@@ -52,6 +56,7 @@ class RecordBuffer:
         return xxhash.xxh3_64_intdigest(view[start:end])
 
     def _pass_through(self, pieces: Sequence[Buffer], size: int) -> int:
+        self.flush()
         digest = xxhash.xxh3_64()
         for piece in pieces:
             digest.update(piece)
@@ -60,10 +65,12 @@ class RecordBuffer:
         return digest.intdigest()
 
     def room(self, size: int) -> int:
-        """Return how many records of one length fit; none fit only when one is larger than a whole buffer."""
-        if len(self._view) - self._used < size:
-            self.flush()
-        return (len(self._view) - self._used) // size
+        """Return how many records of one length are to be put in next; none when one is larger than a piece."""
+        if size > PIECE_BYTES:
+            return 0
+        if self._used >= self._full:
+            self._pass_on()
+        return -(-(self._full - self._used) // size)
 
     def reserve(self, count: int, size: int) -> npt.NDArray[np.uint8]:
         """Return the place of the next records, (count, size), with old content; ``commit`` it when it is filled."""
@@ -77,12 +84,19 @@ class RecordBuffer:
         digest, view = xxhash.xxh3_64_intdigest, self._view
         return [digest(view[at : at + size]) for at in range(start, self._used, size)]
 
+    def _pass_on(self) -> None:
+        """Pass on whole pieces; what is left of the last record begins the next buffer."""
+        buffer, view, whole, used = self._bytes, self._view, self._full, self._used
+        self._sink.submit(buffer, whole)
+        self._take()  # it may be the same buffer
+        self._used = used - whole
+        self._view[: self._used] = view[whole:used]
+        self._full = PIECE_BYTES
+
     def flush(self) -> None:
         """Pass on what is there."""
         if self._used:
-            buffer, used = self._bytes, self._used
-            self._view.release()
-            self._sink.submit(buffer, used)
+            self._sink.submit(self._bytes, self._used)
             self._take()
 
     def finish(self, tail: bytes) -> None:

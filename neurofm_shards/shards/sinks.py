@@ -14,9 +14,11 @@ from neurofm_shards.compression.frames import FrameTable, FrameWriter
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Buffer
 
-#: Small enough to stay in a core's cache, more or less, from layout to writing; large enough for the calls to be few,
-#: because each waits for the GIL.
-BUFFER_BYTES = 2 << 20
+#: Bytes written at once: a huge page. Small enough to stay in a core's cache, more or less, from layout to writing;
+#: large enough for the calls to be few, because each waits for the GIL.
+PIECE_BYTES = 2 << 20
+#: A piece, and the rest of a record that begins in it. Memory that is never touched is none.
+BUFFER_BYTES = 2 * PIECE_BYTES
 
 
 class Sink(ABC):

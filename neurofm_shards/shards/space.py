@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.errors import ClosedError, FormatError
-from neurofm_shards.shards.arena import Arena, Bytes, page_ceil
+from neurofm_shards.shards.arena import Arena, Bytes, places
 from neurofm_shards.shards.frames_cache import FrameCache
 from neurofm_shards.shards.guard import ForkSafeCondition
 from neurofm_shards.shards.shard_file import ShardFile
@@ -62,8 +62,7 @@ class Space(ABC):
 
     def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
         self.name = name
-        self.bases: Ints = np.zeros(len(tar_bytes) + 1, np.int64)
-        np.cumsum([page_ceil(int(size)) for size in tar_bytes], out=self.bases[1:])
+        self.bases: Ints = places(np.asarray(tar_bytes, np.int64))
         self.frames = FrameCache(cache_bytes, self._drop)
         self._bounds: dict[int, Ints] = {}
         self._first_frames = np.full(len(tar_bytes), -1, np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from neurofm_shards.errors import ConfigError
@@ -79,10 +80,15 @@ def dataset_manifest(
         sources=base.sources if base else [],
         failures=base.failures if base else [],
         config=base.config if base else config,
-        software={name: importlib.metadata.version(name) for name in _DISTRIBUTIONS},
+        software=_software(),
     )
 
 
 def compression_name(compression: str | Compression) -> str:
     """Return the name that the manifest gives a compression."""
     return compression if isinstance(compression, str) else compression.name
+
+
+@cache
+def _software() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS}

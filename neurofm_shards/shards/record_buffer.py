@@ -15,8 +15,8 @@ from neurofm_shards.types import Buffer
 class RecordBuffer:
     """Collects whole records, one at a time or many of one length, and passes them on.
 
-    What is passed on ends, where records are smaller than a piece, at a multiple of ``PIECE_BYTES`` in the tar: the system
-    then keeps the file in huge pages, which are written faster, and read faster when they are mapped.
+    What is passed on ends, where records are smaller than a piece, at a multiple of ``PIECE_BYTES`` in the tar: the
+    system then keeps the file in huge pages, which are written faster, and read faster when they are mapped.
 
     Parameters
     ----------
@@ -35,9 +35,8 @@ class RecordBuffer:
         self._take()
 
     def _take(self) -> None:
-        self._bytes = self._sink.borrow()
-        self._view = memoryview(self._bytes)
-        self._array = np.frombuffer(self._bytes, np.uint8)
+        self._array = self._sink.borrow()
+        self._view = self._array.data
         self._used = 0
         self._full = PIECE_BYTES - self.position % PIECE_BYTES
 
@@ -86,8 +85,8 @@ class RecordBuffer:
 
     def _pass_on(self) -> None:
         """Pass on whole pieces; what is left of the last record begins the next buffer."""
-        buffer, view, whole, used = self._bytes, self._view, self._full, self._used
-        self._sink.submit(buffer, whole)
+        view, whole, used = self._view, self._full, self._used
+        self._sink.submit(self._array, whole)
         self._take()  # it may be the same buffer
         self._used = used - whole
         self._view[: self._used] = view[whole:used]
@@ -96,7 +95,7 @@ class RecordBuffer:
     def flush(self) -> None:
         """Pass on what is there."""
         if self._used:
-            self._sink.submit(self._bytes, self._used)
+            self._sink.submit(self._array, self._used)
             self._take()
 
     def finish(self, tail: bytes) -> None:

@@ -10,9 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from neurofm_shards.compression.frames import FrameTable, FrameWriter
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Buffer
+
+Bytes = npt.NDArray[np.uint8]
 
 #: Bytes written at once: a huge page. Small enough to stay in a core's cache, more or less, from layout to writing;
 #: large enough for the calls to be few, because each waits for the GIL.
@@ -28,11 +33,11 @@ class Sink(ABC):
     """
 
     @abstractmethod
-    def borrow(self) -> bytearray:
+    def borrow(self) -> Bytes:
         """Return a buffer to fill, waiting for one where need be."""
 
     @abstractmethod
-    def submit(self, buffer: bytearray, used: int) -> None:
+    def submit(self, buffer: Bytes, used: int) -> None:
         """Hand a filled buffer over."""
 
     @abstractmethod
@@ -60,15 +65,15 @@ class FileSink(Sink):
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        self._buffer = bytearray(BUFFER_BYTES)
+        self._buffer = np.empty(BUFFER_BYTES, np.uint8)
 
-    def borrow(self) -> bytearray:
+    def borrow(self) -> Bytes:
         """Return the one buffer."""
         return self._buffer
 
-    def submit(self, buffer: bytearray, used: int) -> None:
+    def submit(self, buffer: Bytes, used: int) -> None:
         """Write the buffer."""
-        write_all(self._descriptor, memoryview(buffer)[:used])
+        write_all(self._descriptor, buffer.data[:used])
 
     def write_through(self, pieces: Iterable[Buffer]) -> None:
         """Write the pieces."""
@@ -106,15 +111,15 @@ class CompressedSink(Sink):
     def __init__(self, path: Path, compression: Compression, threads: int | None) -> None:
         self._file = path.open("wb")
         self._frames = FrameWriter(self._file, compression, threads)
-        self._buffer = bytearray(BUFFER_BYTES)
+        self._buffer = np.empty(BUFFER_BYTES, np.uint8)
 
-    def borrow(self) -> bytearray:
+    def borrow(self) -> Bytes:
         """Return the one buffer."""
         return self._buffer
 
-    def submit(self, buffer: bytearray, used: int) -> None:
+    def submit(self, buffer: Bytes, used: int) -> None:
         """Compress the buffer."""
-        self._frames.write(memoryview(buffer)[:used])
+        self._frames.write(buffer.data[:used])
 
     def write_through(self, pieces: Iterable[Buffer]) -> None:
         """Compress the pieces."""
@@ -150,20 +155,20 @@ class BackgroundSink(Sink):
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-        self._full: queue.SimpleQueue[tuple[bytearray, int] | None] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Bytes] = queue.SimpleQueue()
+        self._full: queue.SimpleQueue[tuple[Bytes, int] | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._made = 0
 
-    def borrow(self) -> bytearray:
+    def borrow(self) -> Bytes:
         """Return a free buffer."""
         if self._made < self._BUFFERS and self._free.empty():
             self._made += 1
-            return bytearray(BUFFER_BYTES)
+            return np.empty(BUFFER_BYTES, np.uint8)
         return self._free.get()
 
-    def submit(self, buffer: bytearray, used: int) -> None:
+    def submit(self, buffer: Bytes, used: int) -> None:
         """Queue the buffer."""
         self._raise()
         if self._thread is None:

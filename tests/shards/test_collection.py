@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -26,7 +27,7 @@ from neurofm_shards.errors import (
     StateError,
 )
 from neurofm_shards.shards import space
-from neurofm_shards.shards.arena import Arena
+from neurofm_shards.shards.arena import HUGE_PAGE, Arena, places
 from neurofm_shards.shards.collection import ShardCollection
 from neurofm_shards.shards.writer import WebDatasetWriter
 
@@ -461,3 +462,13 @@ def test_threads_that_look_at_a_shard_together_see_finished_sizes(tmp_path):
                 assert all(pool.map(lambda start: read(collection, start), [0, 20, 40, 60, 80] * 8))
     finally:
         sys.setswitchinterval(interval)
+
+
+def test_shards_that_fill_huge_pages_begin_at_one():
+    sizes = np.array([5 * HUGE_PAGE + 1, 512, HUGE_PAGE, 7])
+    assert (places(sizes) / HUGE_PAGE).tolist() == [0, 6, 7, 8, 9]
+    assert places(np.array([10, mmap.PAGESIZE, 1])).tolist() == [0, mmap.PAGESIZE, 2 * mmap.PAGESIZE, 3 * mmap.PAGESIZE]
+    assert places(np.zeros(0, np.int64)).tolist() == [0]
+    arena = Arena(10)
+    assert arena.bytes.ctypes.data % HUGE_PAGE == 0
+    arena.close()

@@ -26,6 +26,7 @@ from neurofm_shards.shards.metadata_members import metadata_of_shard
 from neurofm_shards.shards.shard_record import ShardRecord
 from neurofm_shards.shards.shard_writer import ShardWriter
 from neurofm_shards.shards.sidecars import sidecar_paths
+from neurofm_shards.shards.sinks import FileSink
 from neurofm_shards.types import Block, ColumnSpec, Ragged
 
 N = 130
@@ -333,3 +334,44 @@ def test_reused_buffers_leave_no_trace(tmp_path):
             for i in range(60):
                 other.write_sample(None, {"x": cols["x"][i]}, metadata[i])
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+@pytest.mark.parametrize("length", [9_000, 130_000, 2_000_000])
+def test_writes_end_where_huge_pages_end(tmp_path, monkeypatch, length, one_by_one):
+    ends, submit = [0], FileSink.submit
+
+    def noted(sink, buffer, used):
+        ends.append(ends[-1] + used)
+        submit(sink, buffer, used)
+
+    monkeypatch.setattr(FileSink, "submit", noted)
+    count = 2 + 9_000_000 // length
+    data = np.random.default_rng(5).integers(0, 255, (count, length), np.uint8)
+    path = tmp_path / "shard.tar"
+    with ShardWriter(path, 0, overlap=False) as writer:
+        if one_by_one:
+            for row in data:
+                writer.write_block(Block({"x": row[None]}, [{}]))
+        else:
+            writer.write_block(Block({"x": data}, [{}] * count))
+    assert len(ends) > 4
+    assert all(end % (2 << 20) == 0 for end in ends[:-1])
+    with tarfile.open(path) as tar:
+        payloads = [tar.extractfile(member).read() for member in tar if not member.name.endswith(".json")]
+    assert all(row.tobytes() in payload for row, payload in zip(data, payloads, strict=True))
+
+
+def test_records_larger_than_a_buffer_stand_among_small_ones(tmp_path):
+    sizes = [1000, 3_000_000, 7, 2_097_152, 2_095_000, 1_500_000, 5_000_000, 600_000, 1]
+    rng = np.random.default_rng(6)
+    values = [rng.integers(0, 255, size, np.uint8) for size in sizes]
+    path = tmp_path / "shard.tar"
+    with ShardWriter(path, 0) as writer:
+        for value in values:
+            writer.write_block(Block({"x": value[None]}, [{}]))
+    with tarfile.open(path) as tar:
+        payloads = [tar.extractfile(member).read() for member in tar if not member.name.endswith(".json")]
+    assert all(value.tobytes() in payload for value, payload in zip(values, payloads, strict=True))
+    index, rebuilt = load_index(path), build_index(path)
+    assert index.digests.tolist() == rebuilt.digests.tolist()

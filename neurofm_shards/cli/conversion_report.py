@@ -49,6 +49,8 @@ class _Bars(Observer):
 
     def started(self, plan: ConversionPlan, finished_shards: int) -> None:
         self._progress.update(self._shards, total=plan.total_shards, completed=finished_shards, visible=True)
+        for line in _split_notes(plan.splits):
+            self._progress.console.print(line, markup=False)
 
     def shard(self, line: Mapping[str, Any]) -> None:
         self._progress.advance(self._shards)
@@ -70,6 +72,8 @@ class _Lines(Observer):
         self._done, self._total = finished_shards, plan.total_shards
         again = f", {finished_shards} of them already there" if finished_shards else ""
         _note(f"{len(plan.inputs)} inputs, {plan.total_samples} samples, {plan.total_shards} shards{again}")
+        for line in _split_notes(plan.splits):
+            _note(line)
 
     def shard(self, line: Mapping[str, Any]) -> None:
         self._done += 1
@@ -93,6 +97,20 @@ def _notes(item: InputPlan) -> list[str]:
         for problem in item.plan.problems
         if problem.severity != "info"
     ]
+
+
+def _split_notes(splits: Mapping[str, int]) -> list[str]:
+    """Say how samples are divided, and which splits get none: with few sessions whole ones cannot be shared."""
+    if not splits:
+        return []
+    told = ["splits: " + ", ".join(f"{name} {count:,}" for name, count in splits.items())]
+    empty = ", ".join(name for name, count in splits.items() if not count)
+    if empty:
+        told.append(
+            f"no samples for {empty}: what is kept together (whole sessions, say) is too large for these shares; "
+            "choose another --split, or give more inputs"
+        )
+    return told
 
 
 def print_summary(result: Mapping[str, Any], *, as_json: bool) -> None:
@@ -129,6 +147,8 @@ def print_preview(described: Mapping[str, Any], *, as_json: bool) -> None:
         shape = "" if column["shape"] is None else ", ".join("?" if n is None else str(n) for n in column["shape"])
         columns.add_row(column["name"], column["dtype"] or "JSON", f"({shape})", column["unit"] or "")
     console.print(columns)
+    for line in _split_notes(described["splits"]):
+        console.print(line, markup=False)
     console.print(
         f"{described['total_samples']:,} samples in {described['total_shards']:,} shards, "
         f"about {_size(described['estimated_bytes'])} before compression",

@@ -31,6 +31,10 @@ def _window_flags() -> ModelFlags:
     return ModelFlags(WindowOptions, "windows")
 
 
+#: Said of words that no flag takes.
+BARE_WORDS = " (inputs are given with -i, the output folder with -o)"
+
+
 def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Add the command's arguments; those of sources are made from the plugins that the inputs need."""
     parser.add_argument(

@@ -84,7 +84,9 @@ def _dispatch(argv: list[str], program: str) -> int:
             module.add_arguments(sub, argv)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        chosen.error(f"unrecognized arguments: {' '.join(unknown)}")
+        flags = any(word.startswith("-") for word in unknown)
+        hint = "" if flags else getattr(module, "BARE_WORDS", "")
+        chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if module is None:
         parser.print_help()
         return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -116,6 +117,18 @@ class ConversionPlan:
     def total_shards(self) -> int:
         """Shards that are planned."""
         return len(self.shards)
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Samples that are planned for each split, those that were asked for first; empty where none were."""
+        asked = self.config.windows.split
+        if asked is None or not any(item.is_recording for item in self.inputs):
+            return {}
+        counts = Counter({name: 0 for name, share in asked.fractions.items() if share > 0})
+        for item in self.inputs:
+            if item.plan is not None:
+                counts.update(item.plan.metadata.get("splits", {}))
+        return dict(counts)
 
     @property
     def failures(self) -> list[InputPlan]:

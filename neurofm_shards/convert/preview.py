@@ -26,7 +26,7 @@ def preview(plan: ConversionPlan) -> dict[str, Any]:
     -------
     dict
         ``inputs`` (samples, drops by reason, problems or error), ``columns``, ``total_samples``, ``total_shards``,
-        ``estimated_bytes`` (of tar, before compression) and the resolved ``config``.
+        ``splits`` (samples of each), ``estimated_bytes`` (of tar, before compression) and the resolved ``config``.
     """
     columns: Sequence[ColumnSpec] = plan.columns
     if plan.config.transforms:
@@ -38,6 +38,7 @@ def preview(plan: ConversionPlan) -> dict[str, Any]:
         ],
         "total_samples": plan.total_samples,
         "total_shards": plan.total_shards,
+        "splits": plan.splits,
         "estimated_bytes": sum(_bytes(item, columns, transformed=bool(plan.config.transforms)) for item in plan.inputs),
         "tables": {name: len(rows) for name, rows in plan.tables.items()},
         "config": plan.config.content(),

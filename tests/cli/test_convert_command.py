@@ -158,3 +158,10 @@ def test_the_old_command_is_convert(toy_files, tmp_path):
     words = ["-i", *map(str, toy_files), "-o", str(tmp_path / "out"), "--plugin", str(TOY_PLUGIN)]
     done = subprocess.run([str(command), *words], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.startswith("11 samples")
+
+
+def test_inputs_without_a_flag_are_told_which_one(toy_files, tmp_path):
+    done = run(*toy_files, "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert "inputs are given with -i" in done.stderr
+    assert "inputs are given" not in run("-i", *toy_files, "-o", tmp_path / "out", "--shardsize=3").stderr

@@ -8,6 +8,7 @@ import pytest
 
 import neurofm_shards
 from neurofm_shards import NWBToWebDatasetConverter
+from neurofm_shards.cli.main import run
 from neurofm_shards.convert.api import convert_inputs
 from neurofm_shards.errors import ConfigError, MissingPluginError, NothingToConvertError, OutputExistsError
 from neurofm_shards.plugins.config import PluginConfig
@@ -157,3 +158,26 @@ def test_a_real_recording_keeps_all_its_spikes(shared_data, tmp_path):
     spikes = data.gather(np.arange(data.num_samples))["spikes"]
     assert spikes.shape == (1200, 100, 15)
     assert int(spikes.sum(dtype=np.int64)) == 98_794
+
+
+def test_splits_are_counted_and_empty_ones_named(files, tmp_path, capsys):
+    def told(by, fractions, *more):
+        split = json.dumps({"by": by, "fractions": fractions})
+        words = ["convert", "-i", *map(str, files), "--overlap", "0", "--split", split, "--executor", "serial", *more]
+        assert run(words) == 0
+        return capsys.readouterr()
+
+    shares = {"train": 0.9, "val": 0.05, "test": 0.05, "never": 0.0}
+    said = told("session", shares, "-o", str(tmp_path / "out"))
+    with ShardCollection.open(tmp_path / "out") as data:
+        found = [entry["split"] for entry in data.metadata(np.arange(data.num_samples))]
+    counts = {name: found.count(name) for name in ("train", "val", "test")}
+    assert f"splits: train {counts['train']}, val {counts['val']}, test {counts['test']}\n" in said.err
+    empty = ", ".join(name for name, count in counts.items() if not count)
+    assert empty
+    assert f"no samples for {empty}: " in said.err
+    divided = told("time", {"train": 0.6, "test": 0.4}, "--dry-run", "--json")
+    splits = json.loads(divided.out)["splits"]
+    assert list(splits) == ["train", "test"]
+    assert min(splits.values()) > 0
+    assert "no samples" not in told("time", {"train": 0.6, "test": 0.4}, "--dry-run").out

@@ -100,15 +100,15 @@ def _notes(item: InputPlan) -> list[str]:
 
 
 def _split_notes(splits: Mapping[str, int]) -> list[str]:
-    """Say how samples are divided, and which splits get none: with few sessions whole ones cannot be shared."""
+    """Say how windows are divided, and which splits get none."""
     if not splits:
         return []
     told = ["splits: " + ", ".join(f"{name} {count:,}" for name, count in splits.items())]
     empty = ", ".join(name for name, count in splits.items() if not count)
     if empty:
         told.append(
-            f"no samples for {empty}: what is kept together (whole sessions, say) is too large for these shares; "
-            "choose another --split, or give more inputs"
+            f"no samples for {empty}: with few inputs, whole sessions or subjects are too large for small shares "
+            "(choose another --split), or windows were dropped (--dry-run says which)"
         )
     return told
 

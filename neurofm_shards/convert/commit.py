@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from neurofm_shards.convert.statistics import (
     sessions_from_manifest,
 )
 from neurofm_shards.plugins.registry import IN_CODE, registry
+from neurofm_shards.shards.dataset_manifest import versions_of
 from neurofm_shards.shards.manifest import ColumnEntry, Manifest, ShardEntry, TableEntry
 from neurofm_shards.shards.manifest_merge import merge_columns
 from neurofm_shards.shards.providers import compression_distribution
@@ -167,15 +166,7 @@ def software(plan: ConversionPlan) -> dict[str, str]:
     distributions = {"neurofm-shards", "numpy"} | {item.distribution for item in used if item.distribution != IN_CODE}
     for config in plan.config.transforms:
         distributions.add(known.transforms.get(str(config["kind"])).distribution)
-    return {name: version for name in sorted(distributions) if (version := _version(name))}
-
-
-@functools.cache
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return versions_of(distributions)
 
 
 def json_values(value: Any) -> Any:

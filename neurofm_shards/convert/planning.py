@@ -120,14 +120,20 @@ class ConversionPlan:
 
     @property
     def splits(self) -> dict[str, int]:
-        """Samples that are planned for each split, those that were asked for first; empty where none were."""
+        """Windows that are planned for each split, empty where none was asked for.
+
+        A new data set has those without windows too; what is added to one need not have all. Inputs of which only a
+        part is retried are not counted.
+        """
         asked = self.config.windows.split
-        if asked is None or not any(item.is_recording for item in self.inputs):
+        whole = [item for item in self.inputs if item.is_recording and not item.again]
+        recordings = [item.plan for item in whole if item.plan is not None]
+        if asked is None or not recordings:
             return {}
-        counts = Counter({name: 0 for name, share in asked.fractions.items() if share > 0})
-        for item in self.inputs:
-            if item.plan is not None:
-                counts.update(item.plan.metadata.get("splits", {}))
+        wanted = [] if self.first_shard else [name for name, share in asked.fractions.items() if share > 0]
+        counts = Counter(dict.fromkeys(wanted, 0))
+        for plan in recordings:
+            counts.update(plan.metadata["splits"])
         return dict(counts)
 
     @property

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.shards.buffers import POOLED_BYTES, BufferPool
+from neurofm_shards.shards.space import LARGE_ROW
 from neurofm_shards.types import ColumnSpec, Ragged
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ ABSENT = np.iinfo(np.int64).min
 _MOST_BYTES = 1 << 46
 #: Small rows are copied by one fancy index, in pieces that stay in the processor's cache and in malloc's hands.
 _PIECE = 128 << 10
-#: Smaller rows are as fast in one fancy index, into an array that malloc has at hand: the main thread's malloc keeps
-#: what was freed, up to arrays of about this size.
-_LARGE_ROW = 256 << 10
+#: The main thread's malloc keeps what was freed, up to arrays of about this size.
 _MOST_IN_HEAP = 16 << 20
 
 
@@ -173,7 +172,7 @@ class ConstantColumn(Column):
         """Say whether fresh memory costs nothing: of small batches always, in the main thread of larger ones too."""
         if size < POOLED_BYTES:
             return True
-        few = self._size < _LARGE_ROW and size < _MOST_IN_HEAP
+        few = self._size < LARGE_ROW and size < _MOST_IN_HEAP
         return few and threading.get_ident() == threading.main_thread().ident
 
     def _out(self, fetch: Fetch, shape: tuple[int, ...]) -> npt.NDArray[Any]:

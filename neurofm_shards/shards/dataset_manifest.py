@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -80,7 +80,7 @@ def dataset_manifest(
         sources=base.sources if base else [],
         failures=base.failures if base else [],
         config=base.config if base else config,
-        software=_software(),
+        software=versions_of(_DISTRIBUTIONS),
     )
 
 
@@ -89,6 +89,14 @@ def compression_name(compression: str | Compression) -> str:
     return compression if isinstance(compression, str) else compression.name
 
 
+def versions_of(distributions: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those distributions that are installed."""
+    return {name: version for name in sorted(distributions) if (version := _version(name))}
+
+
 @cache
-def _software() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS}
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -98,7 +98,8 @@ class MetadataTable:
         -------
         numpy.ndarray, shape (n,)
             int64, float64 (NaN where missing; also for integers with gaps), bool, or objects (texts, None where
-            missing; truth values with gaps; mixed types).
+            missing; truth values with gaps; mixed types). Whole numbers beside fractions in one shard are float64,
+            and rounded to that beyond 2**53.
 
         Raises
         ------

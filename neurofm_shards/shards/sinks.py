@@ -15,13 +15,14 @@ import numpy.typing as npt
 
 from neurofm_shards.compression.frames import FrameTable, FrameWriter
 from neurofm_shards.plugins.interfaces import Compression
+from neurofm_shards.shards.arena import HUGE_PAGE
 from neurofm_shards.types import Buffer
 
 Bytes = npt.NDArray[np.uint8]
 
-#: Bytes written at once: a huge page. Small enough to stay in a core's cache, more or less, from layout to writing;
+#: Bytes written at once. Small enough to stay in a core's cache, more or less, from layout to writing;
 #: large enough for the calls to be few, because each waits for the GIL.
-PIECE_BYTES = 2 << 20
+PIECE_BYTES = HUGE_PAGE
 #: A piece, and the rest of a record that begins in it. Memory that is never touched is none.
 BUFFER_BYTES = 2 * PIECE_BYTES
 

@@ -30,7 +30,7 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 RowCopy: TypeAlias = Callable[[Ints, int, Bytes], None]
 
 #: Rows of at least this size are copied one by one; smaller ones in one fancy index.
-_LARGE_ROW = 256 << 10
+LARGE_ROW = 256 << 10
 #: NumPy fills memory that is there row by row, which pays from this size on.
 _ONE_BY_ONE = 16 << 10
 
@@ -277,7 +277,7 @@ class _MappedReader(Reader):
         return [everything[start:stop] for start, stop in zip(offsets.tolist(), stops, strict=True)]
 
     def rows(self, offsets: Ints, size: int) -> npt.NDArray[Any]:
-        if size < _LARGE_ROW:
+        if size < LARGE_ROW:
             copied: npt.NDArray[Any] = self._space.rows_of(size)[offsets]
             return copied
         out = np.empty(len(offsets) * size, np.uint8)

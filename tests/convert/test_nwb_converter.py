@@ -43,7 +43,9 @@ class Stranger:
             owners=("u0",),
         )
         name = paths[0].rsplit("/", 1)[-1]
-        return InMemoryRecording([spikes], session_id=name, subject_id="m", source_file=name)
+        return InMemoryRecording(
+            [spikes], session_id=name, subject_id="m", source_file=name, fingerprint=Path(paths[0]).read_text()
+        )
 
 
 @pytest.fixture
@@ -176,6 +178,12 @@ def test_splits_are_counted_and_empty_ones_named(files, tmp_path, capsys):
     empty = ", ".join(name for name, count in counts.items() if not count)
     assert empty
     assert f"no samples for {empty}: " in said.err
+    added = tmp_path / "new.nwb"
+    added.write_text(json.dumps({"seed": 9, "seconds": 5}))
+    files.append(added)
+    said = told("session", shares, "-o", str(tmp_path / "out"), "--append")
+    assert f"splits: {next(name for name in counts if name in said.err)} 5\n" in said.err
+    assert "no samples" not in said.err
     divided = told("time", {"train": 0.6, "test": 0.4}, "--dry-run", "--json")
     splits = json.loads(divided.out)["splits"]
     assert list(splits) == ["train", "test"]

@@ -162,6 +162,11 @@ def test_a_real_recording_keeps_all_its_spikes(shared_data, tmp_path):
     assert int(spikes.sum(dtype=np.int64)) == 98_794
 
 
+def splits_in(folder):
+    with ShardCollection.open(folder) as data:
+        return [entry["split"] for entry in data.metadata(np.arange(data.num_samples))]
+
+
 def test_splits_are_counted_and_empty_ones_named(files, tmp_path, capsys):
     def told(by, fractions, *more):
         split = json.dumps({"by": by, "fractions": fractions})
@@ -171,8 +176,7 @@ def test_splits_are_counted_and_empty_ones_named(files, tmp_path, capsys):
 
     shares = {"train": 0.9, "val": 0.05, "test": 0.05, "never": 0.0}
     said = told("session", shares, "-o", str(tmp_path / "out"))
-    with ShardCollection.open(tmp_path / "out") as data:
-        found = [entry["split"] for entry in data.metadata(np.arange(data.num_samples))]
+    found = splits_in(tmp_path / "out")
     counts = {name: found.count(name) for name in ("train", "val", "test")}
     assert f"splits: train {counts['train']}, val {counts['val']}, test {counts['test']}\n" in said.err
     empty = ", ".join(name for name, count in counts.items() if not count)
@@ -182,7 +186,9 @@ def test_splits_are_counted_and_empty_ones_named(files, tmp_path, capsys):
     added.write_text(json.dumps({"seed": 9, "seconds": 5}))
     files.append(added)
     said = told("session", shares, "-o", str(tmp_path / "out"), "--append")
-    assert f"splits: {next(name for name in counts if name in said.err)} 5\n" in said.err
+    (name, *others) = splits_in(tmp_path / "out")[len(found) :]
+    assert set(others) == {name}
+    assert f"splits: {name} {1 + len(others)}\n" in said.err
     assert "no samples" not in said.err
     divided = told("time", {"train": 0.6, "test": 0.4}, "--dry-run", "--json")
     splits = json.loads(divided.out)["splits"]

@@ -10,6 +10,8 @@ of its own size and key.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,8 @@ SMALL_SIZE = 64
 
 #: Points per pass, so that all intermediate arrays stay in the processor's cache.
 _PASS = 1 << 13
+#: Wider halves are not tabulated: the tables would leave the cache, and take a millisecond to make.
+_WIDEST = 1 << 13
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -82,30 +86,88 @@ def halves(size: Any) -> tuple[Words, Words]:
     return a, (size + a - np.uint64(1)) // a
 
 
-def _forward(points: Words, a: Words, b: Words, key: Words, rounds: int) -> Words:
-    left = points // b  # one size for all points is divided by much faster like this than by divmod
-    right = points - left * b
-    for i in range(0, rounds, 2):
-        left += _hashed(right, key + _CONSTANTS[i], a)
-        np.minimum(left, left - a, out=left)
-        right += _hashed(left, key + _CONSTANTS[i + 1], b)
-        np.minimum(right, right - b, out=right)
-    left *= b
-    left += right
-    return left
+class _Step(ABC):
+    """One pass through the networks of all points, forward."""
+
+    @abstractmethod
+    def __call__(self, points: Words, at: Any) -> Words:
+        """Return the images of points; ``at`` (a slice or an index array) says which of all points these are."""
 
 
-def _backward(points: Words, a: Words, b: Words, key: Words, rounds: int) -> Words:
-    left = points // b
-    right = points - left * b
-    for i in range(rounds - 2, -1, -2):
-        right -= _hashed(left, key + _CONSTANTS[i + 1], b)
-        np.minimum(right, right + b, out=right)
-        left -= _hashed(right, key + _CONSTANTS[i], a)
-        np.minimum(left, left + a, out=left)
-    left *= b
-    left += right
-    return left
+class _Computed(_Step):
+    """Computes the hash of each point in each round."""
+
+    def __init__(self, a: Words, b: Words, key: Words, rounds: int) -> None:
+        self._of = (a, b, key)
+        self._rounds = rounds
+
+    def __call__(self, points: Words, at: Any) -> Words:
+        a, b, key = [part if part.size == 1 else part[at] for part in self._of]
+        left = points // b  # one size for all points is divided by much faster like this than by divmod
+        right = points - left * b
+        for i in range(0, self._rounds, 2):
+            left += _hashed(right, key + _CONSTANTS[i], a)
+            np.minimum(left, left - a, out=left)
+            right += _hashed(left, key + _CONSTANTS[i + 1], b)
+            np.minimum(right, right - b, out=right)
+        left *= b
+        left += right
+        return left
+
+
+class _Inverted(_Computed):
+    """The way back."""
+
+    def __call__(self, points: Words, at: Any) -> Words:
+        a, b, key = [part if part.size == 1 else part[at] for part in self._of]
+        left = points // b
+        right = points - left * b
+        for i in range(self._rounds - 2, -1, -2):
+            right -= _hashed(left, key + _CONSTANTS[i + 1], b)
+            np.minimum(right, right + b, out=right)
+            left -= _hashed(right, key + _CONSTANTS[i], a)
+            np.minimum(left, left + a, out=left)
+        left *= b
+        left += right
+        return left
+
+
+class _LookedUp(_Step):
+    """Hashes each value of a half once in each round, and looks it up: halves have few values, and points are many.
+
+    Parameters
+    ----------
+    a, b, keys : numpy.ndarray of uint64, shape (networks,)
+        Sizes of the halves, and keys.
+    rounds : int
+        Even.
+    which : numpy.ndarray of int64, shape (n,), or None
+        The network of each point; None where there is one network.
+    """
+
+    def __init__(self, a: Words, b: Words, keys: Words, rounds: int, which: npt.NDArray[np.int64] | None) -> None:
+        width = int(max(a.max(), b.max()))
+        values = np.tile(np.arange(width, dtype=np.uint64), (len(keys), 1))
+        self._tables = [
+            _hashed(values, (keys + constant)[:, None], size[:, None]).reshape(-1)
+            for constant, size in zip(_CONSTANTS[:rounds], cycle((a, b)), strict=False)
+        ]
+        self._one = which is None
+        self._of = (a, b, np.zeros(1, np.int64)) if which is None else (a[which], b[which], which * width)
+
+    def __call__(self, points: Words, at: Any) -> Words:
+        a, b, base = [part if self._one else part[at] for part in self._of]
+        left = points // (b[0] if self._one else b)
+        right = points - left * b
+        of_left, of_right = left.view(np.int64), right.view(np.int64)  # the same memory, as indices
+        for by_right, by_left in zip(self._tables[::2], self._tables[1::2], strict=True):
+            left += by_right.take(of_right if self._one else of_right + base, mode="wrap")
+            np.minimum(left, left - a, out=left)
+            right += by_left.take(of_left if self._one else of_left + base, mode="wrap")
+            np.minimum(right, right - b, out=right)
+        left *= b
+        left += right
+        return left
 
 
 def permute(points: Words, size: Any, key: Words, rounds: int = ROUNDS) -> Words:
@@ -122,28 +184,47 @@ def permute(points: Words, size: Any, key: Words, rounds: int = ROUNDS) -> Words
     rounds : int
         Even, up to ``SMALL_ROUNDS``.
     """
-    return _walk(_forward, points, size, key, rounds)
+    return _walk(_Computed(*halves(size), key, rounds), points, size)
 
 
 def unpermute(points: Words, size: Any, key: Words, rounds: int = ROUNDS) -> Words:
     """Undo :func:`permute`."""
-    return _walk(_backward, points, size, key, rounds)
+    return _walk(_Inverted(*halves(size), key, rounds), points, size)
 
 
-def _walk(step: Any, points: Words, size: Any, key: Words, rounds: int) -> Words:
-    a, b = halves(size)
-    if a.ndim:
-        found: Words = step(points, a, b, key, rounds)
-    else:
-        found = np.empty_like(points)
-        for first in range(0, len(points), _PASS):
-            found[first : first + _PASS] = step(points[first : first + _PASS], a, b, key, rounds)
-    outside = np.flatnonzero(found >= np.asarray(size, dtype=np.uint64))
+def permute_within(
+    points: Words, which: npt.NDArray[np.int64], sizes: Words, keys: Words, rounds: int = ROUNDS
+) -> Words:
+    """Do the same for the points of few permutations.
+
+    Parameters
+    ----------
+    points : numpy.ndarray of uint64, shape (n,)
+        Points.
+    which : numpy.ndarray of int64, shape (n,)
+        The permutation of each.
+    sizes, keys : numpy.ndarray of uint64, shape (permutations,)
+        Their sizes and keys.
+    rounds : int
+        See :func:`permute`.
+    """
+    a, b = halves(sizes)
+    if 2 * len(sizes) * int(max(a.max(initial=0), b.max(initial=0))) > len(points):
+        return permute(points, sizes[which], keys[which], rounds)
+    return _walk(_LookedUp(a, b, keys, rounds, which), points, sizes[which])
+
+
+def _walk(step: _Step, points: Words, size: Any) -> Words:
+    size = np.asarray(size, dtype=np.uint64)
+    found = np.empty_like(points)
+    for first in range(0, len(points), _PASS):
+        part = slice(first, first + _PASS)
+        found[part] = step(points[part], part)
+    outside = np.flatnonzero(found >= size)
     while len(outside):
-        of = [np.broadcast_to(part, points.shape)[outside] for part in (a, b, key, np.asarray(size, dtype=np.uint64))]
-        again = step(found[outside], *of[:3], rounds)
+        again = step(found[outside], outside)
         found[outside] = again
-        outside = outside[again >= of[3]]
+        outside = outside[again >= (size[outside] if size.ndim else size)]
     return found
 
 
@@ -168,24 +249,33 @@ class Permutation:
         self.size = size
         self._key = np.array([key], dtype=np.uint64)
         self._table = self._drawn() if size <= TABLE_SIZE else None
+        self._network: _Step | None = None  # made when it is first needed
 
     def __call__(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the images of ``positions``, each in ``[0, size)``; int64, same shape."""
         if self._table is not None:
             return self._table[positions]
-        return self._walked(permute, positions)
+        if self._network is None:
+            self._network = self._made()
+        return self._walked(self._network, positions)
 
     def inverse(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the positions whose images these are."""
         if self._table is not None:
             return np.argsort(self._table)[images]
-        return self._walked(unpermute, images)
+        return self._walked(_Inverted(*halves(self.size), self._key, ROUNDS), images)
 
     def _drawn(self) -> npt.NDArray[np.int64]:
         """Sort by keyed 64-bit hashes: each permutation is as likely as any other."""
         return np.argsort(combine(self._key, np.arange(self.size, dtype=np.uint64)), kind="stable")
 
-    def _walked(self, walk: Any, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _made(self) -> _Step:
+        a, b = (half.reshape(1) for half in halves(self.size))
+        if max(a[0], b[0]) > _WIDEST:
+            return _Computed(a, b, self._key, ROUNDS)
+        return _LookedUp(a, b, self._key, ROUNDS, None)
+
+    def _walked(self, step: _Step, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         flat = np.ascontiguousarray(positions, dtype=np.int64).reshape(-1).view(np.uint64)
-        found: npt.NDArray[np.int64] = walk(flat, self.size, self._key).view(np.int64)
+        found: npt.NDArray[np.int64] = _walk(step, flat, self.size).view(np.int64)
         return found.reshape(np.shape(positions))

@@ -20,7 +20,7 @@ from neurofm_shards.loading.bijection import (
     Permutation,
     combine,
     derive_key,
-    permute,
+    permute_within,
 )
 
 Rows = npt.NDArray[np.int64]
@@ -94,9 +94,9 @@ class Windows:
             window += late.astype(np.int64) - early
         offset = inside - first[back]
         if self._shuffled:
-            keys = combine(self._keys[groups], windows.astype(np.uint64))[back]
-            sizes = (last - first)[back].view(np.uint64)
-            offset = permute(offset.view(np.uint64), sizes, keys, self._rounds).view(np.int64)
+            keys = combine(self._keys[groups], windows.astype(np.uint64))
+            sizes = (last - first).view(np.uint64)
+            offset = permute_within(offset.view(np.uint64), back, sizes, keys, self._rounds).view(np.int64)
         return self._picked(self._starts[groups] + begin, end - begin, back, offset)
 
     def _piece(self, group: Rows, window: Rows) -> Rows:

@@ -21,6 +21,7 @@ from neurofm_shards.loading.bijection import (
     combine,
     derive_key,
     permute,
+    permute_within,
     unpermute,
 )
 
@@ -67,6 +68,24 @@ def test_elements_of_different_permutations_mix_in_one_call():
     together = permute(points, sizes, keys)
     apart = np.concatenate([feistel(n, int(combine(3, np.array([n], dtype=np.uint64))[0])) for n in range(1, 60)])
     assert np.array_equal(together, apart)
+
+
+@pytest.mark.parametrize("size", [TABLE_SIZE + 1, 10**6, 2**26 - 2**13, 2**26, 10**9])
+def test_hashes_that_are_looked_up_are_those_that_are_computed(size):
+    positions = np.random.default_rng(1).integers(0, size, 20_000)
+    computed = permute(positions.astype(np.uint64), size, np.array([9], dtype=np.uint64))
+    assert np.array_equal(Permutation(size, 9)(positions), computed)
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=6), st.integers(1, 4000), st.sampled_from([2, 8, 24]))
+def test_points_of_few_permutations_go_where_each_goes_alone(sizes, count, rounds):
+    rng = np.random.default_rng(count)
+    sizes, which = np.array(sizes, dtype=np.uint64), rng.integers(0, len(sizes), count)
+    keys = combine(count, np.arange(len(sizes), dtype=np.uint64))
+    points = (rng.random(count) * sizes[which]).astype(np.uint64)
+    together = permute_within(points, which, sizes, keys, rounds)
+    for i, (size, key) in enumerate(zip(sizes.tolist(), keys.tolist(), strict=True)):
+        assert np.array_equal(together[which == i], feistel(size, key, rounds)[points[which == i].astype(np.int64)])
 
 
 @pytest.mark.parametrize("kind", ["table", "network"])

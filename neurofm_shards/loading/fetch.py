@@ -78,7 +78,7 @@ class RowReader:
             failures = self._damaged(rows)
             rows = np.delete(rows, [i for i, _ in failures])
             columns = self._values(self.select(rows))
-        block = Block(columns, LazyMetadata.later(partial(self.collection.metadata, rows), len(rows)))
+        block = Block(columns, LazyMetadata.later(self.collection.metadata, rows))
         return apply(self.transforms, block) if self.transforms else block, failures
 
     def _values(self, selection: Selection) -> dict[str, Any]:
@@ -193,7 +193,7 @@ class BatchFetch(LookingAhead):
     def metadata(self, request: Request, failures: Failures) -> LazyMetadata:
         """Return the metadata that the batch of a request has when no transform changes it."""
         kept = np.delete(_order(request), [i for i, _ in failures])
-        return LazyMetadata.later(partial(self._metadata, request.parts, kept), len(kept))
+        return LazyMetadata.later(partial(self._metadata, request.parts), kept)
 
     def _metadata(self, parts: tuple[tuple[int, Rows], ...], order: Rows) -> list[dict[str, Any]]:
         found: dict[int, dict[str, Any]] = {}

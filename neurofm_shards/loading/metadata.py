@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import Any, SupportsIndex
 
 from typing_extensions import Self
@@ -21,16 +21,14 @@ class LazyMetadata(list[Any]):
         What it holds.
     """
 
-    def __init__(self, items: Iterable[Any] = ()) -> None:
-        super().__init__(items)
-        self._decode: Callable[[], list[dict[str, Any]]] | None = None
-        self._length = 0
+    _decode: Callable[[Any], list[dict[str, Any]]] | None = None
+    _rows: Sized = ()
 
     @classmethod
-    def later(cls, decode: Callable[[], list[dict[str, Any]]], length: int) -> Self:
-        """Make a list that is filled when it is first used: by ``decode``, which returns ``length`` items."""
+    def later(cls, decode: Callable[[Any], list[dict[str, Any]]], rows: Sized) -> Self:
+        """Make a list that is filled when it is first used: by ``decode(rows)``, which returns one item per row."""
         made = cls()
-        made._decode, made._length = decode, length
+        made._decode, made._rows = decode, rows
         return made
 
     @property
@@ -40,14 +38,14 @@ class LazyMetadata(list[Any]):
 
     def _filled(self) -> LazyMetadata:
         if self._decode is not None:
-            items = self._decode()
+            items = self._decode(self._rows)
             if self._decode is not None:  # another thread may have been faster
                 super().extend(items)
                 self._decode = None
         return self
 
     def __len__(self) -> int:
-        return self._length if self._decode is not None else super().__len__()
+        return len(self._rows) if self._decode is not None else super().__len__()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[list[Any]], tuple[list[Any]]]:
         return list, (list(self),)

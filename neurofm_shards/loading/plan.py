@@ -30,7 +30,7 @@ CHUNK = 1 << 15
 GROWTH = 8
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # one per batch: freezing would double its cost
 class Request:
     """One batch of this rank, as rows to be read.
 

@@ -1,44 +1,38 @@
-"""Copying rows from several threads at once."""
+"""Copying rows from several threads at once, where the package was built without a compiler."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-Bytes = npt.NDArray[np.uint8]
+from neurofm_shards.shards.row_copy import Bytes, Ints, NumpyRows
 
 
-class CopyInOneCall:
-    """Copies rows with torch, which lets go of the GIL once for all of them.
+class TorchRows(NumpyRows):
+    """Copies rows into memory that is there with torch, which lets go of the GIL once for all of them.
 
-    NumPy can fill an array that is there only row by row, and takes the GIL again after each. Where several threads do
-    that they wait for one another: two copied no more rows in a second than one, and four fewer.
-
-    Parameters
-    ----------
-    everything : numpy.ndarray of uint8
-        What rows are copied from.
+    NumPy does that only row by row, and takes the GIL again after each. Where several threads do so they wait for one
+    another: two copied no more rows in a second than one, and four fewer.
     """
 
+    smallest_row = 0
+
     def __init__(self, everything: Bytes) -> None:
-        self._everything = torch.from_numpy(everything)
-        self._rows: dict[int, torch.Tensor] = {}
+        super().__init__(everything)
+        self._tensor = torch.from_numpy(everything)
+        self._tensors: dict[int, torch.Tensor] = {}
 
-    def __call__(self, offsets: npt.NDArray[np.int64], size: int, out: Bytes) -> None:
-        """Copy rows.
+    def rows_into(self, offsets: Ints, size: int, out: npt.NDArray[Any]) -> None:
+        """See :class:`~neurofm_shards.shards.row_copy.RowCopy`."""
+        runs = self._tensors.get(size)
+        if runs is None:
+            count = self._tensor.numel() - size + 1
+            runs = self._tensors[size] = self._tensor.as_strided((count, size), (1, 1))
+        rows = torch.from_numpy(out.reshape(-1).view(np.uint8).reshape(-1, size))
+        torch.index_select(runs, 0, torch.from_numpy(offsets), out=rows)
 
-        Parameters
-        ----------
-        offsets : numpy.ndarray of int64, shape (n,)
-            Where rows begin.
-        size : int
-            Bytes of a row.
-        out : numpy.ndarray of uint8, shape (n * size,)
-            Filled with the rows, end to end.
-        """
-        rows = self._rows.get(size)
-        if rows is None:
-            count = self._everything.numel() - size + 1
-            rows = self._rows[size] = self._everything.as_strided((count, size), (1, 1))
-        torch.index_select(rows, 0, torch.from_numpy(offsets), out=torch.from_numpy(out.reshape(-1, size)))
+    def _approach(self, offsets: Ints, size: int) -> None:
+        """Other threads would wait for that."""

@@ -13,8 +13,9 @@ from neurofm_shards.loading.fetch import BatchFetch, RemoteFetch
 from neurofm_shards.loading.pipeline import Fetched, InlineWorkers, LookingAhead, Step, Task, Workers
 from neurofm_shards.loading.plan import Request
 from neurofm_shards.loading.processes import ProcessWorkers
-from neurofm_shards.loading.row_copy import CopyInOneCall
+from neurofm_shards.loading.row_copy import TorchRows
 from neurofm_shards.loading.threads import ThreadWorkers
+from neurofm_shards.shards import row_copy
 
 #: Smaller batches travel to threads and back in groups of about this size; handing one over costs more than reading it.
 GROUP_BYTES = 2 << 20
@@ -65,8 +66,9 @@ class WorkerOptions:
         local = fetch if finish is None else Finishing(fetch, finish)
         if not self.count:
             return InlineWorkers(local)
-        for reader in fetch.readers:
-            reader.collection.copy_rows_with(CopyInOneCall)
+        if not row_copy.COMPILED:
+            for reader in fetch.readers:
+                reader.collection.copy_rows_with(TorchRows)
         return ThreadWorkers(local, self.count, self.prefetch_factor)
 
     def group(self, batch_bytes: int) -> int:

@@ -21,9 +21,9 @@ from neurofm_shards.shards.lookup import KeyLookup
 from neurofm_shards.shards.make_space import IO, make_space
 from neurofm_shards.shards.metadata import MetadataTable, load_table
 from neurofm_shards.shards.names import METADATA_FIELD
+from neurofm_shards.shards.row_copy import RowCopy
 from neurofm_shards.shards.selection import Selection, all_plain
 from neurofm_shards.shards.shard_table import ShardTable
-from neurofm_shards.shards.space import RowCopy
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 
 if TYPE_CHECKING:
@@ -217,9 +217,11 @@ class ShardCollection:
                 self._shards.check_records(reader, rows)
             for column, places, simple in zip(columns, addresses, plain, strict=True):
                 name = column.spec.name
-                found[name] = self._values(
-                    column, Fetch(reader, rows, places, simple, self._shards, out.get(name), dtypes.get(name))
-                )
+                fetch = Fetch(reader, rows, places, simple, self._shards, out.get(name), dtypes.get(name))
+                try:
+                    found[name] = column.gather(fetch)
+                except MemoryError as error:
+                    raise self._too_much(column, len(rows), error) from error
         return found
 
     def metadata(self, rows: Rows) -> list[Metadata]:
@@ -236,7 +238,7 @@ class ShardCollection:
                 self._shards.check_records(reader, where)
             selected = self._select(where, (self._metadata,))
             addresses, plain = selected.addresses[0], selected.plain[0]
-            found = self._values(self._metadata, Fetch(reader, where, addresses, plain, self._shards))
+            found = self._metadata.gather(Fetch(reader, where, addresses, plain, self._shards))
         return [{} if value is MISSING else _object(value) for value in found]
 
     def has(self, row: int, column: str) -> bool:
@@ -311,7 +313,7 @@ class ShardCollection:
         Parameters
         ----------
         make : callable
-            Given all bytes of the data set, returns ``copy(offsets, size, out)``.
+            Given all bytes of the data set, returns a :class:`~neurofm_shards.shards.row_copy.RowCopy`.
         """
         self._space.copy_rows_with(make)
 
@@ -358,15 +360,11 @@ class ShardCollection:
             found = column.addresses[rows]
         return found
 
-    def _values(self, column: Column, fetch: Fetch) -> Any:
-        try:
-            return column.gather(fetch)
-        except MemoryError as error:
-            raise FormatError(
-                f"{self.catalog.folder}: there is no memory for {len(fetch.rows)} values of column "
-                f"{column.spec.name!r} ({error}); check what the data set promises with `neurofm-shards info`, or take "
-                "smaller batches"
-            ) from error
+    def _too_much(self, column: Column, count: int, error: MemoryError) -> FormatError:
+        return FormatError(
+            f"{self.catalog.folder}: there is no memory for {count} values of column {column.spec.name!r} ({error}); "
+            "check what the data set promises with `neurofm-shards info`, or take smaller batches"
+        )
 
 
 def _object(value: Any) -> Metadata:

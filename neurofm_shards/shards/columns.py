@@ -18,7 +18,7 @@ import numpy.typing as npt
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.shards.buffers import POOLED_BYTES, BufferPool
-from neurofm_shards.shards.space import LARGE_ROW
+from neurofm_shards.shards.row_copy import LARGE_ROW, RowCopy
 from neurofm_shards.types import ColumnSpec, Ragged
 
 if TYPE_CHECKING:
@@ -159,11 +159,11 @@ class ConstantColumn(Column):
         if plain:
             fetch.reader.need(fetch.addresses, self._size)
             if fetch.out is None and self._left_to_malloc(shape[0] * self._size):
-                found = fetch.reader.rows(fetch.addresses, self._size).view(self._dtype).reshape(shape)
+                found = fetch.reader.copy.rows(fetch.addresses, self._size, self._dtype, shape)
                 return found if fetch.dtype is None else found.astype(fetch.dtype, copy=False)
         out = self._out(fetch, shape)
         if plain:
-            self._copy(fetch.reader, fetch.addresses, out)
+            self._copy(fetch.reader.copy, fetch.addresses, out)
         elif self._size:
             self._copy_and_decode(fetch, out)
         return out
@@ -182,21 +182,21 @@ class ConstantColumn(Column):
             raise ConfigError(f"column {self.spec.name!r}: out has shape {fetch.out.shape}, and {shape} is needed")
         return fetch.out
 
-    def _copy(self, reader: Reader, addresses: Ints, out: npt.NDArray[Any]) -> None:
-        if out.dtype == self._dtype and out.flags.c_contiguous and self._size >= reader.smallest_row:
-            reader.rows_into(addresses, self._size, out.reshape(-1).view(np.uint8))
+    def _copy(self, copy: RowCopy, addresses: Ints, out: npt.NDArray[Any]) -> None:
+        if out.dtype == self._dtype and out.flags.c_contiguous and self._size >= copy.smallest_row:
+            copy.rows_into(addresses, self._size, out)
             return
         step = max(1, _PIECE // self._size)
         for start in range(0, len(addresses), step):
-            piece = reader.rows(addresses[start : start + step], self._size).view(self._dtype)
-            out[start : start + step] = piece.reshape(-1, *self._shape)
+            part = addresses[start : start + step]
+            out[start : start + step] = copy.rows(part, self._size, self._dtype, (len(part), *self._shape))
 
     def _copy_and_decode(self, fetch: Fetch, out: npt.NDArray[Any]) -> None:
         """Fill ``out`` where some payloads are not plain bytes (column-major or foreign arrays)."""
         plain = np.flatnonzero(fetch.addresses > 0)
         part = np.empty((len(plain), *self._shape), out.dtype)
         fetch.reader.need(fetch.addresses[plain], self._size)
-        self._copy(fetch.reader, fetch.addresses[plain], part)
+        self._copy(fetch.reader.copy, fetch.addresses[plain], part)
         out[plain] = part
         for i, value in self._decoded(fetch, np.flatnonzero(fetch.addresses < 0)):
             out[i] = self._expected(value)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from neurofm_shards.errors import FormatError
 from neurofm_shards.shards.arena import Arena, Bytes
+from neurofm_shards.shards.row_copy import RowCopy
 from neurofm_shards.shards.shard_file import ShardFile
-from neurofm_shards.shards.space import Ints, Reader, RowCopy, Space
+from neurofm_shards.shards.space import Ints, Reader, Space
 
 #: Files that are kept open; others are opened again.
 _OPEN_FILES = 128
@@ -23,6 +26,7 @@ class FileSpace(Space):
 
     def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
         super().__init__(name, tar_bytes, cache_bytes)
+        self.copy = _FileRows(self)
         self._files: dict[int, ShardFile] = {}
         self._decoded: dict[int, Arena] = {}
         self._open = _OpenFiles()
@@ -45,8 +49,12 @@ class FileSpace(Space):
                 raise FormatError(f"{file.path}: ends at byte {start + done}, before its last sample; restore it")
             done += count
 
-    def copy_rows_with(self, make: Callable[[Bytes], RowCopy]) -> None:
-        """See :meth:`Space.copy_rows_with`; here rows come out of files."""
+    def read_all(self, offsets: Ints, parts: list[Bytes]) -> None:
+        """Fill each part with the bytes at its address."""
+        shards = self.shards_of(offsets)
+        starts = offsets - self.bases[shards]
+        for shard, start, part in zip(shards.tolist(), starts.tolist(), parts, strict=True):
+            self.read(shard, start, part)
 
     def _attach_plain(self, shard: int, file: ShardFile) -> None:
         self._files[shard] = file
@@ -79,22 +87,17 @@ class _FileReader(Reader):
 
     def slices(self, offsets: Ints, sizes: Ints | int) -> list[Bytes]:
         parts = [np.empty(size, np.uint8) for size in np.broadcast_to(sizes, offsets.shape).tolist()]
-        self._read(offsets, parts)
+        self._space.read_all(offsets, parts)
         return parts
 
-    def rows(self, offsets: Ints, size: int) -> Bytes:
-        out = np.empty(len(offsets) * size, np.uint8)
-        self.rows_into(offsets, size, out)
-        return out
 
-    def rows_into(self, offsets: Ints, size: int, out: Bytes) -> None:
-        self._read(offsets, [out[i * size : (i + 1) * size] for i in range(len(offsets))])
+class _FileRows(RowCopy):
+    def __init__(self, space: FileSpace) -> None:
+        self._space = weakref.proxy(space)  # which owns this
 
-    def _read(self, offsets: Ints, parts: list[Bytes]) -> None:
-        shards = self._space.shards_of(offsets)
-        starts = offsets - self._space.bases[shards]
-        for shard, start, part in zip(shards.tolist(), starts.tolist(), parts, strict=True):
-            self._space.read(shard, start, part)
+    def rows_into(self, offsets: Ints, size: int, out: npt.NDArray[Any]) -> None:
+        rows = out.reshape(-1).view(np.uint8).reshape(-1, size)
+        self._space.read_all(offsets, list(rows))
 
 
 class _OpenFile:

@@ -8,9 +8,12 @@ frame, in both.
 
 from __future__ import annotations
 
+import os
+import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,21 +21,13 @@ import numpy.typing as npt
 from neurofm_shards.errors import ClosedError, FormatError
 from neurofm_shards.shards.arena import Arena, Bytes, places
 from neurofm_shards.shards.frames_cache import FrameCache
-from neurofm_shards.shards.guard import ForkSafeCondition
+from neurofm_shards.shards.row_copy import RowCopy, make_row_copy
 from neurofm_shards.shards.shard_file import ShardFile
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 Ints: TypeAlias = npt.NDArray[np.int64]
-
-#: ``copy(offsets, size, out)`` puts rows of ``size`` bytes, beginning at ``offsets``, into ``out``.
-RowCopy: TypeAlias = Callable[[Ints, int, Bytes], None]
-
-#: Rows of at least this size are copied one by one; smaller ones in one fancy index.
-LARGE_ROW = 256 << 10
-#: NumPy fills memory that is there row by row, which pays from this size on.
-_ONE_BY_ONE = 16 << 10
 
 
 class Space(ABC):
@@ -53,12 +48,11 @@ class Space(ABC):
         Address of each shard's first byte. A payload never has address 0: a tar begins with a header.
     frames : FrameCache
         The decoded frames of compressed shards.
-    smallest_row : int
-        Smaller rows are better fetched with ``Reader.rows`` and then put where they belong, larger ones put there
-        directly with ``Reader.rows_into``.
+    copy : RowCopy
+        Copies rows from addresses.
     """
 
-    smallest_row = 0
+    copy: RowCopy
 
     def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
         self.name = name
@@ -66,9 +60,10 @@ class Space(ABC):
         self.frames = FrameCache(cache_bytes, self._drop)
         self._bounds: dict[int, Ints] = {}
         self._first_frames = np.full(len(tar_bytes), -1, np.int64)
-        self._guard = ForkSafeCondition(self._forget_readers)
-        self._readers = 0
+        self._changed = threading.Condition()
+        self._readers: set[Reader] = set()
         self._closed = False
+        _spaces.add(self)
 
     @property
     def compressed(self) -> bool:
@@ -88,52 +83,50 @@ class Space(ABC):
         self._bounds[shard] = source.bounds
         self._first_frames[shard] = self.frames.add(source, int(self.bases[shard]))
 
-    @abstractmethod
-    def copy_rows_with(self, make: Callable[[Bytes], RowCopy]) -> None:
-        """Let ``make(everything)`` copy rows out of memory."""
+    def copy_rows_with(self, make: Callable[[Bytes], RowCopy]) -> None:  # noqa: B027  (rows may come out of files)
+        """Let ``make(everything)`` copy rows out of memory, if that is where they come from."""
 
     @abstractmethod
     def reading(self) -> Reader:
         """Return a context manager that holds the space open, and the frames that are read, for one gather."""
 
-    def enter(self) -> None:
+    def enter(self, reader: Reader) -> None:
         """Note that somebody reads.
+
+        No lock is taken: a reader first says that it is there and then looks whether the space is closed, and
+        ``close`` does the same the other way round, so that one of them sees the other.
 
         Raises
         ------
         ClosedError
             The data set was closed.
         """
-        lock = self._guard.get()
-        lock.acquire()  # by hand here and below: the statement costs more than all that is done
-        try:
-            if self._closed:
-                raise ClosedError(f"the data set {self.name} is closed; open it again to read from it")
-            self._readers += 1
-        finally:
-            lock.release()
+        self._readers.add(reader)
+        if self._closed:
+            self.leave(reader)
+            raise ClosedError(f"the data set {self.name} is closed; open it again to read from it")
 
-    def leave(self) -> None:
+    def leave(self, reader: Reader) -> None:
         """Note that somebody is done reading."""
-        condition = self._guard.get()
-        condition.acquire()
-        try:
-            self._readers -= 1
-            if self._closed and self._readers == 0:
-                condition.notify_all()
-        finally:
-            condition.release()
+        self._readers.discard(reader)
+        if self._closed:
+            with self._changed:
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Wait for running gathers, then release maps, files and memory. Doing it twice is fine."""
-        condition = self._guard.get()
-        with condition:
+        with self._changed:
             if self._closed:
                 return
             self._closed = True
-            condition.wait_for(lambda: self._readers == 0)
+            self._changed.wait_for(lambda: not self._readers)
         self.frames.close()
         self._release()
+
+    def forget_readers(self) -> None:
+        """Forget who was reading or closing: in a forked child, threads that it does not have."""
+        self._readers.clear()
+        self._changed = threading.Condition()
 
     def frames_of(self, offsets: Ints, sizes: Ints | int) -> Ints:
         """Return the numbers of the frames that these ranges lie in, each once; plain shards have none."""
@@ -164,50 +157,53 @@ class Space(ABC):
     def _release(self) -> None:
         """Give everything back."""
 
-    def _forget_readers(self) -> None:
-        self._readers = 0
+
+#: All that are open. A child forgets its parent's readers before it has any of its own.
+_spaces: weakref.WeakSet[Space] = weakref.WeakSet()
+
+
+def _forget_readers() -> None:
+    for space in list(_spaces):
+        space.forget_readers()
+
+
+os.register_at_fork(after_in_child=_forget_readers)
 
 
 class Reader(ABC):
-    """Reads from a space for one gather in one thread; made by ``Space.reading``."""
+    """Reads from a space for one gather in one thread; made by ``Space.reading``.
+
+    Attributes
+    ----------
+    copy : RowCopy
+        Copies rows from addresses, those of compressed shards after ``need``.
+    """
 
     def __init__(self, space: Space) -> None:
+        self.copy = space.copy
         self._opened = space
-        self._pinned: list[Ints] = []
-
-    @property
-    def smallest_row(self) -> int:
-        """See :class:`Space`."""
-        return self._opened.smallest_row
+        self._pinned: list[Ints] | None = None
 
     def __enter__(self) -> Self:
-        self._opened.enter()
+        self._opened.enter(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for frames in self._pinned:
+        for frames in self._pinned or ():
             self._opened.frames.unpin(frames)
-        self._opened.leave()
+        self._opened.leave(self)
 
     def need(self, offsets: Ints, sizes: Ints | int) -> None:
         """Make these byte ranges readable until the reader ends."""
         if self._opened.compressed:
             frames = self._opened.frames_of(offsets, sizes)
             self._opened.frames.pin(frames)
-            self._pinned.append(frames)
+            self._pinned = [*(self._pinned or ()), frames]
             self._opened.frames.load(frames)
 
     @abstractmethod
     def slices(self, offsets: Ints, sizes: Ints | int) -> list[Bytes]:
         """Return one array of bytes per range; to be copied from at once, never to be kept."""
-
-    @abstractmethod
-    def rows(self, offsets: Ints, size: int) -> npt.NDArray[Any]:
-        """Return ranges of equal size, end to end, in a new array, of whatever type of so many or of single bytes."""
-
-    @abstractmethod
-    def rows_into(self, offsets: Ints, size: int, out: Bytes) -> None:
-        """Copy ranges of equal size, end to end, into ``out``."""
 
 
 class MappedSpace(Space):
@@ -222,27 +218,16 @@ class MappedSpace(Space):
     def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
         super().__init__(name, tar_bytes, cache_bytes)
         self._arena = Arena(int(self.bases[-1]))
-        self._rows: dict[int, npt.NDArray[Any]] = {}
-        self.smallest_row = _ONE_BY_ONE
-        self.copy_rows: RowCopy = CopyOneByOne(self.everything)
+        self.copy = make_row_copy(self.everything)
 
     def copy_rows_with(self, make: Callable[[Bytes], RowCopy]) -> None:
         """See :meth:`Space.copy_rows_with`."""
-        self.copy_rows = make(self.everything)
-        self.smallest_row = 0
+        self.copy = make(self.everything)
 
     @property
     def everything(self) -> Bytes:
         """The whole range of addresses."""
         return self._arena.bytes
-
-    def rows_of(self, size: int) -> npt.NDArray[Any]:
-        """Return all runs of ``size`` bytes, overlapping, one per address: indexing it copies rows."""
-        rows = self._rows.get(size)
-        if rows is None:
-            count = self.everything.size - size + 1
-            rows = self._rows[size] = np.ndarray((count,), f"V{size}", self.everything, strides=(1,))
-        return rows
 
     def _attach_plain(self, shard: int, file: ShardFile) -> None:
         with file.open() as fd:
@@ -261,9 +246,8 @@ class MappedSpace(Space):
         return _MappedReader(self)
 
     def _release(self) -> None:
-        self._rows.clear()
         self._arena.close()
-        self.copy_rows = CopyOneByOne(self.everything)
+        self.copy = make_row_copy(self.everything)
 
 
 class _MappedReader(Reader):
@@ -275,28 +259,6 @@ class _MappedReader(Reader):
         everything = self._space.everything
         stops = (offsets + sizes).tolist()
         return [everything[start:stop] for start, stop in zip(offsets.tolist(), stops, strict=True)]
-
-    def rows(self, offsets: Ints, size: int) -> npt.NDArray[Any]:
-        if size < LARGE_ROW:
-            copied: npt.NDArray[Any] = self._space.rows_of(size)[offsets]
-            return copied
-        out = np.empty(len(offsets) * size, np.uint8)
-        self.rows_into(offsets, size, out)
-        return out
-
-    def rows_into(self, offsets: Ints, size: int, out: Bytes) -> None:
-        self._space.copy_rows(offsets, size, out)
-
-
-class CopyOneByOne:
-    """Copies rows with NumPy, which lets go of the GIL and takes it again for each of them."""
-
-    def __init__(self, everything: Bytes) -> None:
-        self._everything = everything
-
-    def __call__(self, offsets: Ints, size: int, out: Bytes) -> None:
-        """Copy rows."""
-        np.concatenate([self._everything[start : start + size] for start in offsets.tolist()], out=out)
 
 
 def _numbers(first: Ints, last: Ints) -> Ints:

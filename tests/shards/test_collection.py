@@ -230,6 +230,26 @@ def check_in_child(data, values):
     os._exit(0 if ok else 1)
 
 
+def test_a_forked_child_does_not_wait_for_readers_that_only_its_parent_has(ours, io):
+    with ShardCollection.open(ours, io=io) as data, data._space.reading():
+        child = multiprocessing.get_context("fork").Process(target=close_in_child, args=(data,))
+        child.start()
+        child.join(10)
+        found = child.exitcode
+        child.kill()
+        assert found == 0
+
+
+def close_in_child(data):
+    with data._space.reading():
+        closing = threading.Thread(target=data.close)
+        closing.start()
+        closing.join(0.1)
+        waits_for_its_own = closing.is_alive()
+    closing.join(5)
+    os._exit(0 if waits_for_its_own and not closing.is_alive() else 1)
+
+
 def test_closing_waits_for_readers_and_is_final(ours, io, values):
     data = ShardCollection.open(ours, io=io)
     kept = data.gather([2])["x"]

@@ -160,8 +160,9 @@ def _tile(start: int, stop: int, timeline: Timeline, options: WindowOptions) -> 
     whole, left = _number(start, stop, timeline, options)
     numbers = first + np.arange(whole, dtype=np.int64) * options.stride_bins
     stops = numbers + options.window_bins
-    if left and options.on_last_window == "pad":
-        numbers, left = np.append(numbers, first + whole * options.stride_bins), 0
+    following = first + whole * options.stride_bins
+    if left and options.on_last_window == "pad" and following < last:  # else none of its bins would be valid
+        numbers, left = np.append(numbers, following), 0
         stops = np.append(stops, end if stop == timeline.stop else last)
     elif left and options.on_last_window == "overlap" and last - first >= options.window_bins:
         left = 0

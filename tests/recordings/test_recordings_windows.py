@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import NothingToConvertError, SampleIndexError, SourceError
@@ -106,6 +106,7 @@ def test_what_a_sample_says_of_itself():
     policy=st.sampled_from(["drop", "overlap", "pad"]),
     invalid=st.sampled_from(["drop", "mask", "ignore"]),
 )
+@example(bad=[(0, 1), (218, 101)], length=5, stride=106, policy="pad", invalid="drop")  # more apart than is left
 def test_windows_lie_inside_valid_time_and_every_other_one_is_counted(bad, length, stride, policy, invalid):
     invalid_rows = [(a / 100 + 0.0033, (a + n) / 100) for a, n in bad]
     times = intervals("invalid", [a for a, _ in invalid_rows], [b for _, b in invalid_rows], modality="invalid")
@@ -121,6 +122,7 @@ def test_windows_lie_inside_valid_time_and_every_other_one_is_counted(bad, lengt
             assert policy == "pad" or not inside
             if policy == "pad":
                 assert not block.columns["valid"][w][[k - first for k in inside]].any()
+                assert block.columns["valid"][w].any()
     if invalid == "mask":
         for w, first in enumerate(bins):
             wanted = [first + k not in touched and first + k < 1000 for k in range(length)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,7 +17,6 @@ END_OF_ARCHIVE = bytes(2 * MEMBER_BLOCK)
 #: Largest payload that eleven octal digits can say.
 MAX_MEMBER_BYTES = 8**11 - 1
 
-Bytes1D = npt.NDArray[np.uint8]
 Bytes2D = npt.NDArray[np.uint8]
 
 _NUMBER = b"%07o\x00"
@@ -25,7 +26,9 @@ _BLANK_CHECKSUM = b"        "
 _MAGIC = b"ustar\x00" + b"00"
 _REST = (b"0" + bytes(100) + _MAGIC + bytes(64) + _NUMBER * 2 % (0, 0)).ljust(512 - 156, b"\0")
 _CONSTANT_SUM = sum(_OWNER + _MTIME + _BLANK_CHECKSUM + _REST)
-_SIZE_AT, _CHECKSUM_AT = 124, 148
+_SIZE_AT = 124
+#: Where a header's checksum stands, and how many octal digits it has.
+CHECKSUM_AT, CHECKSUM_DIGITS = 148, 6
 
 
 def padded(size: int) -> int:
@@ -73,6 +76,25 @@ def _octal_digits(numbers: npt.NDArray[np.int64], width: int) -> Bytes2D:
     return (numbers[:, None] >> shifts & 7 | ord("0")).astype(np.uint8)
 
 
+class Header(NamedTuple):
+    """A header, and what others of the same field with a key of the same length have in common with it.
+
+    Attributes
+    ----------
+    one : bytes
+        The header.
+    key_length, size : int
+        Bytes of the key, with which it begins, and of the payload.
+    sum_without_key : int
+        What its bytes add up to for the checksum, but for the key.
+    """
+
+    one: bytes
+    key_length: int
+    size: int
+    sum_without_key: int
+
+
 class HeaderTemplate:
     """Makes the headers of one field: everything but key, size and checksum is fixed.
 
@@ -84,7 +106,7 @@ class HeaderTemplate:
 
     def __init__(self, field: str, extension: str) -> None:
         self._tail = f".{field}.{extension}".encode()
-        self._last: tuple[int, int, Bytes1D, int] | None = None
+        self._last: Header | None = None
 
     def one(self, key: bytes, size: int) -> bytes:
         """Return the header of one member."""
@@ -101,22 +123,23 @@ class HeaderTemplate:
             Payload bytes: of every member, or of each.
         """
         length = keys.shape[1]
-        like, total = self._like(keys[0].tobytes(), sizes if isinstance(sizes, int) else 0)
-        sums = keys.sum(axis=1, dtype=np.int64) + total
+        like = self.like(keys[0].tobytes(), sizes if isinstance(sizes, int) else 0)
+        sums = keys.sum(axis=1, dtype=np.int64) + like.sum_without_key
         out = np.empty((len(keys), MEMBER_BLOCK), np.uint8)
-        out[...] = like
+        out[...] = np.frombuffer(like.one, np.uint8)
         out[:, :length] = keys
         if not isinstance(sizes, int):
             digits = _octal_digits(sizes, 11)
             out[:, _SIZE_AT : _SIZE_AT + 11] = digits
             sums += digits.sum(axis=1, dtype=np.int64) - 11 * ord("0")
-        out[:, _CHECKSUM_AT : _CHECKSUM_AT + 6] = _octal_digits(sums, 6)
+        out[:, CHECKSUM_AT : CHECKSUM_AT + CHECKSUM_DIGITS] = _octal_digits(sums, CHECKSUM_DIGITS)
         return out
 
-    def _like(self, key: bytes, size: int) -> tuple[Bytes1D, int]:
-        """Return a header of such a key, and what its bytes but for the key add to the checksum; the last is kept."""
-        if self._last is None or self._last[:2] != (len(key), size):
-            header = self.one(key, size)
-            total = sum(header) - sum(key) - sum(header[_CHECKSUM_AT : _CHECKSUM_AT + 8]) + sum(_BLANK_CHECKSUM)
-            self._last = len(key), size, np.frombuffer(header, np.uint8), total
-        return self._last[2:]
+    def like(self, key: bytes, size: int) -> Header:
+        """Return what headers with such a key and a payload of this size have in common; the last is kept."""
+        last = self._last
+        if last is None or last.key_length != len(key) or last.size != size:
+            one = self.one(key, size)
+            checksum = one[CHECKSUM_AT : CHECKSUM_AT + len(_BLANK_CHECKSUM)]
+            last = self._last = Header(one, len(key), size, sum(one) - sum(key) - sum(checksum) + sum(_BLANK_CHECKSUM))
+        return last

@@ -122,18 +122,35 @@ class LaidOut:
 
     def note(self, log: IndexLog, position: int) -> None:
         """Note in the index where everything is; the first record begins at ``position``."""
-        row, at, count = len(log.keys), position + MEMBER_BLOCK, len(self._sizes)
-        end = self.record * count
-        for column in self._columns:
-            form = (column.data.dtype.newbyteorder("<").str, column.data.shape[1:])
-            codec = column.writer.codec
-            logged = log.column(column.writer.field, codec.name, codec.extension)
-            logged.add_many(row, range(at, at + end, self.record), [column.size] * count, len(column.before), form)
-            at += padded(column.size) + MEMBER_BLOCK
-        log.column(METADATA_FIELD, "json", "json").add_many(
-            row, range(at, at + end, self.record), self._sizes, -1, None
-        )
-        log.records.extend(range(position, position + end, self.record))
+        note_records(log, self._columns, len(log.keys), position, self.record, self._sizes)
+
+
+def note_records(
+    log: IndexLog, columns: Sequence[FixedColumn], row: int, position: int, record: int, sizes: Sequence[int]
+) -> None:
+    """Note consecutive records of one length in the index.
+
+    Parameters
+    ----------
+    log : IndexLog
+        The index.
+    columns : sequence of FixedColumn
+        The fields.
+    row, position : int
+        Number of the first sample, and where its record begins.
+    record : int
+        Bytes of each record.
+    sizes : sequence of int
+        Bytes of each sample's metadata.
+    """
+    at, end = position + MEMBER_BLOCK, record * len(sizes)
+    for column in columns:
+        form = (column.data.dtype.newbyteorder("<").str, column.data.shape[1:])
+        logged = log.column(column.writer.field, column.writer.codec.name, column.writer.codec.extension)
+        logged.add_many(row, range(at, at + end, record), [column.size] * len(sizes), len(column.before), form)
+        at += padded(column.size) + MEMBER_BLOCK
+    log.column(METADATA_FIELD, "json", "json").add_many(row, range(at, at + end, record), sizes, -1, None)
+    log.records.extend(range(position, position + end, record))
 
 
 def _joined(parts: Sequence[Bytes2D | bytes]) -> Bytes2D:

@@ -16,7 +16,7 @@ from neurofm_shards.plugins.registry import registry
 from neurofm_shards.shards.fields import FieldWriters
 from neurofm_shards.shards.files import partial_path, publish
 from neurofm_shards.shards.fingerprints import shard_fingerprint
-from neurofm_shards.shards.headers import END_OF_ARCHIVE, MEMBER_BLOCK, HeaderTemplate
+from neurofm_shards.shards.headers import END_OF_ARCHIVE, MEMBER_BLOCK, HeaderTemplate, padded
 from neurofm_shards.shards.index_log import Encoded, IndexLog
 from neurofm_shards.shards.index_store import save_index
 from neurofm_shards.shards.layout import FixedColumn, LaidOut, fixed_column, record_bytes
@@ -26,6 +26,7 @@ from neurofm_shards.shards.packing import pack_strings
 from neurofm_shards.shards.record_buffer import RecordBuffer
 from neurofm_shards.shards.sample_keys import SampleKeys, automatic_keys, named_keys, one_automatic_key
 from neurofm_shards.shards.sample_metadata import MetadataRun, MetadataTemplate, OwnMetadata, encode_all, encode_own
+from neurofm_shards.shards.sample_run import SampleForm, SampleRun, Signature, described, sample_form
 from neurofm_shards.shards.shard_record import ShardRecord, metadata_part, shard_record
 from neurofm_shards.shards.sidecars import sidecar_paths
 from neurofm_shards.shards.sinks import BackgroundSink, CompressedSink, FileSink, Sink
@@ -103,6 +104,9 @@ class ShardWriter:
         self._partial = partial_path(self.path)
         self._sink = _sink(self._partial, compression, overlap=overlap, threads=threads)
         self._records = RecordBuffer(self._sink)
+        self._run: SampleRun | None = None
+        self._form: SampleForm | None = None
+        self._last_signature: Signature | None = None
         self._open = True
 
     @property
@@ -210,6 +214,7 @@ class ShardWriter:
             self.abort()
 
     def _finish(self) -> ShardRecord:
+        self._end_run()
         end = self._records.position
         self._records.finish(END_OF_ARCHIVE)
         frames = self._sink.finish(durable=self._durable)
@@ -276,6 +281,7 @@ class ShardWriter:
     def _write_run(
         self, columns: list[FixedColumn], keys: SampleKeys, own: OwnMetadata, start: int, run: MetadataRun
     ) -> None:
+        self._end_run()
         texts, sizes = run.texts()
         stop = start + run.count
         laid_out = LaidOut(columns, keys.matrix(start, stop), start, (self._metadata_header, texts, sizes))
@@ -302,9 +308,25 @@ class ShardWriter:
         return template
 
     def _write_one(self, keys: SampleKeys, i: int, sample: Sample, own: bytes) -> None:
-        cells = [(writer := self._fields.of(field, value), writer.encode(value)) for field, value in sample.items()]
+        key = keys.keys[i].encode()
         text = self._template(sample).one(keys.ids[i], self.num_samples, own)
-        key, position, row = keys.keys[i].encode(), self._records.position, self.num_samples
+        form = described(sample, key)
+        run = self._run
+        if form is not None and run is not None and run.takes(form.signature, text):
+            digest = self._records.append(run.form.pieces(key, form.data, text), run.record)
+            run.sizes.append(len(text))
+        else:
+            digest = self._write_alone(key, sample, text)
+        self._log.digests.append(digest)
+        self._remember(keys, i, 1, (own,), text)
+        if self._run is None and form is not None:
+            self._begin_run(form.signature, sample, key, padded(len(text)))
+
+    def _write_alone(self, key: bytes, sample: Sample, text: bytes) -> int:
+        """Write a sample of any form; return the digest of its record."""
+        self._end_run()
+        cells = [(writer := self._fields.of(field, value), writer.encode(value)) for field, value in sample.items()]
+        position, row = self._records.position, self.num_samples
         pieces: list[Buffer] = []
         at = position
         places = []
@@ -321,8 +343,22 @@ class ShardWriter:
             writer.log(self._log).add(row, place, encoded)
         self._metadata_log.add(row, at, Encoded(len(text), ()))
         self._log.records.append(position)
-        self._log.digests.append(digest)
-        self._remember(keys, i, 1, (own,), text)
+        return digest
+
+    def _begin_run(self, signature: Signature, sample: Sample, key: bytes, padded_text: int) -> None:
+        """Expect more samples of a form, from its second one in a row on."""
+        if self._form is None or self._form.signature != signature:
+            if signature == self._last_signature:
+                self._form = sample_form(signature, sample, key, self._fields, self._metadata_header)
+            self._last_signature = signature
+        if self._form is not None and self._form.signature == signature:
+            self._run = SampleRun(self._form, self.num_samples, self._records.position, padded_text)
+
+    def _end_run(self) -> None:
+        """Put what was noted of a run into the index, in which nothing else may come first."""
+        if self._run is not None:
+            self._run.note(self._log)
+            self._run = None
 
 
 def _sink(

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, EncodeError
 from neurofm_shards.shards.index import build_index, load_index
+from neurofm_shards.shards.index_store import parse_index
 from neurofm_shards.shards.metadata import MetadataTable, load_table, part_of
 from neurofm_shards.shards.metadata_members import metadata_of_shard
 from neurofm_shards.shards.shard_record import ShardRecord
@@ -140,7 +141,7 @@ def test_webdataset_decodes_the_same_numbers(tmp_path, compression):
 def test_the_index_made_while_writing_is_the_one_rebuilt_from_the_shard(tmp_path, compression, name):
     path = tmp_path / ("s.tar" if compression == "none" else f"s.tar.{compression}")
     record = write_in_blocks(path, columns(), METADATA[name], compression=compression)
-    kept, rebuilt = load_index(path), build_index(path)
+    kept, rebuilt = parse_index(sidecar_paths(path)[0]), build_index(path)  # as written: a wrong one is made anew
     assert kept.keys() == rebuilt.keys()
     assert kept.checksum == rebuilt.checksum == record.entry.checksum
     assert kept.fingerprint == rebuilt.fingerprint

@@ -137,9 +137,9 @@ def run(
             workers.submit(task)
             under_way.append(task)
             if len(under_way) > workers.slots:
-                yield from _outcomes(workers, under_way.popleft())
+                yield from map(_delivered, workers.result(), under_way.popleft())
         while under_way:
-            yield from _outcomes(workers, under_way.popleft())
+            yield from map(_delivered, workers.result(), under_way.popleft())
     finally:
         workers.cancel()
 
@@ -152,16 +152,10 @@ def _tasks(requests: Iterable[Request], group: int) -> Iterator[Task]:
         size = min(2 * size, group)
 
 
-def _outcomes(workers: Workers, task: Task) -> Iterator[tuple[Fetched, Request]]:
-    outcomes = workers.result()
-    for request in task:  # no variable holds an outcome: the caller alone decides how long a batch lives
-        yield _succeeded(next(outcomes)), request
-
-
-def _succeeded(outcome: Outcome) -> Fetched:
+def _delivered(outcome: Outcome, request: Request) -> tuple[Fetched, Request]:
     if isinstance(outcome, Failed):
         raise outcome.error from (WorkerError(f"in a worker process:\n{outcome.trace}") if outcome.trace else None)
-    return outcome
+    return outcome, request
 
 
 def fetch_all(fetch: Fetch, task: Task, stopped: Callable[[], bool] = _never) -> list[Outcome]:

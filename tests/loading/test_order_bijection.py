@@ -22,6 +22,7 @@ from neurofm_shards.loading.bijection import (
     derive_key,
     permute,
     permute_within,
+    sorting_order,
     unpermute,
 )
 
@@ -75,6 +76,14 @@ def test_hashes_that_are_looked_up_are_those_that_are_computed(size):
     positions = np.random.default_rng(1).integers(0, size, 20_000)
     computed = permute(positions.astype(np.uint64), size, np.array([9], dtype=np.uint64))
     assert np.array_equal(Permutation(size, 9)(positions), computed)
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), unique=True), st.integers(0, 2**32 - 1))
+def test_words_are_sorted_as_argsort_does_whether_their_halves_differ_or_not(words, upper):
+    words = np.array(words, dtype=np.uint64)
+    alike = np.unique((words & np.uint64(2**32 - 1)) | np.uint64(upper << 32))[::-1]  # only their lower halves differ
+    for each in (words, np.random.default_rng(len(words)).permutation(np.union1d(words, alike))):
+        assert np.array_equal(sorting_order(each), np.argsort(each))
 
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=6), st.integers(1, 4000), st.sampled_from([2, 8, 24]))

@@ -1,5 +1,9 @@
 """Rows are the same bytes whoever copies them, from wherever they lie."""
 
+import shutil
+import sysconfig
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -49,6 +53,13 @@ def test_rows_come_as_whatever_the_bytes_mean(kind, dtype):
     out = np.empty_like(found)
     kind(everything).rows_into(offsets, 12 * dtype.itemsize, out)
     assert out.tobytes() == found.tobytes()
+
+
+def test_the_module_in_c_is_there_where_it_can_be_built():
+    compiler = (sysconfig.get_config_var("CC") or "none").split()[0]
+    if shutil.which(compiler) is None or not Path(sysconfig.get_path("include"), "Python.h").exists():
+        pytest.skip("no C compiler here, or no headers of Python")
+    assert row_copy.COMPILED, "install the package again: its build says why the module was not compiled"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from harness.environments import Environment
 
+from neurofm_shards.shards import row_copy
+
 LIBRARIES = ("neurofm-shards", "numpy", "torch", "orjson", "xxhash", "zstandard", "isal")
 
 
@@ -33,6 +35,7 @@ def machine(folder: Path, environments: list[Environment], load_before: float) -
         "file system": f"{place[2]}, {shutil.disk_usage(folder).free / 1e9:.0f} GB free",
         "load before": f"{load_before:.2f}",
         "load after": f"{load():.2f} (the benchmark's own)",
+        "built": f"{'with' if row_copy.COMPILED else 'without'} the module in C that copies rows",
         "versions": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
         **{one.peer.name: one.versions or f"not measured: {one.reason}" for one in environments},
     }

@@ -99,7 +99,7 @@ def halves(size: Any) -> tuple[Words, Words]:
 
 
 class _Step(ABC):
-    """One pass through the networks of all points, forward."""
+    """One pass of points through their networks."""
 
     @abstractmethod
     def __call__(self, points: Words, at: Any) -> Words:

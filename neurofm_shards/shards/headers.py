@@ -26,9 +26,8 @@ _BLANK_CHECKSUM = b"        "
 _MAGIC = b"ustar\x00" + b"00"
 _REST = (b"0" + bytes(100) + _MAGIC + bytes(64) + _NUMBER * 2 % (0, 0)).ljust(512 - 156, b"\0")
 _CONSTANT_SUM = sum(_OWNER + _MTIME + _BLANK_CHECKSUM + _REST)
-_SIZE_AT = 124
-#: Where a header's checksum stands, and how many octal digits it has.
-CHECKSUM_AT, CHECKSUM_DIGITS = 148, 6
+_SIZE_AT, _SIZE_DIGITS = 124, 11
+_CHECKSUM_AT, _CHECKSUM_DIGITS = 148, 6
 
 
 def padded(size: int) -> int:
@@ -76,27 +75,8 @@ def _octal_digits(numbers: npt.NDArray[np.int64], width: int) -> Bytes2D:
     return (numbers[:, None] >> shifts & 7 | ord("0")).astype(np.uint8)
 
 
-class Header(NamedTuple):
-    """A header, and what others of the same field with a key of the same length have in common with it.
-
-    Attributes
-    ----------
-    one : bytes
-        The header.
-    key_length, size : int
-        Bytes of the key, with which it begins, and of the payload.
-    sum_without_key : int
-        What its bytes add up to for the checksum, but for the key.
-    """
-
-    one: bytes
-    key_length: int
-    size: int
-    sum_without_key: int
-
-
 class HeaderTemplate:
-    """Makes the headers of one field: everything but key, size and checksum is fixed.
+    """Makes the headers of one field.
 
     Parameters
     ----------
@@ -106,7 +86,6 @@ class HeaderTemplate:
 
     def __init__(self, field: str, extension: str) -> None:
         self._tail = f".{field}.{extension}".encode()
-        self._last: Header | None = None
 
     def one(self, key: bytes, size: int) -> bytes:
         """Return the header of one member."""
@@ -122,24 +101,90 @@ class HeaderTemplate:
         sizes : int or numpy.ndarray of int64, shape (n,)
             Payload bytes: of every member, or of each.
         """
-        length = keys.shape[1]
-        like = self.like(keys[0].tobytes(), sizes if isinstance(sizes, int) else 0)
-        sums = keys.sum(axis=1, dtype=np.int64) + like.sum_without_key
+        size, each = (sizes, None) if isinstance(sizes, int) else (0, sizes)
+        stencil = self.stencil(keys[0].tobytes(), size)
         out = np.empty((len(keys), MEMBER_BLOCK), np.uint8)
-        out[...] = np.frombuffer(like.one, np.uint8)
-        out[:, :length] = keys
-        if not isinstance(sizes, int):
-            digits = _octal_digits(sizes, 11)
-            out[:, _SIZE_AT : _SIZE_AT + 11] = digits
-            sums += digits.sum(axis=1, dtype=np.int64) - 11 * ord("0")
-        out[:, CHECKSUM_AT : CHECKSUM_AT + CHECKSUM_DIGITS] = _octal_digits(sums, CHECKSUM_DIGITS)
+        stencil.many(out, keys, stencil.digits(keys.sum(axis=1, dtype=np.int64), each))
         return out
 
-    def like(self, key: bytes, size: int) -> Header:
-        """Return what headers with such a key and a payload of this size have in common; the last is kept."""
-        last = self._last
-        if last is None or last.key_length != len(key) or last.size != size:
-            one = self.one(key, size)
-            checksum = one[CHECKSUM_AT : CHECKSUM_AT + len(_BLANK_CHECKSUM)]
-            last = self._last = Header(one, len(key), size, sum(one) - sum(key) - sum(checksum) + sum(_BLANK_CHECKSUM))
-        return last
+    def stencil(self, key: bytes, size: int, before: bytes = b"", after: bytes = b"") -> Stencil:
+        """Return a stencil for headers with keys as long as this one, and payloads of this size."""
+        return Stencil(self.one(key, size), key, before, after)
+
+
+class Digits(NamedTuple):
+    """What differs between the headers that one stencil makes, but for the keys.
+
+    Attributes
+    ----------
+    checksums : numpy.ndarray of uint8, shape (n, 6)
+        Octal digits.
+    sizes : numpy.ndarray of uint8, shape (n, 11), or None
+        Octal digits; None where all have the stencil's own size.
+    """
+
+    checksums: Bytes2D
+    sizes: Bytes2D | None
+
+    def part(self, start: int, stop: int) -> Digits:
+        """Return those of some headers."""
+        return Digits(self.checksums[start:stop], None if self.sizes is None else self.sizes[start:stop])
+
+
+class Stencil:
+    """A header and the constant bytes around it, into which keys, checksums and sizes are put.
+
+    Parameters
+    ----------
+    header : bytes
+        A header.
+    key : bytes
+        Its key, with which it begins.
+    before, after : bytes
+        What stands around it.
+    """
+
+    def __init__(self, header: bytes, key: bytes, before: bytes, after: bytes) -> None:
+        start, checksum, size = len(before), len(before) + _CHECKSUM_AT, len(before) + _SIZE_AT
+        self._bytes = bytearray(before + header + after)
+        self._row = np.frombuffer(self._bytes, np.uint8)
+        self._key = slice(start, start + len(key))
+        self._checksum = slice(checksum, checksum + _CHECKSUM_DIGITS)
+        self._size = slice(size, size + _SIZE_DIGITS)
+        written = header[_CHECKSUM_AT : _CHECKSUM_AT + len(_BLANK_CHECKSUM)]
+        #: What the header's bytes add up to for the checksum, but for the key.
+        self._sum = sum(header) - sum(key) - sum(written) + sum(_BLANK_CHECKSUM)
+
+    def __len__(self) -> int:
+        return len(self._bytes)
+
+    def one(self, key: bytes, total: int) -> bytearray:
+        """Return the bytes for a key, whose bytes add up to ``total``; the same memory each time."""
+        self._bytes[self._key] = key
+        self._bytes[self._checksum] = b"%06o" % (self._sum + total)
+        return self._bytes
+
+    def digits(self, totals: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64] | None = None) -> Digits:
+        """Return the digits of many headers.
+
+        Parameters
+        ----------
+        totals : numpy.ndarray of int64, shape (n,)
+            What the bytes of each key add up to.
+        sizes : numpy.ndarray of int64, shape (n,), optional
+            Payload bytes of each, where they differ.
+        """
+        if sizes is None:
+            return Digits(_octal_digits(totals + self._sum, _CHECKSUM_DIGITS), None)
+        digits = _octal_digits(sizes, _SIZE_DIGITS)
+        own = int(self._row[self._size].sum(dtype=np.int64))
+        sums = totals + self._sum - own + digits.sum(axis=1, dtype=np.int64)
+        return Digits(_octal_digits(sums, _CHECKSUM_DIGITS), digits)
+
+    def many(self, out: Bytes2D, keys: Bytes2D, digits: Digits) -> None:
+        """Fill ``out``, shape (n, len(self)), for many keys, shape (n, k)."""
+        out[...] = self._row
+        out[:, self._key] = keys
+        out[:, self._checksum] = digits.checksums
+        if digits.sizes is not None:
+            out[:, self._size] = digits.sizes

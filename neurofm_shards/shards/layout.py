@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.shards.fields import FieldWriter, plain
-from neurofm_shards.shards.headers import MEMBER_BLOCK, HeaderTemplate, padded
+from neurofm_shards.shards.headers import MEMBER_BLOCK, Digits, HeaderTemplate, Stencil, padded
 from neurofm_shards.shards.index_log import IndexLog
 from neurofm_shards.shards.names import METADATA_FIELD
 
@@ -99,26 +99,28 @@ class LaidOut:
         self._start = start
         template, texts, sizes = metadata
         self._sizes = sizes.tolist()
-        self.record = record_bytes(columns, int(sizes[0]))
+        self.record = record_bytes(columns, self._sizes[0])
+        self._keys, self._texts = keys, texts
+        key, totals = keys[0].tobytes(), keys.sum(axis=1, dtype=np.int64)
         #: What stands before each column's data, and behind the last.
-        self._between: list[Bytes2D] = []
-        last, padding = b"", 0
+        self._between: list[tuple[Stencil, Digits]] = []
+        behind = b""
         for column in columns:
-            headers = column.writer.template.many(keys, column.size)
-            self._between.append(_joined([last, bytes(padding), headers, column.before]))
-            last, padding = column.after, padded(column.size) - column.size
-        padding_at_end = padded(int(sizes[0])) - texts.shape[1]
-        headers = template.many(keys, sizes)
-        self._between.append(_joined([last, bytes(padding), headers, texts, bytes(padding_at_end)]))
+            stencil = column.writer.template.stencil(key, column.size, behind, column.before)
+            self._between.append((stencil, stencil.digits(totals)))
+            behind = column.after + bytes(-column.size % MEMBER_BLOCK)
+        stencil = template.stencil(key, self._sizes[0], behind)
+        same = self._sizes.count(self._sizes[0]) == len(self._sizes)
+        self._between.append((stencil, stencil.digits(totals, None if same else sizes)))
 
     def fill(self, out: Bytes2D, first: int) -> None:
         """Write records, the first one being that of sample ``first``; every byte of ``out`` is written."""
         stop, at = first + len(out), 0
-        for column, before in zip(self._columns, self._between, strict=False):
-            data = column.rows(self._start + first, self._start + stop)
-            for part in (before[first:stop], data):
-                out[:, at : (at := at + part.shape[1])] = part
-        out[:, at:] = self._between[-1][first:stop]
+        data = [column.rows(self._start + first, self._start + stop) for column in self._columns]
+        for (stencil, digits), behind in zip(self._between, [*data, self._texts[first:stop]], strict=True):
+            stencil.many(out[:, at : (at := at + len(stencil))], self._keys[first:stop], digits.part(first, stop))
+            out[:, at : (at := at + behind.shape[1])] = behind
+        out[:, at:] = 0
 
     def note(self, log: IndexLog, position: int) -> None:
         """Note in the index where everything is; the first record begins at ``position``."""
@@ -151,13 +153,3 @@ def note_records(
         at += padded(column.size) + MEMBER_BLOCK
     log.column(METADATA_FIELD, "json", "json").add_many(row, range(at, at + end, record), sizes, -1, None)
     log.records.extend(range(position, position + end, record))
-
-
-def _joined(parts: Sequence[Bytes2D | bytes]) -> Bytes2D:
-    """Put parts of every record side by side; bytes are the same in each."""
-    rows = [np.frombuffer(part, np.uint8)[None] if isinstance(part, bytes) else part for part in parts]
-    count, width = max(map(len, rows)), sum(row.shape[1] for row in rows)
-    out, at = np.empty((count, width), np.uint8), 0
-    for row in rows:
-        out[:, at : (at := at + row.shape[1])] = row
-    return out

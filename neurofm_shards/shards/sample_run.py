@@ -9,7 +9,7 @@ import numpy as np
 
 from neurofm_shards.blocks import as_array
 from neurofm_shards.shards.fields import FieldWriters, plain
-from neurofm_shards.shards.headers import CHECKSUM_AT, CHECKSUM_DIGITS, MEMBER_BLOCK, Header, HeaderTemplate, padded
+from neurofm_shards.shards.headers import MEMBER_BLOCK, HeaderTemplate, Stencil, padded
 from neurofm_shards.shards.index_log import IndexLog
 from neurofm_shards.shards.layout import FixedColumn, note_records, record_bytes
 from neurofm_shards.types import Buffer, Sample
@@ -59,44 +59,25 @@ class SampleForm:
         self.signature = signature
         self.columns = columns
         self._metadata_header = metadata
-        self._before: list[_Part] = []
+        self._before: list[Stencil] = []
         behind = b""
         for column in columns:
-            header = column.writer.template.like(key, column.size)
-            self._before.append(_Part(behind, header, column.before))
+            self._before.append(column.writer.template.stencil(key, column.size, behind, column.before))
             behind = column.after + bytes(-column.size % MEMBER_BLOCK)
         self._behind = behind
-        self._last: dict[int, _Part] = {}
+        self._last: dict[int, Stencil] = {}
 
     def pieces(self, key: bytes, data: Sequence[Buffer], text: bytes) -> list[Buffer]:
         """Return a record piece by piece, to be copied before the next one is asked for."""
         total = sum(key)
         pieces: list[Buffer] = []
-        for part, raw in zip(self._before, data, strict=True):
-            pieces += (part.of(key, total), raw)
+        for stencil, raw in zip(self._before, data, strict=True):
+            pieces += (stencil.one(key, total), raw)
         last = self._last.get(len(text))
         if last is None:
-            header = self._metadata_header.like(key, len(text))
-            last = self._last[len(text)] = _Part(self._behind, header, b"")
-        pieces += (last.of(key, total), text, bytes(-len(text) % MEMBER_BLOCK))
+            last = self._last[len(text)] = self._metadata_header.stencil(key, len(text), self._behind)
+        pieces += (last.one(key, total), text, bytes(-len(text) % MEMBER_BLOCK))
         return pieces
-
-
-class _Part:
-    """A header and the constant bytes around it, with room for key and checksum."""
-
-    def __init__(self, before: bytes, header: Header, after: bytes) -> None:
-        start, checksum = len(before), len(before) + CHECKSUM_AT
-        self._bytes = bytearray(before + header.one + after)
-        self._key = slice(start, start + header.key_length)
-        self._checksum = slice(checksum, checksum + CHECKSUM_DIGITS)
-        self._sum = header.sum_without_key
-
-    def of(self, key: bytes, total: int) -> bytearray:
-        """Return the bytes for a key, whose bytes add up to ``total``."""
-        self._bytes[self._key] = key
-        self._bytes[self._checksum] = b"%06o" % (self._sum + total)
-        return self._bytes
 
 
 class SampleRun:

@@ -208,8 +208,8 @@ class ShardDataset(Dataset[dict[str, Any]]):
         return places if self._rows is None else self._rows[places]
 
     def _decoded(self, rows: Rows) -> list[dict[str, Any]]:
-        block, _ = self._reader.read(rows, "raise")
-        return list(split_samples(block.columns, block.metadata if self._metadata else None))
+        columns, metadata, _ = self._reader.read(rows, "raise")
+        return list(split_samples(columns, metadata if self._metadata else None))
 
     def _stored(self, row: int) -> dict[str, Any]:
         names = [*self.columns, METADATA_FIELD] if self._metadata else list(self.columns)

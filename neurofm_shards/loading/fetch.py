@@ -23,11 +23,12 @@ from neurofm_shards.loading.transforming import BatchFunction, SampleFunction, a
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.shards.collection import ShardCollection
 from neurofm_shards.shards.selection import Selection
-from neurofm_shards.types import Block, ColumnSpec
+from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata
 
 OnError: TypeAlias = Literal["raise", "skip"]
 Rows: TypeAlias = npt.NDArray[np.int64]
 Failures: TypeAlias = "tuple[tuple[int, str], ...]"
+Read: TypeAlias = "tuple[Mapping[str, ColumnData], Sequence[Metadata], Failures]"
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,23 @@ class RowReader:
         """Find out where the values of rows lie."""
         return self.collection.select(rows, self.columns)
 
-    def read(
-        self, rows: Rows, on_error: OnError = "raise", selection: Selection | None = None
-    ) -> tuple[Block, Failures]:
-        """Read rows as a block, transformed; metadata are decoded when used.
+    def read(self, rows: Rows, on_error: OnError = "raise", selection: Selection | None = None) -> Read:
+        """Read rows and transform them; metadata are decoded when used.
 
         Parameters
         ----------
         rows : numpy.ndarray of int64
             What to read.
         on_error : "raise" or "skip"
-            Skip: rows that cannot be read are left out of the block, and listed.
+            Skip: rows that cannot be read are left out, and listed.
         selection : Selection, optional
             Where the values lie, if that is known already.
+
+        Returns
+        -------
+        (columns, metadata, failures)
+            Values by column, metadata by row, and the rows that could not be read: their places among those asked for,
+            and what was wrong.
         """
         failures: Failures = ()
         try:
@@ -78,8 +83,11 @@ class RowReader:
             failures = self._damaged(rows)
             rows = np.delete(rows, [i for i, _ in failures])
             columns = self._values(self.select(rows))
-        block = Block(columns, LazyMetadata.later(self.collection.metadata, rows))
-        return apply(self.transforms, block) if self.transforms else block, failures
+        metadata = LazyMetadata.later(self.collection.metadata, rows)
+        if self.transforms:
+            block = apply(self.transforms, Block(columns, metadata))
+            return block.columns, block.metadata, failures
+        return columns, metadata, failures
 
     def _values(self, selection: Selection) -> dict[str, Any]:
         return self.collection.read(selection, dtypes=self.dtypes)
@@ -98,7 +106,7 @@ class RowReader:
 
 @dataclass(frozen=True)
 class Finish:
-    """Turns a block into the batch that the training loop gets.
+    """Turns values and metadata into the batch that the training loop gets.
 
     Attributes
     ----------
@@ -123,15 +131,13 @@ class Finish:
         if self.ragged not in get_args(RaggedAs):
             raise ConfigError(f"ragged={self.ragged!r}; choose one of {', '.join(get_args(RaggedAs))}")
 
-    def __call__(self, block: Block) -> Any:
+    def __call__(self, values: Mapping[str, ColumnData], metadata: Sequence[Metadata]) -> Any:
         """Return the batch."""
-        metadata = block.metadata if self.metadata else None
+        wanted = metadata if self.metadata else None
         if self.transform is None:
-            batch = batch_to_tensors(
-                block.columns, metadata, ragged=self.ragged, pad_value=self.pad_value, columns=self.columns
-            )
+            batch = batch_to_tensors(values, wanted, ragged=self.ragged, pad_value=self.pad_value, columns=self.columns)
         else:
-            samples = [self.transform(sample) for sample in split_samples(block.columns, metadata)]
+            samples = [self.transform(sample) for sample in split_samples(values, wanted)]
             batch = collate_webdataset(samples, ragged=self.ragged, pad_value=self.pad_value)
         return batch if self.batch_transform is None else self.batch_transform(batch)
 
@@ -162,20 +168,22 @@ class BatchFetch(LookingAhead):
         if len(request.parts) > 1 or request.order is not None:
             return self._of_parts(request)
         ((number, rows),) = request.parts
-        block, failures = self.readers[number].read(rows, self._on_error, selection)
-        _check_any_left(failures, len(rows))
-        return Fetched(self._finish(block), failures)
+        columns, metadata, failures = self.readers[number].read(rows, self._on_error, selection)
+        if failures:
+            _check_any_left(failures, len(rows))
+        return Fetched(self._finish(columns, metadata), failures)
 
     def _of_parts(self, request: Request) -> Fetched:
         blocks, failures, start = [], [], 0
         for number, rows in request.parts:
-            block, failed = self.readers[number].read(rows, self._on_error)
-            blocks.append(block)
+            columns, metadata, failed = self.readers[number].read(rows, self._on_error)
+            blocks.append(Block(columns, metadata))
             failures += [(start + i, text) for i, text in failed]
             start += len(rows)
         _check_any_left(failures, start)
         placed = _in_batch(request.order, failures)
-        return Fetched(self._finish(self._joined(request, blocks, placed)), placed)
+        joined = self._joined(request, blocks, placed)
+        return Fetched(self._finish(joined.columns, joined.metadata), placed)
 
     def look_ahead(self, task: Task) -> list[Step]:
         """See :meth:`LookingAhead.look_ahead`: one search for all batches of one data set."""

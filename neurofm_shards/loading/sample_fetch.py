@@ -47,8 +47,8 @@ class SampleFetch:
     def __call__(self, rows: npt.NDArray[np.int64]) -> Fetched:
         """Return the samples of rows; ``batch`` is a list of dicts, without those that failed."""
         if self.decode:
-            block, failures = self.reader.read(rows, self.on_error)
-            found = list(split_samples(block.columns, block.metadata if self.metadata else None))
+            columns, metadata, failures = self.reader.read(rows, self.on_error)
+            found = list(split_samples(columns, metadata if self.metadata else None))
         else:
             failures = ()
             found = [self._stored(row) for row in rows.tolist()]

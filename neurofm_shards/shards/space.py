@@ -48,6 +48,8 @@ class Space(ABC):
         Address of each shard's first byte. A payload never has address 0: a tar begins with a header.
     frames : FrameCache
         The decoded frames of compressed shards.
+    compressed : bool
+        Whether any shard that was looked at is compressed.
     copy : RowCopy
         Copies rows from addresses.
     """
@@ -58,17 +60,13 @@ class Space(ABC):
         self.name = name
         self.bases: Ints = places(np.asarray(tar_bytes, np.int64))
         self.frames = FrameCache(cache_bytes, self._drop)
+        self.compressed = False
         self._bounds: dict[int, Ints] = {}
         self._first_frames = np.full(len(tar_bytes), -1, np.int64)
         self._changed = threading.Condition()
         self._readers: set[Reader] = set()
         self._closed = False
         _spaces.add(self)
-
-    @property
-    def compressed(self) -> bool:
-        """Whether any shard that was looked at is compressed."""
-        return bool(self._bounds)
 
     def attach(self, shard: int, file: ShardFile) -> None:
         """Make a shard readable."""
@@ -79,6 +77,7 @@ class Space(ABC):
             memory = self._memory(shard, file.tar_bytes)
         except OSError as error:
             raise FormatError(f"{file.path}: no addresses are left for its {file.tar_bytes:,} bytes") from error
+        self.compressed = True
         source = file.frames(memory)
         self._bounds[shard] = source.bounds
         self._first_frames[shard] = self.frames.add(source, int(self.bases[shard]))

@@ -76,20 +76,22 @@ class RowReader:
         """
         failures: Failures = ()
         try:
-            columns = self._values(self.select(rows) if selection is None else selection)
+            columns = self._values(rows, selection)
         except FormatError:
             if on_error == "raise":
                 raise
             failures = self._damaged(rows)
             rows = np.delete(rows, [i for i, _ in failures])
-            columns = self._values(self.select(rows))
+            columns = self._values(rows)
         metadata = LazyMetadata.later(self.collection.metadata, rows)
         if self.transforms:
             block = apply(self.transforms, Block(columns, metadata))
             return block.columns, block.metadata, failures
         return columns, metadata, failures
 
-    def _values(self, selection: Selection) -> dict[str, Any]:
+    def _values(self, rows: Rows, selection: Selection | None = None) -> dict[str, Any]:
+        if selection is None:
+            return self.collection.gather(rows, self.columns, dtypes=self.dtypes)
         return self.collection.read(selection, dtypes=self.dtypes)
 
     def _damaged(self, rows: Rows) -> Failures:
@@ -98,7 +100,7 @@ class RowReader:
 
     def _problem(self, row: Rows) -> str | None:
         try:
-            self._values(self.select(row))
+            self._values(row)
         except FormatError as error:
             return str(error)
         return None
@@ -188,6 +190,8 @@ class BatchFetch(LookingAhead):
     def look_ahead(self, task: Task) -> list[Step]:
         """See :meth:`LookingAhead.look_ahead`: one search for all batches of one data set."""
         singly: list[Step] = [partial(self, request) for request in task]
+        if self._finds_while_copying():
+            return singly
         numbers = {number for request in task for number, _ in request.parts}
         if len(numbers) > 1 or any(len(request.parts) > 1 or request.order is not None for request in task):
             return singly
@@ -197,6 +201,9 @@ class BatchFetch(LookingAhead):
         except Exception:  # noqa: BLE001  (looked for one by one, each fails in its turn, with its own error)
             return singly
         return [partial(self, request, part) for request, part in zip(task, parts, strict=True)]
+
+    def _finds_while_copying(self) -> bool:
+        return all(reader.collection.finds_while_copying(reader.columns) for reader in self.readers)
 
     def metadata(self, request: Request, failures: Failures) -> LazyMetadata:
         """Return the metadata that the batch of a request has when no transform changes it."""

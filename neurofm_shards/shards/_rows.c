@@ -78,6 +78,20 @@ check(const Py_buffer *source, const Py_buffer *offsets, Py_ssize_t size, const 
     return 0;
 }
 
+/* Let go of the GIL for what takes longer than that. */
+static void
+copy_all(const Py_buffer *source, const int64_t *offsets, Py_ssize_t size, const Py_buffer *out)
+{
+    if (out->len <= KEEP_THE_GIL) {
+        copy(source->buf, offsets, out->len / size, size, out->buf);
+    }
+    else {
+        Py_BEGIN_ALLOW_THREADS
+        copy(source->buf, offsets, out->len / size, size, out->buf);
+        Py_END_ALLOW_THREADS
+    }
+}
+
 static PyObject *
 copy_rows(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
@@ -102,23 +116,85 @@ copy_rows(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
     if (PyObject_GetBuffer(args[3], &out, PyBUF_WRITABLE) < 0) {
         goto release_offsets;
     }
-    if (check(&source, &offsets, size, &out) < 0) {
-        goto release_out;
+    if (check(&source, &offsets, size, &out) == 0) {
+        copy_all(&source, offsets.buf, size, &out);
+        result = Py_NewRef(Py_None);
     }
-    if (out.len <= KEEP_THE_GIL) {
-        copy(source.buf, offsets.buf, out.len / size, size, out.buf);
-    }
-    else {
-        Py_BEGIN_ALLOW_THREADS
-        copy(source.buf, offsets.buf, out.len / size, size, out.buf);
-        Py_END_ALLOW_THREADS
-    }
-    result = Py_NewRef(Py_None);
-
-release_out:
     PyBuffer_Release(&out);
 release_offsets:
     PyBuffer_Release(&offsets);
+release_source:
+    PyBuffer_Release(&source);
+    return result;
+}
+
+/* Put the offsets of numbered rows into `found`; 0 where there is no such number, or the offset is not a positive one. */
+static int
+look_up(const Py_buffer *table, const Py_buffer *numbers, int64_t *found)
+{
+    const int64_t *offsets = table->buf, *number = numbers->buf;
+    Py_ssize_t known = table->len / (Py_ssize_t)sizeof(int64_t);
+
+    for (Py_ssize_t i = 0; i < numbers->len / (Py_ssize_t)sizeof(int64_t); i++) {
+        if (number[i] < 0 || number[i] >= known || offsets[number[i]] <= 0) {
+            return 0;
+        }
+        found[i] = offsets[number[i]];
+    }
+    return 1;
+}
+
+static PyObject *
+copy_numbered_rows(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    Py_buffer source, table, numbers, out;
+    PyObject *result = NULL;
+    Py_ssize_t size;
+
+    if (nargs != 5) {
+        PyErr_Format(PyExc_TypeError, "copy_numbered_rows takes 5 arguments, not %zd", nargs);
+        return NULL;
+    }
+    size = PyLong_AsSsize_t(args[3]);
+    if (size == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (PyObject_GetBuffer(args[0], &source, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    if (PyObject_GetBuffer(args[1], &table, PyBUF_ND) < 0) {
+        goto release_source;
+    }
+    if (PyObject_GetBuffer(args[2], &numbers, PyBUF_ND) < 0) {
+        goto release_table;
+    }
+    if (PyObject_GetBuffer(args[4], &out, PyBUF_WRITABLE) < 0) {
+        goto release_numbers;
+    }
+    if (table.itemsize != (Py_ssize_t)sizeof(int64_t) || numbers.itemsize != (Py_ssize_t)sizeof(int64_t)) {
+        PyErr_SetString(PyExc_TypeError, "offsets and numbers must be 64-bit integers");
+    }
+    else {
+        Py_buffer offsets = numbers; /* as many, of the same type */
+
+        offsets.buf = PyMem_Malloc(numbers.len > 0 ? (size_t)numbers.len : 1);
+        if (offsets.buf == NULL) {
+            PyErr_NoMemory();
+        }
+        else if (!look_up(&table, &numbers, offsets.buf)) {
+            result = Py_NewRef(Py_False);
+        }
+        else if (check(&source, &offsets, size, &out) == 0) {
+            copy_all(&source, offsets.buf, size, &out);
+            result = Py_NewRef(Py_True);
+        }
+        PyMem_Free(offsets.buf);
+    }
+    PyBuffer_Release(&out);
+release_numbers:
+    PyBuffer_Release(&numbers);
+release_table:
+    PyBuffer_Release(&table);
 release_source:
     PyBuffer_Release(&source);
     return result;
@@ -128,8 +204,14 @@ PyDoc_STRVAR(copy_rows_doc,
              "copy_rows(source, offsets, size, out, /)\n--\n\n"
              "Put rows of ``size`` bytes, beginning at ``offsets`` (int64) of ``source``, end to end into ``out``.");
 
+PyDoc_STRVAR(copy_numbered_rows_doc,
+             "copy_numbered_rows(source, table, numbers, size, out, /)\n--\n\n"
+             "Do the same for rows at ``table[numbers]``, which are int64, and return True. Where one of the numbers\n"
+             "is not in the table, or its offset is not positive, copy nothing and return False.");
+
 static PyMethodDef methods[] = {
     {"copy_rows", (PyCFunction)(void (*)(void))copy_rows, METH_FASTCALL, copy_rows_doc},
+    {"copy_numbered_rows", (PyCFunction)(void (*)(void))copy_numbered_rows, METH_FASTCALL, copy_numbered_rows_doc},
     {NULL, NULL, 0, NULL},
 };
 

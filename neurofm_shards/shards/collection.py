@@ -196,7 +196,38 @@ class ShardCollection:
         ClosedError
             The data set was closed.
         """
-        return self.read(self.select(rows, columns), out, dtypes)
+        wanted = self._wanted(columns)
+        if out is None and self._finds_while_copying(wanted):
+            where = np.asarray(rows, np.int64, order="C")
+            found = self._at_once(where, wanted, dtypes or {}) if where.ndim == 1 else None
+            if found is not None:
+                return found
+        return self.read(self._select(self._checked_rows(rows), wanted), out, dtypes)
+
+    def finds_while_copying(self, columns: Iterable[str] | None = None) -> bool:
+        """Say whether looking for the values of several batches together would save nothing."""
+        return self._finds_while_copying(self._wanted(columns))
+
+    def _finds_while_copying(self, columns: tuple[Column, ...]) -> bool:
+        fit = self._space.copy.finds_rows and not self._space.compressed and not self._verify and bool(columns)
+        return fit and all([column.at_once for column in columns])  # noqa: C419  (a generator takes longer)
+
+    def _at_once(
+        self, rows: Ints, columns: tuple[Column, ...], dtypes: Mapping[str, npt.DTypeLike]
+    ) -> dict[str, Any] | None:
+        """Gather columns of plain bytes; None where one is not, or a shard was not looked at yet."""
+        found = {}
+        with self._space.reading() as reader:
+            for column in columns:
+                name = column.spec.name
+                try:
+                    values = column.gather_at_once(reader.copy, rows, dtypes.get(name))
+                except MemoryError as error:
+                    raise self._too_much(column, len(rows), error) from error
+                if values is None:
+                    return None
+                found[name] = values
+        return found
 
     def select(self, rows: Rows, columns: Iterable[str] | None = None) -> Selection:
         """Find out where the values of rows lie; parameters and errors are those of :meth:`gather`."""

@@ -75,7 +75,14 @@ class Column(ABC):
         What is delivered; its dtype is in native byte order.
     num_samples : int
         Samples in the data set.
+
+    Attributes
+    ----------
+    at_once : bool
+        Whether ``gather_at_once`` is worth a try.
     """
+
+    at_once = False
 
     def __init__(self, spec: ColumnSpec, num_samples: int) -> None:
         self.spec = spec
@@ -103,6 +110,10 @@ class Column(ABC):
     @abstractmethod
     def gather(self, fetch: Fetch) -> Any:
         """Return the values asked for, in new memory."""
+
+    def gather_at_once(self, copy: RowCopy, rows: Ints, dtype: npt.DTypeLike | None) -> Any:  # noqa: ARG002
+        """Return the values of rows, finding and copying them in one go; None where that cannot be done."""
+        return None
 
     @abstractmethod
     def _copyable(self, index: ColumnIndex) -> bool:
@@ -151,6 +162,7 @@ class ConstantColumn(Column):
         self._dtype = np.dtype(spec.dtype)
         self._shape = tuple(int(length or 0) for length in spec.shape or ())
         self._size = _bytes_of(spec, self._shape)
+        self.at_once = self._size > 0
 
     def gather(self, fetch: Fetch) -> Any:
         """Return an array (n, ...), or fill ``out``."""
@@ -167,6 +179,21 @@ class ConstantColumn(Column):
         elif self._size:
             self._copy_and_decode(fetch, out)
         return out
+
+    def gather_at_once(self, copy: RowCopy, rows: Ints, dtype: npt.DTypeLike | None) -> Any:
+        """See :meth:`Column.gather_at_once`."""
+        shape = (len(rows), *self._shape)
+        if self._left_to_malloc(len(rows) * self._size):
+            out = np.empty(shape, self._dtype)
+        elif dtype is None or dtype == self._dtype:
+            out = self._pool.empty(shape, self._dtype)
+        else:
+            return None
+        if copy.numbered_rows_into(self.addresses, rows, self._size, out):
+            return out if dtype is None else out.astype(dtype, copy=False)
+        inside = rows[(rows >= 0) & (rows < len(self.addresses))]
+        self.at_once = not (self.addresses[inside] < 0).any()  # shards that were not looked at yet are no reason
+        return None
 
     def _left_to_malloc(self, size: int) -> bool:
         """Say whether fresh memory costs nothing: of small batches always, in the main thread of larger ones too."""

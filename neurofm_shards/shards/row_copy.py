@@ -38,9 +38,12 @@ class RowCopy(ABC):
     smallest_row : int
         Smaller rows are better fetched with ``rows`` and then put where they belong, larger ones put there directly
         with ``rows_into``.
+    finds_rows : bool
+        Whether there is ``numbered_rows_into``.
     """
 
     smallest_row = 0
+    finds_rows = False
 
     def rows(self, offsets: Ints, size: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
         """Return rows, end to end, in a new array.
@@ -62,9 +65,18 @@ class RowCopy(ABC):
     def rows_into(self, offsets: Ints, size: int, out: npt.NDArray[Any]) -> None:
         """Copy rows, end to end, into a contiguous array of any type, which they fill."""
 
+    def numbered_rows_into(self, table: Ints, numbers: Ints, size: int, out: npt.NDArray[Any]) -> bool:
+        """Copy the rows at ``table[numbers]`` and return True.
+
+        Where one of the numbers is not in the table, or its offset is not positive, nothing is copied: False.
+        """
+        raise NotImplementedError(f"{type(self).__name__} finds no rows: {len(numbers)} of {size} bytes were asked for")
+
 
 class CompiledRows(RowCopy):
     """Announces rows to the processor before their turn, and lets go of the GIL once for all of them."""
+
+    finds_rows = True
 
     def __init__(self, everything: Bytes) -> None:
         self._source = everything.data  # found by C in less time than an array
@@ -72,6 +84,10 @@ class CompiledRows(RowCopy):
     def rows_into(self, offsets: Ints, size: int, out: npt.NDArray[Any]) -> None:
         """See :class:`RowCopy`."""
         _rows.copy_rows(self._source, offsets, size, out)
+
+    def numbered_rows_into(self, table: Ints, numbers: Ints, size: int, out: npt.NDArray[Any]) -> bool:
+        """See :class:`RowCopy`."""
+        return _rows.copy_numbered_rows(self._source, table, numbers, size, out)
 
 
 class NumpyRows(RowCopy):

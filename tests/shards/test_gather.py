@@ -51,9 +51,10 @@ def folder(request, arrays, foreign, tmp_path_factory):
     return where
 
 
-@pytest.fixture(scope="module", params=["mmap", "pread"])
+@pytest.fixture(scope="module", params=["mmap", "mmap, verified", "pread, verified"])
 def data(request, folder):
-    with ShardCollection.open(folder, io=request.param, verify=True) as opened:
+    io, _, verified = request.param.partition(", ")
+    with ShardCollection.open(folder, io=io, verify=bool(verified)) as opened:
         yield opened
 
 
@@ -66,6 +67,33 @@ def test_any_rows_in_any_order_with_repeats_are_what_was_stored(data, arrays, ro
         assert found[name].dtype == values.dtype
         np.testing.assert_array_equal(found[name], values[rows])
     assert [entry["row"] for entry in data.metadata(rows)] == rows
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.lists(st.integers(0, COUNT - 1), max_size=80),
+    columns=st.lists(st.sampled_from(["spikes", "lfp", "behavior", "label", "flags", "nothing"]), unique=True),
+    step=st.sampled_from([1, 2, -1]),
+)
+def test_some_columns_of_any_rows_are_what_was_stored(data, arrays, rows, columns, step):
+    rows = np.array(rows, np.int64)[::step]  # not always contiguous
+    found = data.gather(rows, columns, dtypes={"spikes": "f4"})
+    assert list(found) == columns
+    for name in columns:
+        assert found[name].dtype == ("f4" if name == "spikes" else arrays[name].dtype)
+        np.testing.assert_array_equal(found[name], arrays[name][rows])
+
+
+def test_shards_are_looked_at_when_their_rows_are_asked_for(folder, arrays):
+    with ShardCollection.open(folder) as data:
+        for row in (59, 0, 30):  # each in a shard of its own, which nobody touched before
+            found = data.gather([row, 59], ["lfp", "label"])
+            np.testing.assert_array_equal(found["lfp"], arrays["lfp"][[row, 59]])
+            np.testing.assert_array_equal(found["label"], arrays["label"][[row, 59]])
+        with pytest.raises(SampleIndexError, match="row 60 is out of range"):
+            data.gather([0, COUNT], ["lfp"])
+        with pytest.raises(ConfigError, match="one-dimensional"):
+            data.gather([[0, 1]], ["lfp"])
 
 
 def test_a_batch_is_new_writeable_memory(data, arrays):
@@ -187,6 +215,8 @@ def test_column_major_and_byte_swapped_arrays_are_as_right_as_any(tmp_path, fore
         assert found.dtype == np.dtype("f8")
         np.testing.assert_array_equal(found, values[rows])
         np.testing.assert_array_equal(data.gather(rows, dtypes={"x": "f4"})["x"], values[rows].astype("f4"))
+        for again in ([0, 2], [1], [4, 0]):  # plain ones alone, odd ones alone, both
+            np.testing.assert_array_equal(data.gather(again)["x"], values[again])
 
 
 def test_ragged_arrays_of_odd_layout_are_decoded(tmp_path, foreign):

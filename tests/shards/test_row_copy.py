@@ -71,8 +71,40 @@ def test_few_rows_are_copied_too(kind, count):
 
 
 @compiled
+@pytest.mark.parametrize("size", [1, 100, 5000])
+def test_rows_are_found_by_number(size):
+    everything, table = _lying(size)
+    table[table == 0] = 1
+    numbers = np.random.default_rng(1).integers(0, len(table), 60)
+    out = np.zeros((60, size), np.uint8)
+    assert CompiledRows(everything).numbered_rows_into(table, numbers, size, out)
+    assert out.tobytes() == _expected(everything, table[numbers], size)
+
+
+@compiled
+@pytest.mark.parametrize(("number", "offset"), [(-1, 5), (4, 5), (2**62, 5), (-(2**63), 5), (3, 0), (3, -7)])
+def test_numbers_that_are_not_there_and_offsets_of_nothing_copy_nothing(number, offset):
+    table, out = np.array([1, 2, 3, offset]), np.zeros(16, np.uint8)
+    copy = CompiledRows(np.arange(100, dtype=np.uint8))
+    assert not copy.numbered_rows_into(table, np.array([0, number]), 8, out)
+    assert not out.any()
+
+
+@compiled
 class TestBounds:
     """C reads what it is told to: what would lie outside is refused before anything is written."""
+
+    def test_rows_found_by_number(self):
+        copy, out = CompiledRows(np.arange(100, dtype=np.uint8)), np.zeros(16, np.uint8)
+        for table, numbers, size, error in (
+            (np.array([1, 93]), np.array([0, 1]), 8, IndexError),
+            (np.array([1, 2]), np.array([0, 1]), 9, ValueError),
+            (np.array([1, 2], np.int32), np.array([0, 1]), 8, TypeError),
+            (np.array([1, 2]), np.array([0, 1], np.uint8), 8, TypeError),
+        ):
+            with pytest.raises(error):
+                copy.numbered_rows_into(table, numbers, size, out)
+            assert not out.any()
 
     @staticmethod
     def copy(offsets, size, out):
@@ -109,3 +141,5 @@ class TestBounds:
 
         with pytest.raises(TypeError, match="4 arguments"):
             _rows.copy_rows(b"", b"")
+        with pytest.raises(TypeError, match="5 arguments"):
+            _rows.copy_numbered_rows(b"")

@@ -183,17 +183,29 @@ class ConstantColumn(Column):
     def gather_at_once(self, copy: RowCopy, rows: Ints, dtype: npt.DTypeLike | None) -> Any:
         """See :meth:`Column.gather_at_once`."""
         shape = (len(rows), *self._shape)
-        if self._left_to_malloc(len(rows) * self._size):
-            out = np.empty(shape, self._dtype)
-        elif dtype is None or dtype == self._dtype:
-            out = self._pool.empty(shape, self._dtype)
+        small = self._left_to_malloc(len(rows) * self._size)
+        if small or dtype is None:
+            out = np.empty(shape, self._dtype) if small else self._pool.empty(shape, self._dtype)
+            if copy.numbered_rows_into(self.addresses, rows, self._size, out):
+                return out if dtype is None else out.astype(dtype, copy=False)
         else:
-            return None
-        if copy.numbered_rows_into(self.addresses, rows, self._size, out):
-            return out if dtype is None else out.astype(dtype, copy=False)
+            out = self._pool.empty(shape, dtype)
+            if self._convert_at_once(copy, rows, out):
+                return out
         inside = rows[(rows >= 0) & (rows < len(self.addresses))]
         self.at_once = not (self.addresses[inside] < 0).any()  # shards that were not looked at yet are no reason
         return None
+
+    def _convert_at_once(self, copy: RowCopy, rows: Ints, out: npt.NDArray[Any]) -> bool:
+        """Fill an array of another type, in pieces that stay in the processor's cache."""
+        step = max(1, _PIECE // self._size)
+        piece = np.empty((min(step, len(rows)), *self._shape), self._dtype)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            if not copy.numbered_rows_into(self.addresses, part, self._size, piece[: len(part)]):
+                return False
+            out[start : start + step] = piece[: len(part)]
+        return True
 
     def _left_to_malloc(self, size: int) -> bool:
         """Say whether fresh memory costs nothing: of small batches always, in the main thread of larger ones too."""

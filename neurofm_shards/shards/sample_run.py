@@ -18,6 +18,10 @@ from neurofm_shards.types import Buffer, Sample
 Signature: TypeAlias = "tuple[list[tuple[str, type, np.dtype[Any], tuple[int, ...]]], int]"
 
 
+#: Lengths of metadata whose headers are kept; more would be no form.
+_MOST_LENGTHS = 1024
+
+
 class Described(NamedTuple):
     """A sample of plain arrays: what makes it one of its form, and the arrays' bytes."""
 
@@ -75,6 +79,8 @@ class SampleForm:
             pieces += (stencil.one(key, total), raw)
         last = self._last.get(len(text))
         if last is None:
+            if len(self._last) >= _MOST_LENGTHS:
+                self._last.clear()
             last = self._last[len(text)] = self._metadata_header.stencil(key, len(text), self._behind)
         pieces += (last.one(key, total), text, bytes(-len(text) % MEMBER_BLOCK))
         return pieces

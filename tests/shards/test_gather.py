@@ -7,6 +7,7 @@ import io
 import pickle
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neurofm_shards import create_shards_from_arrays
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, FormatError, IntegrityError, SampleIndexError
 from neurofm_shards.shards import buffers
@@ -113,6 +115,21 @@ def test_values_are_converted_while_they_are_copied(data, arrays):
     assert found["spikes"].dtype == np.float32
     np.testing.assert_array_equal(found["spikes"], arrays["spikes"][[5, 2, 59]])
     np.testing.assert_array_equal(found["lfp"], arrays["lfp"][[5, 2, 59]].astype("f2"))
+
+
+def test_large_batches_are_converted_piece_by_piece_in_other_threads(tmp_path):
+    rng = np.random.default_rng(5)
+    stored = {"x": rng.standard_normal((60, 30, 40)), "counts": rng.integers(0, 256, (60, 100, 96)).astype("u1")}
+    create_shards_from_arrays(tmp_path, stored, shard_size=25)
+    with ShardCollection.open(tmp_path) as data, ThreadPoolExecutor(1) as thread:
+        for _ in range(3):  # the first time, shards are looked at on the way
+            rows = rng.permutation(60)
+            found = thread.submit(data.gather, rows, dtypes={"counts": "f4"}).result()
+            assert found["counts"].dtype == np.float32
+            for name, values in stored.items():
+                np.testing.assert_array_equal(found[name], values[rows])
+        with pytest.raises(SampleIndexError, match="row 60 is out of range"):
+            thread.submit(data.gather, np.append(rows, 60), dtypes={"counts": "f4"}).result()
 
 
 def test_given_arrays_are_filled(data, arrays):

@@ -18,8 +18,10 @@ Every contender is a script of its own in an environment of its own, with the sa
 Contenders of one case are measured in turns, in changing order; a first turn is not counted, and a turn of a fast
 contender repeats the epoch until it lasts a quarter of a second. Figures are medians, with quartiles in brackets;
 ratios are ratios of medians of one run. Before it is timed, every contender's epoch is compared with the source arrays,
-sample by sample, and batches that were kept are compared again when the epoch is over. Single figures differ between
-machines, and by a fifth between runs on a machine with neighbours; the ratios are what to read.
+sample by sample, and batches that were kept are compared again when the epoch is over. Before a writer is timed, as
+many bytes as it will write are written and deleted, so that nobody pays for memory that a virtual machine's host took
+back. Single figures differ between machines, and by a fifth between runs on a machine with neighbours; the ratios are
+what to read.
 
 ![plot](throughput.png)
 """

@@ -215,7 +215,7 @@ class ShardCollection:
     def _at_once(
         self, rows: Ints, columns: tuple[Column, ...], dtypes: Mapping[str, npt.DTypeLike]
     ) -> dict[str, Any] | None:
-        """Gather columns of plain bytes; None where one is not, or a shard was not looked at yet."""
+        """Gather columns of plain bytes; None where one is not, or a shard was not looked at yet or is compressed."""
         found = {}
         with self._space.reading() as reader:
             for column in columns:
@@ -227,7 +227,8 @@ class ShardCollection:
                 if values is None:
                     return None
                 found[name] = values
-        return found
+        # another thread may have looked at a compressed shard meanwhile, whose bytes are not there yet
+        return None if self._space.compressed else found
 
     def select(self, rows: Rows, columns: Iterable[str] | None = None) -> Selection:
         """Find out where the values of rows lie; parameters and errors are those of :meth:`gather`."""

@@ -77,7 +77,7 @@ class Space(ABC):
             memory = self._memory(shard, file.tar_bytes)
         except OSError as error:
             raise FormatError(f"{file.path}: no addresses are left for its {file.tar_bytes:,} bytes") from error
-        self.compressed = True
+        self.compressed = True  # before anybody learns an address in it
         source = file.frames(memory)
         self._bounds[shard] = source.bounds
         self._first_frames[shard] = self.frames.add(source, int(self.bases[shard]))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from neurofm_shards import create_shards_from_arrays
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, FormatError, IntegrityError, SampleIndexError
-from neurofm_shards.shards import buffers
+from neurofm_shards.shards import buffers, row_copy
 from neurofm_shards.shards.collection import ShardCollection
 from neurofm_shards.shards.writer import WebDatasetWriter
 from neurofm_shards.types import Ragged
@@ -96,6 +96,20 @@ def test_shards_are_looked_at_when_their_rows_are_asked_for(folder, arrays):
             data.gather([0, COUNT], ["lfp"])
         with pytest.raises(ConfigError, match="one-dimensional"):
             data.gather([[0, 1]], ["lfp"])
+
+
+@pytest.mark.skipif(not row_copy.COMPILED, reason="this package was built without a compiler")
+def test_shards_that_turn_out_to_be_compressed_meanwhile_are_decoded(tmp_path, arrays, monkeypatch):
+    create_shards_from_arrays(tmp_path, {"lfp": arrays["lfp"]}, shard_size=20, compression="gz")
+    find = row_copy.CompiledRows.numbered_rows_into
+
+    def after_another_thread_looked(self, *arguments):
+        data.select(np.arange(COUNT))
+        return find(self, *arguments)
+
+    monkeypatch.setattr(row_copy.CompiledRows, "numbered_rows_into", after_another_thread_looked)
+    with ShardCollection.open(tmp_path) as data:
+        np.testing.assert_array_equal(data.gather(np.arange(COUNT))["lfp"], arrays["lfp"])
 
 
 def test_a_batch_is_new_writeable_memory(data, arrays):

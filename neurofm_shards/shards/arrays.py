@@ -16,11 +16,12 @@ from rich.progress import Progress
 from neurofm_shards.blocks import as_array, column_of, rows_between
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Compression
+from neurofm_shards.shards.compression_choice import compression_object
 from neurofm_shards.shards.dataset_manifest import dataset_manifest
 from neurofm_shards.shards.key_registry import KeyRegistry
 from neurofm_shards.shards.mapped import drop_pages, is_mapped
 from neurofm_shards.shards.shard_record import ShardRecord
-from neurofm_shards.shards.shard_writer import ShardWriter, compression_object
+from neurofm_shards.shards.shard_writer import ShardWriter
 from neurofm_shards.shards.summary import summary
 from neurofm_shards.shards.target import DEFAULT_PATTERN, ShardNames, Target
 from neurofm_shards.shards.writer import FieldWarnings

@@ -13,16 +13,16 @@ import orjson
 import xxhash
 
 from neurofm_shards.blocks import MISSING
-from neurofm_shards.errors import ConfigError, FormatError, SampleIndexError, StateError
+from neurofm_shards.errors import ConfigError, FormatError, StateError
 from neurofm_shards.shards.buffers import BufferPool
 from neurofm_shards.shards.catalog import Catalog, read_catalog
-from neurofm_shards.shards.columns import Column, Fetch, ListColumn, make_column
+from neurofm_shards.shards.columns import Column, Fetch, ListColumn, gather_at_once, make_column, native_spec
 from neurofm_shards.shards.lookup import KeyLookup
 from neurofm_shards.shards.make_space import IO, make_space
 from neurofm_shards.shards.metadata import MetadataTable, load_table
 from neurofm_shards.shards.names import METADATA_FIELD
 from neurofm_shards.shards.row_copy import RowCopy
-from neurofm_shards.shards.selection import Selection, all_plain
+from neurofm_shards.shards.selection import Selection, all_plain, checked_rows
 from neurofm_shards.shards.shard_table import ShardTable
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 
@@ -202,7 +202,7 @@ class ShardCollection:
             found = self._at_once(where, wanted, dtypes or {}) if where.ndim == 1 else None
             if found is not None:
                 return found
-        return self.read(self._select(self._checked_rows(rows), wanted), out, dtypes)
+        return self.read(self._select(self._checked(rows), wanted), out, dtypes)
 
     def finds_while_copying(self, columns: Iterable[str] | None = None) -> bool:
         """Say whether looking for the values of several batches together would save nothing."""
@@ -215,24 +215,18 @@ class ShardCollection:
     def _at_once(
         self, rows: Ints, columns: tuple[Column, ...], dtypes: Mapping[str, npt.DTypeLike]
     ) -> dict[str, Any] | None:
-        """Gather columns of plain bytes; None where one is not, or a shard was not looked at yet or is compressed."""
-        found = {}
+        """Gather columns of plain bytes; None where ``read`` has to."""
         with self._space.reading() as reader:
-            for column in columns:
-                name = column.spec.name
-                try:
-                    values = column.gather_at_once(reader.copy, rows, dtypes.get(name))
-                except MemoryError as error:
-                    raise self._too_much(column, len(rows), error) from error
-                if values is None:
-                    return None
-                found[name] = values
+            try:
+                found = gather_at_once(columns, reader.copy, rows, dtypes)
+            except MemoryError:
+                return None  # it says for which column there is none
         # another thread may have looked at a compressed shard meanwhile, whose bytes are not there yet
         return None if self._space.compressed else found
 
     def select(self, rows: Rows, columns: Iterable[str] | None = None) -> Selection:
         """Find out where the values of rows lie; parameters and errors are those of :meth:`gather`."""
-        return self._select(self._checked_rows(rows), self._wanted(columns))
+        return self._select(self._checked(rows), self._wanted(columns))
 
     def read(
         self,
@@ -264,7 +258,7 @@ class ShardCollection:
         FormatError
             A shard is damaged; names shard and key. JSON that is no object is kept under ``value``.
         """
-        where = self._checked_rows(rows)
+        where = self._checked(rows)
         with self._space.reading() as reader:
             if self._verify:
                 self._shards.check_records(reader, where)
@@ -275,7 +269,7 @@ class ShardCollection:
 
     def has(self, row: int, column: str) -> bool:
         """Say whether a sample has a field (the metadata counts as one)."""
-        shard, local = self.locate(int(self._checked_rows([row])[0]))
+        shard, local = self.locate(int(self._checked([row])[0]))
         index = self.index(shard).columns.get(column)
         return index is not None and index.packed_offsets.at(local) >= 0
 
@@ -287,7 +281,7 @@ class ShardCollection:
         ConfigError
             This sample has no such field.
         """
-        where = self._checked_rows([row])
+        where = self._checked([row])
         if not self.has(row, column):
             raise ConfigError(f"sample {self.describe(row)} has no field {column!r}")
         shard, local = self.locate(row)
@@ -302,11 +296,11 @@ class ShardCollection:
 
     def keys(self, rows: Rows) -> list[str]:
         """Return the keys of rows."""
-        return [self._shards.key(row) for row in self._checked_rows(rows).tolist()]
+        return [self._shards.key(row) for row in self._checked(rows).tolist()]
 
     def key(self, row: int) -> str:
         """Return the key of one row."""
-        return self._shards.key(int(self._checked_rows([row])[0]))
+        return self._shards.key(int(self._checked([row])[0]))
 
     def shard_keys(self, shard: int) -> list[str]:
         """Return all keys of one shard, in order."""
@@ -362,16 +356,8 @@ class ShardCollection:
 
     # -- shards
 
-    def _checked_rows(self, rows: Rows) -> Ints:
-        where = np.asarray(rows, dtype=np.int64)
-        if where.ndim != 1:
-            raise ConfigError(f"rows must be one-dimensional, not of shape {where.shape}")
-        if np.maximum.reduce(where.view(np.uint64), initial=0) >= self.num_samples > 0 or (
-            len(where) and not self.num_samples
-        ):  # negative numbers become huge
-            bad = int(where[(where < 0) | (where >= self.num_samples)][0])
-            raise SampleIndexError(f"row {bad} is out of range: the data set has {self.num_samples} samples")
-        return where
+    def _checked(self, rows: Rows) -> Ints:
+        return checked_rows(rows, self.num_samples)
 
     def _wanted(self, columns: Iterable[str] | None) -> tuple[Column, ...]:
         if columns is None:
@@ -401,13 +387,6 @@ class ShardCollection:
 
 def _object(value: Any) -> Metadata:
     return value if isinstance(value, dict) else {"value": value}  # as the metadata table does
-
-
-def native_spec(spec: ColumnSpec) -> ColumnSpec:
-    """Return the column as it is delivered: in this machine's byte order."""
-    if spec.dtype is None:
-        return spec
-    return ColumnSpec(spec.name, np.dtype(spec.dtype).newbyteorder("=").str, spec.shape, spec.unit, spec.table)
 
 
 def _reopen(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -336,6 +336,26 @@ def _bytes_of(spec: ColumnSpec, shape: Sequence[int]) -> int:
 def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the array in this machine's byte order."""
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def native_spec(spec: ColumnSpec) -> ColumnSpec:
+    """Return the column as it is delivered: in this machine's byte order."""
+    if spec.dtype is None:
+        return spec
+    return ColumnSpec(spec.name, np.dtype(spec.dtype).newbyteorder("=").str, spec.shape, spec.unit, spec.table)
+
+
+def gather_at_once(
+    columns: Sequence[Column], copy: RowCopy, rows: Ints, dtypes: Mapping[str, npt.DTypeLike]
+) -> dict[str, Any] | None:
+    """Gather all columns; None where one of them cannot be gathered at once."""
+    found = {}
+    for column in columns:
+        values = column.gather_at_once(copy, rows, dtypes.get(column.spec.name))
+        if values is None:
+            return None
+        found[column.spec.name] = values
+    return found
 
 
 def make_column(spec: ColumnSpec, num_samples: int, pool: BufferPool, *, everywhere: bool) -> Column:

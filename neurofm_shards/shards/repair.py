@@ -8,6 +8,7 @@ import orjson
 
 from neurofm_shards.errors import FormatError, InputNotFoundError
 from neurofm_shards.shards.card import write_card
+from neurofm_shards.shards.compression_choice import compression_of
 from neurofm_shards.shards.index import ShardIndex, build_index, save_index
 from neurofm_shards.shards.manifest import (
     MANIFEST_NAME,
@@ -24,7 +25,6 @@ from neurofm_shards.shards.providers import compression_distribution
 from neurofm_shards.shards.report import Finding, Report, bounded
 from neurofm_shards.shards.salvage import former_index, salvage
 from neurofm_shards.shards.shard_record import column_entries
-from neurofm_shards.shards.shard_writer import compression_of
 from neurofm_shards.shards.sidecars import sidecar_paths
 from neurofm_shards.shards.unfinished import JOURNAL_NAME, UNFINISHED_NAME
 from neurofm_shards.shards.validate import shard_files

@@ -39,7 +39,7 @@ class RowCopy(ABC):
         Smaller rows are better fetched with ``rows`` and then put where they belong, larger ones put there directly
         with ``rows_into``.
     finds_rows : bool
-        Whether there is ``numbered_rows_into``.
+        Whether ``numbered_rows_into`` costs less than finding the rows of several batches together.
     """
 
     smallest_row = 0
@@ -70,7 +70,13 @@ class RowCopy(ABC):
 
         Where one of the numbers is not in the table, or its offset is not positive, nothing is copied: False.
         """
-        raise NotImplementedError(f"{type(self).__name__} finds no rows: {len(numbers)} of {size} bytes were asked for")
+        if not ((numbers >= 0) & (numbers < len(table))).all():
+            return False
+        offsets = table[numbers]
+        if not (offsets > 0).all():
+            return False
+        self.rows_into(offsets, size, out)
+        return True
 
 
 class CompiledRows(RowCopy):

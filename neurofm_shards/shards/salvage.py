@@ -15,13 +15,13 @@ import xxhash
 from neurofm_shards.compression.frames import FrameTable
 from neurofm_shards.errors import FormatError
 from neurofm_shards.plugins.interfaces import Compression
+from neurofm_shards.shards.compression_choice import compression_of
 from neurofm_shards.shards.files import partial_path, publish
 from neurofm_shards.shards.headers import END_OF_ARCHIVE
 from neurofm_shards.shards.index_builder import build_index, opened_tar
 from neurofm_shards.shards.index_model import ShardIndex
 from neurofm_shards.shards.index_store import parse_index
 from neurofm_shards.shards.names import METADATA_FIELD
-from neurofm_shards.shards.shard_writer import compression_of
 from neurofm_shards.shards.sidecars import sidecar_paths
 from neurofm_shards.shards.sinks import CompressedSink, FileSink
 from neurofm_shards.shards.tar import TarReader

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards.errors import ConfigError, SampleIndexError
+
 if TYPE_CHECKING:
     from neurofm_shards.shards.columns import Column
 
@@ -51,3 +53,24 @@ class Selection(NamedTuple):
 def all_plain(addresses: Ints) -> bool:
     """Say whether all addresses are known, and those of plain bytes."""
     return bool(np.minimum.reduce(addresses, initial=1) > 0)
+
+
+def checked_rows(rows: npt.ArrayLike, num_samples: int) -> Ints:
+    """Return rows as an array.
+
+    Raises
+    ------
+    ConfigError
+        They are not one-dimensional.
+    SampleIndexError
+        One is not below ``num_samples``, or is negative.
+    """
+    where = np.asarray(rows, dtype=np.int64)
+    if where.ndim != 1:
+        raise ConfigError(f"rows must be one-dimensional, not of shape {where.shape}")
+    if np.maximum.reduce(where.view(np.uint64), initial=0) >= num_samples > 0 or (
+        len(where) and not num_samples
+    ):  # negative numbers become huge
+        bad = int(where[(where < 0) | (where >= num_samples)][0])
+        raise SampleIndexError(f"row {bad} is out of range: the data set has {num_samples} samples")
+    return where

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Compression
-from neurofm_shards.plugins.registry import registry
+from neurofm_shards.shards.compression_choice import compression_object
 from neurofm_shards.shards.fields import FieldWriters
 from neurofm_shards.shards.files import partial_path, publish
 from neurofm_shards.shards.fingerprints import shard_fingerprint
@@ -369,24 +369,6 @@ def _sink(
         return CompressedSink(path, found, threads)
     sink = FileSink(path)
     return BackgroundSink(sink) if overlap else sink
-
-
-def compression_object(compression: str | Mapping[str, Any] | Compression) -> Compression | None:
-    """Return the compression that a name, configuration or object stands for; None for ``"none"``."""
-    if compression == "none":
-        return None
-    if isinstance(compression, Compression):
-        return compression
-    made: Compression = registry().compressions.make(
-        dict(compression) if isinstance(compression, Mapping) else compression
-    )
-    return made
-
-
-def compression_of(shard_name: str) -> Compression | None:
-    """Return the compression that a file name stands for; None for a plain tar."""
-    found = registry().compressions.by_suffix(shard_name)
-    return None if found is None else compression_object(found.qualified_name)
 
 
 def _value(data: ColumnData, i: int) -> Any:

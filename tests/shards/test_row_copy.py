@@ -70,22 +70,22 @@ def test_few_rows_are_copied_too(kind, count):
     assert found.tobytes() == _expected(everything, offsets[:count], 100)
 
 
-@compiled
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [1, 100, 5000])
-def test_rows_are_found_by_number(size):
+def test_rows_are_found_by_number(kind, size):
     everything, table = _lying(size)
     table[table == 0] = 1
     numbers = np.random.default_rng(1).integers(0, len(table), 60)
     out = np.zeros((60, size), np.uint8)
-    assert CompiledRows(everything).numbered_rows_into(table, numbers, size, out)
+    assert kind(everything).numbered_rows_into(table, numbers, size, out)
     assert out.tobytes() == _expected(everything, table[numbers], size)
 
 
-@compiled
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("number", "offset"), [(-1, 5), (4, 5), (2**62, 5), (-(2**63), 5), (3, 0), (3, -7)])
-def test_numbers_that_are_not_there_and_offsets_of_nothing_copy_nothing(number, offset):
+def test_numbers_that_are_not_there_and_offsets_of_nothing_copy_nothing(kind, number, offset):
     table, out = np.array([1, 2, 3, offset]), np.zeros(16, np.uint8)
-    copy = CompiledRows(np.arange(100, dtype=np.uint8))
+    copy = kind(np.arange(100, dtype=np.uint8))
     assert not copy.numbered_rows_into(table, np.array([0, number]), 8, out)
     assert not out.any()
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Bools
 from neurofm_shards.errors import ConfigError
 
-Mask = npt.NDArray[np.bool_]
 Columns = Mapping[str, npt.NDArray[Any]]
 
 MAX_LENGTH = 4096
@@ -53,7 +53,7 @@ class _Values:
     """Values of a sub-expression: data, where they are known, and ``number``, ``text``, ``bool`` or ``mixed``."""
 
     data: npt.NDArray[Any]
-    known: Mask
+    known: Bools
     kind: str
     source: str
 
@@ -62,8 +62,8 @@ class _Values:
 class _Truth:
     """Where a condition holds and where it does not; neither where a value is missing."""
 
-    true: Mask
-    false: Mask
+    true: Bools
+    false: Bools
 
 
 class Expression:
@@ -85,7 +85,7 @@ class Expression:
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
 
-    def __call__(self, columns: Columns) -> Mask:
+    def __call__(self, columns: Columns) -> Bools:
         """Return which rows are chosen.
 
         Parameters

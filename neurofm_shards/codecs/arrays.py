@@ -9,14 +9,13 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from neurofm_shards._typing import AnyArray
 from neurofm_shards.errors import EncodeError, FormatError
 
 if TYPE_CHECKING:
     from neurofm_shards.types import Buffer
 
-Array = npt.NDArray[Any]
 
 #: More dimensions than NumPy 1.x can hold.
 MAX_DIMENSIONS = 32
@@ -73,11 +72,11 @@ def checked_nbytes(dtype: np.dtype[Any], shape: tuple[int, ...], available: int)
     return nbytes
 
 
-def new_array(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool = False) -> Array:
+def new_array(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool = False) -> AnyArray:
     """Return a new writeable array of exactly these bytes."""
     try:
-        view: Array = np.ndarray(shape, dtype, data, 0, None, "F" if fortran else "C")
-        array: Array = view.copy(order="K")
+        view: AnyArray = np.ndarray(shape, dtype, data, 0, None, "F" if fortran else "C")
+        array: AnyArray = view.copy(order="K")
     except (ValueError, MemoryError, TypeError) as error:
         raise FormatError(f"an array {shape!s:.80} of {dtype.str}: {error}") from error
     return array
@@ -88,7 +87,7 @@ def is_array(value: object) -> bool:
     return isinstance(value, (np.ndarray, np.generic)) or (hasattr(value, "__array__") and not isinstance(value, type))
 
 
-def storable(value: object) -> Array:
+def storable(value: object) -> AnyArray:
     """Return a value as a C-ordered array of plain numbers.
 
     Parameters
@@ -110,7 +109,7 @@ def storable(value: object) -> Array:
     return np.asarray(array, order="C")
 
 
-def raw_bytes(array: Array) -> memoryview:
+def raw_bytes(array: AnyArray) -> memoryview:
     """Return the bytes of a C-ordered array without copying them."""
     return array.reshape(-1).view(np.uint8).data
 
@@ -119,7 +118,7 @@ def _is_tensor(value: object) -> bool:
     return hasattr(value, "detach") and hasattr(value, "numpy")
 
 
-def _from_tensor(tensor: Any) -> Array:
+def _from_tensor(tensor: Any) -> AnyArray:
     try:
         array = tensor.numpy(force=True)
     except (TypeError, RuntimeError, ValueError) as error:

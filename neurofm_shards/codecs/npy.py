@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from neurofm_shards._typing import AnyArray
 from neurofm_shards.codecs.arrays import (
-    Array,
     checked_nbytes,
     checked_shape,
     is_array,
@@ -65,7 +65,7 @@ class NpyCodec(Codec):
             raise EncodeError(f"{type(value).__name__} cannot be stored as .npy: {error}") from error
         return [_header(array.dtype.str, array.shape), raw_bytes(array)]
 
-    def decode(self, payload: memoryview) -> Array:
+    def decode(self, payload: memoryview) -> AnyArray:
         """Return the array; see the base class."""
         layout = _parse(payload, len(payload))
         data = payload[layout.offset :]

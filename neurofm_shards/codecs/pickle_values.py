@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurofm_shards.codecs.arrays import Array, checked_nbytes, checked_shape, plain_dtype
+from neurofm_shards._typing import AnyArray
+from neurofm_shards.codecs.arrays import checked_nbytes, checked_shape, plain_dtype
 from neurofm_shards.errors import FormatError, UnsafePickleError
 
 if TYPE_CHECKING:
@@ -143,18 +144,18 @@ class ArrayRecord:
                 return order
         return "C" if 0 in self.shape else None
 
-    def array(self, payload: memoryview) -> Array:
+    def array(self, payload: memoryview) -> AnyArray:
         """Return the array: new and writeable."""
         if self.dtype is None:
             raise UnsafePickleError("an array that is never given its content")
         data = payload[self.data.start : self.data.stop] if isinstance(self.data, Span) else self.data
         try:
-            view: Array = np.ndarray(self.shape, self.dtype, data, self.offset, self.strides)
-            array: Array = view.copy(order="K")
+            view: AnyArray = np.ndarray(self.shape, self.dtype, data, self.offset, self.strides)
+            array: AnyArray = view.copy(order="K")
         except (ValueError, MemoryError) as error:
             raise FormatError(f"an array {self.shape!s:.80} of {self.dtype.str}: {error}") from error
         if self.bfloat16:
-            widened: Array = (array.astype(np.uint32) << 16).view(np.float32)
+            widened: AnyArray = (array.astype(np.uint32) << 16).view(np.float32)
             return widened
         return array
 

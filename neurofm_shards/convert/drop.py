@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from neurofm_shards._typing import Bools
 from neurofm_shards.convert.output import Output
 from neurofm_shards.convert.rewriting import Rewriter, writer_settings
 from neurofm_shards.convert.statistics import manifest_statistics, sessions_from_manifest
@@ -26,8 +27,6 @@ from neurofm_shards.shards.manifest import Manifest, ShardEntry, write_manifest
 from neurofm_shards.shards.manifest_merge import merge_columns
 from neurofm_shards.shards.shard_record import column_entries
 from neurofm_shards.shards.side_tables import read_rows
-
-Mask = npt.NDArray[np.bool_]
 
 
 def drop_samples(
@@ -96,7 +95,7 @@ def finished_manifest(output: Output) -> Manifest:
     return manifest
 
 
-def _chosen(collection: ShardCollection, where: str) -> Mask:
+def _chosen(collection: ShardCollection, where: str) -> Bools:
     expression = compile_expression(where)
     table = collection.metadata_table()
     columns = {name: table.values(name) for name in table.names if name in expression.names or name == "sample_id"}
@@ -111,7 +110,7 @@ class _Drop:
     output: Output
     manifest: Manifest
     collection: ShardCollection
-    gone: Mask
+    gone: Bools
     durable: bool
 
     def report(self) -> dict[str, Any]:
@@ -157,7 +156,7 @@ class _Drop:
             write_card(staging, manifest, durable=self.durable)
         self.output.replace(staging, removed, durable=self.durable)
 
-    def _mask(self, k: int) -> Mask:
+    def _mask(self, k: int) -> Bools:
         return self.gone[self.collection.starts[k] : self.collection.starts[k + 1]]
 
     def _updated(self, entries: list[ShardEntry], staging: Path, rewriter: Rewriter) -> Manifest:

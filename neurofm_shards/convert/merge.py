@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
+from neurofm_shards._typing import Ints
 from neurofm_shards.convert.columns import merge_columns
 from neurofm_shards.convert.drop import finished_manifest
 from neurofm_shards.convert.output import Output
@@ -29,8 +29,6 @@ from neurofm_shards.shards.sample_keys import automatic_number
 from neurofm_shards.shards.shard_record import ShardRecord
 from neurofm_shards.shards.side_tables import read_rows
 from neurofm_shards.shards.summary import summary
-
-Ints = npt.NDArray[np.int64]
 
 
 def merge(

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from neurofm_shards._typing import Rows
 from neurofm_shards.convert.statistics import SessionStats, block_statistics, is_quantity, merged
 from neurofm_shards.convert.work import rows_per_block, shifted
 from neurofm_shards.shards.collection import ShardCollection
@@ -17,8 +15,6 @@ from neurofm_shards.shards.manifest import Manifest
 from neurofm_shards.shards.shard_record import ShardRecord
 from neurofm_shards.shards.shard_writer import ShardWriter
 from neurofm_shards.types import Block
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Ints
 from neurofm_shards.shards.statistics import ChannelStats
 from neurofm_shards.types import Block, ColumnData, Ragged
 
-Ints = npt.NDArray[np.int64]
 #: Samples in these splits are counted; "" is a data set without splits.
 COUNTED_SPLITS = ("", "train")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.loading.block_plan import blocks_per_batch
@@ -20,8 +20,6 @@ from neurofm_shards.loading.mixing import grouped, mixed
 from neurofm_shards.loading.one_session import OneSessionPlan
 from neurofm_shards.loading.plan import EpochPlan
 from neurofm_shards.loading.token_budget import TokenBudgetPlan
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, StateError
 from neurofm_shards.loading.division import Division, Shares
 from neurofm_shards.loading.plan import EpochPlan, Request
-
-Rows = npt.NDArray[np.int64]
 
 #: Blocks whose rows are found by one call.
 _CHUNK = 64

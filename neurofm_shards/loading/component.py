@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.order import EpochOrder
-
-Rows = npt.NDArray[np.int64]
 
 
 class Component:

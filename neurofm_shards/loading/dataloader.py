@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.blocks import merge_specs
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.bijection import derive_key
@@ -23,7 +24,7 @@ from neurofm_shards.loading.fetch import BatchFetch, Finish, OnError, RowReader
 from neurofm_shards.loading.opening import DEFAULT_PATTERN, Counts, chosen_rows, make_reader, open_shards
 from neurofm_shards.loading.plan import EpochPlan, SinglePlan
 from neurofm_shards.loading.ranks import Ranks, ranks
-from neurofm_shards.loading.shard_loader import PlanSampler, Rows, ShardDataLoader, Shelf
+from neurofm_shards.loading.shard_loader import PlanSampler, ShardDataLoader, Shelf
 from neurofm_shards.loading.subsets import Where
 from neurofm_shards.loading.tensors import RaggedAs
 from neurofm_shards.loading.transforming import (

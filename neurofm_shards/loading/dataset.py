@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 from typing_extensions import Self
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, SampleIndexError, SampleNotFoundError
 from neurofm_shards.loading.fetch import RowReader
 from neurofm_shards.loading.opening import DEFAULT_PATTERN, Counts, chosen_rows, make_reader, open_shards
@@ -22,8 +23,6 @@ from neurofm_shards.shards.collection import ShardCollection
 from neurofm_shards.shards.make_space import IO
 from neurofm_shards.shards.names import METADATA_FIELD
 from neurofm_shards.shards.side_tables import side_table
-
-Rows = npt.NDArray[np.int64]
 
 
 class ShardDataset(Dataset[dict[str, Any]]):

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.blocks import concat_blocks, take
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.loading.collate import collate_webdataset
@@ -26,7 +27,6 @@ from neurofm_shards.shards.selection import Selection
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata
 
 OnError: TypeAlias = Literal["raise", "skip"]
-Rows: TypeAlias = npt.NDArray[np.int64]
 Failures: TypeAlias = "tuple[tuple[int, str], ...]"
 Read: TypeAlias = "tuple[Mapping[str, ColumnData], Sequence[Metadata], Failures]"
 

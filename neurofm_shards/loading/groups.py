@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.loading.subsets import TableColumns
-
-Rows = npt.NDArray[np.int64]
 
 
 def group_rows(collection: Any, by: str | Sequence[str], subset: Rows | None = None) -> dict[str, Rows]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.loading.bijection import derive_key
 from neurofm_shards.loading.component import Component
 from neurofm_shards.loading.division import Division
@@ -17,7 +17,6 @@ from neurofm_shards.loading.order import ORDER_VERSION
 from neurofm_shards.loading.plan import Parts, SamplePlan
 from neurofm_shards.loading.schedule import Schedule
 
-Rows = npt.NDArray[np.int64]
 Stop: TypeAlias = "Literal['first_exhausted', 'all_exhausted'] | int"
 
 #: Data sets whose fingerprints are listed one by one in a state.

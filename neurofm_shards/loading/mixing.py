@@ -7,17 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.division import Division, Even
 from neurofm_shards.loading.groups import group_rows
 from neurofm_shards.loading.mix_plan import MixPlan, Source, Stop
 from neurofm_shards.loading.schedule import Schedule
 from neurofm_shards.shards.collection import ShardCollection
-
-Rows = npt.NDArray[np.int64]
 
 #: Positions whose sources are shuffled among themselves.
 BLOCK = 4096

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.shards.collection import ShardCollection
 from neurofm_shards.shards.container import read_arrays, write_arrays
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 SPLITS_NAME = "splits"
 SPLITS_VERSION = 1
-
-Rows = npt.NDArray[np.int64]
 
 
 def save_splits(shard_dir: str | os.PathLike[str], splits: Splits | Mapping[str, npt.ArrayLike]) -> Path:

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.loading.bijection import Permutation, derive_key
 from neurofm_shards.loading.block_plan import BlockPlan, Blocks, starts_of
 from neurofm_shards.loading.division import Division
 from neurofm_shards.loading.order import ORDER_VERSION
-
-Rows = npt.NDArray[np.int64]
 
 
 class SessionBlocks(Blocks):

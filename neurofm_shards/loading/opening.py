@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.fetch import RowReader
 from neurofm_shards.loading.subsets import Where, select
@@ -20,7 +21,6 @@ from neurofm_shards.shards.make_space import IO
 
 DEFAULT_PATTERN = "shard_*.tar*"
 Counts: TypeAlias = Literal["float32", "stored"]
-Rows: TypeAlias = npt.NDArray[np.int64]
 
 
 def open_shards(shard_dir: str | os.PathLike[str], pattern: str, io: IO, verify: bool) -> ShardCollection:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.bijection import MAX_SIZE, Permutation, derive_key
 from neurofm_shards.loading.windows import Windows
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ORDER_VERSION = 1
-
-Rows = npt.NDArray[np.int64]
 
 
 class EpochOrder:

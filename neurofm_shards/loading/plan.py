@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.errors import StateError
 from neurofm_shards.loading.component import Component
 from neurofm_shards.loading.division import Division, Even, Shares
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-Rows = npt.NDArray[np.int64]
 Parts: TypeAlias = tuple[tuple[int, Rows], ...]
 
 #: Positions that are turned into rows by one vectorised call; one batch apiece would be all overhead.

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.loading.order import EpochOrder
 from neurofm_shards.loading.plan import EpochPlan
 from neurofm_shards.loading.subsets import TableColumns
-
-Rows = npt.NDArray[np.int64]
 
 #: Positions that a report looks at; of larger data sets it looks at evenly spaced stretches.
 MOST_POSITIONS = 1 << 18

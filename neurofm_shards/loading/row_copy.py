@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neurofm_shards.shards.row_copy import Bytes, Ints, NumpyRows
+from neurofm_shards._typing import Bytes, Ints
+from neurofm_shards.shards.row_copy import NumpyRows
 
 
 class TorchRows(NumpyRows):

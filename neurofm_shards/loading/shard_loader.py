@@ -8,10 +8,10 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.loading.bijection import derive_key
 from neurofm_shards.loading.cursor import Cursor
 from neurofm_shards.loading.device import copier, pinned, prefetch
@@ -22,8 +22,6 @@ from neurofm_shards.loading.plan import EpochPlan, Request
 from neurofm_shards.loading.ranks import Ranks
 from neurofm_shards.loading.skipping import SkipCounter
 from neurofm_shards.loading.working import WorkerOptions
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.loading.subsets import Columns, TableColumns
 from neurofm_shards.shards.collection import ShardCollection
 
-Rows = npt.NDArray[np.int64]
 By = Literal["session", "subject", "trial", "time"]
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}

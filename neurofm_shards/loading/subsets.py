@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import compile_expression
 from neurofm_shards.loading.named_splits import saved_splits
 
-Rows = npt.NDArray[np.int64]
 Columns = Mapping[str, npt.NDArray[Any]]
 Where: TypeAlias = "str | Callable[[Columns], Any]"
 

@@ -11,8 +11,8 @@ a formula: nothing of the epoch is stored but the order of the shards.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from neurofm_shards._typing import Rows
 from neurofm_shards.loading.bijection import (
     ROUNDS,
     SMALL_ROUNDS,
@@ -22,8 +22,6 @@ from neurofm_shards.loading.bijection import (
     derive_key,
     permute_within,
 )
-
-Rows = npt.NDArray[np.int64]
 
 #: Shards that a window draws from, unless they are so small that more are needed to fill it.
 INTERLEAVED = 16

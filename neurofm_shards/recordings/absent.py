@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.recordings.modality import Frame, WindowedModality
 from neurofm_shards.recordings.options import SeriesOptions, WindowOptions
-from neurofm_shards.recordings.streams import Floats, Ints
 from neurofm_shards.recordings.ticks import TICKS_PER_SECOND
 from neurofm_shards.types import ColumnData, ColumnSpec, Ragged
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from neurofm_shards._typing import Ints
 from neurofm_shards.errors import NothingToConvertError, SourceError
 from neurofm_shards.recordings.absent import Absent
 from neurofm_shards.recordings.behavior import Behavior, behavior_sources
@@ -17,7 +18,7 @@ from neurofm_shards.recordings.selection import by_path, listing, only
 from neurofm_shards.recordings.series import Series
 from neurofm_shards.recordings.spans import EMPTY, normalise, subtract
 from neurofm_shards.recordings.spikes import BinnedEvents, SpikeEvents
-from neurofm_shards.recordings.streams import AnyStream, EventStream, IntervalStream, Ints
+from neurofm_shards.recordings.streams import AnyStream, EventStream, IntervalStream
 from neurofm_shards.recordings.timeline import Timeline, within
 from neurofm_shards.recordings.trains import choose, join, load_trains
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, plain, row_numbers
 from neurofm_shards.recordings.options import BehaviorOptions
 from neurofm_shards.recordings.sampling import SampledSeries
 from neurofm_shards.recordings.selection import by_path, listing, pick
 from neurofm_shards.recordings.series import Series, channel_names
-from neurofm_shards.recordings.streams import AnyStream, EventStream, Floats, IntervalStream, Ints
+from neurofm_shards.recordings.streams import AnyStream, EventStream, IntervalStream
 from neurofm_shards.recordings.ticks import count_windows
 from neurofm_shards.recordings.trains import load_trains
 from neurofm_shards.types import ColumnData, ColumnSpec, Problem

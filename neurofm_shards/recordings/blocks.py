@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Ints
 from neurofm_shards.recordings.resampling import Track
-from neurofm_shards.recordings.streams import Ints
 from neurofm_shards.recordings.ticks import expand
 
 _BYTES_AT_ONCE = 8 << 20

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.recordings.blocks import Blocks
 from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, plain, row_numbers
@@ -15,7 +16,6 @@ from neurofm_shards.recordings.resampling import Track, tracks
 from neurofm_shards.recordings.selection import pick
 from neurofm_shards.recordings.series import Scaled, Series, channel_names, clock
 from neurofm_shards.recordings.spans import EMPTY, normalise
-from neurofm_shards.recordings.streams import Floats, Ints
 from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, expand, to_ticks
 from neurofm_shards.types import ColumnData, ColumnSpec, Problem
 

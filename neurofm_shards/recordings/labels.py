@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from neurofm_shards._typing import Ints
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.recordings.modality import plain
-from neurofm_shards.recordings.streams import Ints
 from neurofm_shards.recordings.ticks import to_seconds
 from neurofm_shards.recordings.trials import Trials
 from neurofm_shards.types import Metadata

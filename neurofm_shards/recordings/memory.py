@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Floats
 from neurofm_shards.recordings.streams import (
     AnyStream,
     EventStream,
-    Floats,
     IntervalStream,
     IrregularStream,
     Recording,

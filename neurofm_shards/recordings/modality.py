@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards.recordings.streams import Floats, Ints
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.recordings.timeline import Timeline
 from neurofm_shards.types import ColumnData, ColumnSpec, Problem
 

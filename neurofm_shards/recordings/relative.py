@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from neurofm_shards.recordings.streams import Floats, IntervalStream
+from neurofm_shards._typing import Floats
+from neurofm_shards.recordings.streams import IntervalStream
 from neurofm_shards.recordings.trains import column
 
 #: Names of spans of time, which are small by nature and no points in time.

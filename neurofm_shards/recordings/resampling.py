@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.recordings.series import Clock, Scaled, Segment, steps_where
-from neurofm_shards.recordings.streams import Floats, Ints
 
 _LARGEST_FACTOR = 1000
 _ZERO_CROSSINGS = 10

@@ -7,11 +7,12 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.recordings.modality import Frame
 from neurofm_shards.recordings.options import BehaviorOptions
 from neurofm_shards.recordings.series import Scaled, Series, ascending, check_series, typical_step
-from neurofm_shards.recordings.streams import Floats, Ints, RegularStream
+from neurofm_shards.recordings.streams import RegularStream
 from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, to_ticks
 from neurofm_shards.types import Problem
 

@@ -11,8 +11,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import SourceError
-from neurofm_shards.recordings.streams import Floats, Ints, IrregularStream, RegularStream
+from neurofm_shards.recordings.streams import IrregularStream, RegularStream
 from neurofm_shards.types import Problem
 
 Series: TypeAlias = RegularStream | IrregularStream

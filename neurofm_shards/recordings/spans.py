@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards.recordings.streams import Ints
+from neurofm_shards._typing import Ints
 
 EMPTY: Ints = np.zeros((0, 2), dtype=np.int64)
 EMPTY.setflags(write=False)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, row_numbers
 from neurofm_shards.recordings.spans import bin_mask, normalise, subtract
-from neurofm_shards.recordings.streams import Floats, Ints
 from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, count_grid, count_windows, expand
 from neurofm_shards.recordings.trains import Trains
 from neurofm_shards.types import ColumnData, ColumnSpec, Ragged

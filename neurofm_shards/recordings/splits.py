@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
+from neurofm_shards._typing import Ints
 from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings.modality import plain
 from neurofm_shards.recordings.options import SplitOptions, WindowOptions
 from neurofm_shards.recordings.spans import EMPTY, covered, normalise, subtract
-from neurofm_shards.recordings.streams import Ints, Recording
+from neurofm_shards.recordings.streams import Recording
 from neurofm_shards.recordings.timeline import Timeline
 from neurofm_shards.recordings.trials import Trials
 

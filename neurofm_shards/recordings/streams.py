@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.types import Problem
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 Continuity = Literal["continuous", "step", "instantaneous"]
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import SourceError
-from neurofm_shards.recordings.streams import Floats, Ints
 
 TICKS_PER_SECOND = 1_000_000_000
 _LARGEST_SECOND = 9.0e9

@@ -8,15 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import NothingToConvertError, SourceError
-from neurofm_shards.recordings.streams import (
-    AnyStream,
-    Floats,
-    IntervalStream,
-    Ints,
-    IrregularStream,
-    RegularStream,
-)
+from neurofm_shards.recordings.streams import AnyStream, IntervalStream, IrregularStream, RegularStream
 from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, to_seconds, to_ticks
 from neurofm_shards.types import Problem
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import SourceError
 from neurofm_shards.expressions import compile_expression
 from neurofm_shards.recordings.modality import plain
 from neurofm_shards.recordings.spans import EMPTY, contains, normalise
-from neurofm_shards.recordings.streams import EventStream, Floats, Ints
+from neurofm_shards.recordings.streams import EventStream
 from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, to_ticks
 from neurofm_shards.recordings.timeline import Timeline, within
 from neurofm_shards.types import Problem

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.expressions import compile_expression
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.relative import recognised_columns, session_columns
 from neurofm_shards.recordings.selection import by_path, listing, only
-from neurofm_shards.recordings.streams import Floats, IntervalStream, Ints
+from neurofm_shards.recordings.streams import IntervalStream
 from neurofm_shards.recordings.ticks import is_time, to_seconds, to_ticks
 from neurofm_shards.recordings.timeline import Timeline
 from neurofm_shards.recordings.trains import column

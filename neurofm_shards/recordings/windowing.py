@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import SampleIndexError
 from neurofm_shards.plugins.interfaces import Samples
 from neurofm_shards.recordings.absent import nothing
@@ -27,7 +28,7 @@ from neurofm_shards.recordings.splits import (
     trial_splits,
     whole_split,
 )
-from neurofm_shards.recordings.streams import AnyStream, EventStream, Floats, IntervalStream, Ints, Recording
+from neurofm_shards.recordings.streams import AnyStream, EventStream, IntervalStream, Recording
 from neurofm_shards.recordings.ticks import to_seconds
 from neurofm_shards.recordings.timeline import Timeline, timeline
 from neurofm_shards.recordings.trials import Trials, load_trials

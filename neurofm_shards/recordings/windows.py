@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from neurofm_shards._typing import Ints
 from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.spans import covered, intersect, partition
 from neurofm_shards.recordings.splits import PURGED, Territories
-from neurofm_shards.recordings.streams import Ints
 from neurofm_shards.recordings.ticks import to_seconds
 from neurofm_shards.recordings.timeline import Timeline
 

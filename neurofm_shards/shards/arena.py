@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Bytes
 from neurofm_shards.errors import FormatError
-
-Bytes = npt.NDArray[np.uint8]
 
 PAGE = mmap.PAGESIZE
 #: On x86-64, and on ARM with pages of 4 KiB.

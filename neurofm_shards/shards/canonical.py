@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from neurofm_shards._typing import Bytes, Ints
 from neurofm_shards.errors import FormatError, PluginError
 from neurofm_shards.plugins.interfaces import Codec
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.shards.headers import MEMBER_BLOCK, HeaderTemplate
 from neurofm_shards.shards.index_model import ColumnIndex, ShardIndex
 from neurofm_shards.shards.names import METADATA_FIELD
-from neurofm_shards.shards.packing import Ints
 
-Bytes1D = npt.NDArray[np.uint8]
 _STEP = 4096
 
 
@@ -37,7 +35,7 @@ def is_canonical(tar: memoryview, index: ShardIndex) -> bool:
     return all(_column_is_canonical(data, column, keys) for column in columns)
 
 
-def _keys(index: ShardIndex) -> Bytes1D | None:
+def _keys(index: ShardIndex) -> Bytes | None:
     """Return the keys as rows; None when they differ in length or are not ASCII."""
     texts = index.keys()
     if not texts or len(set(map(len, texts))) != 1:
@@ -57,7 +55,7 @@ def _contiguous(index: ShardIndex, columns: list[ColumnIndex]) -> bool:
     return bool((expected == records[1:]).all())
 
 
-def _column_is_canonical(data: Bytes1D, column: ColumnIndex, keys: Bytes1D) -> bool:
+def _column_is_canonical(data: Bytes, column: ColumnIndex, keys: Bytes) -> bool:
     name = column.spec.name
     if "." in name or len(keys[0]) + len(name) + len(column.extension) + 2 > 100:
         return False
@@ -70,12 +68,12 @@ def _column_is_canonical(data: Bytes1D, column: ColumnIndex, keys: Bytes1D) -> b
     return _envelopes_match(data, column, offsets, sizes)
 
 
-def _rows(data: Bytes1D, offsets: Ints, length: int) -> Bytes1D:
+def _rows(data: Bytes, offsets: Ints, length: int) -> Bytes:
     windows = np.lib.stride_tricks.as_strided(data, (len(data) - length + 1, length), (1, 1), writeable=False)
     return windows[offsets]
 
 
-def _envelopes_match(data: Bytes1D, column: ColumnIndex, offsets: Ints, sizes: Ints) -> bool:
+def _envelopes_match(data: Bytes, column: ColumnIndex, offsets: Ints, sizes: Ints) -> bool:
     if column.spec.name == METADATA_FIELD:
         return True
     around = _envelope(column)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from neurofm_shards._typing import Ints
 from neurofm_shards.errors import FormatError, InputNotFoundError, NoShardsError
 from neurofm_shards.shards.files import names_in
 from neurofm_shards.shards.index import load_index
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from neurofm_shards.shards.index import ShardIndex
     from neurofm_shards.shards.manifest import Manifest
 
-Ints = npt.NDArray[np.int64]
 
 DEFAULT_PATTERN = "shard_*.tar*"
 #: Endings of files that are still being written, or that lie beside shards.

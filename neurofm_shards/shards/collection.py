@@ -12,6 +12,7 @@ import numpy.typing as npt
 import orjson
 import xxhash
 
+from neurofm_shards._typing import Ints
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, FormatError, StateError
 from neurofm_shards.shards.buffers import BufferPool
@@ -29,12 +30,10 @@ from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from neurofm_shards.shards.arena import Bytes
+    from neurofm_shards._typing import Bytes
     from neurofm_shards.shards.index import ShardIndex
     from neurofm_shards.shards.manifest import Manifest
 
-Ints = npt.NDArray[np.int64]
-Rows = npt.ArrayLike
 
 #: Decoded bytes of compressed shards that are kept unless the caller knows better.
 DEFAULT_CACHE_BYTES = 256 << 20
@@ -159,7 +158,7 @@ class ShardCollection:
 
     def gather(
         self,
-        rows: Rows,
+        rows: npt.ArrayLike,
         columns: Iterable[str] | None = None,
         out: Mapping[str, npt.NDArray[Any]] | None = None,
         dtypes: Mapping[str, npt.DTypeLike] | None = None,
@@ -224,7 +223,7 @@ class ShardCollection:
         # another thread may have looked at a compressed shard meanwhile, whose bytes are not there yet
         return None if self._space.compressed else found
 
-    def select(self, rows: Rows, columns: Iterable[str] | None = None) -> Selection:
+    def select(self, rows: npt.ArrayLike, columns: Iterable[str] | None = None) -> Selection:
         """Find out where the values of rows lie; parameters and errors are those of :meth:`gather`."""
         return self._select(self._checked(rows), self._wanted(columns))
 
@@ -250,7 +249,7 @@ class ShardCollection:
                     raise self._too_much(column, len(rows), error) from error
         return found
 
-    def metadata(self, rows: Rows) -> list[Metadata]:
+    def metadata(self, rows: npt.ArrayLike) -> list[Metadata]:
         """Decode the metadata of rows: one dict each, empty where a sample has none.
 
         Raises
@@ -294,7 +293,7 @@ class ShardCollection:
 
     # -- names
 
-    def keys(self, rows: Rows) -> list[str]:
+    def keys(self, rows: npt.ArrayLike) -> list[str]:
         """Return the keys of rows."""
         return [self._shards.key(row) for row in self._checked(rows).tolist()]
 
@@ -356,7 +355,7 @@ class ShardCollection:
 
     # -- shards
 
-    def _checked(self, rows: Rows) -> Ints:
+    def _checked(self, rows: npt.ArrayLike) -> Ints:
         return checked_rows(rows, self.num_samples)
 
     def _wanted(self, columns: Iterable[str] | None) -> tuple[Column, ...]:

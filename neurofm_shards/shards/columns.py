@@ -10,11 +10,12 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Ints
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.shards.buffers import POOLED_BYTES, BufferPool
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from neurofm_shards.shards.shard_table import ShardTable
     from neurofm_shards.shards.space import Reader
 
-Ints: TypeAlias = npt.NDArray[np.int64]
 
 #: Address of a field that a sample does not have.
 ABSENT = np.iinfo(np.int64).min

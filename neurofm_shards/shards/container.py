@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 import xxhash
 
+from neurofm_shards._typing import AnyArray
 from neurofm_shards.errors import FormatError
 from neurofm_shards.shards.files import open_regular, write_atomically
 from neurofm_shards.types import Buffer
@@ -37,8 +37,6 @@ _MAX_HEADER = 1 << 26
 #: Smaller files are read, larger ones mapped.
 _MAP_BYTES = 1 << 20
 _DTYPES = frozenset({"|u1", "<u2", "<u4", "<u8", "|i1", "<i2", "<i4", "<i8", "<f4", "<f8", "|b1"})
-
-AnyArray = npt.NDArray[Any]
 
 
 def write_arrays(

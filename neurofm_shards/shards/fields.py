@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from neurofm_shards._typing import AnyArray
 from neurofm_shards.blocks import as_array
 from neurofm_shards.errors import EncodeError
 from neurofm_shards.plugins.choice import codec_for
@@ -16,8 +16,6 @@ from neurofm_shards.plugins.registry import registry
 from neurofm_shards.shards.headers import HeaderTemplate
 from neurofm_shards.shards.index_log import ColumnLog, Encoded, Form, IndexLog
 from neurofm_shards.shards.names import check_extension, check_field
-
-AnyArray = npt.NDArray[Any]
 
 
 class FieldWriter:

@@ -9,11 +9,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from neurofm_shards._typing import Ints
 from neurofm_shards.shards.guard import ForkSafeCondition
-
-Ints = npt.NDArray[np.int64]
 
 _ABSENT, _LOADING, _READY = 0, 1, 2
 _MOST_THREADS = 8

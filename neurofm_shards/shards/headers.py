@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Bytes
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.shards.names import NAME_BYTES
 
@@ -17,7 +18,6 @@ END_OF_ARCHIVE = bytes(2 * MEMBER_BLOCK)
 #: Largest payload that eleven octal digits can say.
 MAX_MEMBER_BYTES = 8**11 - 1
 
-Bytes2D = npt.NDArray[np.uint8]
 
 _NUMBER = b"%07o\x00"
 _OWNER = _NUMBER * 3 % (0o644, 0, 0)
@@ -64,13 +64,13 @@ def _header(name: bytes, size: int) -> bytes:
     return name.ljust(NAME_BYTES, b"\0") + _OWNER + digits + _MTIME + checksum + _REST
 
 
-def decimal_digits(numbers: npt.NDArray[np.int64], width: int) -> Bytes2D:
+def decimal_digits(numbers: npt.NDArray[np.int64], width: int) -> Bytes:
     """Return zero-padded decimal digits as ASCII, shape (n, width)."""
     powers = 10 ** np.arange(width - 1, -1, -1, dtype=np.int64)
     return (numbers[:, None] // powers % 10 + ord("0")).astype(np.uint8)
 
 
-def _octal_digits(numbers: npt.NDArray[np.int64], width: int) -> Bytes2D:
+def _octal_digits(numbers: npt.NDArray[np.int64], width: int) -> Bytes:
     shifts = np.arange(3 * width - 3, -1, -3, dtype=np.int64)
     return (numbers[:, None] >> shifts & 7 | ord("0")).astype(np.uint8)
 
@@ -91,7 +91,7 @@ class HeaderTemplate:
         """Return the header of one member."""
         return _header(key + self._tail, size)
 
-    def many(self, keys: Bytes2D, sizes: int | npt.NDArray[np.int64]) -> Bytes2D:
+    def many(self, keys: Bytes, sizes: int | npt.NDArray[np.int64]) -> Bytes:
         """Return the headers of many members, shape (n, 512).
 
         Parameters
@@ -123,8 +123,8 @@ class Digits(NamedTuple):
         Octal digits; None where all have the stencil's own size.
     """
 
-    checksums: Bytes2D
-    sizes: Bytes2D | None
+    checksums: Bytes
+    sizes: Bytes | None
 
     def part(self, start: int, stop: int) -> Digits:
         """Return those of some headers."""
@@ -181,7 +181,7 @@ class Stencil:
         sums = totals + self._sum - own + digits.sum(axis=1, dtype=np.int64)
         return Digits(_octal_digits(sums, _CHECKSUM_DIGITS), digits)
 
-    def many(self, out: Bytes2D, keys: Bytes2D, digits: Digits) -> None:
+    def many(self, out: Bytes, keys: Bytes, digits: Digits) -> None:
         """Fill ``out``, shape (n, len(self)), for many keys, shape (n, k)."""
         out[...] = self._row
         out[:, self._key] = keys

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import xxhash
 
 if TYPE_CHECKING:
+    from neurofm_shards._typing import Ints
     from neurofm_shards.compression.frames import FrameTable
-    from neurofm_shards.shards.packing import Ints, PackedInts, PackedStrings
+    from neurofm_shards.shards.packing import PackedInts, PackedStrings
     from neurofm_shards.types import ColumnSpec
 
 Digests = npt.NDArray[np.uint64]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
+from neurofm_shards._typing import AnyArray
 from neurofm_shards.errors import FormatError, InputNotFoundError
-from neurofm_shards.shards.container import AnyArray, read_arrays, write_arrays
+from neurofm_shards.shards.container import read_arrays, write_arrays
 from neurofm_shards.shards.fingerprints import shard_fingerprint
 from neurofm_shards.shards.index_builder import build_index, file_size, most_decoded
 from neurofm_shards.shards.index_model import ColumnIndex, ShardIndex

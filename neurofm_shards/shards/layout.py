@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Bytes
 from neurofm_shards.shards.fields import FieldWriter, plain
 from neurofm_shards.shards.headers import MEMBER_BLOCK, Digits, HeaderTemplate, Stencil, padded
 from neurofm_shards.shards.index_log import IndexLog
 from neurofm_shards.shards.names import METADATA_FIELD
-
-Bytes2D = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class FixedColumn:
         """Bytes of one payload."""
         return len(self.before) + self.data_bytes + len(self.after)
 
-    def rows(self, start: int, stop: int) -> Bytes2D:
+    def rows(self, start: int, stop: int) -> Bytes:
         """Return the bytes of some samples' arrays, shape (stop - start, data_bytes)."""
         part = plain(self.data[start:stop])
         if part.size == 0:
@@ -91,9 +90,9 @@ class LaidOut:
     def __init__(
         self,
         columns: Sequence[FixedColumn],
-        keys: Bytes2D,
+        keys: Bytes,
         start: int,
-        metadata: tuple[HeaderTemplate, Bytes2D, npt.NDArray[np.int64]],
+        metadata: tuple[HeaderTemplate, Bytes, npt.NDArray[np.int64]],
     ) -> None:
         self._columns = columns
         self._start = start
@@ -113,7 +112,7 @@ class LaidOut:
         same = self._sizes.count(self._sizes[0]) == len(self._sizes)
         self._between.append((stencil, stencil.digits(totals, None if same else sizes)))
 
-    def fill(self, out: Bytes2D, first: int) -> None:
+    def fill(self, out: Bytes, first: int) -> None:
         """Write records, the first one being that of sample ``first``; every byte of ``out`` is written."""
         stop, at = first + len(out), 0
         data = [column.rows(self._start + first, self._start + stop) for column in self._columns]

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from neurofm_shards._typing import Ints
 from neurofm_shards.errors import SampleNotFoundError
 
-Ints = npt.NDArray[np.int64]
 _NUMBER = re.compile(r"(\d{1,18})$")
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+from neurofm_shards._typing import Ints
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.shards.arena import most_maps
 from neurofm_shards.shards.file_space import FileSpace
-from neurofm_shards.shards.space import Ints, MappedSpace, Space
+from neurofm_shards.shards.space import MappedSpace, Space
 
 IO: TypeAlias = Literal["auto", "mmap", "pread"]
 

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from neurofm_shards._typing import AnyArray, Bools, Ints
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.shards.container import read_arrays, write_arrays
 from neurofm_shards.shards.index_model import ShardIndex
 from neurofm_shards.shards.index_store import keep, sidecar
 from neurofm_shards.shards.metadata_columns import (
-    Bools,
     MetadataColumn,
     column_of,
     constant_column,
@@ -26,7 +26,7 @@ from neurofm_shards.shards.metadata_columns import (
     store_column,
 )
 from neurofm_shards.shards.metadata_members import metadata_of_shard
-from neurofm_shards.shards.packing import AnyArray, Arrays, Ints
+from neurofm_shards.shards.packing import Arrays
 
 METADATA_SUFFIX = ".meta"
 METADATA_VERSION = 1

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
+from neurofm_shards._typing import AnyArray, Bools, Ints
 from neurofm_shards.errors import FormatError
 from neurofm_shards.shards.packing import (
-    AnyArray,
     Arrays,
-    Ints,
     PackedInts,
     PackedStrings,
     load_ints,
@@ -24,8 +22,6 @@ from neurofm_shards.shards.packing import (
     store_ints,
     store_strings,
 )
-
-Bools = npt.NDArray[np.bool_]
 
 _INT64 = 1 << 63
 _SCALARS = (str, int, float, bool, type(None))

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import AnyArray, Ints
 from neurofm_shards.errors import FormatError
 
-Ints = npt.NDArray[np.int64]
-AnyArray = npt.NDArray[Any]
 Arrays = dict[str, AnyArray]
 
 _NUMBERED = re.compile(r"(.*?)(\d{1,18})", re.DOTALL)

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Bytes, Ints
+
 try:
     from neurofm_shards.shards import _rows
 except ImportError:  # built without a compiler
@@ -19,8 +21,6 @@ except ImportError:  # built without a compiler
 else:
     COMPILED = True
 
-Bytes = npt.NDArray[np.uint8]
-Ints = npt.NDArray[np.int64]
 
 #: Rows of at least this size are copied one by one; smaller ones in one fancy index.
 LARGE_ROW = 256 << 10

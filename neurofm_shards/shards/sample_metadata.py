@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from neurofm_shards._typing import Bytes
 from neurofm_shards.errors import EncodeError
 from neurofm_shards.shards.headers import decimal_digits, padded
 from neurofm_shards.shards.sample_keys import SampleKeys
@@ -19,8 +20,6 @@ from neurofm_shards.shards.sample_keys import SampleKeys
 AUTOMATIC = ("sample_id", "modalities", "shard_idx", "sample_idx_in_shard")
 _AUTOMATIC = frozenset(AUTOMATIC)
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
-
-Bytes2D = npt.NDArray[np.uint8]
 
 
 def _default(value: Any) -> Any:
@@ -138,7 +137,7 @@ class MetadataRun(ABC):
     padded_bytes: int
 
     @abstractmethod
-    def texts(self) -> tuple[Bytes2D, npt.NDArray[np.int64]]:
+    def texts(self) -> tuple[Bytes, npt.NDArray[np.int64]]:
         """Return the samples' texts, (count, m) with zeros behind each, and their sizes."""
 
 
@@ -152,7 +151,7 @@ class _SameRun(MetadataRun):
         self._size = sum(map(len, self._parts)) + len(keys.keys[start]) + len(str(number))
         self.padded_bytes = padded(self._size)
 
-    def texts(self) -> tuple[Bytes2D, npt.NDArray[np.int64]]:
+    def texts(self) -> tuple[Bytes, npt.NDArray[np.int64]]:
         count = self.count
         before, middle, after = (_row(part, count) for part in self._parts)
         numbers = np.arange(self._number, self._number + count, dtype=np.int64)
@@ -171,12 +170,12 @@ class _OwnRun(MetadataRun):
         self.count = next(differing, len(texts))
         self._texts = texts
 
-    def texts(self) -> tuple[Bytes2D, npt.NDArray[np.int64]]:
+    def texts(self) -> tuple[Bytes, npt.NDArray[np.int64]]:
         part = self._texts[: self.count]
         joined = b"".join([text.ljust(self.padded_bytes, b"\0") for text in part])
         sizes = np.array([len(text) for text in part], np.int64)
         return np.frombuffer(joined, np.uint8).reshape(self.count, -1), sizes
 
 
-def _row(text: bytes, n: int) -> Bytes2D:
+def _row(text: bytes, n: int) -> Bytes:
     return np.broadcast_to(np.frombuffer(text, np.uint8), (n, len(text)))

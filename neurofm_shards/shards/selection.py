@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Ints
 from neurofm_shards.errors import ConfigError, SampleIndexError
 
 if TYPE_CHECKING:
     from neurofm_shards.shards.columns import Column
-
-Ints = npt.NDArray[np.int64]
 
 
 class Selection(NamedTuple):

@@ -16,9 +16,9 @@ from neurofm_shards.errors import FormatError, InputNotFoundError
 from neurofm_shards.shards.files import open_regular
 
 if TYPE_CHECKING:
+    from neurofm_shards._typing import Bytes
     from neurofm_shards.compression.frames import FrameTable
     from neurofm_shards.plugins.interfaces import Compression
-    from neurofm_shards.shards.arena import Bytes
     from neurofm_shards.shards.frames_cache import FrameSource
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from neurofm_shards._typing import Ints
 from neurofm_shards.errors import FormatError, IntegrityError
 from neurofm_shards.shards.catalog import Catalog
 from neurofm_shards.shards.index import load_index
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from neurofm_shards.plugins.interfaces import Codec
     from neurofm_shards.shards.columns import Column
     from neurofm_shards.shards.index import ShardIndex
-
-Ints = npt.NDArray[np.int64]
 
 
 class ShardTable:

@@ -11,14 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from neurofm_shards._typing import Bytes
 from neurofm_shards.compression.frames import FrameTable, FrameWriter
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.shards.arena import HUGE_PAGE
 from neurofm_shards.types import Buffer
-
-Bytes = npt.NDArray[np.uint8]
 
 #: Bytes written at once. Small enough to stay in a core's cache, more or less, from layout to writing;
 #: large enough for the calls to be few, because each waits for the GIL.

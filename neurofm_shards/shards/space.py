@@ -13,21 +13,19 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from neurofm_shards._typing import Bytes, Ints
 from neurofm_shards.errors import ClosedError, FormatError
-from neurofm_shards.shards.arena import Arena, Bytes, places
+from neurofm_shards.shards.arena import Arena, places
 from neurofm_shards.shards.frames_cache import FrameCache
 from neurofm_shards.shards.row_copy import RowCopy, make_row_copy
 from neurofm_shards.shards.shard_file import ShardFile
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-Ints: TypeAlias = npt.NDArray[np.int64]
 
 
 class Space(ABC):

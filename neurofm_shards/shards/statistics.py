@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from neurofm_shards._typing import Floats, Ints
+
 #: Values per pass: few enough that they stay in the processor's cache from one pass to the next.
 _CHUNK_VALUES = 1 << 16
 _FEW_CHANNELS = 32

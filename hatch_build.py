@@ -12,7 +12,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 
-MODULE = "neurofm_shards.shards._rows"
+MODULE = "neurofm_shards.reading._rows"
 #: ``pure``: compile nothing. ``compiled``: fail where that cannot be done.
 CHOICE = "NEUROFM_SHARDS_BUILD"
 

@@ -12,15 +12,14 @@ from neurofm_shards._version import __version__
 
 if TYPE_CHECKING:
     from neurofm_shards.blocks import block_from_samples
-    from neurofm_shards.convert.api import convert_inputs
     from neurofm_shards.convert.nwb import NWBToWebDatasetConverter
+    from neurofm_shards.convert.session import convert_inputs
     from neurofm_shards.loading.collate import collate_webdataset
     from neurofm_shards.loading.dataloader import create_webdataset_dataloader
-    from neurofm_shards.loading.dataset import ShardDataset
-    from neurofm_shards.loading.info import ShardedDatasetInfo
+    from neurofm_shards.loading.datasets import ShardDataset
     from neurofm_shards.loading.loaders import WebDatasetLoader
-    from neurofm_shards.loading.mixing import mix
     from neurofm_shards.loading.named_splits import save_splits
+    from neurofm_shards.loading.plans.mixing import mix
     from neurofm_shards.loading.resumable import ResumableWebDatasetLoader
     from neurofm_shards.loading.splits import split
     from neurofm_shards.plugins.hookspecs import hookimpl
@@ -31,23 +30,24 @@ if TYPE_CHECKING:
         register_source,
         register_transform,
     )
-    from neurofm_shards.shards.arrays import create_shards_from_arrays
-    from neurofm_shards.shards.writer import WebDatasetWriter
+    from neurofm_shards.reading.info import ShardedDatasetInfo
+    from neurofm_shards.writing.arrays import create_shards_from_arrays
+    from neurofm_shards.writing.dataset_writer import WebDatasetWriter
 
 _HOMES = {
     "NWBToWebDatasetConverter": "neurofm_shards.convert.nwb",
     "ResumableWebDatasetLoader": "neurofm_shards.loading.resumable",
-    "ShardDataset": "neurofm_shards.loading.dataset",
-    "ShardedDatasetInfo": "neurofm_shards.loading.info",
+    "ShardDataset": "neurofm_shards.loading.datasets",
+    "ShardedDatasetInfo": "neurofm_shards.reading.info",
     "WebDatasetLoader": "neurofm_shards.loading.loaders",
-    "WebDatasetWriter": "neurofm_shards.shards.writer",
+    "WebDatasetWriter": "neurofm_shards.writing.dataset_writer",
     "block_from_samples": "neurofm_shards.blocks",
     "collate_webdataset": "neurofm_shards.loading.collate",
-    "convert_inputs": "neurofm_shards.convert.api",
-    "create_shards_from_arrays": "neurofm_shards.shards.arrays",
+    "convert_inputs": "neurofm_shards.convert.session",
+    "create_shards_from_arrays": "neurofm_shards.writing.arrays",
     "create_webdataset_dataloader": "neurofm_shards.loading.dataloader",
     "hookimpl": "neurofm_shards.plugins.hookspecs",
-    "mix": "neurofm_shards.loading.mixing",
+    "mix": "neurofm_shards.loading.plans.mixing",
     "register_codec": "neurofm_shards.plugins.registration",
     "register_compression": "neurofm_shards.plugins.registration",
     "register_executor": "neurofm_shards.plugins.registration",

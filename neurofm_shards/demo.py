@@ -86,7 +86,7 @@ def decode(shards: Path, *, steps: int = 400, seed: int = 0, progress: Progress 
     import torch  # noqa: PLC0415  (not for --help)
 
     from neurofm_shards.loading.dataloader import create_webdataset_dataloader  # noqa: PLC0415
-    from neurofm_shards.shards.collection import ShardCollection  # noqa: PLC0415
+    from neurofm_shards.reading.collection import ShardCollection  # noqa: PLC0415
 
     columns = ["spikes", "behavior", "behavior_valid"]
     train = create_webdataset_dataloader(

@@ -16,7 +16,7 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards.recordings.options import WindowOptions
 
 if TYPE_CHECKING:
-    from neurofm_shards.convert.api import Mode
+    from neurofm_shards.convert.session import Mode
     from neurofm_shards.shards.report import Report
 
 _INPUT_FLAGS = ("-i", "--input")
@@ -96,7 +96,7 @@ def _convert(
     executor: str | None,
 ) -> int:
     from neurofm_shards.cli.conversion_report import print_summary, progress_observer  # noqa: PLC0415  (rich, numpy)
-    from neurofm_shards.convert.api import convert_inputs  # noqa: PLC0415
+    from neurofm_shards.convert.session import convert_inputs  # noqa: PLC0415
 
     try:
         with progress_observer() as observer:

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; 1 when the decoder is not clearly better than chance."""
     from neurofm_shards import demo  # noqa: PLC0415  (after --help)
-    from neurofm_shards.convert.api import convert_inputs  # noqa: PLC0415
+    from neurofm_shards.convert.session import convert_inputs  # noqa: PLC0415
 
     say = note_console()
     session, shards = args.output / "session.nwb", args.output / "shards"
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _validate(shards: Path) -> int:
-    from neurofm_shards.shards.validate import validate_dataset  # noqa: PLC0415
+    from neurofm_shards.maintenance.validate import validate_dataset  # noqa: PLC0415
 
     report = validate_dataset(shards)
     for finding in report.findings:
@@ -57,7 +57,7 @@ def _validate(shards: Path) -> int:
 
 
 def _summarise(shards: Path) -> None:
-    from neurofm_shards.loading.info import ShardedDatasetInfo  # noqa: PLC0415
+    from neurofm_shards.reading.info import ShardedDatasetInfo  # noqa: PLC0415
 
     ShardedDatasetInfo(shards).print_summary()
 

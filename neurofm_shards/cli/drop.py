@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from neurofm_shards.convert.drop import drop_samples  # noqa: PLC0415  (after --help)
+    from neurofm_shards.maintenance.drop import drop_samples  # noqa: PLC0415  (after --help)
 
     result = drop_samples(args.folder, args.where, dry_run=args.dry_run)
     if args.json:

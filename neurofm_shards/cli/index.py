@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from rich.progress import track  # noqa: PLC0415  (after --help)
 
-    from neurofm_shards.shards.index import load_index  # noqa: PLC0415  (after --help)
+    from neurofm_shards.format.index_io import load_index  # noqa: PLC0415  (after --help)
 
     if not args.folder.is_dir():
         raise InputNotFoundError(f"there is no folder {args.folder}")

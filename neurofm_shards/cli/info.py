@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; 1 when inputs failed to convert."""
-    from neurofm_shards.loading.info import ShardedDatasetInfo  # noqa: PLC0415  (after --help)
+    from neurofm_shards.reading.info import ShardedDatasetInfo  # noqa: PLC0415  (after --help)
 
     info = ShardedDatasetInfo(args.path)
     summary = info.get_summary()

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
-from neurofm_shards.shards.files import open_regular
+from neurofm_shards.format.files import open_regular
 
 if sys.version_info >= (3, 11):
     import tomllib

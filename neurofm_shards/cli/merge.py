@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from neurofm_shards.convert.merge import merge  # noqa: PLC0415  (after --help)
+    from neurofm_shards.maintenance.merge import merge  # noqa: PLC0415  (after --help)
 
     summary = merge(args.input, args.output, overwrite=args.overwrite)
     if args.json:

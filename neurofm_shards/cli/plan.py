@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from neurofm_shards.loading.plan import SinglePlan  # noqa: PLC0415  (after --help)
-    from neurofm_shards.loading.quality import plan_report  # noqa: PLC0415
+    from neurofm_shards.loading.plans.plan import SinglePlan  # noqa: PLC0415  (after --help)
+    from neurofm_shards.loading.shuffle_quality import plan_report  # noqa: PLC0415
     from neurofm_shards.loading.subsets import select  # noqa: PLC0415
-    from neurofm_shards.shards.collection import ShardCollection  # noqa: PLC0415
+    from neurofm_shards.reading.collection import ShardCollection  # noqa: PLC0415
 
     modes: dict[str, bool | str] = {"none": False, "local": True, "global": "global"}
     mode = modes[args.shuffle]

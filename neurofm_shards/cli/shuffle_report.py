@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from neurofm_shards.loading.quality import shuffle_report  # noqa: PLC0415  (after --help)
-    from neurofm_shards.shards.collection import ShardCollection  # noqa: PLC0415
+    from neurofm_shards.loading.shuffle_quality import shuffle_report  # noqa: PLC0415  (after --help)
+    from neurofm_shards.reading.collection import ShardCollection  # noqa: PLC0415
 
     with ShardCollection.open(args.folder) as collection:
         report = shuffle_report(collection, args.buffer_size, args.batch_size, seed=args.seed, epoch=args.epoch)

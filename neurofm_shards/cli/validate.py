@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check_folder(folder: Path | str, *, workers: int | None = None) -> Report:
     """Validate a data set, with a bar on a terminal."""
-    from neurofm_shards.shards.validate import validate_dataset  # noqa: PLC0415  (after --help)
+    from neurofm_shards.maintenance.validate import validate_dataset  # noqa: PLC0415  (after --help)
 
     with _progress() as progress:
         return validate_dataset(folder, workers, progress)

@@ -10,7 +10,7 @@ from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan, check_sessions, join_tables
 from neurofm_shards.convert.tasks import cut
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.shards.manifest import Manifest
+from neurofm_shards.format.manifest import Manifest
 
 Stretch = tuple[int, int, int]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.shards.compression_choice import compression_object
-from neurofm_shards.shards.target import ShardNames
+from neurofm_shards.writing.output_folder import ShardNames
 
 
 def check_config(config: ConversionConfig) -> None:

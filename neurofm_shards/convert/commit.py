@@ -16,12 +16,12 @@ from neurofm_shards.convert.statistics import (
     manifest_statistics,
     sessions_from_manifest,
 )
+from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry, TableEntry
+from neurofm_shards.format.resolve import compression_distribution
 from neurofm_shards.plugins.registry import IN_CODE, registry
 from neurofm_shards.shards.dataset_manifest import versions_of
-from neurofm_shards.shards.manifest import ColumnEntry, Manifest, ShardEntry, TableEntry
 from neurofm_shards.shards.manifest_merge import merge_columns
-from neurofm_shards.shards.providers import compression_distribution
-from neurofm_shards.shards.statistics import ChannelStats
+from neurofm_shards.writing.statistics import ChannelStats
 
 Line = Mapping[str, Any]
 

@@ -13,13 +13,15 @@ from typing import Any
 
 import xxhash
 
-from neurofm_shards.convert.journal import JournalContent, JournalHeader, boot_id, read_journal, remove_journal
 from neurofm_shards.errors import ConfigError, FormatError, OutputExistsError
-from neurofm_shards.shards.card import CARD_NAME, is_our_card
-from neurofm_shards.shards.files import sync_folder, write_atomically
-from neurofm_shards.shards.index import build_index, index_path, read_index, shard_fingerprint
+from neurofm_shards.format.card import CARD_NAME, is_our_card
+from neurofm_shards.format.files import sync_folder, write_atomically
+from neurofm_shards.format.index_io import index_path, read_index
+from neurofm_shards.format.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest
+from neurofm_shards.shards.fingerprints import shard_fingerprint
+from neurofm_shards.shards.index_builder import build_index
 from neurofm_shards.shards.lock import LOCK_NAME
-from neurofm_shards.shards.manifest import MANIFEST_NAME, SIDECAR_DIR, Manifest, manifest_bytes, read_manifest
+from neurofm_shards.shards.manifest import manifest_bytes, read_manifest
 from neurofm_shards.shards.sidecars import sidecar_paths
 from neurofm_shards.shards.unfinished import (
     COMMITTED_PREFIX,
@@ -28,6 +30,7 @@ from neurofm_shards.shards.unfinished import (
     REPLACEMENT_NAME,
     UNFINISHED_NAME,
 )
+from neurofm_shards.writing.journal import JournalContent, JournalHeader, boot_id, read_journal, remove_journal
 
 _STAGING = "staging-"
 _REMOVED = "removed.json"

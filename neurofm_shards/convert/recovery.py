@@ -8,9 +8,9 @@ from pathlib import Path
 
 from neurofm_shards.convert.output import Output
 from neurofm_shards.errors import InputNotFoundError
-from neurofm_shards.shards.card import CARD_NAME, is_our_card, write_card
+from neurofm_shards.format.card import CARD_NAME, is_our_card, write_card
+from neurofm_shards.maintenance.repair import repair_dataset
 from neurofm_shards.shards.lock import OutputLock
-from neurofm_shards.shards.repair import repair_dataset
 from neurofm_shards.shards.report import Finding, Report
 
 
@@ -28,7 +28,7 @@ def repair(folder: str | os.PathLike[str]) -> Report:
     Returns
     -------
     Report
-        See :func:`~neurofm_shards.shards.repair.repair_dataset`.
+        See :func:`~neurofm_shards.maintenance.repair.repair_dataset`.
 
     Raises
     ------

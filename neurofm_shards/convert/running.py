@@ -13,7 +13,6 @@ from typing_extensions import Self
 
 from neurofm_shards.convert.checks import shard_names
 from neurofm_shards.convert.config import ConversionConfig
-from neurofm_shards.convert.journal import Journal, JournalContent, JournalHeader
 from neurofm_shards.convert.opening import worker_reader
 from neurofm_shards.convert.output import Output
 from neurofm_shards.convert.pool import as_they_come
@@ -22,6 +21,7 @@ from neurofm_shards.convert.tasks import ShardTask
 from neurofm_shards.convert.work import ShardResult, WorkOrder, run_task, staging_of
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import ColumnSpec
+from neurofm_shards.writing.journal import Journal, JournalContent, JournalHeader
 
 Line = dict[str, Any]
 

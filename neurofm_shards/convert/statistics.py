@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import Ints
-from neurofm_shards.shards.statistics import ChannelStats
 from neurofm_shards.types import Block, ColumnData, Ragged
+from neurofm_shards.writing.statistics import ChannelStats
 
 #: Samples in these splits are counted; "" is a data set without splits.
 COUNTED_SPLITS = ("", "train")

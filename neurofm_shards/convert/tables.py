@@ -9,8 +9,8 @@ import orjson
 
 from neurofm_shards.convert.commit import json_values
 from neurofm_shards.convert.output import Output
-from neurofm_shards.shards.files import write_atomically
-from neurofm_shards.shards.manifest import TableEntry
+from neurofm_shards.format.files import write_atomically
+from neurofm_shards.format.manifest import TableEntry
 from neurofm_shards.shards.side_tables import read_rows
 
 

@@ -16,13 +16,13 @@ from neurofm_shards.convert.opening import worker_reader
 from neurofm_shards.convert.statistics import SessionStats, block_statistics, is_quantity, merged
 from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput
 from neurofm_shards.errors import NeurofmShardsError, SourceError
+from neurofm_shards.format.dataset_record import ShardRecord
 from neurofm_shards.plugins.entries import Entry
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.plugins.registry import registry
-from neurofm_shards.shards.shard_record import ShardRecord
-from neurofm_shards.shards.shard_writer import ShardWriter
-from neurofm_shards.shards.target import ShardNames
 from neurofm_shards.types import Block, ColumnSpec, Ragged
+from neurofm_shards.writing.output_folder import ShardNames
+from neurofm_shards.writing.shard_writer import ShardWriter
 
 if TYPE_CHECKING:
     from neurofm_shards.convert.planning import ConversionPlan

@@ -9,7 +9,7 @@ import xxhash
 
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.loading.order import EpochOrder
+from neurofm_shards.loading.order.shuffle import EpochOrder
 
 
 class Component:
@@ -20,7 +20,7 @@ class Component:
     collection : ShardCollection
         The data.
     mode, buffer_size, seed, shuffle_shards
-        See :class:`~neurofm_shards.loading.order.EpochOrder`.
+        See :class:`~neurofm_shards.loading.order.shuffle.EpochOrder`.
     subset : numpy.ndarray of int64 or None
         Selected rows, ascending and unique; None for all.
     """

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.loading.plan import EpochPlan
+from neurofm_shards.loading.plans.plan import EpochPlan
 from neurofm_shards.loading.ranks import Ranks, confirm
 from neurofm_shards.loading.state import LoaderState
 

@@ -16,13 +16,13 @@ from torch.utils.data import ConcatDataset, Dataset
 from neurofm_shards._typing import Rows
 from neurofm_shards.blocks import merge_specs
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.loading.bijection import derive_key
-from neurofm_shards.loading.dataset import ShardDataset
+from neurofm_shards.loading.datasets import ShardDataset
 from neurofm_shards.loading.device import has_accelerator
 from neurofm_shards.loading.division import Even
 from neurofm_shards.loading.fetch import BatchFetch, Finish, OnError, RowReader
 from neurofm_shards.loading.opening import DEFAULT_PATTERN, Counts, chosen_rows, make_reader, open_shards
-from neurofm_shards.loading.plan import EpochPlan, SinglePlan
+from neurofm_shards.loading.order.bijection import derive_key
+from neurofm_shards.loading.plans.plan import EpochPlan, SinglePlan
 from neurofm_shards.loading.ranks import Ranks, ranks
 from neurofm_shards.loading.shard_loader import PlanSampler, ShardDataLoader, Shelf
 from neurofm_shards.loading.subsets import Where
@@ -37,9 +37,9 @@ from neurofm_shards.loading.transforming import (
     is_transform,
     make_transforms,
 )
-from neurofm_shards.loading.working import WorkerOptions
+from neurofm_shards.loading.workers.select import WorkerOptions
 from neurofm_shards.plugins.interfaces import Transform
-from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.shards.make_space import IO
 from neurofm_shards.types import ColumnSpec
 
@@ -93,7 +93,7 @@ def create_webdataset_dataloader(
     Parameters
     ----------
     shard_dir : path-like or mixture
-        A folder of shards, or what :func:`~neurofm_shards.loading.mixing.mix` made of several.
+        A folder of shards, or what :func:`~neurofm_shards.loading.plans.mixing.mix` made of several.
     batch_size : int
         Samples per batch and rank.
     num_workers : int
@@ -141,7 +141,7 @@ def create_webdataset_dataloader(
     shuffle_shards : bool, optional
         None: as ``shuffle`` says.
     batching : optional
-        A rule for what goes into one batch, see :mod:`neurofm_shards.loading.batching`.
+        A rule for what goes into one batch, see :mod:`neurofm_shards.loading.plans.batching`.
     even : "pad", "drop" or "error"
         What happens to a last global batch that the ranks cannot share evenly: every rank gets the same number of
         batches in any case.

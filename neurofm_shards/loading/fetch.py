@@ -16,13 +16,13 @@ from neurofm_shards.blocks import concat_blocks, take
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.loading.collate import collate_webdataset
 from neurofm_shards.loading.metadata import LazyMetadata
-from neurofm_shards.loading.pipeline import Fetched, LookingAhead, Step, Task
-from neurofm_shards.loading.plan import Request
+from neurofm_shards.loading.plans.plan import Request
 from neurofm_shards.loading.samples import split_samples
 from neurofm_shards.loading.tensors import RaggedAs, batch_to_tensors
 from neurofm_shards.loading.transforming import BatchFunction, SampleFunction, apply
+from neurofm_shards.loading.workers.pipeline import Fetched, LookingAhead, Step, Task
 from neurofm_shards.plugins.interfaces import Transform
-from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.shards.selection import Selection
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata
 

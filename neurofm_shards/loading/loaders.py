@@ -23,8 +23,7 @@ from neurofm_shards.loading.opening import (
     open_shards,
     sample_bytes,
 )
-from neurofm_shards.loading.pipeline import Fetched
-from neurofm_shards.loading.plan import Request, SinglePlan
+from neurofm_shards.loading.plans.plan import Request, SinglePlan
 from neurofm_shards.loading.ranks import ranks
 from neurofm_shards.loading.sample_fetch import SampleFetch
 from neurofm_shards.loading.skipping import SkipCounter
@@ -37,6 +36,7 @@ from neurofm_shards.loading.transforming import (
     make_transforms,
 )
 from neurofm_shards.loading.worker_epochs import WorkerEpochs, worker_place
+from neurofm_shards.loading.workers.pipeline import Fetched
 from neurofm_shards.shards.make_space import IO
 
 #: Samples are read in chunks of about this size.

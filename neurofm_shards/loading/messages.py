@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from neurofm_shards.loading.plan import Request
+from neurofm_shards.loading.plans.plan import Request
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Delivery:
     slot : int
         Which slot of this worker.
     skeleton : (int, int)
-        Where in the slot; see :func:`neurofm_shards.loading.shared.unpack`.
+        Where in the slot; see :func:`neurofm_shards.loading.workers.shared.unpack`.
     new_size : int
         Size of the slot where it is a new one, whose descriptor follows this message; else 0.
     dropped : tuple of int

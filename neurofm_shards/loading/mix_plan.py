@@ -10,11 +10,11 @@ import numpy as np
 import xxhash
 
 from neurofm_shards._typing import Rows
-from neurofm_shards.loading.bijection import derive_key
 from neurofm_shards.loading.component import Component
 from neurofm_shards.loading.division import Division
-from neurofm_shards.loading.order import ORDER_VERSION
-from neurofm_shards.loading.plan import Parts, SamplePlan
+from neurofm_shards.loading.order.bijection import derive_key
+from neurofm_shards.loading.order.shuffle import ORDER_VERSION
+from neurofm_shards.loading.plans.plan import Parts, SamplePlan
 from neurofm_shards.loading.schedule import Schedule
 
 Stop: TypeAlias = "Literal['first_exhausted', 'all_exhausted'] | int"

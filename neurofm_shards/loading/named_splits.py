@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, FormatError
-from neurofm_shards.shards.collection import ShardCollection
-from neurofm_shards.shards.container import read_arrays, write_arrays
-from neurofm_shards.shards.manifest import SIDECAR_DIR
+from neurofm_shards.format.manifest import SIDECAR_DIR
+from neurofm_shards.format.sidecar import read_arrays, write_arrays
+from neurofm_shards.reading.collection import ShardCollection
 
 if TYPE_CHECKING:
     from neurofm_shards.loading.splits import Splits

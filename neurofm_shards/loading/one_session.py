@@ -9,10 +9,10 @@ import numpy as np
 import xxhash
 
 from neurofm_shards._typing import Rows
-from neurofm_shards.loading.bijection import Permutation, derive_key
-from neurofm_shards.loading.block_plan import BlockPlan, Blocks, starts_of
 from neurofm_shards.loading.division import Division
-from neurofm_shards.loading.order import ORDER_VERSION
+from neurofm_shards.loading.order.bijection import Permutation, derive_key
+from neurofm_shards.loading.order.shuffle import ORDER_VERSION
+from neurofm_shards.loading.plans.block_plan import BlockPlan, Blocks, starts_of
 
 
 class SessionBlocks(Blocks):
@@ -68,7 +68,7 @@ class SessionBlocks(Blocks):
 
 
 class OneSessionPlan(BlockPlan):
-    """See :class:`~neurofm_shards.loading.batching.OneSession`."""
+    """See :class:`~neurofm_shards.loading.plans.batching.OneSession`."""
 
     def __init__(
         self, collection: Any, groups: Mapping[str, Rows], division: Division, size: int, seed: int, mode: bool | str

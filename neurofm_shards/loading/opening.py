@@ -16,7 +16,7 @@ from neurofm_shards.loading.subsets import Where, select
 from neurofm_shards.loading.tensors import count_dtypes
 from neurofm_shards.loading.transforming import bind
 from neurofm_shards.plugins.interfaces import Transform
-from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.shards.make_space import IO
 
 DEFAULT_PATTERN = "shard_*.tar*"

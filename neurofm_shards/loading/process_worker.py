@@ -14,11 +14,11 @@ from multiprocessing.reduction import send_handle
 import numpy as np
 
 from neurofm_shards.errors import WorkerError, portable
-from neurofm_shards.loading.bijection import derive_key
 from neurofm_shards.loading.messages import Delivery, Order
-from neurofm_shards.loading.pipeline import Failed, Fetch, Fetched, Outcome, fetch_all
-from neurofm_shards.loading.plan import Request
-from neurofm_shards.loading.shared import Packed, anonymous_memory, pack
+from neurofm_shards.loading.order.bijection import derive_key
+from neurofm_shards.loading.plans.plan import Request
+from neurofm_shards.loading.workers.pipeline import Failed, Fetch, Fetched, Outcome, fetch_all
+from neurofm_shards.loading.workers.shared import Packed, anonymous_memory, pack
 
 #: How often an idle worker looks whether its parent is still there, in seconds.
 _WATCH_SECONDS = 2.0

@@ -11,9 +11,9 @@ from typing import Any
 from torch.utils.data import get_worker_info
 
 from neurofm_shards.errors import ConfigError
+from neurofm_shards.format.files import remove_stale_partials
 from neurofm_shards.loading.loaders import WebDatasetLoader
 from neurofm_shards.loading.state import LoaderState, read_state, save_state
-from neurofm_shards.shards.files import remove_stale_partials
 
 
 class ResumableWebDatasetLoader(WebDatasetLoader):

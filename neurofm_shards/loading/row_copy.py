@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from neurofm_shards._typing import Bytes, Ints
-from neurofm_shards.shards.row_copy import NumpyRows
+from neurofm_shards.reading.row_copy import NumpyRows
 
 
 class TorchRows(NumpyRows):
@@ -27,7 +27,7 @@ class TorchRows(NumpyRows):
         self._tensors: dict[int, torch.Tensor] = {}
 
     def rows_into(self, offsets: Ints, size: int, out: npt.NDArray[Any]) -> None:
-        """See :class:`~neurofm_shards.shards.row_copy.RowCopy`."""
+        """See :class:`~neurofm_shards.reading.row_copy.RowCopy`."""
         runs = self._tensors.get(size)
         if runs is None:
             count = self._tensor.numel() - size + 1

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.errors import ConfigError
+from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.loading.fetch import OnError, RowReader
-from neurofm_shards.loading.pipeline import Fetched
 from neurofm_shards.loading.samples import split_samples
 from neurofm_shards.loading.transforming import SampleFunction
-from neurofm_shards.shards.names import METADATA_FIELD
+from neurofm_shards.loading.workers.pipeline import Fetched
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.loading.bijection import combine
+from neurofm_shards.loading.order.bijection import combine
 
 
 class Schedule:

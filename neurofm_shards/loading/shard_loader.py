@@ -12,16 +12,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from neurofm_shards._typing import Rows
-from neurofm_shards.loading.bijection import derive_key
 from neurofm_shards.loading.cursor import Cursor
 from neurofm_shards.loading.device import copier, pinned, prefetch
 from neurofm_shards.loading.fetch import BatchFetch, restored
 from neurofm_shards.loading.opening import sample_bytes
-from neurofm_shards.loading.pipeline import Fetched, Workers, run
-from neurofm_shards.loading.plan import EpochPlan, Request
+from neurofm_shards.loading.order.bijection import derive_key
+from neurofm_shards.loading.plans.plan import EpochPlan, Request
 from neurofm_shards.loading.ranks import Ranks
 from neurofm_shards.loading.skipping import SkipCounter
-from neurofm_shards.loading.working import WorkerOptions
+from neurofm_shards.loading.workers.pipeline import Fetched, Workers, run
+from neurofm_shards.loading.workers.select import WorkerOptions
 
 
 @dataclass(frozen=True)

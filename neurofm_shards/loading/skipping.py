@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sized
 
 from neurofm_shards.errors import FormatError
-from neurofm_shards.loading.pipeline import Fetched
+from neurofm_shards.loading.workers.pipeline import Fetched
 
 #: This many unreadable samples in a row are not a damaged sample here and there.
 MOST_IN_A_ROW = 100

@@ -20,7 +20,7 @@ from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.loading.subsets import Columns, TableColumns
-from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.reading.collection import ShardCollection
 
 By = Literal["session", "subject", "trial", "time"]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurofm_shards.errors import FormatError, StateError
-from neurofm_shards.shards.files import open_regular, write_atomically
+from neurofm_shards.format.files import open_regular, write_atomically
 
 if TYPE_CHECKING:
-    from neurofm_shards.loading.plan import EpochPlan
+    from neurofm_shards.loading.plans.plan import EpochPlan
 
 STATE_VERSION = 1
 
@@ -45,7 +45,7 @@ class LoaderState:
     position : int
         Samples of this epoch's global order that were delivered to the training loop, over all ranks.
     identity : mapping
-        See :meth:`~neurofm_shards.loading.plan.EpochPlan.identity`.
+        See :meth:`~neurofm_shards.loading.plans.plan.EpochPlan.identity`.
     shard_idx : int
         The shard of the next sample; -1 where there is none. For the reader only.
     """

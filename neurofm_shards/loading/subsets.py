@@ -23,7 +23,7 @@ class TableColumns(Mapping[str, npt.NDArray[Any]]):
     Parameters
     ----------
     table : MetadataTable
-        See :mod:`neurofm_shards.shards.metadata`.
+        See :mod:`neurofm_shards.format.metadata_table`.
     """
 
     def __init__(self, table: Any) -> None:

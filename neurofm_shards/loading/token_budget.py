@@ -9,11 +9,11 @@ import xxhash
 
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.loading.bijection import Permutation, derive_key
-from neurofm_shards.loading.block_plan import BlockPlan, Blocks, starts_of
 from neurofm_shards.loading.component import Component
 from neurofm_shards.loading.division import Division
-from neurofm_shards.loading.order import ORDER_VERSION
+from neurofm_shards.loading.order.bijection import Permutation, derive_key
+from neurofm_shards.loading.order.shuffle import ORDER_VERSION
+from neurofm_shards.loading.plans.block_plan import BlockPlan, Blocks, starts_of
 
 
 class ListedBlocks(Blocks):
@@ -39,7 +39,7 @@ class ListedBlocks(Blocks):
 
 
 class TokenBudgetPlan(BlockPlan):
-    """See :class:`~neurofm_shards.loading.batching.TokenBudget`.
+    """See :class:`~neurofm_shards.loading.plans.batching.TokenBudget`.
 
     The epoch's order of samples is cut into buckets, each bucket is sorted by length and cut into batches, and the
     batches of the epoch are put into a keyed random order. Lengths decide, so an epoch is planned as a whole: 16

@@ -8,11 +8,11 @@ from functools import cache
 from typing import Any
 
 from neurofm_shards.errors import ConfigError
+from neurofm_shards.format.dataset_record import ShardRecord
+from neurofm_shards.format.manifest import Manifest
+from neurofm_shards.format.resolve import compression_distribution
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.shards.manifest_merge import merge_columns
-from neurofm_shards.shards.manifest_model import Manifest
-from neurofm_shards.shards.providers import compression_distribution
-from neurofm_shards.shards.shard_record import ShardRecord
 
 _DISTRIBUTIONS = ("neurofm-shards", "numpy")
 

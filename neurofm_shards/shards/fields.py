@@ -10,12 +10,12 @@ import numpy as np
 from neurofm_shards._typing import AnyArray
 from neurofm_shards.blocks import as_array
 from neurofm_shards.errors import EncodeError
+from neurofm_shards.format.headers import HeaderTemplate
+from neurofm_shards.format.keys import check_extension, check_field
 from neurofm_shards.plugins.choice import codec_for
 from neurofm_shards.plugins.interfaces import Codec
 from neurofm_shards.plugins.registry import registry
-from neurofm_shards.shards.headers import HeaderTemplate
 from neurofm_shards.shards.index_log import ColumnLog, Encoded, Form, IndexLog
-from neurofm_shards.shards.names import check_extension, check_field
 
 
 class FieldWriter:

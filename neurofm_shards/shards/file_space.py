@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Bytes, Ints
 from neurofm_shards.errors import FormatError
-from neurofm_shards.shards.arena import Arena
-from neurofm_shards.shards.row_copy import RowCopy
+from neurofm_shards.reading.address_range import Arena
+from neurofm_shards.reading.address_space import Reader, Space
+from neurofm_shards.reading.row_copy import RowCopy
 from neurofm_shards.shards.shard_file import ShardFile
-from neurofm_shards.shards.space import Reader, Space
 
 #: Files that are kept open; others are opened again.
 _OPEN_FILES = 128

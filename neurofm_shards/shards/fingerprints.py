@@ -7,7 +7,7 @@ from pathlib import Path
 
 import xxhash
 
-from neurofm_shards.shards.files import open_regular
+from neurofm_shards.format.files import open_regular
 
 _PIECE = 4096
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from neurofm_shards.errors import FormatError, InputNotFoundError
+from neurofm_shards.format.files import open_regular
+from neurofm_shards.format.index import ShardIndex
+from neurofm_shards.format.resolve import find_compression
+from neurofm_shards.format.tar import Member, TarReader
 from neurofm_shards.plugins.registry import registry
-from neurofm_shards.shards.files import open_regular
 from neurofm_shards.shards.fingerprints import shard_fingerprint
 from neurofm_shards.shards.index_log import Encoded, IndexLog
-from neurofm_shards.shards.index_model import ShardIndex
-from neurofm_shards.shards.providers import find_compression
-from neurofm_shards.shards.tar import Member, TarReader
 
 if TYPE_CHECKING:
     from neurofm_shards.plugins.interfaces import Codec

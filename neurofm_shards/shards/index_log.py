@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neurofm_shards.shards.index_model import ColumnIndex, ShardIndex
-from neurofm_shards.shards.names import METADATA_FIELD
+from neurofm_shards.format.index import ColumnIndex, ShardIndex
+from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.shards.packing import PackedInts, pack_ints, pack_strings
 from neurofm_shards.types import Buffer, ColumnSpec
 

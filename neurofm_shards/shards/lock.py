@@ -13,7 +13,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from neurofm_shards.errors import OutputExistsError, OutputLockedError
-from neurofm_shards.shards.manifest_model import SIDECAR_DIR
+from neurofm_shards.format.manifest import SIDECAR_DIR
 
 LOCK_NAME = "lock"
 

@@ -6,9 +6,9 @@ from typing import Literal, TypeAlias
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.shards.arena import most_maps
+from neurofm_shards.reading.address_range import most_maps
+from neurofm_shards.reading.address_space import MappedSpace, Space
 from neurofm_shards.shards.file_space import FileSpace
-from neurofm_shards.shards.space import MappedSpace, Space
 
 IO: TypeAlias = Literal["auto", "mmap", "pread"]
 

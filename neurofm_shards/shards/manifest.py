@@ -11,8 +11,8 @@ import orjson
 from pydantic import ValidationError
 
 from neurofm_shards.errors import FormatError, InputNotFoundError
-from neurofm_shards.shards.files import open_regular, write_atomically
-from neurofm_shards.shards.manifest_model import (
+from neurofm_shards.format.files import open_regular, write_atomically
+from neurofm_shards.format.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     SIDECAR_DIR,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from neurofm_shards.shards.manifest_model import ColumnEntry
+from neurofm_shards.format.manifest import ColumnEntry
 
 
 def merge_columns(groups: Iterable[Sequence[ColumnEntry]], total_samples: int) -> list[ColumnEntry]:

@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 
 from neurofm_shards.errors import FormatError
+from neurofm_shards.format.index import ShardIndex
+from neurofm_shards.format.keys import METADATA_FIELD
+from neurofm_shards.format.tar import TarReader
 from neurofm_shards.shards.index_builder import opened_tar
-from neurofm_shards.shards.index_model import ShardIndex
-from neurofm_shards.shards.names import METADATA_FIELD
-from neurofm_shards.shards.tar import TarReader
 
 #: Metadata of one sample that is larger than this is not metadata.
 MAX_METADATA_BYTES = 1 << 24

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from neurofm_shards.shards.sinks import PIECE_BYTES, Sink
 from neurofm_shards.types import Buffer
+from neurofm_shards.writing.sinks import PIECE_BYTES, Sink
 
 
 class RecordBuffer:

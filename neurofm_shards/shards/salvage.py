@@ -14,17 +14,17 @@ import xxhash
 
 from neurofm_shards.compression.frames import FrameTable
 from neurofm_shards.errors import FormatError
+from neurofm_shards.format.files import partial_path, publish
+from neurofm_shards.format.headers import END_OF_ARCHIVE
+from neurofm_shards.format.index import ShardIndex
+from neurofm_shards.format.index_io import parse_index
+from neurofm_shards.format.keys import METADATA_FIELD
+from neurofm_shards.format.tar import TarReader
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.shards.compression_choice import compression_of
-from neurofm_shards.shards.files import partial_path, publish
-from neurofm_shards.shards.headers import END_OF_ARCHIVE
 from neurofm_shards.shards.index_builder import build_index, opened_tar
-from neurofm_shards.shards.index_model import ShardIndex
-from neurofm_shards.shards.index_store import parse_index
-from neurofm_shards.shards.names import METADATA_FIELD
 from neurofm_shards.shards.sidecars import sidecar_paths
-from neurofm_shards.shards.sinks import CompressedSink, FileSink
-from neurofm_shards.shards.tar import TarReader
+from neurofm_shards.writing.sinks import CompressedSink, FileSink
 
 #: What is decompressed together with damage is lost.
 _CHUNK = 1 << 12

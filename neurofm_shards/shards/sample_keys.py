@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.shards.names import escape_key
+from neurofm_shards.format.keys import escape_key
 
 _PREFIX = "sample_"
 _DIGITS = 9

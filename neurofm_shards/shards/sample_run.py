@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from neurofm_shards.blocks import as_array
+from neurofm_shards.format.headers import MEMBER_BLOCK, HeaderTemplate, Stencil, padded
 from neurofm_shards.shards.fields import FieldWriters, plain
-from neurofm_shards.shards.headers import MEMBER_BLOCK, HeaderTemplate, Stencil, padded
 from neurofm_shards.shards.index_log import IndexLog
-from neurofm_shards.shards.layout import FixedColumn, note_records, record_bytes
 from neurofm_shards.types import Buffer, Sample
+from neurofm_shards.writing.records import FixedColumn, note_records, record_bytes
 
 #: Field, type of value, dtype and shape of each array, and the length of the key.
 Signature: TypeAlias = "tuple[list[tuple[str, type, np.dtype[Any], tuple[int, ...]]], int]"

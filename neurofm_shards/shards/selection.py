@@ -12,7 +12,7 @@ from neurofm_shards._typing import Ints
 from neurofm_shards.errors import ConfigError, SampleIndexError
 
 if TYPE_CHECKING:
-    from neurofm_shards.shards.columns import Column
+    from neurofm_shards.reading.columns import Column
 
 
 class Selection(NamedTuple):

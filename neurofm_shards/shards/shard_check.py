@@ -11,15 +11,16 @@ import numpy as np
 import xxhash
 
 from neurofm_shards.errors import FormatError, NeurofmShardsError
-from neurofm_shards.shards.canonical import is_canonical
+from neurofm_shards.format.canonical import is_canonical
+from neurofm_shards.format.index import ShardIndex
+from neurofm_shards.format.index_io import index_path, read_index
+from neurofm_shards.format.keys import KEY_BYTES, METADATA_FIELD, check_key
+from neurofm_shards.format.tar import Member, TarReader
 from neurofm_shards.shards.fingerprints import shard_fingerprint
-from neurofm_shards.shards.index import ShardIndex, build_index, index_path, read_index
-from neurofm_shards.shards.index_builder import codec_by_extension, file_size, opened_tar
+from neurofm_shards.shards.index_builder import build_index, codec_by_extension, file_size, opened_tar
 from neurofm_shards.shards.metadata_members import metadata_of_shard
-from neurofm_shards.shards.names import KEY_BYTES, METADATA_FIELD
 from neurofm_shards.shards.report import Finding
-from neurofm_shards.shards.sample_metadata import AUTOMATIC
-from neurofm_shards.shards.tar import Member, TarReader, check_key
+from neurofm_shards.writing.sample_metadata import AUTOMATIC
 
 #: Larger payloads are hashed but not decoded.
 MAX_DECODED_BYTES = 1 << 30

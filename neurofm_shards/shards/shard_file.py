@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.errors import FormatError, InputNotFoundError
-from neurofm_shards.shards.files import open_regular
+from neurofm_shards.format.files import open_regular
 
 if TYPE_CHECKING:
     from neurofm_shards._typing import Bytes
     from neurofm_shards.compression.frames import FrameTable
     from neurofm_shards.plugins.interfaces import Compression
-    from neurofm_shards.shards.frames_cache import FrameSource
+    from neurofm_shards.reading.frames_cache import FrameSource
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,16 @@ import xxhash
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.errors import FormatError, IntegrityError
-from neurofm_shards.shards.catalog import Catalog
-from neurofm_shards.shards.index import load_index
-from neurofm_shards.shards.providers import find_codec, find_compression
+from neurofm_shards.format.index_io import load_index
+from neurofm_shards.format.resolve import find_codec, find_compression
+from neurofm_shards.reading.address_space import Reader, Space
+from neurofm_shards.reading.catalog import Catalog
 from neurofm_shards.shards.shard_file import ShardFile
-from neurofm_shards.shards.space import Reader, Space
 
 if TYPE_CHECKING:
+    from neurofm_shards.format.index import ShardIndex
     from neurofm_shards.plugins.interfaces import Codec
-    from neurofm_shards.shards.columns import Column
-    from neurofm_shards.shards.index import ShardIndex
+    from neurofm_shards.reading.columns import Column
 
 
 class ShardTable:

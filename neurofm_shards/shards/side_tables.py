@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from neurofm_shards.errors import ConfigError, FormatError
-from neurofm_shards.shards.manifest_model import Manifest, TableEntry
+from neurofm_shards.format.manifest import Manifest, TableEntry
 
 
 def side_table(folder: Path, manifest: Manifest | None, name: str) -> list[dict[str, Any]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neurofm_shards.shards.index_store import INDEX_SUFFIX, SIDECAR_DIR
-from neurofm_shards.shards.metadata import METADATA_SUFFIX
+from neurofm_shards.format.index_io import INDEX_SUFFIX, SIDECAR_DIR
+from neurofm_shards.format.metadata_table import METADATA_SUFFIX
 
 
 def sidecar_paths(shard_path: Path | str) -> list[Path]:

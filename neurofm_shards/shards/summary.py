@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from neurofm_shards.shards.manifest_model import Manifest
+from neurofm_shards.format.manifest import Manifest
 
 
 def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:

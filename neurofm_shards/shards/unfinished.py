@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neurofm_shards.shards.manifest_model import MANIFEST_NAME, SIDECAR_DIR
+from neurofm_shards.format.manifest import MANIFEST_NAME, SIDECAR_DIR
 
 #: Names the finished shards of a conversion; removed after the manifest was written.
 JOURNAL_NAME = "journal"

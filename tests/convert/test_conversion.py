@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurofm_shards.convert.api import convert_inputs
+from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import (
     ConfigError,
     InputNotFoundError,
@@ -18,7 +18,7 @@ from neurofm_shards.errors import (
     OutputExistsError,
     SourceError,
 )
-from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.reading.collection import ShardCollection
 
 
 def manifest(folder):
@@ -189,7 +189,7 @@ def test_columns_that_differ_are_refused_by_name(toy, toys, tmp_path, monkeypatc
 def test_numpy_alone_is_enough(toys, tmp_path, toy):
     paths = toys(a={"n": 2})
     code = (
-        "import sys; from neurofm_shards.convert.api import convert_inputs;"
+        "import sys; from neurofm_shards.convert.session import convert_inputs;"
         f"convert_inputs({paths!r}, {str(tmp_path / 'out')!r});"
         "print([m for m in ('torch', 'pynwb', 'h5py') if m in sys.modules])"
     )
@@ -229,7 +229,7 @@ def test_samples_held_out_count_in_no_statistics(toy, toys, tmp_path, monkeypatc
 
 
 def test_nan_infinity_and_integers_have_right_statistics():
-    from neurofm_shards.shards.statistics import ChannelStats
+    from neurofm_shards.writing.statistics import ChannelStats
 
     rng = np.random.default_rng(0)
     gaps = rng.standard_normal((200_000, 3))

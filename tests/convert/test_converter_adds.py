@@ -7,8 +7,8 @@ import pytest
 
 from neurofm_shards import NWBToWebDatasetConverter, ShardDataset, create_shards_from_arrays
 from neurofm_shards.errors import SourceError
+from neurofm_shards.maintenance.validate import validate_dataset
 from neurofm_shards.plugins.registry import registry
-from neurofm_shards.shards.validate import validate_dataset
 
 pytestmark = pytest.mark.plugins
 

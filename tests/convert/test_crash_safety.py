@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurofm_shards.convert.api import convert_inputs
+from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import (
     ConfigError,
     InputChangedError,
@@ -24,7 +24,7 @@ from neurofm_shards.errors import (
     SourceError,
     WorkerError,
 )
-from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.shards.lock import OutputLock
 
 TOY_PLUGIN = Path(__file__).with_name("toy_plugin.py")
@@ -137,7 +137,7 @@ def test_a_power_loss_without_syncing_is_found_by_reading_everything(toys, toy, 
     config = {"shard_size": 40, "durable": False}
     convert_inputs(paths, tmp_path / "whole", config)
     out = tmp_path / "out"
-    from neurofm_shards.convert import api
+    from neurofm_shards.convert import session as api
 
     with monkeypatch.context() as patch:
         patch.setattr(api, "write_manifest", None)
@@ -336,7 +336,7 @@ def test_a_retry_adds_just_what_was_missing(toys, toy, tmp_path, monkeypatch, tr
 
 def test_an_input_that_changes_between_planning_and_reading_is_noticed(toys, toy, tmp_path, monkeypatch):
     paths = toys(a={"n": 5})
-    from neurofm_shards.convert import api
+    from neurofm_shards.convert import session as api
 
     combine = api.plan_conversion
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from neurofm_shards.convert.api import convert_inputs
+from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import OutputExistsError
 
 CONFIG = {"shard_size": 4, "durable": True}

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from neurofm_shards.convert import drop as drop_module
-from neurofm_shards.convert.api import convert_inputs
-from neurofm_shards.convert.drop import drop_samples
-from neurofm_shards.convert.merge import merge
+from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import ConfigError, OutputExistsError
-from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.maintenance import drop as drop_module
+from neurofm_shards.maintenance.drop import drop_samples
+from neurofm_shards.maintenance.merge import merge
+from neurofm_shards.reading.collection import ShardCollection
 
 CONFIG = {"shard_size": 4}
 
@@ -111,7 +111,7 @@ def test_an_interrupted_drop_is_undone_or_finished(toys, tmp_path, tree, monkeyp
     rename = output.os.replace
     with monkeypatch.context() as patch:
         patch.setattr(output.os, "replace", failing)
-        patch.setattr("neurofm_shards.shards.files.os.replace", rename)
+        patch.setattr("neurofm_shards.format.files.os.replace", rename)
         with pytest.raises(PowerCut):
             _with_patched_publish(patch, rename, failing, tmp_path / "out")
     drop_samples(tmp_path / "out", "row > 99")  # any later run cleans up

@@ -9,15 +9,15 @@ import pytest
 import neurofm_shards
 from neurofm_shards import NWBToWebDatasetConverter
 from neurofm_shards.cli.main import run
-from neurofm_shards.convert.api import convert_inputs
+from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import ConfigError, MissingPluginError, NothingToConvertError, OutputExistsError
 from neurofm_shards.plugins.config import PluginConfig
 from neurofm_shards.plugins.entries import SourceEntry
 from neurofm_shards.plugins.host import NO_PLUGINS
 from neurofm_shards.plugins.registry import registry
+from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.recordings.memory import InMemoryRecording
 from neurofm_shards.recordings.streams import EventStream
-from neurofm_shards.shards.collection import ShardCollection
 
 
 class StrangerConfig(PluginConfig):

@@ -21,16 +21,19 @@ from fuzz_engine import INTERESTING, NUMBERS, Target, mutated, mutated_json, mut
 from neurofm_shards.compression.frames import MAX_FRAME_BYTES, FrameTable
 from neurofm_shards.errors import FormatError
 from neurofm_shards.expressions import compile_expression
+from neurofm_shards.format.index import ShardIndex
+from neurofm_shards.format.index_io import read_index
+from neurofm_shards.format.manifest import Manifest
+from neurofm_shards.format.metadata_table import MetadataTable, read_part
+from neurofm_shards.format.sidecar import parse_arrays
+from neurofm_shards.format.tar import TarReader
 from neurofm_shards.loading.state import LoaderState, read_state
 from neurofm_shards.plugins.interfaces import Compression
-from neurofm_shards.shards.container import parse_arrays
-from neurofm_shards.shards.index import ShardIndex, build_index, shard_fingerprint
-from neurofm_shards.shards.index_store import read_index
-from neurofm_shards.shards.manifest import Manifest, parse_manifest
-from neurofm_shards.shards.metadata import MetadataTable, read_part
-from neurofm_shards.shards.shard_writer import ShardWriter
-from neurofm_shards.shards.tar import TarReader
+from neurofm_shards.shards.fingerprints import shard_fingerprint
+from neurofm_shards.shards.index_builder import build_index
+from neurofm_shards.shards.manifest import parse_manifest
 from neurofm_shards.types import Block, Ragged
+from neurofm_shards.writing.shard_writer import ShardWriter
 
 
 @functools.cache
@@ -270,7 +273,8 @@ def stored_metadata(payload: bytes) -> object:
 
 def manifest_seeds() -> list[bytes]:
     """A manifest with everything in it."""
-    from neurofm_shards.shards.manifest import ColumnEntry, ShardEntry, TableEntry, manifest_bytes
+    from neurofm_shards.format.manifest import ColumnEntry, ShardEntry, TableEntry
+    from neurofm_shards.shards.manifest import manifest_bytes
 
     shards = [
         ShardEntry(
@@ -491,7 +495,7 @@ def frame_inputs(compression: Compression) -> Callable[[], list[bytes]]:
 @functools.cache
 def _dataset() -> tuple[Path, dict[str, bytes]]:
     """A folder of two shards (one compressed), and its files."""
-    from neurofm_shards.shards.writer import WebDatasetWriter
+    from neurofm_shards.writing.dataset_writer import WebDatasetWriter
 
     folder = _folder() / "data"
     rng = np.random.default_rng(0)
@@ -521,7 +525,7 @@ def mutated_dataset(payload: bytes, others: Sequence[bytes], rng: np.random.Gene
 
 def read_dataset(payload: bytes) -> object:
     """Everything is read in every way, with one file changed."""
-    from neurofm_shards.shards.collection import ShardCollection
+    from neurofm_shards.reading.collection import ShardCollection
 
     folder, files = _dataset()
     names = list(files)

@@ -13,8 +13,8 @@ import pytest
 
 from neurofm_shards import ShardDataset, WebDatasetLoader, create_webdataset_dataloader
 from neurofm_shards.errors import FormatError, MissingPluginError, NeurofmShardsError
-from neurofm_shards.shards.collection import ShardCollection
-from neurofm_shards.shards.writer import WebDatasetWriter
+from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.writing.dataset_writer import WebDatasetWriter
 
 VALUES = np.arange(12.0).reshape(6, 2)
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import ConfigError, StateError
-from neurofm_shards.loading.batching import Balanced, OneSession, TokenBudget, column_lengths
+from neurofm_shards.format.metadata_table import MetadataTable
+from neurofm_shards.loading.plans.batching import Balanced, OneSession, TokenBudget, column_lengths
 from neurofm_shards.loading.state import LoaderState
-from neurofm_shards.shards.metadata import MetadataTable
 
 MODES = st.sampled_from([False, True, "global"])
 SESSIONS = st.lists(st.integers(1, 25), min_size=1, max_size=6)

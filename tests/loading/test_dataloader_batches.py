@@ -19,9 +19,9 @@ from torch.utils.data._utils.collate import default_convert
 
 from neurofm_shards import WebDatasetWriter, create_webdataset_dataloader
 from neurofm_shards.errors import ConfigError, FormatError, NoShardsError
-from neurofm_shards.loading.mixing import mix
+from neurofm_shards.loading.plans.mixing import mix
 from neurofm_shards.plugins.interfaces import Transform
-from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.reading.collection import ShardCollection
 
 
 def rows_of(batch):

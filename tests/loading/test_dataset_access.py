@@ -14,9 +14,9 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Subset, We
 
 from neurofm_shards.errors import ClosedError, ConfigError, InputNotFoundError, SampleIndexError, SampleNotFoundError
 from neurofm_shards.loading.collate import collate_webdataset
-from neurofm_shards.loading.dataset import ShardDataset
-from neurofm_shards.loading.info import ShardedDatasetInfo
-from neurofm_shards.shards.writer import WebDatasetWriter
+from neurofm_shards.loading.datasets import ShardDataset
+from neurofm_shards.reading.info import ShardedDatasetInfo
+from neurofm_shards.writing.dataset_writer import WebDatasetWriter
 
 COUNT = 23
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import ConfigError, StateError
-from neurofm_shards.loading.mixing import Mix, mix, mix_groups
+from neurofm_shards.format.metadata_table import MetadataTable
+from neurofm_shards.loading.plans.mixing import Mix, mix, mix_groups
 from neurofm_shards.loading.state import LoaderState
-from neurofm_shards.shards.metadata import MetadataTable
 
 MODES = st.sampled_from([False, True, "global"])
 DATA = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), min_size=1, max_size=4)

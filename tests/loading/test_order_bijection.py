@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from neurofm_shards.loading.bijection import (
+from neurofm_shards.loading.order.bijection import (
     ROUNDS,
     SMALL_ROUNDS,
     SMALL_SIZE,

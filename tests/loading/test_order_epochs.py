@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.loading.bijection import Permutation, combine, derive_key, permute
-from neurofm_shards.loading.order import EpochOrder
-from neurofm_shards.loading.windows import group_length
+from neurofm_shards.loading.order.bijection import Permutation, combine, derive_key, permute
+from neurofm_shards.loading.order.shuffle import EpochOrder
+from neurofm_shards.loading.order.windows import group_length
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=50)
 MODES = st.sampled_from([False, True, "global"])
@@ -185,7 +185,7 @@ def test_huge_data_sets_stay_exact():
 BILLION = """
 import resource, time
 import numpy as np
-from neurofm_shards.loading.order import EpochOrder
+from neurofm_shards.loading.order.shuffle import EpochOrder
 EpochOrder([5000] * 10, "global").positions_to_rows(0, np.array([7]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 times = []

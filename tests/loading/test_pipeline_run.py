@@ -12,10 +12,10 @@ import pytest
 import torch  # noqa: F401  (loaded once here, not in every process that is forked)
 
 from neurofm_shards.errors import ClosedError, WorkerError
-from neurofm_shards.loading.pipeline import Fetched, InlineWorkers, run
-from neurofm_shards.loading.plan import Request
-from neurofm_shards.loading.processes import ProcessWorkers
-from neurofm_shards.loading.threads import ThreadWorkers
+from neurofm_shards.loading.plans.plan import Request
+from neurofm_shards.loading.workers.pipeline import Fetched, InlineWorkers, run
+from neurofm_shards.loading.workers.processes import ProcessWorkers
+from neurofm_shards.loading.workers.threads import ThreadWorkers
 
 KINDS = ["inline", "threads", "processes"]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import ConfigError, StateError
-from neurofm_shards.loading.plan import SinglePlan
+from neurofm_shards.loading.plans.plan import SinglePlan
 
 SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=12)
 MODES = st.sampled_from([False, True, "global"])

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from neurofm_shards.errors import WorkerError
-from neurofm_shards.loading.pipeline import Fetched, run
-from neurofm_shards.loading.plan import Request
-from neurofm_shards.loading.processes import ProcessWorkers
-from neurofm_shards.loading.shared import anonymous_memory, pack, unpack
+from neurofm_shards.loading.plans.plan import Request
+from neurofm_shards.loading.workers.pipeline import Fetched, run
+from neurofm_shards.loading.workers.processes import ProcessWorkers
+from neurofm_shards.loading.workers.shared import anonymous_memory, pack, unpack
 
 
 def requests(count):
@@ -220,9 +220,9 @@ def test_random_numbers_depend_on_the_batch_and_not_on_who_makes_it(start):
 ORPHANS = """
 import json, sys, time
 import numpy as np, torch
-from neurofm_shards.loading.pipeline import Fetched, run
-from neurofm_shards.loading.plan import Request
-from neurofm_shards.loading.processes import ProcessWorkers
+from neurofm_shards.loading.workers.pipeline import Fetched, run
+from neurofm_shards.loading.plans.plan import Request
+from neurofm_shards.loading.workers.processes import ProcessWorkers
 
 def fetch(request):
     return Fetched(torch.zeros(100_000))

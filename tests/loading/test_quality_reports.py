@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from neurofm_shards.loading.batching import OneSession
-from neurofm_shards.loading.order import EpochOrder
-from neurofm_shards.loading.plan import SinglePlan
-from neurofm_shards.loading.quality import plan_report, shuffle_report
-from neurofm_shards.shards.metadata import MetadataTable
+from neurofm_shards.format.metadata_table import MetadataTable
+from neurofm_shards.loading.order.shuffle import EpochOrder
+from neurofm_shards.loading.plans.batching import OneSession
+from neurofm_shards.loading.plans.plan import SinglePlan
+from neurofm_shards.loading.shuffle_quality import plan_report, shuffle_report
 
 
 def described(stored, sizes, sessions=None):

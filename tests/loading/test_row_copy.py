@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from neurofm_shards import create_shards_from_arrays, create_webdataset_dataloader
-from neurofm_shards.loading.threads import ThreadWorkers
-from neurofm_shards.shards import row_copy
+from neurofm_shards.loading.workers.threads import ThreadWorkers
+from neurofm_shards.reading import row_copy
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neurofm_shards import WebDatasetWriter, create_webdataset_dataloader
-from neurofm_shards.loading.batching import Balanced, OneSession, TokenBudget
-from neurofm_shards.loading.mixing import mix, mix_groups
-from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.loading.plans.batching import Balanced, OneSession, TokenBudget
+from neurofm_shards.loading.plans.mixing import mix, mix_groups
+from neurofm_shards.reading.collection import ShardCollection
 
 GLOBAL_BATCH = 8
 FIRST, SECOND = 97, 41

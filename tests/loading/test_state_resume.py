@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import StateError
-from neurofm_shards.loading.plan import SinglePlan
+from neurofm_shards.loading.plans.plan import SinglePlan
 from neurofm_shards.loading.state import MAX_STATE_BYTES, LoaderState, read_state, save_state
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from neurofm_shards.errors import ConfigError, SampleNotFoundError
+from neurofm_shards.format.metadata_table import MetadataTable
 from neurofm_shards.loading.subsets import select
-from neurofm_shards.shards.metadata import MetadataTable
 
 
 class Described:

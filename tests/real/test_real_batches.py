@@ -27,7 +27,7 @@ def convert(shared_data, tmp_path_factory):
     """Convert real recordings to a folder of their own, and return it."""
 
     def converted(names, **windows):
-        from neurofm_shards.convert.api import convert_inputs
+        from neurofm_shards.convert.session import convert_inputs
 
         folder = tmp_path_factory.mktemp("converted") / "out"
         config = {"codec": "npy", "windows": windows, "durable": False, "shard_size": 400}
@@ -80,7 +80,7 @@ def test_padded_batches_hold_each_sessions_own_units_and_mask_the_rest(shared_da
 
 def test_batches_of_one_session_need_no_padding(folder):
     from neurofm_shards import create_webdataset_dataloader
-    from neurofm_shards.loading.batching import OneSession
+    from neurofm_shards.loading.plans.batching import OneSession
 
     loader = create_webdataset_dataloader(folder, batch_size=50, batching=OneSession(), ragged="pad", num_workers=0)
     widths = {"A2929": 15, "A8604": 3, "anm00": 4}

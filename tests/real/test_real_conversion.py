@@ -35,7 +35,7 @@ def converted(shared_data, tmp_path):
     """Convert real recordings, and return the samples as plain tools read them, with the summary."""
 
     def convert(names, **windows):
-        from neurofm_shards.convert.api import convert_inputs
+        from neurofm_shards.convert.session import convert_inputs
 
         config = {"codec": "npy", "windows": windows, "durable": False, "shard_size": 500}
         done = convert_inputs([shared_data / name for name in names], tmp_path / "out", config)
@@ -106,7 +106,7 @@ def test_trial_labels(shared_data, converted):
 
 
 def test_files_that_are_refused_lose_no_others(shared_data, tmp_path):
-    from neurofm_shards.convert.api import convert_inputs
+    from neurofm_shards.convert.session import convert_inputs
 
     names = ("A8604_three_units.nwb", "metadata_only.nwb", "ndx_events_construct_error.nwb")
     config = {"codec": "npy", "durable": False, "on_error": "skip", "windows": {"overlap": 0.0}}

@@ -25,9 +25,9 @@ import numpy as np
 
 from neurofm_shards.cli.main import run as run_command
 from neurofm_shards.errors import NeurofmShardsError
-from neurofm_shards.loading.info import ShardedDatasetInfo
-from neurofm_shards.shards.collection import ShardCollection
-from neurofm_shards.shards.validate import validate_dataset
+from neurofm_shards.maintenance.validate import validate_dataset
+from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.reading.info import ShardedDatasetInfo
 
 MANIFEST = "dataset_metadata.json"
 

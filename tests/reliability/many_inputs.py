@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from neurofm_shards.convert.api import convert_inputs
 from neurofm_shards.convert.progress import Observer
+from neurofm_shards.convert.session import convert_inputs
 
 
 class Watching(Observer):

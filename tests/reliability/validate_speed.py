@@ -18,7 +18,7 @@ from neurofm_shards import create_shards_from_arrays
 
 VALIDATE = """
 import resource, sys, time
-from neurofm_shards.shards.validate import validate_dataset
+from neurofm_shards.maintenance.validate import validate_dataset
 start = time.perf_counter()
 assert validate_dataset(sys.argv[1], 1).ok
 used = resource.getrusage(resource.RUSAGE_SELF)

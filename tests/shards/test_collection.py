@@ -26,10 +26,10 @@ from neurofm_shards.errors import (
     SampleNotFoundError,
     StateError,
 )
-from neurofm_shards.shards import space
-from neurofm_shards.shards.arena import HUGE_PAGE, Arena, places
-from neurofm_shards.shards.collection import ShardCollection
-from neurofm_shards.shards.writer import WebDatasetWriter
+from neurofm_shards.reading import address_space as space
+from neurofm_shards.reading.address_range import HUGE_PAGE, Arena, places
+from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.writing.dataset_writer import WebDatasetWriter
 
 
 @pytest.fixture
@@ -433,7 +433,7 @@ def test_a_million_samples_open_quickly_and_in_little_memory(tmp_path):
     code = """
 import resource, sys, time
 import numpy as np
-from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.reading.collection import ShardCollection
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start = time.perf_counter()
 data = ShardCollection.open(sys.argv[1])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neurofm_shards.errors import FormatError
-from neurofm_shards.shards.frames_cache import FrameCache
+from neurofm_shards.reading.frames_cache import FrameCache
 
 
 class Source:

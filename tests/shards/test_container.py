@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from neurofm_shards.errors import FormatError
-from neurofm_shards.shards.container import parse_arrays, read_arrays, write_arrays
+from neurofm_shards.format.sidecar import parse_arrays, read_arrays, write_arrays
 from neurofm_shards.shards.packing import (
     load_ints,
     load_strings,

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from neurofm_shards import create_shards_from_arrays
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, FormatError, IntegrityError, SampleIndexError
-from neurofm_shards.shards import buffers, row_copy
-from neurofm_shards.shards.collection import ShardCollection
-from neurofm_shards.shards.writer import WebDatasetWriter
+from neurofm_shards.reading import buffers, row_copy
+from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.types import Ragged
+from neurofm_shards.writing.dataset_writer import WebDatasetWriter
 
 COUNT = 60
 
@@ -329,7 +329,7 @@ def test_a_flipped_bit_is_never_delivered_when_verifying(tmp_path, arrays, forei
 
 def test_a_later_batch_never_changes_one_that_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(buffers, "POOLED_BYTES", 1024)
-    monkeypatch.setattr("neurofm_shards.shards.columns.POOLED_BYTES", 1024)
+    monkeypatch.setattr("neurofm_shards.reading.buffers.POOLED_BYTES", 1024)
     values = np.random.default_rng(2).standard_normal((40, 300))
     with WebDatasetWriter(tmp_path / "d", shard_size=10) as writer:
         for row in values:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.shards.headers import MAX_MEMBER_BYTES, HeaderTemplate, decimal_digits, header_bytes
+from neurofm_shards.format.headers import MAX_MEMBER_BYTES, HeaderTemplate, decimal_digits, header_bytes
 
 
 def reference(name: str, size: int) -> bytes:

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import ConfigError, FormatError
-from neurofm_shards.shards.container import read_arrays, write_arrays
-from neurofm_shards.shards.metadata import MetadataTable, part_of, read_part, save_part
+from neurofm_shards.format.metadata_table import MetadataTable, part_of, read_part, save_part
+from neurofm_shards.format.sidecar import read_arrays, write_arrays
 
 MARK = "0123456789abcdef"
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-(1 << 63), (1 << 63) - 1), st.floats(), st.text(max_size=5))

@@ -9,9 +9,9 @@ import pytest
 
 from neurofm_shards import create_shards_from_arrays
 from neurofm_shards.errors import FormatError
-from neurofm_shards.shards.collection import ShardCollection
-from neurofm_shards.shards.repair import repair_dataset
-from neurofm_shards.shards.validate import validate_dataset
+from neurofm_shards.maintenance.repair import repair_dataset
+from neurofm_shards.maintenance.validate import validate_dataset
+from neurofm_shards.reading.collection import ShardCollection
 
 N, SIZE = 70, 10
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from neurofm_shards.loading.row_copy import TorchRows
-from neurofm_shards.shards import row_copy
-from neurofm_shards.shards.row_copy import LARGE_ROW, CompiledRows, NumpyRows
+from neurofm_shards.reading import row_copy
+from neurofm_shards.reading.row_copy import LARGE_ROW, CompiledRows, NumpyRows
 
 compiled = pytest.mark.skipif(not row_copy.COMPILED, reason="this package was built without a compiler")
 KINDS = [pytest.param(CompiledRows, marks=compiled), NumpyRows, TorchRows]
@@ -137,7 +137,7 @@ class TestBounds:
             self.copy(np.array([4, 5]), 8, out)
 
     def test_a_wrong_number_of_arguments(self):
-        from neurofm_shards.shards import _rows
+        from neurofm_shards.reading import _rows
 
         with pytest.raises(TypeError, match="4 arguments"):
             _rows.copy_rows(b"", b"")

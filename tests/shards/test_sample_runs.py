@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import EncodeError
-from neurofm_shards.shards.index import build_index
-from neurofm_shards.shards.index_store import parse_index
-from neurofm_shards.shards.shard_writer import ShardWriter
+from neurofm_shards.format.index_io import parse_index
+from neurofm_shards.shards.index_builder import build_index
 from neurofm_shards.shards.sidecars import sidecar_paths
 from neurofm_shards.types import Block
+from neurofm_shards.writing.shard_writer import ShardWriter
 
 #: Makes a sample of a form from a number: arrays that runs are made of, and what interrupts them.
 FORMS = {

@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, EncodeError
-from neurofm_shards.shards.index import build_index, load_index
-from neurofm_shards.shards.index_store import parse_index
-from neurofm_shards.shards.metadata import MetadataTable, load_table, part_of
+from neurofm_shards.format.dataset_record import ShardRecord
+from neurofm_shards.format.index_io import load_index, parse_index
+from neurofm_shards.format.metadata_table import MetadataTable, load_table, part_of
+from neurofm_shards.shards.index_builder import build_index
 from neurofm_shards.shards.metadata_members import metadata_of_shard
-from neurofm_shards.shards.shard_record import ShardRecord
-from neurofm_shards.shards.shard_writer import ShardWriter
 from neurofm_shards.shards.sidecars import sidecar_paths
-from neurofm_shards.shards.sinks import FileSink
 from neurofm_shards.types import Block, ColumnSpec, Ragged
+from neurofm_shards.writing.shard_writer import ShardWriter
+from neurofm_shards.writing.sinks import FileSink
 
 N = 130
 
@@ -209,7 +209,7 @@ def test_ragged_lists_and_gaps(tmp_path):
 
 
 def test_tensors_are_taken_without_importing_torch():
-    code = "import sys; import neurofm_shards.shards.shard_writer; print('torch' in sys.modules)"
+    code = "import sys; import neurofm_shards.writing.shard_writer; print('torch' in sys.modules)"
     done = subprocess.run([os.sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -258,7 +258,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, overlap, compression)
         return real(descriptor, data)
 
     if compression == "none":
-        monkeypatch.setattr("neurofm_shards.shards.sinks.os.write", full)
+        monkeypatch.setattr("neurofm_shards.writing.sinks.os.write", full)
     else:
         writer._sink._frames._file = _Full()
     noise = np.random.default_rng(0).integers(0, 255, (40, 200_000), np.uint8)

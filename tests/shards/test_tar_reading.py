@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import ConfigError, FormatError
-from neurofm_shards.shards.names import check_field, escape_key, split_name
-from neurofm_shards.shards.tar import TarReader, header_bytes, read_members
+from neurofm_shards.format.headers import header_bytes
+from neurofm_shards.format.keys import check_field, escape_key, split_name
+from neurofm_shards.format.tar import TarReader, read_members
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 

@@ -11,9 +11,9 @@ import pytest
 
 from neurofm_shards import WebDatasetWriter, create_shards_from_arrays
 from neurofm_shards.errors import FormatError, InputNotFoundError
+from neurofm_shards.maintenance.repair import repair_dataset
+from neurofm_shards.maintenance.validate import validate_dataset
 from neurofm_shards.shards.manifest import read_manifest
-from neurofm_shards.shards.repair import repair_dataset
-from neurofm_shards.shards.validate import validate_dataset
 
 N, SIZE = 60, 20
 

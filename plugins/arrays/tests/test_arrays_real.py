@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from neurofm_shards.convert.api import convert_inputs
-from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.convert.session import convert_inputs
+from neurofm_shards.reading.collection import ShardCollection
 
 
 def test_fluorescence_and_cell_labels_are_one_data_set(shared_data, tmp_path):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from neurofm_shards.convert.api import convert_inputs
+from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import SourceError
-from neurofm_shards.shards.collection import ShardCollection
+from neurofm_shards.reading.collection import ShardCollection
 
 
 def test_positions_at_bin_centres_are_those_of_linear_interpolation(shared_data, tmp_path):

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from pynwb import NWBHDF5IO, NWBFile
 from pynwb.ecephys import ElectricalSeries
-from neurofm_shards.convert.api import convert_inputs
+from neurofm_shards.convert.session import convert_inputs
 
 folder, gigabytes = Path(sys.argv[1]), float(sys.argv[2])
 channels, rate = 384, 2500.0

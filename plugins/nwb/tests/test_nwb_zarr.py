@@ -62,7 +62,7 @@ def test_a_damaged_store_is_a_clear_error(pair, tmp_path):
 
 def test_a_store_converts_to_the_samples_that_the_file_converts_to(pair, tmp_path):
     from neurofm_shards import create_webdataset_dataloader
-    from neurofm_shards.convert.api import convert_inputs
+    from neurofm_shards.convert.session import convert_inputs
 
     batches = []
     for number, path in enumerate(pair):

@@ -53,7 +53,7 @@ def first_batch(folder: str, part: str) -> dict[str, float]:
 
 def collection(folder: str) -> dict[str, float]:
     """Open a data set without torch."""
-    from neurofm_shards.shards.collection import ShardCollection
+    from neurofm_shards.reading.collection import ShardCollection
 
     before, start = resident(), time.perf_counter()
     with ShardCollection.open(folder) as found:
@@ -64,7 +64,7 @@ def planning(samples: str) -> dict[str, float]:
     """Plan a global shuffle and look at its end."""
     import numpy as np
 
-    from neurofm_shards.loading.order import EpochOrder
+    from neurofm_shards.loading.order.shuffle import EpochOrder
 
     count = int(samples)
     tracemalloc.start()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.environments import Environment
 
-from neurofm_shards.shards import row_copy
+from neurofm_shards.reading import row_copy
 
 LIBRARIES = ("neurofm-shards", "numpy", "torch", "orjson", "xxhash", "zstandard", "isal")
 

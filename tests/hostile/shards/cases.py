@@ -21,8 +21,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from tars import ACCEPTED, END, REFUSED, member, npy, sound
 
-from neurofm_shards.shards.container import read_arrays, write_arrays
-from neurofm_shards.shards.writer import WebDatasetWriter
+from neurofm_shards.format.sidecar import read_arrays, write_arrays
+from neurofm_shards.writing.dataset_writer import WebDatasetWriter
 
 Case = Callable[[Path], None]
 MANIFEST = "dataset_metadata.json"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from neurofm_shards.recordings.streams import EventStream, Floats, Ints
+from neurofm_shards._typing import Floats, Ints
+from neurofm_shards.recordings.streams import EventStream
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.content import Table, small_columns
 

@@ -9,8 +9,9 @@ from typing import Any, NoReturn, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._typing import Floats
 from neurofm_shards.errors import SourceError
-from neurofm_shards.recordings.streams import AnyStream, Continuity, Floats, IrregularStream, RegularStream
+from neurofm_shards.recordings.streams import AnyStream, Continuity, IrregularStream, RegularStream
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.arrays import StoredArray
 from neurofm_shards_nwb.circular import circular_range

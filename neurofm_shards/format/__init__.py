@@ -1,0 +1,1 @@
+"""What is on disk: tar members and headers, keys, indexes, metadata tables, manifests."""

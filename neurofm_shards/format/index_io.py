@@ -1,0 +1,315 @@
+"""Keeping indexes: beside the data, else in the user's cache; trusted only when they match their shard."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+
+from neurofm_shards._typing import AnyArray
+from neurofm_shards.errors import FormatError, InputNotFoundError
+from neurofm_shards.format.index import ColumnIndex, ShardIndex
+from neurofm_shards.format.sidecar import read_arrays, write_arrays
+from neurofm_shards.shards.fingerprints import shard_fingerprint
+from neurofm_shards.shards.index_builder import build_index, file_size, most_decoded
+from neurofm_shards.shards.packing import (
+    Arrays,
+    PackedInts,
+    load_ints,
+    load_strings,
+    store_ints,
+    store_strings,
+)
+from neurofm_shards.types import ColumnSpec
+
+if TYPE_CHECKING:
+    from neurofm_shards.compression.frames import FrameTable
+
+T = TypeVar("T")
+
+SIDECAR_DIR = ".neurofm"
+INDEX_SUFFIX = ".idx"
+INDEX_VERSION = 1
+
+_DTYPE = re.compile(r"[<>|][biufc](1|2|4|8|16)")
+_HEX = re.compile(r"[0-9a-f]{16}")
+_MAX_BYTES = 1 << 60
+
+
+def index_path(shard_path: Path) -> Path:
+    """Return where a shard's index lies beside the data."""
+    return shard_path.parent / SIDECAR_DIR / (shard_path.name + INDEX_SUFFIX)
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder for sidecars of read-only data."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
+    return root / "neurofm_shards" / "sidecars"
+
+
+def load_index(shard_path: Path | str, expected_samples: int | None = None) -> ShardIndex:
+    """Return a shard's index: its sidecar where that matches the shard, else a new one, which is kept.
+
+    Parameters
+    ----------
+    shard_path : path-like
+        The shard.
+    expected_samples : int, optional
+        What the manifest says.
+
+    Raises
+    ------
+    InputNotFoundError
+        There is no such shard.
+    FormatError
+        The shard is damaged or hostile, or does not hold the expected number of samples.
+    """
+    path = Path(shard_path)
+    index = _stored(path)
+    if index is None:
+        index = build_index(path)
+        keep(path, INDEX_SUFFIX, lambda target: save_index(index, target))
+    if expected_samples not in (None, index.num_samples):
+        raise FormatError(
+            f"{path.name} holds {index.num_samples:,} samples, and the manifest says {expected_samples:,}: "
+            "run `neurofm-shards validate` on its folder"
+        )
+    return index
+
+
+def _stored(path: Path) -> ShardIndex | None:
+    size, fingerprint = file_size(path), shard_fingerprint(path)
+    return sidecar(path, fingerprint, INDEX_SUFFIX, lambda place: read_index(place, path.name, size, fingerprint))
+
+
+def sidecar(path: Path, fingerprint: str, suffix: str, read: Callable[[Path], T]) -> T | None:
+    """Return the first sidecar of a shard that is there and belongs to it; None when it has to be made anew."""
+    folder, name = os.path.split(path)  # ten times faster than Path, and this is done for each of a thousand shards
+    found = _readable(Path(f"{folder or '.'}/{SIDECAR_DIR}/{name}{suffix}"), read)
+    return _readable(cached_path(path.name, fingerprint, suffix), read) if found is None else found
+
+
+def _readable(place: Path, read: Callable[[Path], T]) -> T | None:
+    try:
+        return read(place)
+    except (FormatError, InputNotFoundError, NotADirectoryError, PermissionError):
+        return None  # absent or not of this shard: the shard itself is the truth
+
+
+def cached_path(shard_name: str, fingerprint: str, suffix: str) -> Path:
+    """Return where a sidecar lies in the user's cache: found by content, so that moved data keeps it."""
+    return cache_folder() / fingerprint[:2] / f"{fingerprint}-{shard_name[:100]}{suffix}"
+
+
+def keep(path: Path, suffix: str, save: Callable[[Path], None]) -> Path | None:
+    """Save a sidecar beside the data, else in the user's cache; return where, None when neither can be written."""
+    beside = path.parent / SIDECAR_DIR / (path.name + suffix)
+    if not beside.parent.is_symlink() and _saved(beside, save):
+        return beside
+    elsewhere = cached_path(path.name, shard_fingerprint(path), suffix)
+    return elsewhere if _saved(elsewhere, save) else None
+
+
+def _saved(target: Path, save: Callable[[Path], None]) -> bool:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save(target)
+    except OSError:
+        return False  # read-only or full: a sidecar only saves time
+    return True
+
+
+def save_index(index: ShardIndex, path: Path, *, durable: bool = False) -> None:
+    """Write an index to a sidecar."""
+    arrays: Arrays = {"digests": index.digests}
+    header = {
+        "kind": "index",
+        "version": INDEX_VERSION,
+        "shard": [index.shard_name, index.shard_bytes, index.tar_bytes, index.num_samples, index.fingerprint],
+        "records": store_ints(index.packed_records, "records", arrays),
+        "keys": store_strings(index.packed_keys, "keys", arrays),
+        "columns": [_store_column(i, column, arrays) for i, column in enumerate(index.columns.values())],
+        "frames": None if index.frames is None else _store_frames(index.frames, arrays),
+    }
+    write_arrays(path, header, arrays, durable)
+
+
+def _store_column(number: int, column: ColumnIndex, arrays: Arrays) -> list[Any]:
+    spec, axes = column.spec, column.packed_shape
+    return [
+        [spec.name, spec.dtype, spec.shape, spec.unit, spec.table],
+        column.codec,
+        column.extension,
+        store_ints(column.packed_offsets, f"{number}.offsets", arrays),
+        store_ints(column.packed_sizes, f"{number}.sizes", arrays),
+        None if column.packed_data is None else store_ints(column.packed_data, f"{number}.data", arrays),
+        None if axes is None else [store_ints(axis, f"{number}.shape.{k}", arrays) for k, axis in enumerate(axes)],
+    ]
+
+
+def _store_frames(frames: FrameTable, arrays: Arrays) -> Any:
+    arrays.update({f"frames.{name}": array for name, array in frames.to_arrays().items()})
+    return True
+
+
+def read_index(path: Path, shard_name: str, shard_bytes: int, fingerprint: str) -> ShardIndex:
+    """Read an index and check that it belongs to this shard and stays inside it.
+
+    Raises
+    ------
+    InputNotFoundError
+        There is no such sidecar.
+    FormatError
+        It is damaged, hostile, of another version, or of another shard.
+    """
+    index = parse_index(path)
+    if (index.shard_name, index.shard_bytes, index.fingerprint) != (shard_name, shard_bytes, fingerprint):
+        raise FormatError(f"index {path.name} belongs to another version of {shard_name}")
+    return index
+
+
+def parse_index(path: Path) -> ShardIndex:
+    """Read an index and check that it stays inside the shard it describes, whatever became of that.
+
+    Raises
+    ------
+    InputNotFoundError
+        There is no such sidecar.
+    FormatError
+        It is damaged, hostile, or of another version.
+    """
+    header, arrays = read_arrays(path)
+    try:
+        return _parse(header, arrays)
+    except FormatError as error:
+        raise FormatError(f"index {path.name}: {error}") from error
+
+
+def _parse(header: dict[str, Any], arrays: dict[str, AnyArray]) -> ShardIndex:
+    match header:
+        case {
+            "kind": "index",
+            "version": 1,
+            "shard": [str(name), int(size), int(tar_bytes), int(n), str(fingerprint)],
+            "records": records,
+            "keys": keys,
+            "columns": [*columns],
+            "frames": frames,
+        } if 0 <= n < 1 << 40 and 0 <= tar_bytes < _MAX_BYTES and _HEX.fullmatch(fingerprint):
+            pass
+        case _:
+            raise FormatError("it is not an index of this version")
+    digests = arrays.get("digests")
+    if digests is None or digests.shape != (n,) or digests.dtype.str != "<u8":
+        raise FormatError("its digests are missing")
+    if name.endswith(".tar") and (frames or tar_bytes != size):
+        raise FormatError("its sizes contradict each other")
+    if tar_bytes > most_decoded(size):
+        raise FormatError(f"it promises {tar_bytes:,} bytes in a file of {size:,}, which is taken for a bomb")
+    packed_records = load_ints(records, n + 1, arrays)
+    _check_records(packed_records, tar_bytes)
+    parsed = [_parse_column(column, n, tar_bytes, arrays) for column in columns]
+    by_name = {column.spec.name: column for column in parsed}
+    if len(by_name) != len(parsed):
+        raise FormatError("it names a column twice")
+    return ShardIndex(
+        name, size, tar_bytes, n, fingerprint, packed_records, load_strings(keys, n, arrays), digests, by_name,
+        _parse_frames(arrays, tar_bytes, size) if frames else None,
+    )  # fmt: skip
+
+
+def _check_records(records: PackedInts, tar_bytes: int) -> None:
+    low, high = records.bounds()
+    falls = records.step < 0 if records.values is None else bool((np.diff(records.array()) < 0).any())
+    if falls or low < 0 or high > tar_bytes:
+        raise FormatError("its records leave the shard")
+
+
+def _parse_column(stored: object, n: int, tar_bytes: int, arrays: dict[str, AnyArray]) -> ColumnIndex:
+    match stored:
+        case [[str(name), dtype, shape, unit, table], str(codec), str(extension), offsets, sizes, data, axes]:
+            spec = ColumnSpec(name, _dtype(dtype), _shape(shape), _text(unit), _text(table))
+        case _:
+            raise FormatError(f"its column {stored!r:.60} is damaged")
+    column = ColumnIndex(
+        spec, codec, extension, load_ints(offsets, n, arrays), load_ints(sizes, n, arrays),
+        None if data is None else load_ints(data, n, arrays),
+        tuple(load_ints(axis, n, arrays) for axis in axes) if isinstance(axes, list) and len(axes) <= 64 else None,
+    )  # fmt: skip
+    _check_inside(f"payloads of {name!r}", column.packed_offsets, column.packed_sizes, tar_bytes)
+    if column.packed_data is not None:
+        _check_data(column, tar_bytes)
+    return column
+
+
+def _check_inside(what: str, offsets: PackedInts, sizes: PackedInts, limit: int) -> None:
+    low, high = offsets.bounds()
+    smallest, largest = sizes.bounds()
+    if low < -1 or smallest < 0:
+        raise FormatError(f"its {what} have negative places")
+    if high + largest > limit and bool((offsets.array() + sizes.array() > limit).any()):
+        raise FormatError(f"its {what} leave the shard")
+
+
+def _check_data(column: ColumnIndex, tar_bytes: int) -> None:
+    spec, axes = column.spec, column.packed_shape
+    if spec.dtype is None or spec.shape is None or (axes is None) == spec.ragged:
+        raise FormatError(f"its column {spec.name!r} contradicts itself")
+    lengths: list[PackedInts] = list(axes) if axes is not None else []
+    n = column.packed_offsets.length
+    if axes is None:
+        lengths = [PackedInts(n, length) for length in spec.shape if length is not None]
+    if len(lengths) != len(spec.shape) or any(not axis.bounds()[0] >= 0 for axis in lengths):
+        raise FormatError(f"its column {spec.name!r} has impossible shapes")
+    largest = np.dtype(spec.dtype).itemsize
+    for axis in lengths:
+        largest *= max(axis.bounds()[1], 0)
+    high = column.packed_data.bounds()[1] if column.packed_data is not None else 0
+    if column.packed_data is not None and column.packed_data.bounds()[0] < -1:
+        raise FormatError(f"the arrays of {spec.name!r} have negative places")
+    if high + largest > tar_bytes:
+        _check_each(column, lengths, tar_bytes)
+
+
+def _check_each(column: ColumnIndex, lengths: list[PackedInts], tar_bytes: int) -> None:
+    nbytes = np.full(column.packed_offsets.length, np.dtype(column.spec.dtype).itemsize, np.float64)
+    for axis in lengths:
+        nbytes *= axis.array()
+    if column.packed_data is not None and bool((column.packed_data.array() + nbytes > tar_bytes).any()):
+        raise FormatError(f"the arrays of {column.spec.name!r} leave the shard")
+
+
+def _dtype(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and _DTYPE.fullmatch(value)):
+        try:
+            return None if value is None else np.dtype(value).str
+        except TypeError as error:
+            raise FormatError(f"its dtype {value!r} does not exist") from error
+    raise FormatError(f"its dtype {value!r:.40} is none of a plain number")
+
+
+def _shape(value: object) -> tuple[int | None, ...] | None:
+    match value:
+        case None:
+            return None
+        case [*axes] if len(axes) <= 64 and all(a is None or (type(a) is int and 0 <= a < _MAX_BYTES) for a in axes):
+            return tuple(cast("list[int | None]", axes))
+    raise FormatError(f"its shape {value!r:.60} is impossible")
+
+
+def _text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise FormatError(f"its text {value!r:.40} is none")
+
+
+def _parse_frames(arrays: dict[str, AnyArray], tar_bytes: int, shard_bytes: int) -> FrameTable:
+    from neurofm_shards.compression.frames import FrameTable  # noqa: PLC0415  (most shards are not compressed)
+
+    found = {name[7:]: array for name, array in arrays.items() if name.startswith("frames.")}
+    return FrameTable.from_arrays(found, tar_bytes=tar_bytes, file_bytes=shard_bytes)

@@ -1,0 +1,110 @@
+"""What reads a data set's shards and columns; where that is not installed, who wrote them and how to get it.
+
+A data set names distributions, and nobody ever imports or installs anything because of that: messages repeat the name
+(of plain letters only), and what to do about it is for the reader to decide.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from neurofm_shards.errors import MissingPluginError
+from neurofm_shards.plugins.hints import install_hint
+from neurofm_shards.plugins.registry import IN_CODE, registry
+
+if TYPE_CHECKING:
+    from neurofm_shards.format.manifest import ColumnEntry, Manifest
+    from neurofm_shards.plugins.interfaces import Codec, Compression
+
+
+def find_compression(shard_name: str, manifest: Manifest | None = None) -> Compression | None:
+    """Return what decompresses a shard of this name; None for a plain tar.
+
+    Raises
+    ------
+    MissingPluginError
+        No installed plugin reads it; names the distribution that wrote it, where the manifest says so.
+    """
+    suffix = compression_suffix(shard_name)
+    if not suffix:
+        return None
+    found = registry().compressions.by_suffix(shard_name)
+    if found is None:
+        raise MissingPluginError(f"{shard_name}: {missing_compression(suffix, manifest)}")
+    return cast("Compression", registry().compressions.instance(found.qualified_name))
+
+
+def compression_suffix(shard_name: str) -> str:
+    """Return what follows ``.tar`` in a file name."""
+    return shard_name.rpartition(".tar")[2] if ".tar" in shard_name else ""
+
+
+def missing_compression(suffix: str, manifest: Manifest | None) -> str:
+    """Say that nothing decompresses shards of this suffix, and how to get what does."""
+    if manifest is None or manifest.compression == "none":
+        return (
+            f"no installed plugin decompresses {suffix}; see `neurofm-shards plugins list`, and "
+            "pip install 'neurofm-shards[compression]' for zstd and lz4"
+        )
+    name = manifest.compression
+    how = _how_to_get("compression", name, manifest.compression_distribution)
+    return f"the compression {name!r} is not installed{how}"
+
+
+def find_codec(codec: str, column: str, manifest: Manifest | None) -> Codec | None:
+    """Return what decodes a column; None for payloads from elsewhere that are handed out as bytes.
+
+    Parameters
+    ----------
+    codec : str
+        Name, as the shard's index says; empty where no codec was installed when the index was made.
+    column : str
+        Which field.
+    manifest : Manifest or None
+        Of the data set, where there is one.
+
+    Raises
+    ------
+    MissingPluginError
+        The codec that wrote the column is not installed.
+    """
+    entry = _entry(column, manifest)
+    codec = codec or ("" if entry is None else entry.codec)
+    if not codec:
+        return None
+    missing = missing_codec(codec, column, manifest)
+    if missing:
+        raise MissingPluginError(missing)
+    return cast("Codec", registry().codecs.instance(codec))
+
+
+def missing_codec(codec: str, column: str, manifest: Manifest | None) -> str:
+    """Say that a column's codec is not installed, and how to get it; nothing when it is."""
+    if not codec or codec in registry().codecs.names():
+        return ""
+    entry = _entry(column, manifest)
+    how = _how_to_get("codec", codec, "" if entry is None else entry.distribution)
+    return f"column {column!r}: its codec {codec!r} is not installed{how}"
+
+
+def _entry(column: str, manifest: Manifest | None) -> ColumnEntry | None:
+    columns = () if manifest is None else manifest.columns
+    return next((entry for entry in columns if entry.name == column), None)
+
+
+def compression_distribution(name: str) -> str:
+    """Return which distribution provides a compression; nothing for plain tar and for what is not installed."""
+    providers = {item.distribution for item in registry().compressions.entries() if item.entry.name == name}
+    return providers.pop() if len(providers) == 1 else ""
+
+
+def _how_to_get(kind: str, name: str, distribution: str) -> str:
+    hint = install_hint(kind, name)
+    if hint:
+        return f"; install it with: {hint}"
+    if distribution in ("", IN_CODE):
+        return "; the program that wrote the data set registered it: do the same before reading"
+    return (
+        f"; the distribution {distribution!r} wrote this data set and has it. If you trust that, install it "
+        f"(pip install {distribution}); it runs code of its own"
+    )

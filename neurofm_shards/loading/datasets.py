@@ -1,0 +1,215 @@
+"""Random access to samples, for any torch sampler."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset
+from typing_extensions import Self
+
+from neurofm_shards._typing import Rows
+from neurofm_shards.errors import ConfigError, SampleIndexError, SampleNotFoundError
+from neurofm_shards.format.keys import METADATA_FIELD
+from neurofm_shards.loading.fetch import RowReader
+from neurofm_shards.loading.opening import DEFAULT_PATTERN, Counts, chosen_rows, make_reader, open_shards
+from neurofm_shards.loading.samples import split_samples
+from neurofm_shards.loading.subsets import Where
+from neurofm_shards.loading.transforming import SampleFunction, TransformLike, is_transform, make_transforms
+from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.shards.make_space import IO
+from neurofm_shards.shards.side_tables import side_table
+
+
+class ShardDataset(Dataset[dict[str, Any]]):
+    """Samples by number or key. Works with any sampler, and with DataLoader workers that are forked or spawned.
+
+    Parameters
+    ----------
+    shard_dir : path-like
+        A folder of shards, or one shard.
+    shard_pattern : str
+        Which files of the folder are shards. The default takes what the manifest lists, where there is one.
+    columns : sequence of str, optional
+        Fields to load; others are not read.
+    decode : bool
+        False: every field, the metadata too, is given as the bytes that are stored.
+    transforms : Transform, name, configuration, or a sequence of them, optional
+        Run first, on numpy arrays.
+    transform : callable or Transform, optional
+        Given each sample as a dict of tensors, returns the sample to use. A Transform, its name or configuration is
+        also taken.
+    where, keys, split, rows : optional
+        Select samples by metadata, key, named split, or row; the data set then has these samples only.
+    counts : {"float32", "stored"}
+        How spike counts, stored as small integers, are delivered.
+    metadata : bool
+        Whether samples have ``metadata``.
+    io : {"auto", "mmap", "pread"}
+        How shards are read; see :meth:`~neurofm_shards.reading.collection.ShardCollection.open`.
+    verify : bool
+        Check every sample's checksum before it is delivered.
+
+    Attributes
+    ----------
+    collection : ShardCollection
+        The shards.
+    columns : dict of str to ColumnSpec
+        The fields that are loaded.
+
+    Raises
+    ------
+    InputNotFoundError, NoShardsError
+        There is no such folder, or no shard in it.
+    ConfigError
+        There is no such column, or no sample is selected.
+
+    Examples
+    --------
+    >>> dataset = ShardDataset("./shards")  # doctest: +SKIP
+    >>> dataset[-1]["spikes"].shape, dataset["sample_000000001"]["metadata"]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        shard_dir: str | os.PathLike[str],
+        shard_pattern: str = DEFAULT_PATTERN,
+        *,
+        columns: Sequence[str] | None = None,
+        decode: bool = True,
+        transforms: TransformLike | Sequence[TransformLike] | None = None,
+        transform: SampleFunction | TransformLike | None = None,
+        where: Where | None = None,
+        keys: Sequence[str] | None = None,
+        split: str | None = None,
+        rows: npt.ArrayLike | None = None,
+        counts: Counts = "float32",
+        metadata: bool = True,
+        io: IO = "auto",
+        verify: bool = False,
+    ) -> None:
+        made = list(make_transforms(transforms))
+        if transform is not None and is_transform(transform):
+            made += make_transforms(transform)
+            transform = None
+        if not decode and (made or transform is not None):
+            raise ConfigError("decode=False gives bytes as they are stored: transforms cannot be used with it")
+        collection = open_shards(shard_dir, shard_pattern, io, verify)
+        try:
+            reader = make_reader(collection, columns, counts, made)
+            chosen = chosen_rows(collection, where, keys, split, rows)
+        except BaseException:
+            collection.close()
+            raise
+        self._set(reader, chosen, transform, decode=decode, metadata=metadata)
+
+    @classmethod
+    def of(
+        cls,
+        reader: RowReader,
+        rows: Rows | None = None,
+        transform: SampleFunction | None = None,
+        *,
+        metadata: bool = True,
+    ) -> Self:
+        """Make a data set of shards that are open already.
+
+        Parameters
+        ----------
+        reader : RowReader
+            Reads and transforms rows.
+        rows : numpy.ndarray of int64, optional
+            Which rows these are; all by default.
+        transform, metadata
+            See the class.
+        """
+        made = cls.__new__(cls)
+        made._set(reader, rows, transform, decode=True, metadata=metadata)  # noqa: SLF001  (its own)
+        return made
+
+    def _set(self, reader: RowReader, rows: Rows | None, transform: Any, *, decode: bool, metadata: bool) -> None:
+        self._reader = reader
+        self._rows = rows
+        self._transform: SampleFunction | None = transform
+        self._decode = decode
+        self._metadata = metadata
+        self.collection: ShardCollection = reader.collection
+        names = self.collection.columns if reader.columns is None else reader.columns
+        self.columns = {name: self.collection.columns[name] for name in names}
+
+    def __len__(self) -> int:
+        return self.collection.num_samples if self._rows is None else len(self._rows)
+
+    def __getitem__(self, index: int | str | slice) -> Any:
+        """Return one sample, by number (negative ones count from the end) or key; a list of samples for a slice.
+
+        Raises
+        ------
+        SampleIndexError
+            There is no such number.
+        SampleNotFoundError
+            There is no such key.
+        """
+        if isinstance(index, slice):
+            return self.__getitems__(list(range(*index.indices(len(self)))))
+        return self.__getitems__([self.position(index) if isinstance(index, str) else index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return several samples at once; torch's DataLoader calls it for every batch."""
+        rows = self._chosen(np.array([operator.index(index) for index in indices], dtype=np.int64))
+        samples = self._decoded(rows) if self._decode else [self._stored(row) for row in rows.tolist()]
+        return samples if self._transform is None else [self._transform(sample) for sample in samples]
+
+    def position(self, key: str) -> int:
+        """Return the number of the sample with this key."""
+        row = self.collection.find(key)
+        if self._rows is None:
+            return row
+        at = int(np.searchsorted(self._rows, row))
+        if at == len(self._rows) or self._rows[at] != row:
+            raise SampleNotFoundError(f"the sample {key!r} is not among those selected from this data set")
+        return at
+
+    def keys(self) -> list[str]:
+        """Return the keys of all samples, in order."""
+        return self.collection.keys(self._chosen(np.arange(len(self))))
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        """Return a side table, to which the numbers in columns such as ``unit_ids`` refer: one dict per row.
+
+        Examples
+        --------
+        >>> units = dataset.table("units")  # doctest: +SKIP
+        >>> [units[row]["id"] for row in dataset[0]["unit_ids"]]  # doctest: +SKIP
+
+        Raises
+        ------
+        ConfigError
+            There is no such table; the message lists those that are there.
+        FormatError
+            It is damaged.
+        """
+        return side_table(self.collection.catalog.folder, self.collection.manifest, name)
+
+    def close(self) -> None:
+        """Release the shards; reading afterwards raises ClosedError."""
+        self.collection.close()
+
+    def _chosen(self, indices: Rows) -> Rows:
+        wrong = (indices < -len(self)) | (indices >= len(self))
+        if wrong.any():
+            raise SampleIndexError(f"there is no sample {int(indices[wrong][0])}: the data set has {len(self)} samples")
+        places = np.where(indices < 0, indices + len(self), indices)
+        return places if self._rows is None else self._rows[places]
+
+    def _decoded(self, rows: Rows) -> list[dict[str, Any]]:
+        columns, metadata, _ = self._reader.read(rows, "raise")
+        return list(split_samples(columns, metadata if self._metadata else None))
+
+    def _stored(self, row: int) -> dict[str, Any]:
+        names = [*self.columns, METADATA_FIELD] if self._metadata else list(self.columns)
+        return {name: self.collection.payload(row, name) for name in names if self.collection.has(row, name)}

@@ -1,0 +1,113 @@
+"""The order of an epoch: a pure function of (shard sizes, seed, epoch, settings), with seeking in constant time.
+
+``docs/order.md`` describes the algorithm; :data:`ORDER_VERSION` goes into every saved state, so that a release that
+changes the algorithm cannot silently change the order of a run that is resumed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards._typing import Rows
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.loading.order.bijection import MAX_SIZE, Permutation, derive_key
+from neurofm_shards.loading.order.windows import Windows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ORDER_VERSION = 1
+
+
+class EpochOrder:
+    """Says which row lies at which position of an epoch.
+
+    Parameters
+    ----------
+    sizes : numpy.ndarray of int64, shape (shards,)
+        Samples per shard, in storage order; zeros are allowed. Rows count through all shards.
+    mode : bool or "global"
+        False: storage order. True: shards in random order, samples shuffled inside windows that draw from several
+        shards at once. ``"global"``: a pseudo-random permutation of all samples.
+    buffer_size : int
+        Samples per window for ``mode=True``; at least as large as the data set, it makes one window of everything.
+    seed : int
+        Any integer.
+    shuffle_shards : bool or None
+        None: as ``mode`` says. False with ``mode=True``: windows run through the shards in storage order. True with
+        ``mode=False``: shards in random order, samples inside each in storage order. Without a meaning for
+        ``"global"``.
+
+    Raises
+    ------
+    ConfigError
+        For another mode, a buffer below one sample, or more than 2**62 samples.
+
+    Examples
+    --------
+    >>> order = EpochOrder(np.array([3, 2]), mode="global", seed=1)
+    >>> sorted(order.positions_to_rows(0, np.arange(5)).tolist())
+    [0, 1, 2, 3, 4]
+    """
+
+    def __init__(
+        self,
+        sizes: npt.ArrayLike,
+        mode: bool | str = True,
+        buffer_size: int = 1000,
+        seed: int = 42,
+        *,
+        shuffle_shards: bool | None = None,
+    ) -> None:
+        if mode not in {True, False, "global"}:
+            raise ConfigError(f"shuffle={mode!r}; choose False, True or 'global'")
+        if buffer_size < 1:
+            raise ConfigError(f"buffer_size is {buffer_size}; it must be at least 1")
+        self._sizes = np.asarray(sizes, dtype=np.int64)
+        self.num_samples = int(self._sizes.sum())
+        if self.num_samples > MAX_SIZE:
+            raise ConfigError(f"{self.num_samples:,} samples are more than an order can hold ({MAX_SIZE:,})")
+        self.mode = mode if isinstance(mode, str) else bool(mode)
+        self.buffer_size = int(buffer_size)
+        self.seed = int(seed)
+        self.shuffle_shards = mode is True if shuffle_shards is None or mode == "global" else bool(shuffle_shards)
+        self._epoch: tuple[int, Callable[[Rows], Rows]] | None = None
+
+    @property
+    def sequential(self) -> bool:
+        """Whether every epoch is in storage order."""
+        return self.mode is False and not self.shuffle_shards
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the order beside the data: version, mode, and buffer and seed where they matter."""
+        found: dict[str, Any] = {"order_version": ORDER_VERSION, "shuffle": self.mode}
+        if self.mode != "global":
+            found["shuffle_shards"] = self.shuffle_shards
+        if self.mode is True:
+            found["buffer_size"] = self.buffer_size
+        return found if self.sequential else found | {"seed": self.seed}
+
+    def positions_to_rows(self, epoch: int, positions: Rows) -> Rows:
+        """Return the rows at these positions of the epoch, each in ``[0, num_samples)``; same shape, any order."""
+        positions = np.ascontiguousarray(positions, dtype=np.int64)
+        if self.sequential or not positions.size:
+            return np.array(positions, dtype=np.int64)
+        return self._of(epoch)(positions)
+
+    def _of(self, epoch: int) -> Callable[[Rows], Rows]:
+        """Return the epoch's order; the last one asked for is kept."""
+        kept = self._epoch
+        if kept is None or kept[0] != epoch:
+            kept = self._epoch = (epoch, self._made(epoch))
+        return kept[1]
+
+    def _made(self, epoch: int) -> Callable[[Rows], Rows]:
+        key = derive_key("order", ORDER_VERSION, self.seed, epoch)
+        if self.mode == "global":
+            return Permutation(self.num_samples, key)
+        if self.mode is True and not self.shuffle_shards:
+            return Windows(np.array([self.num_samples]), self.buffer_size, key, shuffle_shards=False)
+        return Windows(self._sizes, self.buffer_size if self.mode else 1, key, shuffle_shards=True)

@@ -1,0 +1,1 @@
+"""Plans: which rows form which batch, on which rank."""

@@ -1,0 +1,1 @@
+"""Workers: batches are made in this process, in threads, or in processes."""

@@ -1,0 +1,99 @@
+"""Which workers a loader uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.context import BaseContext
+from typing import Literal
+
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.loading.fetch import BatchFetch, RemoteFetch
+from neurofm_shards.loading.plans.plan import Request
+from neurofm_shards.loading.row_copy import TorchRows
+from neurofm_shards.loading.workers.pipeline import Fetched, InlineWorkers, LookingAhead, Step, Task, Workers
+from neurofm_shards.loading.workers.processes import ProcessWorkers
+from neurofm_shards.loading.workers.threads import ThreadWorkers
+from neurofm_shards.reading import row_copy
+
+#: Smaller batches travel to threads and back in groups of about this size; handing one over costs more than reading it.
+GROUP_BYTES = 2 << 20
+#: Batches whose values are looked for together, at most.
+MOST_IN_GROUP = 16
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How batches are made.
+
+    Attributes
+    ----------
+    kind : "thread" or "process"
+        What workers are.
+    count : int
+        Their number; 0: batches are made in the caller's thread when asked for.
+    prefetch_factor : int
+        Tasks under way per worker.
+    context : str, multiprocessing context or None
+        How processes start; None: Python's choice for the platform.
+    persistent : bool
+        Whether workers stay for the next epoch.
+    """
+
+    kind: Literal["thread", "process"]
+    count: int
+    prefetch_factor: int = 2
+    context: str | BaseContext | None = None
+    persistent: bool = False
+
+    def __post_init__(self) -> None:
+        if self.count < 0 or self.prefetch_factor < 1:
+            raise ConfigError(
+                f"num_workers={self.count} and prefetch_factor={self.prefetch_factor}: workers are 0 or more, batches "
+                "fetched in advance 1 or more per worker"
+            )
+
+    @property
+    def remote(self) -> bool:
+        """Whether batches come from other processes."""
+        return self.count > 0 and self.kind == "process"
+
+    def start(self, fetch: BatchFetch, finish: Callable[[Fetched], Fetched] | None = None) -> Workers:
+        """Start workers; ``finish`` runs where the batch is made, unless that is another process."""
+        if self.remote:
+            return ProcessWorkers(RemoteFetch(fetch), self.count, self.prefetch_factor, self.context)
+        local = fetch if finish is None else Finishing(fetch, finish)
+        if not self.count:
+            return InlineWorkers(local)
+        if not row_copy.COMPILED:
+            for reader in fetch.readers:
+                reader.collection.copy_rows_with(TorchRows)
+        return ThreadWorkers(local, self.count, self.prefetch_factor)
+
+    def group(self, batch_bytes: int) -> int:
+        """Return how many batches make a task."""
+        if self.remote:
+            return 1
+        if not self.count:  # each batch is read when it is asked for, so that nothing has to wait
+            return MOST_IN_GROUP
+        return max(1, min(MOST_IN_GROUP, GROUP_BYTES // max(batch_bytes, 1)))
+
+
+@dataclass(frozen=True)
+class Finishing(LookingAhead):
+    """A fetch and what follows it in the same thread."""
+
+    fetch: BatchFetch
+    finish: Callable[[Fetched], Fetched]
+
+    def __call__(self, request: Request) -> Fetched:
+        """Fetch and finish."""
+        return self.finish(self.fetch(request))
+
+    def look_ahead(self, task: Task) -> list[Step]:
+        """See :meth:`LookingAhead.look_ahead`."""
+        return [partial(self._finished, step) for step in self.fetch.look_ahead(task)]
+
+    def _finished(self, step: Step) -> Fetched:
+        return self.finish(step())

@@ -1,0 +1,1 @@
+"""Looking after data sets: validate, repair, drop, merge."""

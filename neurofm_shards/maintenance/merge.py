@@ -1,0 +1,227 @@
+"""Joins data sets with equal columns into a new one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from neurofm_shards._typing import Ints
+from neurofm_shards.convert.columns import merge_columns
+from neurofm_shards.convert.output import Output
+from neurofm_shards.convert.statistics import SessionStats, add, manifest_statistics, sessions_from_manifest
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.format.card import write_card
+from neurofm_shards.format.dataset_record import ShardRecord
+from neurofm_shards.format.files import write_atomically
+from neurofm_shards.format.manifest import Manifest, TableEntry
+from neurofm_shards.maintenance.drop import finished_manifest
+from neurofm_shards.maintenance.rewriting import Rewriter, writer_settings
+from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.shards.lock import OutputLock
+from neurofm_shards.shards.manifest import write_manifest
+from neurofm_shards.shards.manifest_merge import merge_columns as merge_column_entries
+from neurofm_shards.shards.sample_keys import automatic_number
+from neurofm_shards.shards.side_tables import read_rows
+from neurofm_shards.shards.summary import summary
+
+
+def merge(
+    folders: Sequence[str | os.PathLike[str]],
+    output_dir: str | os.PathLike[str],
+    *,
+    durable: bool = True,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Join data sets into a new one; the old ones stay as they are.
+
+    Samples keep their order. Automatic keys are numbered anew, named ones stay. Rows of side tables are joined, and the
+    columns that refer to them follow. Nothing is visible before all of it is written.
+
+    Parameters
+    ----------
+    folders : sequence of path
+        The data sets, in order.
+    output_dir : path
+        The new data set.
+    durable : bool
+        Whether everything is synced.
+    overwrite : bool
+        Replace a data set that is in ``output_dir``.
+
+    Returns
+    -------
+    dict
+        The summary of the new data set.
+
+    Raises
+    ------
+    ConfigError
+        Columns, sessions or keys do not go together.
+    """
+    if len(folders) < 2:
+        raise ConfigError(f"merge joins two data sets or more, and was given {len(folders)}")
+    output = Output(Path(output_dir))
+    with ExitStack() as stack:
+        parts = [stack.enter_context(_opened(Path(folder), output.folder)) for folder in folders]
+        _check(parts)
+        stack.enter_context(OutputLock(output.folder))
+        output.clean()
+        if not (overwrite and output.is_ours()):
+            output.check_free()
+        output.give_up_replacement()
+        staging = output.new_staging()
+        manifest = _Merge(parts, staging, durable).run()
+        write_card(staging, manifest, durable=durable)
+        old = output.shard_names() if overwrite else set()
+        output.replace(staging, old - {entry.shard_name for entry in manifest.shards}, durable=durable)
+    return summary(output.folder, manifest)
+
+
+@dataclass(frozen=True)
+class _Part:
+    folder: Path
+    output: Output
+    manifest: Manifest
+    collection: ShardCollection
+
+
+@contextmanager
+def _opened(folder: Path, target: Path) -> Iterator[_Part]:
+    if folder.resolve() == target.resolve():
+        raise ConfigError(f"{folder} is both joined and written; name another output")
+    output = Output(folder)
+    manifest = finished_manifest(output)
+    with ShardCollection.open(folder) as collection:
+        yield _Part(folder, output, manifest, collection)
+
+
+def _check(parts: Sequence[_Part]) -> None:
+    merge_columns([(str(part.folder), [column.spec for column in part.manifest.columns]) for part in parts])
+    kinds = {part.manifest.compression for part in parts}
+    codecs = {tuple(sorted((c.name, c.codec) for c in part.manifest.columns)) for part in parts}
+    if len(kinds) > 1 or len(codecs) > 1:
+        raise ConfigError(
+            f"data sets differ in compression {sorted(kinds)} or codecs; convert them alike to merge them"
+        )
+    owners: dict[str, Path] = {}
+    for part in parts:
+        for source in part.manifest.sources:
+            other = owners.setdefault(source["session_id"], part.folder)
+            if other != part.folder:
+                raise ConfigError(f"{other} and {part.folder} both hold session {source['session_id']!r}")
+
+
+class _Merge:
+    """Writes the joined data set into a staging folder."""
+
+    def __init__(self, parts: Sequence[_Part], staging: Path, durable: bool) -> None:
+        self._parts = parts
+        self._staging = staging
+        self._durable = durable
+        self._rows: dict[str, list[Mapping[str, Any]]] = {}
+        self._sources: list[dict[str, Any]] = []
+        self._named: set[str] = set()
+        self._next = 1
+        self._shards_written = 0
+
+    def run(self) -> Manifest:
+        records = [record for part in self._parts for record in self._shards(part)]
+        return self._manifest(records)
+
+    def _shards(self, part: _Part) -> Iterator[ShardRecord]:
+        bases = self._add_tables(part)
+        self._sources += [_moved(source, bases) for source in part.manifest.sources]
+        rewriter = Rewriter(
+            part.collection, part.manifest, writer_settings(part.manifest, durable=self._durable), bases
+        )
+        for k in range(len(part.collection.shard_names)):
+            rows = np.arange(part.collection.starts[k], part.collection.starts[k + 1], dtype=np.int64)
+            idx = self._shards_written
+            self._shards_written += 1
+            path = self._staging / f"shard_{idx:06d}{_suffix(part.collection.shard_names[k])}"
+            yield rewriter.write(rows, path, idx, self._numbers(part, k))
+        self._next += part.manifest.next_key - 1
+
+    def _numbers(self, part: _Part, k: int) -> Ints | None:
+        keys = part.collection.shard_keys(k)
+        numbers = [automatic_number(key) for key in keys]
+        if None not in numbers:
+            return np.array(numbers, np.int64) + (self._next - 1)
+        twice = self._named & set(keys)
+        if twice or any(number is not None for number in numbers):
+            raise ConfigError(
+                f"{part.folder}: key {min(twice or set(keys))!r} cannot be kept: another data set has it, or automatic "
+                "and named keys are mixed in one shard"
+            )
+        self._named.update(keys)
+        return None
+
+    def _add_tables(self, part: _Part) -> dict[str, int]:
+        bases = {}
+        for name, entry in part.manifest.tables.items():
+            table = self._rows.setdefault(name, [])
+            bases[name] = len(table)
+            table += read_rows(part.output.folder, entry, entry.rows)
+        return bases
+
+    def _manifest(self, records: Sequence[ShardRecord]) -> Manifest:
+        manifests = [part.manifest for part in self._parts]
+        entries = [record.entry for record in records]
+        total = sum(entry.num_samples for entry in entries)
+        columns = merge_column_entries([record.columns for record in records], total)
+        configs = [item.config for item in manifests]
+        manifest = Manifest(
+            total_samples=total,
+            total_shards=len(entries),
+            shard_size=max(item.shard_size for item in manifests),
+            compression=manifests[0].compression,
+            compression_distribution=manifests[0].compression_distribution,
+            modalities=[column.name for column in columns],
+            columns=columns,
+            shards=entries,
+            next_key=self._next,
+            statistics=self._statistics(manifests),
+            tables=self._write_tables(),
+            sources=self._sources,
+            failures=[failure for item in manifests for failure in item.failures],
+            config=configs[0] if all(config == configs[0] for config in configs) else {},
+            software={name: version for item in manifests for name, version in item.software.items()},
+        )
+        write_manifest(self._staging, manifest, durable=self._durable)
+        return manifest
+
+    def _statistics(self, manifests: Sequence[Manifest]) -> dict[str, Any]:
+        if not any(item.statistics for item in manifests):
+            return {}
+        total: SessionStats = {}
+        for item in manifests:
+            for key, stats in sessions_from_manifest(item.statistics).items():
+                add(total, key, stats)
+        split = any(item.statistics.get("split") is not None for item in manifests)
+        return manifest_statistics(total, split=split)
+
+    def _write_tables(self) -> dict[str, TableEntry]:
+        entries = {}
+        for name, rows in self._rows.items():
+            entry = TableEntry(file=f".neurofm/tables/{name}.json", rows=len(rows))
+            path = self._staging / entry.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, [orjson.dumps(rows, option=orjson.OPT_APPEND_NEWLINE)], durable=self._durable)
+            entries[name] = entry
+        return entries
+
+
+def _moved(source: Mapping[str, Any], bases: Mapping[str, int]) -> dict[str, Any]:
+    tables = {name: [base + bases[name], count] for name, (base, count) in source.get("tables", {}).items()}
+    return {**source, "tables": tables}
+
+
+def _suffix(shard_name: str) -> str:
+    return shard_name[shard_name.index(".tar") :]

@@ -1,0 +1,267 @@
+"""The bytes of a whole data set behind one kind of address: decoded tar, shard after shard.
+
+Columns know addresses and lengths; a space turns them into bytes. :class:`MappedSpace` (one arena of maps) is what is
+used; :class:`~neurofm_shards.shards.file_space.FileSpace` (plain reads) stands in where mapping is not wanted or not
+possible. Which one is decided once, when a data set is opened. Compressed shards are decoded into memory, frame by
+frame, in both.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neurofm_shards._typing import Bytes, Ints
+from neurofm_shards.errors import ClosedError, FormatError
+from neurofm_shards.reading.address_range import Arena, places
+from neurofm_shards.reading.frames_cache import FrameCache
+from neurofm_shards.reading.row_copy import RowCopy, make_row_copy
+from neurofm_shards.shards.shard_file import ShardFile
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Space(ABC):
+    """Where the shards of a data set lie.
+
+    Parameters
+    ----------
+    name : str
+        The data set's folder, for messages.
+    tar_bytes : array of int64
+        Decoded size of each shard.
+    cache_bytes : int
+        Decoded bytes of compressed shards to keep.
+
+    Attributes
+    ----------
+    bases : numpy.ndarray of int64, shape (shards + 1,)
+        Address of each shard's first byte. A payload never has address 0: a tar begins with a header.
+    frames : FrameCache
+        The decoded frames of compressed shards.
+    compressed : bool
+        Whether any shard that was looked at is compressed.
+    copy : RowCopy
+        Copies rows from addresses.
+    """
+
+    copy: RowCopy
+
+    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
+        self.name = name
+        self.bases: Ints = places(np.asarray(tar_bytes, np.int64))
+        self.frames = FrameCache(cache_bytes, self._drop)
+        self.compressed = False
+        self._bounds: dict[int, Ints] = {}
+        self._first_frames = np.full(len(tar_bytes), -1, np.int64)
+        self._changed = threading.Condition()
+        self._readers: set[Reader] = set()
+        self._closed = False
+        _spaces.add(self)
+
+    def attach(self, shard: int, file: ShardFile) -> None:
+        """Make a shard readable."""
+        if not file.compressed:
+            self._attach_plain(shard, file)
+            return
+        try:
+            memory = self._memory(shard, file.tar_bytes)
+        except OSError as error:
+            raise FormatError(f"{file.path}: no addresses are left for its {file.tar_bytes:,} bytes") from error
+        self.compressed = True  # before anybody learns an address in it
+        source = file.frames(memory)
+        self._bounds[shard] = source.bounds
+        self._first_frames[shard] = self.frames.add(source, int(self.bases[shard]))
+
+    def copy_rows_with(self, make: Callable[[Bytes], RowCopy]) -> None:  # noqa: B027  (rows may come out of files)
+        """Let ``make(everything)`` copy rows out of memory, if that is where they come from."""
+
+    @abstractmethod
+    def reading(self) -> Reader:
+        """Return a context manager that holds the space open, and the frames that are read, for one gather."""
+
+    def enter(self, reader: Reader) -> None:
+        """Note that somebody reads.
+
+        No lock is taken: a reader first says that it is there and then looks whether the space is closed, and
+        ``close`` does the same the other way round, so that one of them sees the other.
+
+        Raises
+        ------
+        ClosedError
+            The data set was closed.
+        """
+        self._readers.add(reader)
+        if self._closed:
+            self.leave(reader)
+            raise ClosedError(f"the data set {self.name} is closed; open it again to read from it")
+
+    def leave(self, reader: Reader) -> None:
+        """Note that somebody is done reading."""
+        self._readers.discard(reader)
+        if self._closed:
+            with self._changed:
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wait for running gathers, then release maps, files and memory. Doing it twice is fine."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.wait_for(lambda: not self._readers)
+        self.frames.close()
+        self._release()
+
+    def forget_readers(self) -> None:
+        """Forget who was reading or closing: in a forked child, threads that it does not have."""
+        self._readers.clear()
+        self._changed = threading.Condition()
+
+    def frames_of(self, offsets: Ints, sizes: Ints | int) -> Ints:
+        """Return the numbers of the frames that these ranges lie in, each once; plain shards have none."""
+        shards = np.searchsorted(self.bases, offsets, side="right") - 1
+        lengths = np.broadcast_to(np.asarray(sizes, np.int64), offsets.shape)
+        found = [np.zeros(0, np.int64)]
+        for shard in sorted(set(shards[self._first_frames[shards] >= 0].tolist())):
+            here, bounds = shards == shard, self._bounds[shard]
+            start = offsets[here] - self.bases[shard]
+            first = np.searchsorted(bounds, start, side="right") - 1
+            last = np.searchsorted(bounds, start + np.maximum(lengths[here], 1) - 1, side="right") - 1
+            found.append(_numbers(first, last) + self._first_frames[shard])
+        return np.concatenate(found)
+
+    @abstractmethod
+    def _attach_plain(self, shard: int, file: ShardFile) -> None:
+        """Make a plain tar readable."""
+
+    @abstractmethod
+    def _memory(self, shard: int, size: int) -> Bytes:
+        """Return memory for a compressed shard's tar, which takes no room before it is written to."""
+
+    @abstractmethod
+    def _drop(self, start: int, stop: int) -> None:
+        """Give the memory of decoded bytes back."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Give everything back."""
+
+
+#: All that are open. A child forgets its parent's readers before it has any of its own.
+_spaces: weakref.WeakSet[Space] = weakref.WeakSet()
+
+
+def _forget_readers() -> None:
+    for space in list(_spaces):
+        space.forget_readers()
+
+
+os.register_at_fork(after_in_child=_forget_readers)
+
+
+class Reader(ABC):
+    """Reads from a space for one gather in one thread; made by ``Space.reading``.
+
+    Attributes
+    ----------
+    copy : RowCopy
+        Copies rows from addresses, those of compressed shards after ``need``.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.copy = space.copy
+        self._opened = space
+        self._pinned: list[Ints] | None = None
+
+    def __enter__(self) -> Self:
+        self._opened.enter(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for frames in self._pinned or ():
+            self._opened.frames.unpin(frames)
+        self._opened.leave(self)
+
+    def need(self, offsets: Ints, sizes: Ints | int) -> None:
+        """Make these byte ranges readable until the reader ends."""
+        if self._opened.compressed:
+            frames = self._opened.frames_of(offsets, sizes)
+            self._opened.frames.pin(frames)
+            self._pinned = [*(self._pinned or ()), frames]
+            self._opened.frames.load(frames)
+
+    @abstractmethod
+    def slices(self, offsets: Ints, sizes: Ints | int) -> list[Bytes]:
+        """Return one array of bytes per range; to be copied from at once, never to be kept."""
+
+
+class MappedSpace(Space):
+    """All shards in one arena: files mapped into their places, compressed shards decoded into theirs.
+
+    Raises
+    ------
+    OSError
+        The platform does not give so many addresses.
+    """
+
+    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
+        super().__init__(name, tar_bytes, cache_bytes)
+        self._arena = Arena(int(self.bases[-1]))
+        self.copy = make_row_copy(self.everything)
+
+    def copy_rows_with(self, make: Callable[[Bytes], RowCopy]) -> None:
+        """See :meth:`Space.copy_rows_with`."""
+        self.copy = make(self.everything)
+
+    @property
+    def everything(self) -> Bytes:
+        """The whole range of addresses."""
+        return self._arena.bytes
+
+    def _attach_plain(self, shard: int, file: ShardFile) -> None:
+        with file.open() as fd:
+            self._arena.map_file(int(self.bases[shard]), fd, file.file_bytes)
+
+    def _memory(self, shard: int, size: int) -> Bytes:
+        base = int(self.bases[shard])
+        self._arena.map_memory(base, size)
+        return self.everything[base : base + size]
+
+    def _drop(self, start: int, stop: int) -> None:
+        self._arena.drop(start, stop)
+
+    def reading(self) -> Reader:
+        """See :meth:`Space.reading`."""
+        return _MappedReader(self)
+
+    def _release(self) -> None:
+        self._arena.close()
+        self.copy = make_row_copy(self.everything)
+
+
+class _MappedReader(Reader):
+    def __init__(self, space: MappedSpace) -> None:
+        super().__init__(space)
+        self._space = space
+
+    def slices(self, offsets: Ints, sizes: Ints | int) -> list[Bytes]:
+        everything = self._space.everything
+        stops = (offsets + sizes).tolist()
+        return [everything[start:stop] for start, stop in zip(offsets.tolist(), stops, strict=True)]
+
+
+def _numbers(first: Ints, last: Ints) -> Ints:
+    """Return every number of the ranges ``first`` to ``last`` (inclusive), once, sorted."""
+    low = int(first.min())
+    change = np.zeros(int(last.max()) - low + 2, np.int64)
+    np.add.at(change, first - low, 1)
+    np.add.at(change, last + 1 - low, -1)
+    return np.flatnonzero(np.cumsum(change[:-1])) + low

@@ -1,0 +1,399 @@
+"""A data set for reading: any rows of any columns, as fast as memory allows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import xxhash
+
+from neurofm_shards._typing import Ints
+from neurofm_shards.blocks import MISSING
+from neurofm_shards.errors import ConfigError, FormatError, StateError
+from neurofm_shards.format.keys import METADATA_FIELD
+from neurofm_shards.format.metadata_table import MetadataTable, load_table
+from neurofm_shards.reading.buffers import BufferPool
+from neurofm_shards.reading.catalog import Catalog, read_catalog
+from neurofm_shards.reading.columns import Column, Fetch, ListColumn, gather_at_once, make_column, native_spec
+from neurofm_shards.reading.row_copy import RowCopy
+from neurofm_shards.shards.lookup import KeyLookup
+from neurofm_shards.shards.make_space import IO, make_space
+from neurofm_shards.shards.selection import Selection, all_plain, checked_rows
+from neurofm_shards.shards.shard_table import ShardTable
+from neurofm_shards.types import ColumnSpec, Metadata, Ragged
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from neurofm_shards._typing import Bytes
+    from neurofm_shards.format.index import ShardIndex
+    from neurofm_shards.format.manifest import Manifest
+
+
+#: Decoded bytes of compressed shards that are kept unless the caller knows better.
+DEFAULT_CACHE_BYTES = 256 << 20
+
+
+class ShardCollection:
+    """Random access to all samples of a data set, batch-wise. Made by :meth:`open`.
+
+    Thread-safe, fork-safe, and picklable: a copy in another process opens the same shards again, and refuses if they
+    are not the same any more. Shards are looked at when a row of theirs is first asked for.
+
+    Attributes
+    ----------
+    num_samples : int
+        All samples.
+    shard_names : list of str
+        File names, in order.
+    shard_sizes : numpy.ndarray of int64, shape (shards,)
+        Samples per shard.
+    starts : numpy.ndarray of int64, shape (shards + 1,)
+        First row of each shard, and the number of rows.
+    columns : dict of str to ColumnSpec
+        The fields, without the metadata; dtypes are in native byte order.
+    manifest : Manifest or None
+        None for shards from elsewhere.
+    catalog : Catalog
+        What is known without opening shards.
+    """
+
+    def __init__(
+        self, catalog: Catalog, source: tuple[str, str | None], io: IO, cache_bytes: int, verify: bool
+    ) -> None:
+        self._source = source
+        self._options = (io, cache_bytes, verify)
+        self._verify = verify
+        self.catalog = catalog
+        self.manifest: Manifest | None = catalog.manifest
+        self.shard_names = list(catalog.names)
+        self.shard_sizes: Ints = catalog.num_samples
+        self._space = make_space(str(catalog.folder), catalog.tar_bytes, io, cache_bytes)
+        self._shards = ShardTable(catalog, self._space)
+        self.starts: Ints = self._shards.starts
+        self.num_samples = int(self.starts[-1])
+        self._pool = BufferPool()
+        self._columns: dict[str, Column] = {
+            name: make_column(native_spec(column.spec), self.num_samples, self._pool, everywhere=column.everywhere)
+            for name, column in catalog.columns.items()
+        }
+        self.columns: dict[str, ColumnSpec] = {name: column.spec for name, column in self._columns.items()}
+        self._metadata = ListColumn(ColumnSpec(METADATA_FIELD, None, None), self.num_samples)
+        self._lookup = KeyLookup()
+
+    @classmethod
+    def open(
+        cls,
+        shard_dir: Path | str,
+        pattern: str | None = None,
+        *,
+        io: IO = "auto",
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        verify: bool = False,
+    ) -> ShardCollection:
+        """Open the shards of a folder.
+
+        Parameters
+        ----------
+        shard_dir : path-like
+            A folder of shards, or one shard.
+        pattern : str, optional
+            File names to take. Default: what the manifest lists, or ``shard_*.tar*`` where there is none.
+        io : {"auto", "mmap", "pread"}
+            How files are read. ``pread`` is for file systems that are not trusted with memory maps (a mapped file
+            that shrinks while it is read ends the process). ``auto`` maps, unless the platform cannot hold the maps.
+        cache_bytes : int
+            Decoded bytes of compressed shards to keep.
+        verify : bool
+            Check the checksum of every sample before it is delivered, each time.
+
+        Raises
+        ------
+        InputNotFoundError
+            There is no such folder.
+        NoShardsError
+            No shard matches.
+        FormatError
+            Manifest or index is damaged, or the conversion was never finished.
+        """
+        if io not in ("auto", "mmap", "pread"):
+            raise ConfigError(f"io={io!r}: choose 'auto', 'mmap' or 'pread'")
+        try:
+            return cls(read_catalog(shard_dir, pattern), (os.fspath(shard_dir), pattern), io, cache_bytes, verify)
+        except MemoryError as error:
+            raise FormatError(f"{shard_dir}: there is no memory for all samples that it promises ({error})") from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._source, len(self.shard_names), self.fingerprint, self._options)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for running gathers, then release maps and memory. Reading afterwards raises ClosedError."""
+        self._space.close()
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the data: the same for the same samples in the same shards, wherever they lie."""
+        return self.prefix_fingerprint(len(self.shard_names))
+
+    def prefix_fingerprint(self, num_shards: int) -> str:
+        """Return what the fingerprint would be of the first ``num_shards`` shards alone."""
+        pairs = zip(self.shard_sizes[:num_shards].tolist(), self.catalog.checksums[:num_shards], strict=True)
+        return xxhash.xxh3_128_hexdigest(orjson.dumps(list(pairs)))
+
+    # -- values
+
+    def gather(
+        self,
+        rows: npt.ArrayLike,
+        columns: Iterable[str] | None = None,
+        out: Mapping[str, npt.NDArray[Any]] | None = None,
+        dtypes: Mapping[str, npt.DTypeLike] | None = None,
+    ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
+        """Fetch rows, in the order asked for; repeats are fine.
+
+        Parameters
+        ----------
+        rows : array of int64, shape (n,)
+            Rows, 0 to ``num_samples - 1``.
+        columns : iterable of str, optional
+            Fields to fetch; all by default. Others are not touched.
+        out : mapping of str to numpy.ndarray, optional
+            Arrays (n, ...) to fill, for columns of one shape.
+        dtypes : mapping of str to dtype, optional
+            Types to convert to while copying.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray, Ragged or list
+            (n, ...) arrays of columns of one shape; :class:`~neurofm_shards.types.Ragged` where only the first length
+            differs; a list of n values for all else, ``None`` where a sample lacks the field. All of it is new memory.
+
+        Raises
+        ------
+        SampleIndexError
+            A row is out of range.
+        ConfigError
+            There is no such column.
+        FormatError
+            A shard is damaged; names shard, key and column.
+        IntegrityError
+            A checksum does not match (``verify=True``).
+        ClosedError
+            The data set was closed.
+        """
+        wanted = self._wanted(columns)
+        if out is None and self._finds_while_copying(wanted):
+            where = np.asarray(rows, np.int64, order="C")
+            found = self._at_once(where, wanted, dtypes or {}) if where.ndim == 1 else None
+            if found is not None:
+                return found
+        return self.read(self._select(self._checked(rows), wanted), out, dtypes)
+
+    def finds_while_copying(self, columns: Iterable[str] | None = None) -> bool:
+        """Say whether looking for the values of several batches together would save nothing."""
+        return self._finds_while_copying(self._wanted(columns))
+
+    def _finds_while_copying(self, columns: tuple[Column, ...]) -> bool:
+        fit = self._space.copy.finds_rows and not self._space.compressed and not self._verify and bool(columns)
+        return fit and all([column.at_once for column in columns])  # noqa: C419  (a generator takes longer)
+
+    def _at_once(
+        self, rows: Ints, columns: tuple[Column, ...], dtypes: Mapping[str, npt.DTypeLike]
+    ) -> dict[str, Any] | None:
+        """Gather columns of plain bytes; None where ``read`` has to."""
+        with self._space.reading() as reader:
+            try:
+                found = gather_at_once(columns, reader.copy, rows, dtypes)
+            except MemoryError:
+                return None  # it says for which column there is none
+        # another thread may have looked at a compressed shard meanwhile, whose bytes are not there yet
+        return None if self._space.compressed else found
+
+    def select(self, rows: npt.ArrayLike, columns: Iterable[str] | None = None) -> Selection:
+        """Find out where the values of rows lie; parameters and errors are those of :meth:`gather`."""
+        return self._select(self._checked(rows), self._wanted(columns))
+
+    def read(
+        self,
+        selection: Selection,
+        out: Mapping[str, npt.NDArray[Any]] | None = None,
+        dtypes: Mapping[str, npt.DTypeLike] | None = None,
+    ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
+        """Fetch what was selected; parameters, result and errors are those of :meth:`gather`."""
+        rows, columns, addresses, plain = selection
+        out, dtypes = out or {}, dtypes or {}
+        found = {}
+        with self._space.reading() as reader:
+            if self._verify:
+                self._shards.check_records(reader, rows)
+            for column, places, simple in zip(columns, addresses, plain, strict=True):
+                name = column.spec.name
+                fetch = Fetch(reader, rows, places, simple, self._shards, out.get(name), dtypes.get(name))
+                try:
+                    found[name] = column.gather(fetch)
+                except MemoryError as error:
+                    raise self._too_much(column, len(rows), error) from error
+        return found
+
+    def metadata(self, rows: npt.ArrayLike) -> list[Metadata]:
+        """Decode the metadata of rows: one dict each, empty where a sample has none.
+
+        Raises
+        ------
+        FormatError
+            A shard is damaged; names shard and key. JSON that is no object is kept under ``value``.
+        """
+        where = self._checked(rows)
+        with self._space.reading() as reader:
+            if self._verify:
+                self._shards.check_records(reader, where)
+            selected = self._select(where, (self._metadata,))
+            addresses, plain = selected.addresses[0], selected.plain[0]
+            found = self._metadata.gather(Fetch(reader, where, addresses, plain, self._shards))
+        return [{} if value is MISSING else _object(value) for value in found]
+
+    def has(self, row: int, column: str) -> bool:
+        """Say whether a sample has a field (the metadata counts as one)."""
+        shard, local = self.locate(int(self._checked([row])[0]))
+        index = self.index(shard).columns.get(column)
+        return index is not None and index.packed_offsets.at(local) >= 0
+
+    def payload(self, row: int, column: str) -> bytes:
+        """Return a member's bytes as they are stored.
+
+        Raises
+        ------
+        ConfigError
+            This sample has no such field.
+        """
+        where = self._checked([row])
+        if not self.has(row, column):
+            raise ConfigError(f"sample {self.describe(row)} has no field {column!r}")
+        shard, local = self.locate(row)
+        index = self.index(shard).columns[column]
+        start = index.packed_offsets.at(local)
+        with self._space.reading() as reader:
+            if self._verify:
+                self._shards.check_records(reader, where)
+            return self._shards.bytes_of(reader, shard, start, start + index.packed_sizes.at(local)).tobytes()
+
+    # -- names
+
+    def keys(self, rows: npt.ArrayLike) -> list[str]:
+        """Return the keys of rows."""
+        return [self._shards.key(row) for row in self._checked(rows).tolist()]
+
+    def key(self, row: int) -> str:
+        """Return the key of one row."""
+        return self._shards.key(int(self._checked([row])[0]))
+
+    def shard_keys(self, shard: int) -> list[str]:
+        """Return all keys of one shard, in order."""
+        return self.index(shard).keys()
+
+    def find(self, key: str) -> int:
+        """Return the row of a key.
+
+        Raises
+        ------
+        SampleNotFoundError
+            No sample has this key.
+        """
+        return self._lookup.find(self, key)
+
+    def describe(self, row: int) -> str:
+        """Return key, shard and folder of a row, for messages."""
+        return self._shards.describe(row)
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """Return the shard of a row, and its place there."""
+        return self._shards.locate(row)
+
+    def index(self, shard: int) -> ShardIndex:
+        """Return a shard's index."""
+        return self._shards.index(shard)
+
+    def metadata_table(self) -> MetadataTable:
+        """Return the scalar metadata of all samples, column by column."""
+        paths = [self.catalog.folder / name for name in self.shard_names]
+        return MetadataTable.concat([load_table(path, self.index(shard)) for shard, path in enumerate(paths)])
+
+    def copy_rows_with(self, make: Callable[[Bytes], RowCopy]) -> None:
+        """Let another function copy rows, for readers that know a better one than NumPy has.
+
+        Parameters
+        ----------
+        make : callable
+            Given all bytes of the data set, returns a :class:`~neurofm_shards.reading.row_copy.RowCopy`.
+        """
+        self._space.copy_rows_with(make)
+
+    def grow_cache(self, cache_bytes: int) -> None:
+        """Keep at least so many decoded bytes of compressed shards: what a shuffle window needs, say."""
+        io, kept, verify = self._options
+        self._options = (io, max(kept, cache_bytes), verify)
+        self._space.frames.budget = max(kept, cache_bytes)
+
+    @property
+    def frames_decoded(self) -> int:
+        """How many frames of compressed shards were decoded so far."""
+        return self._space.frames.decoded
+
+    # -- shards
+
+    def _checked(self, rows: npt.ArrayLike) -> Ints:
+        return checked_rows(rows, self.num_samples)
+
+    def _wanted(self, columns: Iterable[str] | None) -> tuple[Column, ...]:
+        if columns is None:
+            return tuple(self._columns.values())
+        try:
+            return tuple([self._columns[name] for name in columns])
+        except KeyError as error:
+            raise ConfigError(f"there is no column {error}; this data set has {', '.join(self._columns)}") from None
+
+    def _select(self, rows: Ints, columns: tuple[Column, ...]) -> Selection:
+        addresses = tuple([self._addresses(column, rows) for column in columns])
+        return Selection(rows, columns, addresses, tuple(map(all_plain, addresses)))
+
+    def _addresses(self, column: Column, rows: Ints) -> Ints:
+        found = column.addresses[rows]
+        if not found.all():  # some shards were not looked at yet
+            self._shards.look_for(column, rows[found == 0])
+            found = column.addresses[rows]
+        return found
+
+    def _too_much(self, column: Column, count: int, error: MemoryError) -> FormatError:
+        return FormatError(
+            f"{self.catalog.folder}: there is no memory for {count} values of column {column.spec.name!r} ({error}); "
+            "check what the data set promises with `neurofm-shards info`, or take smaller batches"
+        )
+
+
+def _object(value: Any) -> Metadata:
+    return value if isinstance(value, dict) else {"value": value}  # as the metadata table does
+
+
+def _reopen(
+    source: tuple[str, str | None], num_shards: int, fingerprint: str, options: tuple[IO, int, bool]
+) -> ShardCollection:
+    """Open the same shards in another process; shards appended since do not matter."""
+    collection = ShardCollection(read_catalog(*source, num_shards=num_shards), source, *options)
+    if collection.fingerprint != fingerprint:
+        collection.close()
+        raise StateError(f"the data set {source[0]} changed since it was opened; open it again")
+    return collection

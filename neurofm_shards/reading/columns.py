@@ -1,0 +1,367 @@
+"""Columns of a data set on the read side: where each sample's value lies, and how many are fetched at once.
+
+An address is positive where the raw array bytes can be copied, negative (of the payload) where the codec has to decode
+it, 0 where the shard was not looked at yet.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards._typing import Ints
+from neurofm_shards.blocks import MISSING
+from neurofm_shards.errors import ConfigError, FormatError
+from neurofm_shards.reading.buffers import POOLED_BYTES, BufferPool
+from neurofm_shards.reading.row_copy import LARGE_ROW, RowCopy
+from neurofm_shards.types import ColumnSpec, Ragged
+
+if TYPE_CHECKING:
+    from neurofm_shards.format.index import ColumnIndex
+    from neurofm_shards.reading.address_space import Reader
+    from neurofm_shards.shards.shard_table import ShardTable
+
+
+#: Address of a field that a sample does not have.
+ABSENT = np.iinfo(np.int64).min
+#: No array of one sample is larger than this.
+_MOST_BYTES = 1 << 46
+#: Small rows are copied by one fancy index, in pieces that stay in the processor's cache and in malloc's hands.
+_PIECE = 128 << 10
+#: The main thread's malloc keeps what was freed, up to arrays of about this size.
+_MOST_IN_HEAP = 16 << 20
+
+
+class Fetch(NamedTuple):
+    """What is asked of a column.
+
+    Attributes
+    ----------
+    reader : Reader
+        Reads bytes at addresses.
+    rows, addresses : numpy.ndarray of int64, shape (n,)
+        Which samples, and where their values lie; all of them known.
+    plain : bool
+        Whether all addresses are positive.
+    shards : ShardTable
+        Decodes values, and gives key and shard of a row, for messages.
+    out : numpy.ndarray or None
+        Array to fill.
+    dtype : dtype or None
+        Type to deliver instead of the stored one.
+    """
+
+    reader: Reader
+    rows: Ints
+    addresses: Ints
+    plain: bool
+    shards: ShardTable
+    out: npt.NDArray[Any] | None = None
+    dtype: npt.DTypeLike | None = None
+
+
+class Column(ABC):
+    """One field of all samples.
+
+    Parameters
+    ----------
+    spec : ColumnSpec
+        What is delivered; its dtype is in native byte order.
+    num_samples : int
+        Samples in the data set.
+
+    Attributes
+    ----------
+    at_once : bool
+        Whether ``gather_at_once`` is worth a try.
+    """
+
+    at_once = False
+
+    def __init__(self, spec: ColumnSpec, num_samples: int) -> None:
+        self.spec = spec
+        self.addresses: Ints = np.zeros(num_samples, np.int64)  # untouched pages of zeros take no memory
+        self.sizes: Ints = np.zeros(num_samples, np.int64)
+
+    def fill(self, start: int, base: int, index: ColumnIndex | None, num_samples: int) -> None:
+        """Note where the values of one shard lie: its samples begin at row ``start``, its bytes at ``base``."""
+        rows = slice(start, start + num_samples)
+        if index is None:
+            self.addresses[rows] = ABSENT
+            return
+        payload = np.asarray(index.payload_offsets, np.int64)
+        addresses = np.where(payload < 0, ABSENT, -(payload + base))
+        sizes = np.array(index.payload_sizes, np.int64)
+        if self._copyable(index):
+            data = np.asarray(index.data_offsets, np.int64)
+            copied = data >= 0
+            addresses[copied] = data[copied] + base
+            self._note_sizes(sizes, copied, index)
+        # Finished values, sizes first: two threads may note the same shard while a third already reads it.
+        self.sizes[rows] = sizes
+        self.addresses[rows] = addresses
+
+    @abstractmethod
+    def gather(self, fetch: Fetch) -> Any:
+        """Return the values asked for, in new memory."""
+
+    def gather_at_once(self, copy: RowCopy, rows: Ints, dtype: npt.DTypeLike | None) -> Any:  # noqa: ARG002
+        """Return the values of rows, finding and copying them in one go; None where that cannot be done."""
+        return None
+
+    @abstractmethod
+    def _copyable(self, index: ColumnIndex) -> bool:
+        """Say whether a shard's raw bytes are what this column delivers."""
+
+    @abstractmethod
+    def _note_sizes(self, sizes: Ints, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
+        """Put the sizes of the raw bytes into ``sizes``, where they can be copied."""
+
+    def _decoded(self, fetch: Fetch, which: Ints) -> Iterator[tuple[int, Any]]:
+        """Give the decoded values at these places of the request."""
+        rows = fetch.rows[which]
+        lacking = rows[fetch.addresses[which] == ABSENT]
+        if len(lacking):
+            raise FormatError(
+                f"sample {fetch.shards.describe(int(lacking[0]))} has no field {self.spec.name!r}, which the data set "
+                "promises for every sample; run `neurofm-shards validate`"
+            )
+        at, sizes = np.abs(fetch.addresses[which]), self.sizes[rows]
+        fetch.reader.need(at, sizes)
+        payloads = fetch.reader.slices(at, sizes)
+        return zip(which.tolist(), fetch.shards.decode(self.spec.name, rows, payloads), strict=True)
+
+    def _expected(self, value: Any) -> npt.NDArray[Any]:
+        """Return a decoded array, which must be what the column promises."""
+        array, shape = native(np.asarray(value)), self.spec.shape or ()
+        fits = len(shape) == array.ndim and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
+        if array.dtype != self.spec.dtype or not fits:
+            raise FormatError(
+                f"column {self.spec.name!r} holds an array of {array.dtype} and shape {array.shape}, where the data "
+                f"set promises {self.spec.dtype} and {shape}; run `neurofm-shards validate`"
+            )
+        return array
+
+    def _same_bytes(self, index: ColumnIndex) -> bool:
+        stored = index.spec.dtype
+        return index.data_offsets is not None and stored is not None and np.dtype(stored) == np.dtype(self.spec.dtype)
+
+
+class ConstantColumn(Column):
+    """Arrays of one type and shape: any number of rows is one copy."""
+
+    def __init__(self, spec: ColumnSpec, num_samples: int, pool: BufferPool) -> None:
+        super().__init__(spec, num_samples)
+        self._pool = pool
+        self._dtype = np.dtype(spec.dtype)
+        self._shape = tuple(int(length or 0) for length in spec.shape or ())
+        self._size = _bytes_of(spec, self._shape)
+        self.at_once = self._size > 0
+
+    def gather(self, fetch: Fetch) -> Any:
+        """Return an array (n, ...), or fill ``out``."""
+        shape = (len(fetch.rows), *self._shape)
+        plain = fetch.plain and self._size > 0
+        if plain:
+            fetch.reader.need(fetch.addresses, self._size)
+            if fetch.out is None and self._left_to_malloc(shape[0] * self._size):
+                found = fetch.reader.copy.rows(fetch.addresses, self._size, self._dtype, shape)
+                return found if fetch.dtype is None else found.astype(fetch.dtype, copy=False)
+        out = self._out(fetch, shape)
+        if plain:
+            self._copy(fetch.reader.copy, fetch.addresses, out)
+        elif self._size:
+            self._copy_and_decode(fetch, out)
+        return out
+
+    def gather_at_once(self, copy: RowCopy, rows: Ints, dtype: npt.DTypeLike | None) -> Any:
+        """See :meth:`Column.gather_at_once`."""
+        shape = (len(rows), *self._shape)
+        small = self._left_to_malloc(len(rows) * self._size)
+        if small or dtype is None:
+            out = np.empty(shape, self._dtype) if small else self._pool.empty(shape, self._dtype)
+            if copy.numbered_rows_into(self.addresses, rows, self._size, out):
+                return out if dtype is None else out.astype(dtype, copy=False)
+        else:
+            out = self._pool.empty(shape, dtype)
+            if self._convert_at_once(copy, rows, out):
+                return out
+        inside = rows[(rows >= 0) & (rows < len(self.addresses))]
+        self.at_once = not (self.addresses[inside] < 0).any()  # shards that were not looked at yet are no reason
+        return None
+
+    def _convert_at_once(self, copy: RowCopy, rows: Ints, out: npt.NDArray[Any]) -> bool:
+        """Fill an array of another type, in pieces that stay in the processor's cache."""
+        step = max(1, _PIECE // self._size)
+        piece = np.empty((min(step, len(rows)), *self._shape), self._dtype)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            if not copy.numbered_rows_into(self.addresses, part, self._size, piece[: len(part)]):
+                return False
+            out[start : start + step] = piece[: len(part)]
+        return True
+
+    def _left_to_malloc(self, size: int) -> bool:
+        """Say whether fresh memory costs nothing: of small batches always, in the main thread of larger ones too."""
+        if size < POOLED_BYTES:
+            return True
+        few = self._size < LARGE_ROW and size < _MOST_IN_HEAP
+        return few and threading.get_ident() == threading.main_thread().ident
+
+    def _out(self, fetch: Fetch, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        if fetch.out is None:
+            return self._pool.empty(shape, self._dtype if fetch.dtype is None else fetch.dtype)
+        if fetch.out.shape != shape:
+            raise ConfigError(f"column {self.spec.name!r}: out has shape {fetch.out.shape}, and {shape} is needed")
+        return fetch.out
+
+    def _copy(self, copy: RowCopy, addresses: Ints, out: npt.NDArray[Any]) -> None:
+        if out.dtype == self._dtype and out.flags.c_contiguous and self._size >= copy.smallest_row:
+            copy.rows_into(addresses, self._size, out)
+            return
+        step = max(1, _PIECE // self._size)
+        for start in range(0, len(addresses), step):
+            part = addresses[start : start + step]
+            out[start : start + step] = copy.rows(part, self._size, self._dtype, (len(part), *self._shape))
+
+    def _copy_and_decode(self, fetch: Fetch, out: npt.NDArray[Any]) -> None:
+        """Fill ``out`` where some payloads are not plain bytes (column-major or foreign arrays)."""
+        plain = np.flatnonzero(fetch.addresses > 0)
+        part = np.empty((len(plain), *self._shape), out.dtype)
+        fetch.reader.need(fetch.addresses[plain], self._size)
+        self._copy(fetch.reader.copy, fetch.addresses[plain], part)
+        out[plain] = part
+        for i, value in self._decoded(fetch, np.flatnonzero(fetch.addresses < 0)):
+            out[i] = self._expected(value)
+
+    def _copyable(self, index: ColumnIndex) -> bool:
+        return self._same_bytes(index) and index.spec.shape == self._shape
+
+    def _note_sizes(self, sizes: Ints, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
+        pass
+
+
+class RaggedColumn(Column):
+    """Arrays that differ in their first length: values end to end, and offsets."""
+
+    def __init__(self, spec: ColumnSpec, num_samples: int) -> None:
+        super().__init__(spec, num_samples)
+        self._dtype = np.dtype(spec.dtype)
+        self._inner = tuple(int(length or 0) for length in (spec.shape or ())[1:])
+        self._row = _bytes_of(spec, self._inner)
+
+    def gather(self, fetch: Fetch) -> Any:
+        """Return :class:`~neurofm_shards.types.Ragged`; ``out`` cannot be given."""
+        _refuse_out(self, fetch)
+        if fetch.plain and len(fetch.rows):
+            sizes = self.sizes[fetch.rows]
+            fetch.reader.need(fetch.addresses, sizes)
+            lengths = sizes // self._row
+            values = np.concatenate(fetch.reader.slices(fetch.addresses, sizes)).view(self._dtype)
+            values = values.reshape(-1, *self._inner)
+        else:
+            pieces = self._pieces(fetch)
+            lengths = np.array([len(piece) for piece in pieces], np.int64)
+            values = np.concatenate([np.empty((0, *self._inner), self._dtype), *pieces])
+        offsets = np.zeros(len(fetch.rows) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return Ragged(values if fetch.dtype is None else values.astype(fetch.dtype, copy=False), offsets)
+
+    def _pieces(self, fetch: Fetch) -> list[npt.NDArray[Any]]:
+        """Fetch one by one: some payloads are not plain bytes."""
+        pieces: list[npt.NDArray[Any]] = [np.empty(0)] * len(fetch.rows)
+        plain = np.flatnonzero(fetch.addresses > 0)
+        sizes = self.sizes[fetch.rows[plain]]
+        fetch.reader.need(fetch.addresses[plain], sizes)
+        for i, raw in zip(plain.tolist(), fetch.reader.slices(fetch.addresses[plain], sizes), strict=True):
+            pieces[i] = raw.view(self._dtype).reshape(-1, *self._inner)
+        for i, value in self._decoded(fetch, np.flatnonzero(fetch.addresses < 0)):
+            pieces[i] = self._expected(value)
+        return pieces
+
+    def _copyable(self, index: ColumnIndex) -> bool:
+        shape = index.spec.shape
+        fits = shape is not None and len(shape) == 1 + len(self._inner) and tuple(shape[1:]) == self._inner
+        return fits and self._row > 0 and self._same_bytes(index)
+
+    def _note_sizes(self, sizes: Ints, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
+        shape = index.spec.shape or (0,)
+        lengths = np.broadcast_to(np.int64(shape[0] or 0), copied.shape) if index.shapes is None else index.shapes[:, 0]
+        sizes[copied] = np.asarray(lengths, np.int64)[copied] * self._row
+
+
+class ListColumn(Column):
+    """Values of any kind: decoded one by one. A field that a sample lacks is ``blocks.MISSING``."""
+
+    def gather(self, fetch: Fetch) -> Any:
+        """Return a list of n values."""
+        _refuse_out(self, fetch)
+        values: list[Any] = [MISSING] * len(fetch.rows)
+        for i, value in self._decoded(fetch, np.flatnonzero(fetch.addresses != ABSENT)):
+            if isinstance(value, np.ndarray):
+                array = native(value)
+                values[i] = array if fetch.dtype is None else array.astype(fetch.dtype, copy=False)
+            else:
+                values[i] = value
+        return values
+
+    def _copyable(self, index: ColumnIndex) -> bool:  # noqa: ARG002
+        return False
+
+    def _note_sizes(self, sizes: Ints, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
+        pass
+
+
+def _refuse_out(column: Column, fetch: Fetch) -> None:
+    if fetch.out is not None:
+        raise ConfigError(f"column {column.spec.name!r} has no one shape: it cannot be gathered into an array")
+
+
+def _bytes_of(spec: ColumnSpec, shape: Sequence[int]) -> int:
+    """Return the bytes of an array; FormatError where no memory could hold it, or NumPy could not count it."""
+    size = math.prod(max(length, 1) for length in shape) * np.dtype(spec.dtype).itemsize
+    if size > _MOST_BYTES:
+        raise FormatError(
+            f"column {spec.name!r} is said to hold arrays of shape {spec.shape}, which nothing could hold"
+        )
+    return 0 if 0 in shape else size
+
+
+def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the array in this machine's byte order."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def native_spec(spec: ColumnSpec) -> ColumnSpec:
+    """Return the column as it is delivered: in this machine's byte order."""
+    if spec.dtype is None:
+        return spec
+    return ColumnSpec(spec.name, np.dtype(spec.dtype).newbyteorder("=").str, spec.shape, spec.unit, spec.table)
+
+
+def gather_at_once(
+    columns: Sequence[Column], copy: RowCopy, rows: Ints, dtypes: Mapping[str, npt.DTypeLike]
+) -> dict[str, Any] | None:
+    """Gather all columns; None where one of them cannot be gathered at once."""
+    found = {}
+    for column in columns:
+        values = column.gather_at_once(copy, rows, dtypes.get(column.spec.name))
+        if values is None:
+            return None
+        found[column.spec.name] = values
+    return found
+
+
+def make_column(spec: ColumnSpec, num_samples: int, pool: BufferPool, *, everywhere: bool) -> Column:
+    """Return the fitting kind of column; ``everywhere`` says whether every sample has the field."""
+    if spec.dtype is None or spec.shape is None or not everywhere or None in spec.shape[1:]:
+        return ListColumn(spec, num_samples)
+    if None in spec.shape:
+        return RaggedColumn(spec, num_samples)
+    return ConstantColumn(spec, num_samples, pool)

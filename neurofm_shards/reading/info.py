@@ -1,0 +1,170 @@
+"""What a data set is, in a few lines."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurofm_shards.format.resolve import compression_suffix, missing_codec, missing_compression
+from neurofm_shards.loading.tensors import is_count
+from neurofm_shards.plugins.registry import registry
+from neurofm_shards.reading.catalog import CatalogColumn, read_catalog
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from neurofm_shards.format.manifest import Manifest
+
+
+class ShardedDatasetInfo:
+    """Says what a folder of shards, or one shard, holds; reads manifest and indexes only.
+
+    Parameters
+    ----------
+    shard_dir : path-like
+        A folder of shards (ours or from elsewhere), or one shard.
+
+    Raises
+    ------
+    InputNotFoundError, NoShardsError
+        There is no such folder, or no shard in it.
+    FormatError
+        The conversion was never finished, or manifest or index is damaged.
+
+    Examples
+    --------
+    >>> ShardedDatasetInfo("./shards").get_summary()["total_samples"]  # doctest: +SKIP
+    10000
+    """
+
+    def __init__(self, shard_dir: str | os.PathLike[str]) -> None:
+        self._path = Path(shard_dir)
+        self._catalog = read_catalog(self._path)
+
+    def get_summary(self) -> dict[str, Any]:
+        """Return the summary, as JSON values.
+
+        Returns
+        -------
+        dict
+            ``total_samples``, ``total_shards``, ``shard_size`` (samples of a full shard), ``compression``,
+            ``modalities`` (names), ``columns`` (by name: dtype, shape, codec, unit, optional), ``total_bytes`` (on
+            disk), ``tar_bytes`` (decoded), ``sources``, ``failures`` (inputs that could not be converted), ``origin``
+            (``"neurofm_shards"`` or ``"foreign"``) and ``notes`` (what to know before using other tools).
+        """
+        catalog, manifest = self._catalog, self._catalog.manifest
+        return {
+            "path": str(self._path),
+            "total_samples": int(catalog.num_samples.sum()),
+            "total_shards": len(catalog.names),
+            "shard_size": int(catalog.num_samples.max()) if manifest is None else manifest.shard_size,
+            "compression": self._compression() if manifest is None else manifest.compression,
+            "modalities": list(catalog.columns),
+            "columns": {name: _column(column) for name, column in catalog.columns.items()},
+            "total_bytes": int(catalog.file_bytes.sum()),
+            "tar_bytes": int(catalog.tar_bytes.sum()),
+            "sources": [] if manifest is None else list(manifest.sources),
+            "failures": [] if manifest is None else list(manifest.failures),
+            "origin": "foreign" if manifest is None else "neurofm_shards",
+            "notes": self._notes(),
+        }
+
+    def print_summary(self, console: Console | None = None) -> None:
+        """Print the summary as tables."""
+        from rich.console import Console  # noqa: PLC0415  (only printing needs it)
+
+        summary = self.get_summary()
+        console = console or Console()
+        console.print(_facts(summary))
+        console.print(_columns(summary))
+        for note in summary["notes"]:
+            console.print(f"note: {note}", markup=False)
+
+    def _compression(self) -> str:
+        """Return the shards' compression, or several, as their names say."""
+        found = {registry().compressions.by_suffix(name) for name in self._catalog.names}
+        return ", ".join(sorted("none" if entry is None else entry.entry.name for entry in found))
+
+    def _notes(self) -> list[str]:
+        catalog = self._catalog
+        suffixes = sorted({compression_suffix(name) for name in catalog.names})
+        notes = [_compression_note(suffix, catalog.manifest) for suffix in suffixes]
+        notes += [_column_note(name, column, catalog.manifest) for name, column in catalog.columns.items()]
+        if any(name != name.lower() for name in catalog.columns):
+            notes.append("field names with capitals: webdataset and Hugging Face datasets read them in lower case")
+        if catalog.manifest is None:
+            notes.append("not written by this program: indexes were made from the shards")
+        return [note for note in notes if note]
+
+
+def _compression_note(suffix: str, manifest: Manifest | None) -> str:
+    found = registry().compressions.by_suffix("x.tar" + suffix) if suffix else None
+    if found is None:
+        return "" if not suffix else missing_compression(suffix, manifest)
+    compression = registry().compressions.instance(found.qualified_name)
+    name, notes = found.entry.name, []
+    if not compression.universal:
+        notes.append(f"{name} shards are read by this program and the {name} tools, not by webdataset or tarfile")
+    if not compression.random_access:
+        notes.append(
+            f"{name} shards are decoded from their beginning: read them in order, or convert to gz, xz or zstd"
+        )
+    return "; ".join(notes)
+
+
+def _column_note(name: str, column: CatalogColumn, manifest: Manifest | None) -> str:
+    missing = [text for codec in column.codecs if (text := missing_codec(codec, name, manifest))]
+    if missing:
+        return missing[0]
+    if not column.everywhere:
+        return f"{name}: some samples lack it; Hugging Face datasets takes its fields from the first samples"
+    if "" in column.codecs:
+        return f"{name}: no installed codec reads it; it is given as bytes"
+    return ""
+
+
+def _column(column: CatalogColumn) -> dict[str, Any]:
+    spec = column.spec
+    return {
+        "dtype": spec.dtype,
+        "shape": None if spec.shape is None else list(spec.shape),
+        "codec": ", ".join(column.codecs),
+        "unit": "count" if is_count(spec) else spec.unit,
+        "optional": not column.everywhere,
+    }
+
+
+def _facts(summary: dict[str, Any]) -> Any:
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(title=summary["path"], show_header=False, title_justify="left")
+    size = f"{summary['total_bytes']:,} bytes"
+    if summary["tar_bytes"] != summary["total_bytes"]:
+        size += f" ({summary['tar_bytes']:,} decoded)"
+    rows = {
+        "samples": f"{summary['total_samples']:,}",
+        "shards": f"{summary['total_shards']:,} of up to {summary['shard_size']:,} samples",
+        "compression": summary["compression"],
+        "size": size,
+        "modalities": ", ".join(summary["modalities"]),
+        "sources": f"{len(summary['sources']):,}",
+        "failed inputs": f"{len(summary['failures']):,}" if summary["failures"] else "",
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, value)
+    return table
+
+
+def _columns(summary: dict[str, Any]) -> Any:
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table("column", "type", "shape", "codec", "unit")
+    for name, column in summary["columns"].items():
+        shape = (
+            "varies" if column["shape"] is None else " x ".join("?" if n is None else str(n) for n in column["shape"])
+        )
+        stored = column["dtype"] or "values"
+        table.add_row(name, stored, shape if column["dtype"] else "", column["codec"], column["unit"] or "")
+    return table

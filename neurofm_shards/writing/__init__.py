@@ -1,0 +1,1 @@
+"""Writing data sets: samples become records, records become shards, shards become a data set."""

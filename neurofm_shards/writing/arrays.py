@@ -1,0 +1,283 @@
+"""Writing a data set of whole arrays, laid out in blocks and shards in parallel."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+
+from neurofm_shards.blocks import as_array, column_of, rows_between
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.format.dataset_record import ShardRecord
+from neurofm_shards.plugins.interfaces import Compression
+from neurofm_shards.shards.compression_choice import compression_object
+from neurofm_shards.shards.dataset_manifest import dataset_manifest
+from neurofm_shards.shards.key_registry import KeyRegistry
+from neurofm_shards.shards.mapped import drop_pages, is_mapped
+from neurofm_shards.shards.summary import summary
+from neurofm_shards.types import Block, ColumnData, Metadata, Ragged
+from neurofm_shards.writing.dataset_writer import FieldWarnings
+from neurofm_shards.writing.output_folder import DEFAULT_PATTERN, ShardNames, Target
+from neurofm_shards.writing.shard_writer import ShardWriter
+
+#: Rows of mapped files are read, written and let go in pieces of about this much.
+_PIECE_BYTES = 1 << 23
+_THREADS = 4
+
+
+def create_shards_from_arrays(
+    output_dir: str | os.PathLike[str],
+    data_dict: Mapping[str, Any],
+    shard_size: int = 1000,
+    metadata: Mapping[str, Any] | Sequence[Metadata] | None = None,
+    *,
+    sample_ids: Sequence[str | int] | None = None,
+    shard_name_pattern: str = DEFAULT_PATTERN,
+    compression: str | Mapping[str, Any] | Compression = "none",
+    codec: str = "pyd",
+    codecs: Mapping[str, str] | None = None,
+    durable: bool = False,
+    overwrite: bool = False,
+    workers: int | None = None,
+    show_progress: bool = False,
+) -> dict[str, Any]:
+    """Write arrays as a data set: row ``i`` of every array is sample ``i``.
+
+    Parameters
+    ----------
+    output_dir : path-like
+        The folder; made where it does not exist. A finished data set there is added to, with a warning.
+    data_dict : mapping of str to array
+        Arrays, memory maps or tensors of shape (n, ...); :class:`~neurofm_shards.types.Ragged`; or lists of n values.
+        Memory maps are read in pieces, so that they may be larger than the memory.
+    shard_size : int
+        Samples per shard.
+    metadata : dict, or sequence of dict, optional
+        One dict per sample, or one dict for all. In a dict for all, a numpy array (or tensor) of n values along its
+        first axis gives one value to each sample; everything else, lists too, is said of every sample as it is.
+    sample_ids : sequence of str or int, optional
+        One per sample; see :meth:`WebDatasetWriter.write_sample`.
+    shard_name_pattern, compression, codec, codecs, durable, overwrite
+        See :class:`WebDatasetWriter`.
+    workers : int, optional
+        Threads that write shards at once; by default the number of processors, at most 4. It does not change the files.
+    show_progress : bool
+        Show a progress bar, where standard error is a terminal.
+
+    Returns
+    -------
+    dict
+        The summary; see :meth:`WebDatasetWriter.finalize`.
+
+    Raises
+    ------
+    ConfigError
+        The arrays do not have the same first dimension, or an argument does not fit them.
+    EncodeError
+        An array cannot be stored.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> data = {"spikes": np.zeros((10, 100, 96)), "behavior": np.zeros((10, 100, 2))}
+    >>> create_shards_from_arrays(tempfile.mkdtemp(), data, shard_size=4)["total_shards"]
+    3
+    """
+    if isinstance(shard_size, bool) or not isinstance(shard_size, int) or shard_size < 1:
+        raise ConfigError(f"shard_size is {shard_size!r}; it must be a whole number of samples, at least 1")
+    columns = _columns(data_dict)
+    count = len(next(iter(columns.values())))
+    described = _Described(metadata, sample_ids, count)
+    compressed = compression_object(compression)
+    names = ShardNames(shard_name_pattern, compressed.suffix if compressed else "")
+    options: dict[str, Any] = {
+        "codec": codec,
+        "codecs": dict(codecs or {}),
+        "compression": compressed or "none",
+        "durable": durable,
+    }
+    target = Target(Path(output_dir), names, overwrite=overwrite)
+    keys = KeyRegistry(target.existing_keys, target.base.next_key if target.base else 1)
+    written: list[str] = []
+    try:
+        FieldWarnings(target.base.modalities if target.base else None).check(columns)
+        first = keys.next_number
+        if sample_ids is None:
+            keys.take_automatic(count)
+        else:
+            keys.take_named(sample_ids)
+        job = _Job(columns, described, shard_size, first, target, options)
+        records = _run(job, workers, written, show_progress=show_progress)
+        manifest = dataset_manifest(target.base, records, shard_size, options, keys.next_number)
+        target.commit(manifest, durable=durable)
+    except BaseException:
+        target.discard(written)
+        raise
+    return summary(target.folder, manifest)
+
+
+def _columns(data_dict: Mapping[str, Any]) -> dict[str, ColumnData]:
+    if not isinstance(data_dict, Mapping) or not data_dict:
+        raise ConfigError("data_dict must be a dict of at least one array")
+    columns = {name: _column(name, values) for name, values in data_dict.items()}
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{name!r} has {length}" for name, length in lengths.items())
+        raise ConfigError(f"all arrays must have the same first dimension (one row per sample): {said}")
+    if 0 in lengths.values():
+        raise ConfigError("the arrays hold no samples: their first dimension is 0")
+    return columns
+
+
+def _column(name: str, values: Any) -> ColumnData:
+    if isinstance(values, Ragged):
+        return values
+    array = as_array(values)
+    if array is None:
+        if not isinstance(values, (list, tuple)):
+            raise ConfigError(
+                f"data_dict[{name!r}] is a {type(values).__name__}; give an array of shape (n, ...) or a list"
+            )
+        return column_of(values)
+    if array.ndim == 0:
+        raise ConfigError(
+            f"data_dict[{name!r}] is a single number; give an array of shape (n, ...), one row per sample"
+        )
+    return array
+
+
+class _Described:
+    """Ids and metadata of all samples, given out by shard."""
+
+    def __init__(
+        self, metadata: Mapping[str, Any] | Sequence[Metadata] | None, ids: Sequence[str | int] | None, count: int
+    ) -> None:
+        for name, values in (("sample_ids", ids), ("metadata", metadata)):
+            if values is not None and not isinstance(values, Mapping) and len(values) != count:
+                raise ConfigError(f"{name} has {len(values)} entries for {count} samples: give one per sample")
+        self._ids = ids
+        self._metadata = metadata
+        said = metadata.items() if isinstance(metadata, Mapping) else ()
+        arrays = {name: as_array(value) for name, value in said}
+        self._by_sample = {name: a for name, a in arrays.items() if a is not None and a.shape[:1] == (count,)}
+        self._by_all = {name: value for name, value in said if name not in self._by_sample}
+
+    def ids(self, start: int, stop: int) -> list[str] | None:
+        """Return the ids of some samples."""
+        return None if self._ids is None else [str(value) for value in self._ids[start:stop]]
+
+    def metadata(self, start: int, stop: int) -> list[Metadata]:
+        """Return the metadata of some samples."""
+        if self._metadata is not None and not isinstance(self._metadata, Mapping):
+            return list(self._metadata[start:stop])
+        if not self._by_sample:
+            return [self._by_all] * (stop - start)
+        rows = zip(*(array[start:stop].tolist() for array in self._by_sample.values()), strict=True)
+        return [{**self._by_all, **dict(zip(self._by_sample, row, strict=True))} for row in rows]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All there is to write."""
+
+    columns: dict[str, ColumnData]
+    described: _Described
+    shard_size: int
+    first_key: int
+    target: Target
+    options: Mapping[str, Any]
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    @property
+    def starts(self) -> range:
+        return range(0, self.count, self.shard_size)
+
+
+def _run(job: _Job, workers: int | None, written: list[str], *, show_progress: bool) -> list[ShardRecord]:
+    threads = max(1, min(_THREADS, os.cpu_count() or 1) if workers is None else workers)
+    with _progress(job.count, show=show_progress) as advance, ThreadPoolExecutor(threads, "shards") as pool:
+        futures = [pool.submit(_write_shard, job, start, threads, advance) for start in job.starts]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        finally:
+            written.extend(_finished(futures))
+
+
+def _finished(futures: list[Future[ShardRecord]]) -> list[str]:
+    """Wait for what is running; return the names of the shards that were written."""
+    done = [future for future in futures if not future.cancelled() and future.exception() is None]
+    return [future.result().entry.shard_name for future in done]
+
+
+def _write_shard(job: _Job, start: int, threads: int, advance: Callable[[int], None]) -> ShardRecord:
+    stop = min(start + job.shard_size, job.count)
+    shard_idx = job.target.first_shard + start // job.shard_size
+    writer = ShardWriter(
+        job.target.shard_path(shard_idx),
+        shard_idx,
+        first_idx=job.first_key + start,
+        overlap=threads == 1,
+        threads=None if len(job.starts) == 1 else 1,
+        **job.options,
+    )
+    try:
+        for low, high in _pieces(job.columns, start, stop):
+            columns = {name: rows_between(data, low, high) for name, data in job.columns.items()}
+            writer.write_block(Block(columns, job.described.metadata(low, high), keys=job.described.ids(low, high)))
+            for data in job.columns.values():
+                drop_pages(data, low, high)
+            advance(high - low)
+        return writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+
+
+def _pieces(columns: Mapping[str, ColumnData], start: int, stop: int) -> list[tuple[int, int]]:
+    """Cut a shard so that a piece of mapped columns is small; in memory one piece is best."""
+    mapped = sum(_row_bytes(data) for data in columns.values() if is_mapped(data))
+    step = max(1, _PIECE_BYTES // mapped) if mapped else stop - start
+    return [(low, min(low + step, stop)) for low in range(start, stop, step)]
+
+
+def _row_bytes(data: ColumnData) -> int:
+    values = data.values if isinstance(data, Ragged) else data
+    return int(values.nbytes) // max(len(data), 1) if isinstance(values, np.ndarray) else 0
+
+
+class _progress:  # noqa: N801  (a context manager that is used like a function)
+    """Gives a function that moves a progress bar on, where there is a terminal to show it on."""
+
+    def __init__(self, total: int, *, show: bool) -> None:
+        self._total = total
+        self._progress: Progress | None = None
+        if show and sys.stderr.isatty():
+            from rich.console import Console  # noqa: PLC0415  (only on a terminal)
+
+            self._progress = Progress(console=Console(stderr=True))
+
+    def __enter__(self) -> Callable[[int], None]:
+        if self._progress is None:
+            return lambda _: None
+        progress = self._progress
+        progress.start()
+        task = progress.add_task("writing samples", total=self._total)
+        return lambda count: progress.update(task, advance=count)
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()

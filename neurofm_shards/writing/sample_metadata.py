@@ -1,0 +1,181 @@
+"""The metadata member of each sample: what every sample says, and what its caller says."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from neurofm_shards._typing import Bytes
+from neurofm_shards.errors import EncodeError
+from neurofm_shards.format.headers import decimal_digits, padded
+from neurofm_shards.shards.sample_keys import SampleKeys
+
+#: Written for every sample, in this order, before what the caller says.
+AUTOMATIC = ("sample_id", "modalities", "shard_idx", "sample_idx_in_shard")
+_AUTOMATIC = frozenset(AUTOMATIC)
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+
+def _default(value: Any) -> Any:
+    if hasattr(value, "detach"):
+        return value.detach().cpu().tolist()
+    if isinstance(value, np.ndarray):
+        return value.tolist()  # not contiguous, or of a dtype orjson does not know
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError
+
+
+def encode_own(metadata: Mapping[str, Any], key: str) -> bytes:
+    """Return what a caller says of a sample as the inside of a JSON object: ``,"name":value...``.
+
+    The automatic names are left out: they are written anew.
+
+    Raises
+    ------
+    EncodeError
+        A value is nothing JSON can hold.
+    """
+    if not metadata:
+        return b""
+    own: Mapping[str, Any] = metadata
+    if not _AUTOMATIC.isdisjoint(metadata):
+        own = {name: value for name, value in metadata.items() if name not in _AUTOMATIC}
+    try:
+        text = orjson.dumps(own, default=_default, option=_OPTIONS)
+    except TypeError as error:
+        raise EncodeError(f"sample {key!r}: {_culprit(own)} ({error})") from error
+    return b"," + text[1:-1] if own else b""
+
+
+def _culprit(metadata: Mapping[Any, Any]) -> str:
+    for name, value in metadata.items():
+        if not isinstance(name, str):
+            return f"the metadata name {name!r} is not a string; use strings"
+        try:
+            orjson.dumps(value, default=_default, option=_OPTIONS)
+        except TypeError:
+            kind = type(value).__name__
+            return f"metadata {name!r} is a {kind}, which JSON cannot hold; use numbers, strings, lists and dicts"
+    return "its metadata cannot be JSON"
+
+
+@dataclass(frozen=True)
+class OwnMetadata:
+    """What callers say of ``n`` samples: the inside of each JSON object, and whether all say the same."""
+
+    texts: list[bytes]
+    same: bool
+
+
+def encode_all(metadata: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> OwnMetadata:
+    """Return what is said of many samples; see :func:`encode_own`."""
+    first = metadata[0]
+    if all(entry is first for entry in metadata) or not any(metadata):
+        return OwnMetadata([encode_own(first, keys[0])] * len(metadata), same=True)
+    texts = [encode_own(entry, key) for entry, key in zip(metadata, keys, strict=True)]
+    return OwnMetadata(texts, same=False)
+
+
+class MetadataTemplate:
+    """The automatic part of samples that have the same fields, in one shard.
+
+    Parameters
+    ----------
+    modalities : sequence of str
+        The samples' fields.
+    shard_idx : int
+        The shard's number.
+    """
+
+    def __init__(self, modalities: Sequence[str], shard_idx: int) -> None:
+        text = orjson.dumps({"modalities": list(modalities), "shard_idx": shard_idx})
+        self._middle = b"," + text[1:-1] + b',"sample_idx_in_shard":'
+
+    def one(self, sample_id: str, number: int, own: bytes) -> bytes:
+        """Return one sample's JSON."""
+        return b'{"sample_id":%b%b%d%b}' % (orjson.dumps(sample_id), self._middle, number, own)
+
+    def run(self, keys: SampleKeys, own: OwnMetadata, start: int, number: int, limit: int) -> MetadataRun:
+        """Return as many samples from ``start`` on as have metadata of one padded size, ``limit`` at most.
+
+        Parameters
+        ----------
+        keys : SampleKeys
+            Of the block.
+        own : sequence of bytes
+            What the caller says of each sample of the block.
+        start : int
+            First sample.
+        number : int
+            Its number in the shard.
+        """
+        stop = min(len(keys.keys), start + 10 ** len(str(number)) - number, start + max(limit, 1))
+        if keys.plain and own.same:
+            return _SameRun(self._middle, keys, start, stop, number, own.texts[start])
+        return _OwnRun([self.one(keys.ids[i], number + i - start, own.texts[i]) for i in range(start, stop)])
+
+
+class MetadataRun(ABC):
+    """Metadata of consecutive samples that have one padded size.
+
+    Attributes
+    ----------
+    count : int
+        How many samples.
+    padded_bytes : int
+        Bytes of each, up to whole blocks of tar.
+    """
+
+    count: int
+    padded_bytes: int
+
+    @abstractmethod
+    def texts(self) -> tuple[Bytes, npt.NDArray[np.int64]]:
+        """Return the samples' texts, (count, m) with zeros behind each, and their sizes."""
+
+
+class _SameRun(MetadataRun):
+    """Samples of which the caller says the same, whose numbers have equally many digits."""
+
+    def __init__(self, middle: bytes, keys: SampleKeys, start: int, stop: int, number: int, own: bytes) -> None:
+        self._parts = (b'{"sample_id":"', b'"' + middle, own + b"}")
+        self._keys, self._start, self._number = keys, start, number
+        self.count = stop - start
+        self._size = sum(map(len, self._parts)) + len(keys.keys[start]) + len(str(number))
+        self.padded_bytes = padded(self._size)
+
+    def texts(self) -> tuple[Bytes, npt.NDArray[np.int64]]:
+        count = self.count
+        before, middle, after = (_row(part, count) for part in self._parts)
+        numbers = np.arange(self._number, self._number + count, dtype=np.int64)
+        digits = decimal_digits(numbers, len(str(self._number)))
+        keys = self._keys.matrix(self._start, self._start + count)
+        text = np.concatenate([before, keys, middle, digits, after], axis=1)
+        return text, np.full(count, self._size, np.int64)
+
+
+class _OwnRun(MetadataRun):
+    """Samples of which something different is said."""
+
+    def __init__(self, texts: list[bytes]) -> None:
+        self.padded_bytes = padded(len(texts[0]))
+        differing = (i for i, text in enumerate(texts) if padded(len(text)) != self.padded_bytes)
+        self.count = next(differing, len(texts))
+        self._texts = texts
+
+    def texts(self) -> tuple[Bytes, npt.NDArray[np.int64]]:
+        part = self._texts[: self.count]
+        joined = b"".join([text.ljust(self.padded_bytes, b"\0") for text in part])
+        sizes = np.array([len(text) for text in part], np.int64)
+        return np.frombuffer(joined, np.uint8).reshape(self.count, -1), sizes
+
+
+def _row(text: bytes, n: int) -> Bytes:
+    return np.broadcast_to(np.frombuffer(text, np.uint8), (n, len(text)))

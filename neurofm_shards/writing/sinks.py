@@ -1,0 +1,215 @@
+"""Where the bytes of a growing shard go: a file, written directly or by a thread while the next piece is laid out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from neurofm_shards._typing import Bytes
+from neurofm_shards.compression.frames import FrameTable, FrameWriter
+from neurofm_shards.plugins.interfaces import Compression
+from neurofm_shards.reading.address_range import HUGE_PAGE
+from neurofm_shards.types import Buffer
+
+#: Bytes written at once. Small enough to stay in a core's cache, more or less, from layout to writing;
+#: large enough for the calls to be few, because each waits for the GIL.
+PIECE_BYTES = HUGE_PAGE
+#: A piece, and the rest of a record that begins in it. Memory that is never touched is none.
+BUFFER_BYTES = 2 * PIECE_BYTES
+
+
+class Sink(ABC):
+    """Takes buffers of a shard, in order.
+
+    A buffer is borrowed with ``borrow``, filled, and given back with ``submit``.
+    """
+
+    @abstractmethod
+    def borrow(self) -> Bytes:
+        """Return a buffer to fill, waiting for one where need be."""
+
+    @abstractmethod
+    def submit(self, buffer: Bytes, used: int) -> None:
+        """Hand a filled buffer over."""
+
+    @abstractmethod
+    def write_through(self, pieces: Iterable[Buffer]) -> None:
+        """Write pieces that fit no buffer, behind everything that was submitted."""
+
+    @abstractmethod
+    def finish(self, *, durable: bool) -> FrameTable | None:
+        """Write what is left, sync if durable, and close the file; return its frames where it has such."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Close the file, whatever state it is in."""
+
+
+def write_all(descriptor: int, data: Buffer) -> None:
+    """Write all bytes; ``os.write`` may write fewer (2 GiB at most, or until the disk is full)."""
+    view = memoryview(data).cast("B")
+    while len(view):
+        view = view[os.write(descriptor, view) :]
+
+
+class FileSink(Sink):
+    """Writes in the calling thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._buffer = np.empty(BUFFER_BYTES, np.uint8)
+
+    def borrow(self) -> Bytes:
+        """Return the one buffer."""
+        return self._buffer
+
+    def submit(self, buffer: Bytes, used: int) -> None:
+        """Write the buffer."""
+        write_all(self._descriptor, buffer.data[:used])
+
+    def write_through(self, pieces: Iterable[Buffer]) -> None:
+        """Write the pieces."""
+        for piece in pieces:
+            write_all(self._descriptor, piece)
+
+    def finish(self, *, durable: bool) -> FrameTable | None:
+        """Sync if durable, and close."""
+        if durable:
+            os.fsync(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
+        return None
+
+    def abort(self) -> None:
+        """Close."""
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+
+class CompressedSink(Sink):
+    """Compresses frame by frame, in threads.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    compression : Compression
+        What compresses.
+    threads : int, optional
+        Frames compressed at once.
+    """
+
+    def __init__(self, path: Path, compression: Compression, threads: int | None) -> None:
+        self._file = path.open("wb")
+        self._frames = FrameWriter(self._file, compression, threads)
+        self._buffer = np.empty(BUFFER_BYTES, np.uint8)
+
+    def borrow(self) -> Bytes:
+        """Return the one buffer."""
+        return self._buffer
+
+    def submit(self, buffer: Bytes, used: int) -> None:
+        """Compress the buffer."""
+        self._frames.write(buffer.data[:used])
+
+    def write_through(self, pieces: Iterable[Buffer]) -> None:
+        """Compress the pieces."""
+        for piece in pieces:
+            self._frames.write(piece)
+
+    def finish(self, *, durable: bool) -> FrameTable | None:
+        """Compress what is left, and close; return the frame table."""
+        table = self._frames.close()
+        self._file.flush()
+        if durable:
+            os.fsync(self._file.fileno())
+        self._file.close()
+        return table
+
+    def abort(self) -> None:
+        """Stop compressing, and close."""
+        self._frames.abort()
+        with contextlib.suppress(OSError):  # what is still buffered need not fit: the file is about to be deleted
+            self._file.close()
+
+
+class BackgroundSink(Sink):
+    """Hands buffers to another sink in a thread of its own; an error there is raised at the next call.
+
+    Parameters
+    ----------
+    sink : Sink
+        Does the writing.
+    """
+
+    _BUFFERS = 3
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._free: queue.SimpleQueue[Bytes] = queue.SimpleQueue()
+        self._full: queue.SimpleQueue[tuple[Bytes, int] | None] = queue.SimpleQueue()
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._made = 0
+
+    def borrow(self) -> Bytes:
+        """Return a free buffer."""
+        if self._made < self._BUFFERS and self._free.empty():
+            self._made += 1
+            return np.empty(BUFFER_BYTES, np.uint8)
+        return self._free.get()
+
+    def submit(self, buffer: Bytes, used: int) -> None:
+        """Queue the buffer."""
+        self._raise()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="shard-writer", daemon=True)
+            self._thread.start()
+        self._full.put((buffer, used))
+
+    def write_through(self, pieces: Iterable[Buffer]) -> None:
+        """Wait until the queue is empty, then write."""
+        self._join()
+        self._raise()
+        self._sink.write_through(pieces)
+
+    def finish(self, *, durable: bool) -> FrameTable | None:
+        """Wait until the queue is empty, and close."""
+        self._join()
+        self._raise()
+        return self._sink.finish(durable=durable)
+
+    def abort(self) -> None:
+        """Drop what is queued, and close."""
+        if self._error is None:
+            self._error = RuntimeError("this shard was given up")
+        self._join()
+        self._sink.abort()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._full.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        while (item := self._full.get()) is not None:
+            buffer, used = item
+            if self._error is None:
+                try:
+                    self._sink.submit(buffer, used)
+                except BaseException as error:  # noqa: BLE001  (raised again in the thread that writes the shard)
+                    self._error = error
+            self._free.put(buffer)

@@ -14,16 +14,14 @@ if TYPE_CHECKING:
     from neurofm_shards.blocks import block_from_samples
     from neurofm_shards.convert.nwb import NWBToWebDatasetConverter
     from neurofm_shards.convert.session import convert_inputs
-    from neurofm_shards.loading.collate import collate_webdataset
     from neurofm_shards.loading.dataloader import create_webdataset_dataloader
     from neurofm_shards.loading.datasets import ShardDataset
-    from neurofm_shards.loading.loaders import WebDatasetLoader
-    from neurofm_shards.loading.named_splits import save_splits
+    from neurofm_shards.loading.loaders import ResumableWebDatasetLoader, WebDatasetLoader
     from neurofm_shards.loading.plans.mixing import mix
-    from neurofm_shards.loading.resumable import ResumableWebDatasetLoader
-    from neurofm_shards.loading.splits import split
+    from neurofm_shards.loading.subsets import save_splits, split
+    from neurofm_shards.loading.tensors import collate_webdataset
     from neurofm_shards.plugins.hookspecs import hookimpl
-    from neurofm_shards.plugins.registration import (
+    from neurofm_shards.plugins.registry import (
         register_codec,
         register_compression,
         register_executor,
@@ -36,25 +34,25 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "NWBToWebDatasetConverter": "neurofm_shards.convert.nwb",
-    "ResumableWebDatasetLoader": "neurofm_shards.loading.resumable",
+    "ResumableWebDatasetLoader": "neurofm_shards.loading.loaders",
     "ShardDataset": "neurofm_shards.loading.datasets",
     "ShardedDatasetInfo": "neurofm_shards.reading.info",
     "WebDatasetLoader": "neurofm_shards.loading.loaders",
     "WebDatasetWriter": "neurofm_shards.writing.dataset_writer",
     "block_from_samples": "neurofm_shards.blocks",
-    "collate_webdataset": "neurofm_shards.loading.collate",
+    "collate_webdataset": "neurofm_shards.loading.tensors",
     "convert_inputs": "neurofm_shards.convert.session",
     "create_shards_from_arrays": "neurofm_shards.writing.arrays",
     "create_webdataset_dataloader": "neurofm_shards.loading.dataloader",
     "hookimpl": "neurofm_shards.plugins.hookspecs",
     "mix": "neurofm_shards.loading.plans.mixing",
-    "register_codec": "neurofm_shards.plugins.registration",
-    "register_compression": "neurofm_shards.plugins.registration",
-    "register_executor": "neurofm_shards.plugins.registration",
-    "register_source": "neurofm_shards.plugins.registration",
-    "register_transform": "neurofm_shards.plugins.registration",
-    "save_splits": "neurofm_shards.loading.named_splits",
-    "split": "neurofm_shards.loading.splits",
+    "register_codec": "neurofm_shards.plugins.registry",
+    "register_compression": "neurofm_shards.plugins.registry",
+    "register_executor": "neurofm_shards.plugins.registry",
+    "register_source": "neurofm_shards.plugins.registry",
+    "register_transform": "neurofm_shards.plugins.registry",
+    "save_splits": "neurofm_shards.loading.subsets",
+    "split": "neurofm_shards.loading.subsets",
 }
 
 __all__ = [

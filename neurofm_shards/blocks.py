@@ -219,3 +219,9 @@ def merge_specs(a: ColumnSpec, b: ColumnSpec) -> ColumnSpec:
 def fields_of(block: Block) -> Mapping[str, ColumnSpec]:
     """Return the specs of a block's columns."""
     return {name: column_spec(name, data) for name, data in block.columns.items()}
+
+
+def is_count(spec: ColumnSpec) -> bool:
+    """Say whether a column holds counts of events."""
+    unsigned = spec.dtype is not None and np.dtype(spec.dtype).kind == "u"
+    return unsigned and (spec.unit == "count" or spec.name == "spikes")

@@ -17,7 +17,7 @@ from neurofm_shards.recordings.options import WindowOptions
 
 if TYPE_CHECKING:
     from neurofm_shards.convert.session import Mode
-    from neurofm_shards.shards.report import Report
+    from neurofm_shards.maintenance.validate import Report
 
 _INPUT_FLAGS = ("-i", "--input")
 _OWN_FIELDS = ("source", "windows", "transforms")
@@ -126,8 +126,8 @@ def _dry_run(
     args: argparse.Namespace, inputs: list[str], config: ConversionConfig, workers: int, executor: str | None
 ) -> int:
     from neurofm_shards.cli.conversion_report import print_preview, progress_observer  # noqa: PLC0415  (rich, numpy)
+    from neurofm_shards.convert.executors import make_executor  # noqa: PLC0415
     from neurofm_shards.convert.planning import plan_conversion  # noqa: PLC0415
-    from neurofm_shards.convert.pool import make_executor  # noqa: PLC0415
     from neurofm_shards.convert.preview import preview  # noqa: PLC0415
 
     with progress_observer() as observer, make_executor(executor, workers) as pool:

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; 1 when samples are gone."""
-    from neurofm_shards.convert.recovery import repair  # noqa: PLC0415  (after --help)
+    from neurofm_shards.maintenance.repair import repair  # noqa: PLC0415  (after --help)
 
     report = repair(args.folder)
     if args.json:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from neurofm_shards.cli.output import result_console
 
 if TYPE_CHECKING:
-    from neurofm_shards.shards.report import Report
+    from neurofm_shards.maintenance.validate import Report
 
 _COLOURS = {"info": "cyan", "warning": "yellow", "error": "red"}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from neurofm_shards.cli.output import note_console, print_json
 
 if TYPE_CHECKING:
-    from neurofm_shards.shards.report import Report
+    from neurofm_shards.maintenance.validate import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:  # noqa: ARG001

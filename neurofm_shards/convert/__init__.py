@@ -1,1 +1,1 @@
-"""From inputs to a data set: plan, tasks, executors, journal, commit, append, drop, merge."""
+"""From inputs to a data set: plan, tasks, executors, commit, append."""

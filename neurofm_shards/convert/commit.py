@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan
-from neurofm_shards.convert.statistics import (
+from neurofm_shards.format.dataset_record import versions_of
+from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry, TableEntry, merge_columns
+from neurofm_shards.format.resolve import compression_distribution
+from neurofm_shards.plugins.registry import IN_CODE, registry
+from neurofm_shards.writing.statistics import (
+    ChannelStats,
     SessionStats,
     add,
     manifest_statistics,
     sessions_from_manifest,
 )
-from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry, TableEntry
-from neurofm_shards.format.resolve import compression_distribution
-from neurofm_shards.plugins.registry import IN_CODE, registry
-from neurofm_shards.shards.dataset_manifest import versions_of
-from neurofm_shards.shards.manifest_merge import merge_columns
-from neurofm_shards.writing.statistics import ChannelStats
 
 Line = Mapping[str, Any]
 

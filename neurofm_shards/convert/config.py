@@ -1,4 +1,4 @@
-"""What a conversion is asked to do, as one frozen model: command line, job files and the manifest share it."""
+"""The configuration of a conversion, as one frozen model that the command line, jobs and the manifest share."""
 
 from __future__ import annotations
 

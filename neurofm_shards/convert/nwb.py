@@ -13,24 +13,21 @@ from typing import Any, Literal
 
 from typing_extensions import Self
 
-from neurofm_shards.convert.addition import plan_append
-from neurofm_shards.convert.checks import check_config
 from neurofm_shards.convert.config import ConversionConfig
+from neurofm_shards.convert.executors import make_executor
 from neurofm_shards.convert.identity import identity
 from neurofm_shards.convert.inputs import find_inputs
-from neurofm_shards.convert.output import Output
-from neurofm_shards.convert.planning import ConversionPlan, InputPlan, combine, plan_inputs
-from neurofm_shards.convert.pool import make_executor
+from neurofm_shards.convert.planning import ConversionPlan, InputPlan, check_config, combine, plan_append, plan_inputs
 from neurofm_shards.convert.progress import Observer
 from neurofm_shards.convert.running import ShardRun
 from neurofm_shards.convert.session import commit
 from neurofm_shards.errors import ConfigError, NothingToConvertError
-from neurofm_shards.format.manifest import Manifest
+from neurofm_shards.format.files import OutputLock
+from neurofm_shards.format.manifest import Manifest, summary
+from neurofm_shards.format.metadata_table import sidecar_paths
+from neurofm_shards.format.unfinished import JournalHeader, remove_journal
 from neurofm_shards.plugins.registry import registry
-from neurofm_shards.shards.lock import OutputLock
-from neurofm_shards.shards.sidecars import sidecar_paths
-from neurofm_shards.shards.summary import summary
-from neurofm_shards.writing.journal import JournalHeader, remove_journal
+from neurofm_shards.writing.output_folder import Output
 
 
 class NWBToWebDatasetConverter:

@@ -1,4 +1,4 @@
-"""Opens every input once, cheaply and in parallel, and cuts all of them together into shard tasks."""
+"""Plan a conversion: open every input once, agree on columns, and cut all samples into shard tasks."""
 
 from __future__ import annotations
 
@@ -6,22 +6,176 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from neurofm_shards.convert.checks import check_config
-from neurofm_shards.convert.columns import merge_columns
 from neurofm_shards.convert.config import ConversionConfig
-from neurofm_shards.convert.inputs import Input, find_inputs
-from neurofm_shards.convert.opening import Expected, Opening, session_name, worker_reader
-from neurofm_shards.convert.pool import in_order
+from neurofm_shards.convert.executors import in_order
+from neurofm_shards.convert.inputs import Expected, Input, Opening, find_inputs, session_name, worker_reader
 from neurofm_shards.convert.progress import Observer
-from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput, cut
 from neurofm_shards.errors import ConfigError, NeurofmShardsError, NothingToConvertError
+from neurofm_shards.format.manifest import Manifest
+from neurofm_shards.format.resolve import compression_object
 from neurofm_shards.plugins.entries import Entry
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.types import ColumnSpec, SourcePlan
+from neurofm_shards.writing.output_folder import ShardNames
+
+
+def merge_columns(inputs: Sequence[tuple[str, Sequence[ColumnSpec]]]) -> tuple[ColumnSpec, ...]:
+    """Join the columns of all inputs; lengths that differ become ragged.
+
+    Parameters
+    ----------
+    inputs : sequence of (name, columns)
+        Name for messages, and the columns the input gives.
+
+    Raises
+    ------
+    ConfigError
+        A column is missing from an input, or its type, unit or number of dimensions differs.
+    """
+    first_name, first = inputs[0]
+    merged = {spec.name: spec for spec in first}
+    for name, columns in inputs[1:]:
+        _check_names(first_name, set(merged), name, {spec.name for spec in columns})
+        for spec in columns:
+            merged[spec.name] = _merge(first_name, merged[spec.name], name, spec)
+    return tuple(merged.values())
+
+
+def _check_names(first_name: str, first: set[str], name: str, names: set[str]) -> None:
+    if first == names:
+        return
+    lacking, missing = (name, first - names) if first - names else (first_name, names - first)
+    having = first_name if lacking == name else name
+    raise ConfigError(
+        f"{lacking} has no column {min(missing)!r}, which {having} has (in common: {sorted(first & names)}); "
+        "name the modalities to take with --modalities, and with --missing skip or mask what happens to inputs without"
+    )
+
+
+def _merge(first_name: str, a: ColumnSpec, name: str, b: ColumnSpec) -> ColumnSpec:
+    # an input without a single channel or unit has no value in another unit of measure
+    empty = 0 in (a.shape or ()), 0 in (b.shape or ())
+    unit = b.unit if empty[0] else a.unit
+    if (a.dtype, a.table) != (b.dtype, b.table) or not (a.unit == b.unit or any(empty)):
+        raise ConfigError(
+            f"column {a.name!r} is {_describe(a)} in {first_name} but {_describe(b)} in {name}; convert them apart, or "
+            "make them alike with options or a cast transform"
+        )
+    if a.shape == b.shape:
+        return replace(a, unit=unit)
+    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
+        raise ConfigError(
+            f"column {a.name!r} has shape {a.shape} in {first_name} but {b.shape} in {name}: the number of "
+            "dimensions must be the same"
+        )
+    shape = tuple(x if x == y else None for x, y in zip(a.shape, b.shape, strict=True))
+    return replace(a, shape=shape, unit=unit)
+
+
+def _describe(spec: ColumnSpec) -> str:
+    return f"{spec.dtype or 'JSON'}{f' in {spec.unit}' if spec.unit else ''}"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of one input's samples that goes into one shard.
+
+    Attributes
+    ----------
+    input_idx : int
+        Number of the input in the plan.
+    start, stop : int
+        Samples of the input.
+    first : int
+        Key number of sample ``start``: its place in the data set, counted from 1.
+    """
+
+    input_idx: int
+    start: int
+    stop: int
+    first: int
+
+
+@dataclass(frozen=True)
+class TaskInput:
+    """What a task needs to know of one input.
+
+    Attributes
+    ----------
+    opening, expected : Opening, Expected
+        How to open it, and what it must be.
+    session_id : str or None
+        Id to write into samples that are not windows of a recording.
+    bases : mapping of str to int
+        First row of this input in each data-set-wide table.
+    """
+
+    opening: Opening
+    expected: Expected
+    session_id: str | None
+    bases: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard: which samples it holds, and in which order.
+
+    Attributes
+    ----------
+    shard_idx : int
+        Number of the shard.
+    segments : tuple of Segment
+        In order.
+    inputs : mapping of int to TaskInput
+        The inputs that the segments name.
+    """
+
+    shard_idx: int
+    segments: tuple[Segment, ...]
+    inputs: dict[int, TaskInput]
+
+
+def cut(stretches: Sequence[tuple[int, int, int]], shard_size: int, first: int = 1) -> list[tuple[Segment, ...]]:
+    """Cut samples into shards of equal size; only the last one may be shorter.
+
+    Parameters
+    ----------
+    stretches : sequence of (input_idx, start, stop)
+        The samples, in order.
+    shard_size : int
+        Samples per shard.
+    first : int
+        Key number of the first sample.
+
+    Returns
+    -------
+    list of tuple of Segment
+        One tuple per shard.
+
+    Examples
+    --------
+    >>> [[(s.input_idx, s.start, s.stop) for s in shard] for shard in cut([(0, 0, 3), (1, 0, 2)], 2)]
+    [[(0, 0, 2)], [(0, 2, 3), (1, 0, 1)], [(1, 1, 2)]]
+    """
+    shards: list[tuple[Segment, ...]] = []
+    current: list[Segment] = []
+    room = shard_size
+    for input_idx, start, stop in stretches:
+        at = start
+        while at < stop:
+            taken = min(room, stop - at)
+            current.append(Segment(input_idx, at, at + taken, first))
+            at, first, room = at + taken, first + taken, room - taken
+            if room == 0:
+                shards.append(tuple(current))
+                current, room = [], shard_size
+    if current:
+        shards.append(tuple(current))
+    return shards
 
 
 @dataclass(frozen=True)
@@ -309,3 +463,111 @@ def _check_windows_are_used(planned: Sequence[InputPlan], config: ConversionConf
         f"{', '.join(chosen)} cut windows out of recordings, but {planned[0].name} holds samples that are cut already; "
         "leave them out, or give the source's options that say where time is"
     )
+
+
+Stretch = tuple[int, int, int]
+
+
+def plan_append(
+    manifest: Manifest, planned: Sequence[InputPlan], config: ConversionConfig, *, alike: bool = True
+) -> ConversionPlan | None:
+    """Plan the addition of inputs that a data set does not hold yet.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        The data set.
+    planned : sequence of InputPlan
+        The inputs.
+    config : ConversionConfig
+        How they are converted.
+    alike : bool
+        Whether the new columns must be those of the data set.
+
+    Returns
+    -------
+    ConversionPlan or None
+        None when it holds all of them: they are recognised by fingerprint, wherever they lie and whatever their names.
+    """
+    known = {source["fingerprint"] for source in manifest.sources}
+    new = [item for item in planned if item.expected is None or item.expected.fingerprint not in known]
+    if not new:
+        return None
+    stretches = [(i, 0, item.num_samples) for i, item in enumerate(new)]
+    return _addition(manifest, new, stretches, config, alike=alike)
+
+
+def plan_retry(manifest: Manifest, planned: Sequence[InputPlan], config: ConversionConfig) -> ConversionPlan | None:
+    """Plan what is missing of inputs that failed: whole inputs, or the stretches that could not be read."""
+    failed = {tuple(entry["files"]): entry for entry in manifest.failures}
+    chosen: list[InputPlan] = []
+    stretches: list[Stretch] = []
+    for item in planned:
+        entry = failed.get(tuple(item.opening.input.file_names))
+        if entry is None:
+            continue
+        i = len(chosen)
+        chosen.append(replace(item, again=entry["rows"] is not None))
+        if item.plan is not None:
+            rows = [(0, item.num_samples)] if entry["rows"] is None else entry["rows"]
+            stretches += [(i, start, stop) for start, stop in rows]
+    return _addition(manifest, chosen, stretches, config, alike=True) if stretches else None
+
+
+def _addition(
+    manifest: Manifest, inputs: list[InputPlan], stretches: list[Stretch], config: ConversionConfig, *, alike: bool
+) -> ConversionPlan:
+    giving = [item for item in inputs if item.num_samples]
+    present = {source["session_id"]: source["files"][0] for source in manifest.sources if "session_id" in source}
+    check_sessions([item for item in giving if not item.again], present)
+    known = (
+        [] if config.transforms or not alike else [("the data set", tuple(column.spec for column in manifest.columns))]
+    )
+    columns = merge_columns([*known, *((item.name, item.columns) for item in giving)])
+    rows = {name: entry.rows for name, entry in manifest.tables.items()}
+    bases, tables = join_tables([replace(item, plan=None) if item.again else item for item in inputs], rows)
+    earlier = {source["fingerprint"]: source.get("tables", {}) for source in manifest.sources}
+    for i, item in enumerate(inputs):
+        if item.again and item.expected is not None:
+            if item.expected.fingerprint not in earlier:
+                raise ConfigError(
+                    f"{item.name} was converted in part and has changed since; withdraw what is there with "
+                    f"`neurofm-shards drop --where 'session_id == \"{item.session_id}\"'` and add it anew with --append"
+                )
+            bases[i] = {name: base for name, (base, _) in earlier[item.expected.fingerprint].items()}
+    return ConversionPlan(
+        config,
+        tuple(inputs),
+        columns,
+        tuple(cut(stretches, config.shard_size, manifest.next_key)),
+        first_shard=1 + max((entry.shard_idx for entry in manifest.shards), default=-1),
+        first_number=manifest.next_key,
+        tables=tables,
+        bases=tuple(bases),
+    )
+
+
+def check_config(config: ConversionConfig) -> None:
+    """Make every plugin that a configuration names once, so that a mistake costs seconds rather than hours.
+
+    Raises
+    ------
+    ConfigError
+        Options or names are wrong.
+    MissingPluginError
+        A plugin is not installed; the message says how to get it.
+    """
+    known = registry()
+    for name in (config.codec, *config.codecs.values()):
+        known.codecs.get(name).make()
+    for transform in config.transforms:
+        known.transforms.make(transform)
+    if config.format != "auto":
+        known.sources.get(config.format)
+    shard_names(config)
+
+
+def shard_names(config: ConversionConfig) -> ShardNames:
+    """Return how the shards are called, the compression's suffix included."""
+    compression = compression_object(config.compression)
+    return ShardNames(config.shard_name_pattern, compression.suffix if compression is not None else "")

@@ -11,17 +11,16 @@ from typing import Any
 
 from typing_extensions import Self
 
-from neurofm_shards.convert.checks import shard_names
 from neurofm_shards.convert.config import ConversionConfig
-from neurofm_shards.convert.opening import worker_reader
-from neurofm_shards.convert.output import Output
-from neurofm_shards.convert.pool import as_they_come
+from neurofm_shards.convert.executors import as_they_come
+from neurofm_shards.convert.inputs import worker_reader
+from neurofm_shards.convert.planning import ShardTask, shard_names
 from neurofm_shards.convert.progress import Observer
-from neurofm_shards.convert.tasks import ShardTask
 from neurofm_shards.convert.work import ShardResult, WorkOrder, run_task, staging_of
+from neurofm_shards.format.unfinished import Journal, JournalContent, JournalHeader
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import ColumnSpec
-from neurofm_shards.writing.journal import Journal, JournalContent, JournalHeader
+from neurofm_shards.writing.output_folder import Output
 
 Line = dict[str, Any]
 

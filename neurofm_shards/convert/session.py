@@ -9,25 +9,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from neurofm_shards.convert.addition import plan_append, plan_retry
 from neurofm_shards.convert.commit import make_manifest
 from neurofm_shards.convert.config import ConversionConfig
+from neurofm_shards.convert.executors import make_executor
 from neurofm_shards.convert.identity import check_same, config_differences, identity, with_earlier_failures
 from neurofm_shards.convert.inputs import find_inputs
-from neurofm_shards.convert.output import Output, checksum
-from neurofm_shards.convert.planning import ConversionPlan, InputPlan, combine, plan_conversion, plan_inputs
-from neurofm_shards.convert.pool import make_executor
+from neurofm_shards.convert.planning import (
+    ConversionPlan,
+    InputPlan,
+    combine,
+    plan_append,
+    plan_conversion,
+    plan_inputs,
+    plan_retry,
+)
 from neurofm_shards.convert.progress import Observer
 from neurofm_shards.convert.running import ShardRun
-from neurofm_shards.convert.tables import write_tables
+from neurofm_shards.convert.work import write_tables
 from neurofm_shards.errors import ConfigError, NothingToConvertError
 from neurofm_shards.format.card import write_card
-from neurofm_shards.format.manifest import Manifest
+from neurofm_shards.format.files import OutputLock
+from neurofm_shards.format.manifest import Manifest, summary, write_manifest
+from neurofm_shards.format.unfinished import JournalContent, JournalHeader, remove_journal
 from neurofm_shards.plugins.registry import registry
-from neurofm_shards.shards.lock import OutputLock
-from neurofm_shards.shards.manifest import write_manifest
-from neurofm_shards.shards.summary import summary
-from neurofm_shards.writing.journal import JournalContent, JournalHeader, remove_journal
+from neurofm_shards.writing.output_folder import Output, checksum
 
 Named = Sequence[str | os.PathLike[str]]
 Mode = Literal["new", "overwrite", "resume", "append"]

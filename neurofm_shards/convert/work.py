@@ -1,28 +1,32 @@
-"""What a worker does: read the segments of one shard, transform, write shard and sidecars, count."""
+"""Run one shard task: read its segments, transform, write the shard, its index and its table rows."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 
 from neurofm_shards.blocks import fields_of
-from neurofm_shards.convert.opening import worker_reader
-from neurofm_shards.convert.statistics import SessionStats, block_statistics, is_quantity, merged
-from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput
+from neurofm_shards.convert.commit import json_values
+from neurofm_shards.convert.inputs import worker_reader
+from neurofm_shards.convert.planning import Segment, ShardTask, TaskInput
 from neurofm_shards.errors import NeurofmShardsError, SourceError
 from neurofm_shards.format.dataset_record import ShardRecord
+from neurofm_shards.format.files import write_atomically
+from neurofm_shards.format.manifest import TableEntry, read_rows
 from neurofm_shards.plugins.entries import Entry
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import Block, ColumnSpec, Ragged
-from neurofm_shards.writing.output_folder import ShardNames
+from neurofm_shards.writing.output_folder import Output, ShardNames
 from neurofm_shards.writing.shard_writer import ShardWriter
+from neurofm_shards.writing.statistics import SessionStats, block_statistics, is_quantity, merged
 
 if TYPE_CHECKING:
     from neurofm_shards.convert.planning import ConversionPlan
@@ -295,3 +299,24 @@ def transformed_columns(plan: ConversionPlan) -> Sequence[ColumnSpec]:
     for kind, transform in _made(plan.config.transforms):
         block = _transformed(block, kind, transform, name)
     return list(fields_of(block).values())
+
+
+def write_tables(
+    output: Output,
+    entries: Mapping[str, TableEntry],
+    added: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    durable: bool,
+) -> None:
+    """Write the tables that grow.
+
+    Rows that an older manifest knows keep their places, so its readers, who take their first ``rows`` rows, are right
+    before and after. Rows beyond them, left by an addition that never finished, are replaced.
+    """
+    for name, rows in added.items():
+        before = entries[name].rows - len(rows)
+        path = output.folder / entries[name].file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = read_rows(output.folder, entries[name], before) if before else []
+        text = orjson.dumps([*kept, *(json_values(row) for row in rows)], option=orjson.OPT_APPEND_NEWLINE)
+        write_atomically(path, [text], durable=durable)

@@ -1,19 +1,23 @@
-"""What a finished shard is, for the manifest."""
+"""Describe finished shards, and the data set that they make, for the manifest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.metadata
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
 
 import orjson
 
-from neurofm_shards.format.index import ShardIndex
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.format.index import ColumnLog, ShardIndex
 from neurofm_shards.format.keys import METADATA_FIELD
-from neurofm_shards.format.manifest import ColumnEntry, FrozenModel, ShardEntry
-from neurofm_shards.format.metadata_table import TablePart, part_of
+from neurofm_shards.format.manifest import ColumnEntry, FrozenModel, Manifest, ShardEntry, merge_columns
+from neurofm_shards.format.metadata_table import MetadataColumn, TablePart, constant_column, numbered, part_of
+from neurofm_shards.format.resolve import compression_distribution
+from neurofm_shards.format.sidecar import PackedInts, PackedStrings
+from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.plugins.registry import registry
-from neurofm_shards.shards.index_log import ColumnLog
-from neurofm_shards.shards.metadata_columns import MetadataColumn, constant_column, numbered
-from neurofm_shards.shards.packing import PackedInts, PackedStrings
 
 
 class ShardRecord(FrozenModel):
@@ -96,3 +100,91 @@ def _counting(n: int) -> MetadataColumn:
 def _parsed(own: list[bytes]) -> list[dict[str, object]]:
     values: list[dict[str, object]] = orjson.loads(b"[{%b}]" % b"},{".join([text[1:] for text in own]))
     return values
+
+
+_DISTRIBUTIONS = ("neurofm-shards", "numpy")
+
+
+def dataset_manifest(
+    base: Manifest | None,
+    records: Sequence[ShardRecord],
+    shard_size: int,
+    options: Mapping[str, Any],
+    next_key: int,
+    statistics: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Make the manifest of a finished writer.
+
+    Parameters
+    ----------
+    base : Manifest or None
+        The data set that was added to.
+    records : sequence of ShardRecord
+        The new shards.
+    shard_size : int
+        Samples per new shard; a data set keeps the one it was made with.
+    options : mapping
+        How shards were written: codec, codecs, compression.
+    next_key : int
+        Number of the next automatic key.
+    statistics : mapping, optional
+        Of the whole data set. None: the samples are not counted, and older statistics, which would no longer be those
+        of the data set, are left out once something was added.
+
+    Raises
+    ------
+    ConfigError
+        The data set that was added to has another compression.
+    """
+    compression = compression_name(options["compression"])
+    if base is not None and base.shards and base.compression != compression:
+        raise ConfigError(
+            f"the data set here has compression {base.compression!r}, and {compression!r} was to be added: use the "
+            "same, or overwrite=True"
+        )
+    shards = [*(base.shards if base else ()), *(record.entry for record in records)]
+    total = sum(shard.num_samples for shard in shards)
+    groups = [*([base.columns] if base else ()), *(record.columns for record in records)]
+    columns = merge_columns(groups, total)
+    config = {
+        "shard_size": shard_size,
+        "codec": options["codec"],
+        "codecs": options["codecs"],
+        "compression": compression,
+    }
+    kept = base.statistics if base is not None and not records else {}
+    return Manifest(
+        total_samples=total,
+        total_shards=len(shards),
+        shard_size=base.shard_size if base else shard_size,
+        compression=compression,
+        compression_distribution=compression_distribution(compression),
+        modalities=[column.name for column in columns],
+        columns=columns,
+        shards=shards,
+        next_key=next_key,
+        statistics=dict(statistics if statistics is not None else kept),
+        tables=base.tables if base else {},
+        sources=base.sources if base else [],
+        failures=base.failures if base else [],
+        config=base.config if base else config,
+        software=versions_of(_DISTRIBUTIONS),
+    )
+
+
+def compression_name(compression: str | Compression) -> str:
+    """Return the name that the manifest gives a compression."""
+    return compression if isinstance(compression, str) else compression.name
+
+
+def versions_of(distributions: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those distributions that are installed."""
+    return {name: version for name in sorted(distributions) if (version := _version(name))}
+
+
+@cache
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -1,37 +1,167 @@
-"""Keeping indexes: beside the data, else in the user's cache; trusted only when they match their shard."""
+"""Load, build and save indexes: beside the data, else in the user's cache; trusted only when they match their shard."""
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import numpy as np
+import xxhash
 
 from neurofm_shards._typing import AnyArray
 from neurofm_shards.errors import FormatError, InputNotFoundError
-from neurofm_shards.format.index import ColumnIndex, ShardIndex
-from neurofm_shards.format.sidecar import read_arrays, write_arrays
-from neurofm_shards.shards.fingerprints import shard_fingerprint
-from neurofm_shards.shards.index_builder import build_index, file_size, most_decoded
-from neurofm_shards.shards.packing import (
+from neurofm_shards.format.files import SIDECAR_DIR, open_regular
+from neurofm_shards.format.index import ColumnIndex, Encoded, IndexLog, ShardIndex
+from neurofm_shards.format.resolve import find_compression
+from neurofm_shards.format.sidecar import (
     Arrays,
     PackedInts,
     load_ints,
     load_strings,
+    read_arrays,
     store_ints,
     store_strings,
+    write_arrays,
 )
+from neurofm_shards.format.tar import Member, TarReader
+from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import ColumnSpec
 
 if TYPE_CHECKING:
     from neurofm_shards.compression.frames import FrameTable
+    from neurofm_shards.plugins.interfaces import Codec
+
+_PIECE = 4096
+
+
+def shard_fingerprint(path: Path | str) -> str:
+    """Return xxh3_64 of a file's size and of its first, middle and last 4 KiB, in hexadecimal.
+
+    Times and names play no part: a copied or moved shard keeps its fingerprint. A change that leaves the size and all
+    three pieces alone is found by the checksums (``validate``, ``verify=True``), not here.
+    """
+    descriptor = open_regular(path)
+    try:
+        size = os.fstat(descriptor).st_size
+        digest = xxhash.xxh3_64(size.to_bytes(8, "little"))
+        for start in (0, size // 2, max(size - _PIECE, 0)):
+            digest.update(os.pread(descriptor, _PIECE, start))
+    finally:
+        os.close(descriptor)
+    return digest.hexdigest()
+
+
+#: A shard may decompress to this much, or to this many times its size.
+MAX_UNKNOWN_BYTES = 1 << 30
+MAX_EXPANSION = 1100
+#: Pickles of other programs say at their end, too, what they hold; larger ones are decoded rather than copied.
+_HEAD_BYTES = 1 << 22
+
+
+def build_index(shard_path: Path | str) -> ShardIndex:
+    """Read a shard from end to end and say where everything is.
+
+    Parameters
+    ----------
+    shard_path : path-like
+        A tar, or one compressed by a registered compression (found by its suffix).
+
+    Raises
+    ------
+    InputNotFoundError
+        There is no such file.
+    FormatError
+        The shard is damaged, truncated or hostile.
+    """
+    path = Path(shard_path)
+    with opened_tar(path) as (source, limit):
+        reader = TarReader(source, name=path.name, limit=limit, digests=True)
+        log = IndexLog()
+        for member in reader:
+            _note(log, member, reader)
+    log.records, log.digests = reader.record_offsets[:-1], reader.record_digests
+    return log.finish(
+        reader.record_offsets[-1],
+        shard_name=path.name,
+        shard_bytes=file_size(path),
+        tar_bytes=reader.tar_bytes,
+        fingerprint=shard_fingerprint(path),
+    )
+
+
+def _note(log: IndexLog, member: Member, reader: TarReader) -> None:
+    if not log.keys or log.keys[-1] != member.key:
+        log.keys.append(member.key)
+    codec = codec_by_extension(member.extension)
+    layout = None if codec is None else codec.layout(reader.head(member, _HEAD_BYTES), member.size)
+    column = log.column(member.field, "" if codec is None else codec.name, member.extension)
+    value = Encoded(member.size, ())
+    if layout is not None:
+        place = -1 if layout.fortran else layout.offset  # column-major arrays have to be decoded
+        value = Encoded(member.size, (), place, (layout.dtype, layout.shape))
+    column.add(len(log.keys) - 1, member.offset, value)
+
+
+@contextlib.contextmanager
+def opened_tar(path: Path) -> Iterator[tuple[memoryview | BinaryIO, int | None]]:
+    """Give a shard's decompressed tar (mapped, or as a stream) and the most bytes it may have.
+
+    Whatever a decompressor stumbles over becomes a FormatError.
+    """
+    size = file_size(path)
+    compression = find_compression(path.name)
+    with os.fdopen(open_regular(path), "rb") as file:
+        if compression is None:
+            # Not closed by hand: a view of it may still be held; it goes with the last of them.
+            yield _mapped(file, path) if size else memoryview(b""), None
+            return
+        try:
+            with compression.open(file) as stream:
+                yield stream, most_decoded(size)
+        except (OSError, EOFError, ValueError, RuntimeError) as error:
+            if isinstance(error, FormatError):
+                raise
+            raise FormatError(f"{path.name} cannot be decompressed ({type(error).__name__}: {error})") from error
+
+
+def _mapped(file: BinaryIO, path: Path) -> memoryview:
+    try:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path} cannot be mapped ({error}): is it really so large?") from error
+
+
+def most_decoded(size: int) -> int:
+    """Return the most bytes that a shard of this size may decompress to."""
+    return max(MAX_UNKNOWN_BYTES, MAX_EXPANSION * size)
+
+
+def file_size(path: Path) -> int:
+    """Return a shard's size; InputNotFoundError where there is no such file, FormatError where it is out of reach."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116  (on a hot path)
+    except FileNotFoundError as error:
+        raise InputNotFoundError(f"there is no shard {path}") from error
+    except OSError as error:
+        raise FormatError(f"{path} cannot be opened ({error}); check links and permissions") from error
+
+
+def codec_by_extension(extension: str) -> Codec | None:
+    """Return the codec that reads members of this extension, or None where no codec does."""
+    found = registry().codecs.by_extension(extension)
+    if found is None:
+        return None
+    codec: Codec = registry().codecs.instance(found.qualified_name)
+    return codec
+
 
 T = TypeVar("T")
 
-SIDECAR_DIR = ".neurofm"
 INDEX_SUFFIX = ".idx"
 INDEX_VERSION = 1
 

@@ -1,22 +1,28 @@
-"""The manifest: what a data set consists of. Written last; what it does not name does not exist.
+"""The manifest: the model, reading, writing and merging it, and the side tables that it lists.
 
-Nothing in it depends on the clock, the host, a folder or the number of workers.
+It is written last; what it does not name does not exist. Nothing in it depends on the clock, the host, a folder or the
+number of workers.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from neurofm_shards.codecs.arrays import plain_dtype
-from neurofm_shards.errors import FormatError
+from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
+from neurofm_shards.format.files import SIDECAR_DIR, open_regular, write_atomically
 from neurofm_shards.types import ColumnSpec
 
 MANIFEST_NAME = "dataset_metadata.json"
-SIDECAR_DIR = ".neurofm"
 FORMAT_VERSION = 1
 MAX_COUNT = 1 << 53
 
@@ -206,3 +212,186 @@ class Manifest(FrozenModel):
     def column(self, name: str) -> ColumnEntry:
         """Return one column; KeyError when there is none of this name."""
         return {column.name: column for column in self.columns}[name]
+
+
+#: A manifest of a million shards has about half of this.
+MAX_MANIFEST_BYTES = 1 << 30
+_OPTIONS = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return the one text that stands for a manifest."""
+    return orjson.dumps(manifest.model_dump(), option=_OPTIONS)
+
+
+def write_manifest(folder: Path | str, manifest: Manifest, *, durable: bool = False) -> None:
+    """Write a folder's manifest, atomically."""
+    write_atomically(Path(folder) / MANIFEST_NAME, [manifest_bytes(manifest)], durable=durable)
+
+
+def read_manifest(folder: Path | str) -> Manifest | None:
+    """Return the manifest of a folder, None where there is none.
+
+    Raises
+    ------
+    FormatError
+        It is damaged, hostile, or of another version; the message says what is wrong with it.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+    except InputNotFoundError:
+        return None
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise FormatError(
+            f"{MANIFEST_NAME} has more than {MAX_MANIFEST_BYTES:,} bytes, which no data set of ours needs"
+        )
+    return parse_manifest(data)
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Check a manifest's bytes, which may come from anyone.
+
+    Raises
+    ------
+    FormatError
+        They are not a manifest of a version this program knows.
+    """
+    try:
+        values = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise FormatError(f"{MANIFEST_NAME} is not JSON ({error}); `neurofm-shards repair` makes a new one") from error
+    if not isinstance(values, dict) or "format_version" not in values:
+        raise FormatError(f"{MANIFEST_NAME} has no format_version: it was not written by this program")
+    if values["format_version"] != FORMAT_VERSION:
+        raise FormatError(
+            f"{MANIFEST_NAME} has format_version {values['format_version']!r:.40}, and this program knows "
+            f"{FORMAT_VERSION}: a newer version of neurofm-shards may read it"
+        )
+    _refuse_duplicate_keys(data, values)
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        raise FormatError(f"{MANIFEST_NAME} is damaged: {_explained(error)}") from error
+
+
+def _refuse_duplicate_keys(data: bytes, values: dict[str, Any]) -> None:
+    # orjson keeps the last of two equal keys; a text that comes out as it went in had none. Only texts that someone
+    # edited by hand need the slow parser.
+    try:
+        if orjson.dumps(values, option=_OPTIONS) != data:
+            json.loads(data, object_pairs_hook=_unique)
+    except (TypeError, ValueError, RecursionError) as error:  # orjson's own error is a TypeError
+        raise FormatError(f"{MANIFEST_NAME} is damaged: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a key comes twice among {[key for key, _ in pairs]!r:.120}")
+    return found
+
+
+def _explained(error: ValidationError) -> str:
+    found = [f"{'.'.join(str(part) for part in e['loc']) or 'the whole'}: {e['msg']}" for e in error.errors()[:3]]
+    return "; ".join(found)
+
+
+def merge_columns(groups: Iterable[Sequence[ColumnEntry]], total_samples: int) -> list[ColumnEntry]:
+    """Join the columns of shards or data sets.
+
+    Parameters
+    ----------
+    groups : iterable of sequence of ColumnEntry
+        The columns of each.
+    total_samples : int
+        Samples of all together.
+
+    Returns
+    -------
+    list of ColumnEntry
+        Axes, dtypes, units and tables that differ become None; ``num_samples`` are added up, and a column that some
+        samples lack is ``optional``. Where codecs differ, the first one is named: readers go by the members' names.
+    """
+    merged: dict[str, ColumnEntry] = {}
+    for group in groups:
+        for entry in group:
+            before = merged.get(entry.name)
+            merged[entry.name] = entry if before is None else _merge(before, entry)
+    return [entry.model_copy(update={"optional": entry.num_samples < total_samples}) for entry in merged.values()]
+
+
+def _merge(a: ColumnEntry, b: ColumnEntry) -> ColumnEntry:
+    dtype = a.dtype if a.dtype == b.dtype else None
+    shape = None
+    if dtype is not None and a.shape is not None and b.shape is not None and len(a.shape) == len(b.shape):
+        shape = [m if m == n else None for m, n in zip(a.shape, b.shape, strict=True)]
+    return a.model_copy(
+        update={
+            "dtype": dtype,
+            "shape": shape,
+            "unit": a.unit if a.unit == b.unit else None,
+            "table": a.table if a.table == b.table else None,
+            "num_samples": a.num_samples + b.num_samples,
+        }
+    )
+
+
+def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """Return the summary of a data set, as JSON values."""
+    return {
+        "output_dir": str(folder),
+        "total_samples": manifest.total_samples,
+        "total_shards": manifest.total_shards,
+        "total_bytes": sum(shard.shard_bytes for shard in manifest.shards),
+        "shard_size": manifest.shard_size,
+        "compression": manifest.compression,
+        "modalities": list(manifest.modalities),
+        "sessions": len({source["session_id"] for source in manifest.sources if "session_id" in source}),
+        "failures": list(manifest.failures),
+    }
+
+
+def side_table(folder: Path, manifest: Manifest | None, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a side table.
+
+    Parameters
+    ----------
+    folder : Path
+        The data set's.
+    manifest : Manifest or None
+        Says which tables there are; None for shards from elsewhere, which have none.
+    name : str
+        The table.
+
+    Raises
+    ------
+    ConfigError
+        There is no such table; the message lists those that are there.
+    FormatError
+        The table is damaged.
+    """
+    entries: Mapping[str, TableEntry] = {} if manifest is None else manifest.tables
+    if name not in entries:
+        raise ConfigError(f"{folder} has no table {name!r}; there are: {', '.join(entries) or 'none'}")
+    return read_rows(folder, entries[name], entries[name].rows)
+
+
+def read_rows(folder: Path, entry: TableEntry, rows: int) -> list[dict[str, Any]]:
+    """Read the first rows of a table; those beyond belong to an addition that never finished.
+
+    Raises
+    ------
+    FormatError
+        The table is damaged or has fewer rows.
+    """
+    try:
+        table = orjson.loads((folder / entry.file).read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise FormatError(
+            f"table {entry.file} of {folder} cannot be read: {error}. Copy the hidden folder along with the shards"
+        ) from error
+    if not isinstance(table, list) or len(table) < rows or not all(isinstance(row, dict) for row in table[:rows]):
+        raise FormatError(f"table {entry.file} of {folder} must be a list of at least {rows} rows")
+    return table[:rows]

@@ -1,4 +1,4 @@
-"""What reads a data set's shards and columns; where that is not installed, who wrote them and how to get it.
+"""Find the codecs and compressions of a data set; where one is missing, say who wrote it and how to get it.
 
 A data set names distributions, and nobody ever imports or installs anything because of that: messages repeat the name
 (of plain letters only), and what to do about it is for the reader to decide.
@@ -6,15 +6,16 @@ A data set names distributions, and nobody ever imports or installs anything bec
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from neurofm_shards.errors import MissingPluginError
-from neurofm_shards.plugins.hints import install_hint
-from neurofm_shards.plugins.registry import IN_CODE, registry
+from neurofm_shards.plugins.interfaces import Compression
+from neurofm_shards.plugins.registry import IN_CODE, install_hint, registry
 
 if TYPE_CHECKING:
     from neurofm_shards.format.manifest import ColumnEntry, Manifest
-    from neurofm_shards.plugins.interfaces import Codec, Compression
+    from neurofm_shards.plugins.interfaces import Codec
 
 
 def find_compression(shard_name: str, manifest: Manifest | None = None) -> Compression | None:
@@ -108,3 +109,21 @@ def _how_to_get(kind: str, name: str, distribution: str) -> str:
         f"; the distribution {distribution!r} wrote this data set and has it. If you trust that, install it "
         f"(pip install {distribution}); it runs code of its own"
     )
+
+
+def compression_object(compression: str | Mapping[str, Any] | Compression) -> Compression | None:
+    """Return the compression that a name, configuration or object stands for; None for ``"none"``."""
+    if compression == "none":
+        return None
+    if isinstance(compression, Compression):
+        return compression
+    made: Compression = registry().compressions.make(
+        dict(compression) if isinstance(compression, Mapping) else compression
+    )
+    return made
+
+
+def compression_of(shard_name: str) -> Compression | None:
+    """Return the compression that a file name stands for; None for a plain tar."""
+    found = registry().compressions.by_suffix(shard_name)
+    return None if found is None else compression_object(found.qualified_name)

@@ -1,30 +1,137 @@
-"""From a request to a batch: gather, transform, turn into tensors."""
+"""From a request for rows to a batch or to single samples: gather, transform, convert to tensors."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias, get_args
+from itertools import pairwise
+from typing import Any, Literal, SupportsIndex, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from typing_extensions import Self
 
 from neurofm_shards._typing import Rows
 from neurofm_shards.blocks import concat_blocks, take
 from neurofm_shards.errors import ConfigError, FormatError
-from neurofm_shards.loading.collate import collate_webdataset
-from neurofm_shards.loading.metadata import LazyMetadata
+from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.loading.plans.plan import Request
-from neurofm_shards.loading.samples import split_samples
-from neurofm_shards.loading.tensors import RaggedAs, batch_to_tensors
+from neurofm_shards.loading.tensors import RaggedAs, batch_to_tensors, collate_webdataset, to_tensor
 from neurofm_shards.loading.transforming import BatchFunction, SampleFunction, apply
 from neurofm_shards.loading.workers.pipeline import Fetched, LookingAhead, Step, Task
 from neurofm_shards.plugins.interfaces import Transform
-from neurofm_shards.reading.collection import ShardCollection
-from neurofm_shards.shards.selection import Selection
-from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata
+from neurofm_shards.reading.collection import Selection, ShardCollection
+from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Ragged
+
+
+class LazyMetadata(list[Any]):
+    """A list that is filled by ``decode`` when it is first used; its length is known before.
+
+    Copying and pickling give a plain list. C code that reads lists from the inside, past their methods (orjson), sees
+    an empty one until then: hand it ``list(metadata)``. Like any list it is made of items, which is how code that
+    rebuilds containers by their type (Lightning, Accelerate, torch) calls it.
+
+    Parameters
+    ----------
+    items : iterable
+        What it holds.
+    """
+
+    _decode: Callable[[Any], list[dict[str, Any]]] | None = None
+    _rows: Sized = ()
+
+    @classmethod
+    def later(cls, decode: Callable[[Any], list[dict[str, Any]]], rows: Sized) -> Self:
+        """Make a list that is filled when it is first used: by ``decode(rows)``, which returns one item per row."""
+        made = cls()
+        made._decode, made._rows = decode, rows
+        return made
+
+    @property
+    def decoded(self) -> bool:
+        """Whether someone has looked."""
+        return self._decode is None
+
+    def _filled(self) -> LazyMetadata:
+        if self._decode is not None:
+            items = self._decode(self._rows)
+            if self._decode is not None:  # another thread may have been faster
+                super().extend(items)
+                self._decode = None
+        return self
+
+    def __len__(self) -> int:
+        return len(self._rows) if self._decode is not None else super().__len__()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[list[Any]], tuple[list[Any]]]:
+        return list, (list(self),)
+
+    def __radd__(self, other: list[Any]) -> list[Any]:
+        return other + list(self)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._filled()
+        return super().__iter__()
+
+
+def _looking(name: str) -> Callable[..., Any]:
+    """Return a list's method that fills the list first."""
+    method = getattr(list, name)
+
+    def look(self: LazyMetadata, *arguments: Any, **options: Any) -> Any:
+        for other in arguments:
+            if isinstance(other, LazyMetadata):
+                other._filled()  # noqa: SLF001  (its own class)
+        return method(self._filled(), *arguments, **options)
+
+    look.__name__ = name
+    return look
+
+
+for _name in (
+    *("__getitem__", "__setitem__", "__delitem__", "__contains__", "__reversed__", "__repr__"),
+    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__add__", "__mul__", "__rmul__", "__iadd__"),
+    *("__imul__", "append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"),
+):
+    setattr(LazyMetadata, _name, _looking(_name))
+
+
+def split_samples(columns: Mapping[str, ColumnData], metadata: Sequence[Metadata] | None) -> Iterator[dict[str, Any]]:
+    """Yield each sample as a dict: arrays as tensors (views of the columns), other values as they are.
+
+    Parameters
+    ----------
+    columns : mapping of str to ColumnData
+        At least one, all of the same number of samples.
+    metadata : sequence of dict or None
+        Put under ``metadata`` of each sample; None leaves it out.
+    """
+    names = list(columns)
+    values: list[Sequence[Any]] = [_items(columns[name]) for name in names]
+    if metadata is not None:
+        names.append("metadata")
+        values.append(metadata)
+    for items in zip(*values, strict=True):
+        yield dict(zip(names, items, strict=True))
+
+
+def _items(data: ColumnData) -> Sequence[Any]:
+    if isinstance(data, np.ndarray):
+        tensor = to_tensor(data)
+        return tuple(tensor.unbind(0)) if isinstance(tensor, torch.Tensor) else list(tensor)
+    if isinstance(data, Ragged):
+        values, bounds = to_tensor(data.values), data.offsets.tolist()
+        return [values[start:stop] for start, stop in pairwise(bounds)]
+    return [_value(value) for value in data]
+
+
+def _value(value: Any) -> Any:
+    return to_tensor(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic)) else value
+
 
 OnError: TypeAlias = Literal["raise", "skip"]
 Failures: TypeAlias = "tuple[tuple[int, str], ...]"
@@ -285,3 +392,94 @@ def restored(fetch: BatchFetch, fetched: Fetched, request: Request) -> Fetched:
     if isinstance(batch, dict) and batch.get("metadata") is _Deferred.METADATA:
         batch["metadata"] = fetch.metadata(request, fetched.failures)
     return fetched
+
+
+@dataclass(frozen=True)
+class SampleFetch:
+    """Reads rows and gives them one by one.
+
+    Attributes
+    ----------
+    reader : RowReader
+        Reads and transforms.
+    transform : callable or None
+        Given each sample, returns the sample to use.
+    metadata : bool
+        Whether samples have ``metadata``.
+    on_error : "raise" or "skip"
+        What happens to samples that cannot be read.
+    decode : bool
+        False: fields, the metadata too, are bytes as they are stored.
+    """
+
+    reader: RowReader
+    transform: SampleFunction | None = None
+    metadata: bool = True
+    on_error: OnError = "raise"
+    decode: bool = True
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error={self.on_error!r}; choose 'raise' or 'skip'")
+
+    def __call__(self, rows: npt.NDArray[np.int64]) -> Fetched:
+        """Return the samples of rows; ``batch`` is a list of dicts, without those that failed."""
+        if self.decode:
+            columns, metadata, failures = self.reader.read(rows, self.on_error)
+            found = list(split_samples(columns, metadata if self.metadata else None))
+        else:
+            failures = ()
+            found = [self._stored(row) for row in rows.tolist()]
+        return Fetched(found if self.transform is None else [self.transform(sample) for sample in found], failures)
+
+    def _stored(self, row: int) -> dict[str, Any]:
+        collection = self.reader.collection
+        names = [*(collection.columns if self.reader.columns is None else self.reader.columns)]
+        names += [METADATA_FIELD] if self.metadata else []
+        return {name: collection.payload(row, name) for name in names if collection.has(row, name)}
+
+
+#: This many unreadable samples in a row are not a damaged sample here and there.
+MOST_IN_A_ROW = 100
+
+_log = logging.getLogger("neurofm_shards.loading")
+
+
+class SkipCounter:
+    """Counts and reports samples that were left out, and gives up when too many of them follow one another.
+
+    Attributes
+    ----------
+    total : int
+        Samples left out so far.
+    """
+
+    def __init__(self, most_in_a_row: int = MOST_IN_A_ROW) -> None:
+        self.total = 0
+        self._most = most_in_a_row
+        self._in_a_row = 0
+
+    def add(self, fetched: Fetched, asked: Sized) -> None:
+        """Take the next batch into account; ``asked`` has the length that it had before any samples were left out.
+
+        Raises
+        ------
+        FormatError
+            Too many samples in a row could not be read.
+        """
+        if not fetched.failures:
+            self._in_a_row = 0
+            return
+        after = 0
+        for place, text in fetched.failures:
+            self._in_a_row = self._in_a_row + 1 if place == after else 1
+            after = place + 1
+            self.total += 1
+            _log.warning("left out a sample that cannot be read: %s", text)
+            if self._in_a_row >= self._most:
+                raise FormatError(
+                    f"{self._in_a_row} samples in a row cannot be read, the last of them: {text}. This is more than "
+                    "single damaged samples: check the storage, run `neurofm-shards validate`"
+                )
+        if after < len(asked):
+            self._in_a_row = 0

@@ -1,33 +1,24 @@
-"""An iterable data set of single samples."""
+"""Iterable data sets of single samples, with and without checkpoints of their own."""
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
-from neurofm_shards.errors import StateError
-from neurofm_shards.loading.cursor import Cursor
-from neurofm_shards.loading.division import Even
-from neurofm_shards.loading.fetch import OnError
-from neurofm_shards.loading.opening import (
-    DEFAULT_PATTERN,
-    Counts,
-    chosen_rows,
-    make_reader,
-    open_shards,
-    sample_bytes,
-)
-from neurofm_shards.loading.plans.plan import Request, SinglePlan
-from neurofm_shards.loading.ranks import ranks
-from neurofm_shards.loading.sample_fetch import SampleFetch
-from neurofm_shards.loading.skipping import SkipCounter
-from neurofm_shards.loading.state import LoaderState
+from neurofm_shards.errors import ConfigError, StateError
+from neurofm_shards.format.files import remove_stale_partials
+from neurofm_shards.loading.datasets import DEFAULT_PATTERN, Counts, chosen_rows, make_reader, open_shards, sample_bytes
+from neurofm_shards.loading.fetch import OnError, SampleFetch, SkipCounter
+from neurofm_shards.loading.plans.plan import Even, Request, SinglePlan
+from neurofm_shards.loading.state import Cursor, LoaderState, WorkerEpochs, ranks, read_state, save_state, worker_place
 from neurofm_shards.loading.subsets import Where
 from neurofm_shards.loading.transforming import (
     SampleFunction,
@@ -35,9 +26,8 @@ from neurofm_shards.loading.transforming import (
     as_list,
     make_transforms,
 )
-from neurofm_shards.loading.worker_epochs import WorkerEpochs, worker_place
 from neurofm_shards.loading.workers.pipeline import Fetched
-from neurofm_shards.shards.make_space import IO
+from neurofm_shards.reading.address_space import IO
 
 #: Samples are read in chunks of about this size.
 CHUNK_BYTES = 4 << 20
@@ -210,3 +200,88 @@ def _left(chunk: list[Request], fetched: Fetched) -> list[Request]:
     """Return the requests whose samples could be read."""
     lost = {i for i, _ in fetched.failures}
     return [request for i, request in enumerate(chunk) if i not in lost] if lost else chunk
+
+
+class ResumableWebDatasetLoader(WebDatasetLoader):
+    """A :class:`~neurofm_shards.loading.loaders.WebDatasetLoader` that survives its process.
+
+    A new object continues exactly behind the last checkpoint. Checkpoints are written every ``checkpoint_interval``
+    samples, when the loop is left by ``break`` or an exception, and at the end of an epoch, which then resumes at the
+    next one. They hold the samples that were handed over, the one in the loop's hands included.
+
+    Parameters
+    ----------
+    shard_dir : path-like
+        Folder of shards.
+    checkpoint_path : path-like or None
+        The checkpoint file, written atomically; None switches checkpoints off. With several ranks, each needs a path
+        of its own.
+    checkpoint_interval : int
+        Samples between checkpoints.
+    **options
+        See :class:`~neurofm_shards.loading.loaders.WebDatasetLoader`.
+
+    Raises
+    ------
+    StateError
+        The file is torn, is no checkpoint, or belongs to another data set or other settings.
+    """
+
+    def __init__(
+        self,
+        shard_dir: str | os.PathLike[str],
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        checkpoint_interval: int = 1000,
+        **options: Any,
+    ) -> None:
+        if checkpoint_interval < 1:
+            raise ConfigError(f"checkpoint_interval is {checkpoint_interval}; it must be at least 1")
+        super().__init__(shard_dir, **options)
+        self.checkpoint_path = None if checkpoint_path is None else Path(checkpoint_path)
+        self.checkpoint_interval = checkpoint_interval
+        self.load_checkpoint()
+        if self.checkpoint_path is not None:
+            remove_stale_partials(self.checkpoint_path.parent, glob.escape(self.checkpoint_path.name))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Iterate over one epoch, or what is left of it."""
+        if get_worker_info() is not None:
+            raise ConfigError(
+                "ResumableWebDatasetLoader cannot be used with DataLoader workers: several processes would write one "
+                "checkpoint. Use create_webdataset_dataloader(shard_dir, num_workers=...) and save its state_dict(), "
+                "or DataLoader(..., num_workers=0)"
+            )
+        return super().__iter__() if self.checkpoint_path is None else self._with_checkpoints()
+
+    def _with_checkpoints(self) -> Iterator[dict[str, Any]]:
+        samples = super().__iter__()
+        try:
+            for number, sample in enumerate(samples, 1):
+                if number % self.checkpoint_interval == 0:
+                    self.save_checkpoint()
+                yield sample
+        finally:
+            self.save_checkpoint()
+
+    def save_checkpoint(self) -> None:
+        """Write the checkpoint now. Without a checkpoint path, nothing happens."""
+        if self.checkpoint_path is not None:
+            self.checkpoint_path.parent.mkdir(parents=True, exist_ok=True)
+            save_state(self.checkpoint_path, LoaderState.from_dict(self.state_dict()))
+
+    def load_checkpoint(self) -> bool:
+        """Continue where the checkpoint file says; return False where there is none yet.
+
+        Raises
+        ------
+        StateError
+            See the class.
+        """
+        if self.checkpoint_path is None:
+            return False
+        try:
+            state = read_state(self.checkpoint_path)
+        except FileNotFoundError:
+            return False
+        self.load_state_dict(state.to_dict())
+        return True

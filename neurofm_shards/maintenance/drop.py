@@ -13,21 +13,17 @@ import numpy.typing as npt
 import orjson
 
 from neurofm_shards._typing import Bools
-from neurofm_shards.convert.output import Output
-from neurofm_shards.convert.statistics import manifest_statistics, sessions_from_manifest
 from neurofm_shards.errors import ConfigError, NoShardsError
 from neurofm_shards.expressions import compile_expression
 from neurofm_shards.format.card import CARD_NAME, is_our_card, write_card
 from neurofm_shards.format.dataset_record import column_entries
-from neurofm_shards.format.files import write_atomically
+from neurofm_shards.format.files import OutputLock, write_atomically
 from neurofm_shards.format.index_io import load_index
-from neurofm_shards.format.manifest import Manifest, ShardEntry
+from neurofm_shards.format.manifest import Manifest, ShardEntry, merge_columns, read_rows, write_manifest
 from neurofm_shards.maintenance.rewriting import Rewriter, writer_settings
 from neurofm_shards.reading.collection import ShardCollection
-from neurofm_shards.shards.lock import OutputLock
-from neurofm_shards.shards.manifest import write_manifest
-from neurofm_shards.shards.manifest_merge import merge_columns
-from neurofm_shards.shards.side_tables import read_rows
+from neurofm_shards.writing.output_folder import Output
+from neurofm_shards.writing.statistics import manifest_statistics, sessions_from_manifest
 
 
 def drop_samples(

@@ -13,23 +13,19 @@ import numpy as np
 import orjson
 
 from neurofm_shards._typing import Ints
-from neurofm_shards.convert.columns import merge_columns
-from neurofm_shards.convert.output import Output
-from neurofm_shards.convert.statistics import SessionStats, add, manifest_statistics, sessions_from_manifest
+from neurofm_shards.convert.planning import merge_columns
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.card import write_card
 from neurofm_shards.format.dataset_record import ShardRecord
-from neurofm_shards.format.files import write_atomically
-from neurofm_shards.format.manifest import Manifest, TableEntry
+from neurofm_shards.format.files import OutputLock, write_atomically
+from neurofm_shards.format.keys import automatic_number
+from neurofm_shards.format.manifest import Manifest, TableEntry, read_rows, summary, write_manifest
+from neurofm_shards.format.manifest import merge_columns as merge_column_entries
 from neurofm_shards.maintenance.drop import finished_manifest
 from neurofm_shards.maintenance.rewriting import Rewriter, writer_settings
 from neurofm_shards.reading.collection import ShardCollection
-from neurofm_shards.shards.lock import OutputLock
-from neurofm_shards.shards.manifest import write_manifest
-from neurofm_shards.shards.manifest_merge import merge_columns as merge_column_entries
-from neurofm_shards.shards.sample_keys import automatic_number
-from neurofm_shards.shards.side_tables import read_rows
-from neurofm_shards.shards.summary import summary
+from neurofm_shards.writing.output_folder import Output
+from neurofm_shards.writing.statistics import SessionStats, add, manifest_statistics, sessions_from_manifest
 
 
 def merge(

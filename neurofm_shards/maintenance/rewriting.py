@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from neurofm_shards._typing import Rows
-from neurofm_shards.convert.statistics import SessionStats, block_statistics, is_quantity, merged
 from neurofm_shards.convert.work import rows_per_block, shifted
 from neurofm_shards.format.dataset_record import ShardRecord
 from neurofm_shards.format.manifest import Manifest
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.types import Block
 from neurofm_shards.writing.shard_writer import ShardWriter
+from neurofm_shards.writing.statistics import SessionStats, block_statistics, is_quantity, merged
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from neurofm_shards.recordings import Recording
+    from neurofm_shards.streams import Recording
 
 
 class Codec(ABC):

@@ -1,9 +1,10 @@
-"""Names to plugins: what is installed, and objects made from configuration."""
+"""Find plugins by name, make objects from configuration, and register plugins in code."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, TypeVar, cast
@@ -19,8 +20,35 @@ from neurofm_shards.plugins.entries import (
     SourceEntry,
     TransformEntry,
 )
-from neurofm_shards.plugins.hints import unknown_name
 from neurofm_shards.plugins.host import STRICT_PLUGINS, Host, Plugin, check_entry, is_set
+
+_OURS = {
+    "source": {"nwb": "nwb", "npz": "npz", "arrays": "arrays"},
+    "compression": {"zstd": "compression", "lz4": "compression"},
+    "transform": dict.fromkeys(
+        ("zscore", "cast", "select", "rename", "crop", "clip", "smooth", "sqrt", "channel-mask"), "transforms"
+    ),
+}
+
+
+def install_hint(kind: str, name: str) -> str:
+    """Return the ``pip install`` line for one of our own plugins, or an empty string."""
+    extra = _OURS.get(kind, {}).get(name)
+    return f"pip install 'neurofm-shards[{extra}]'" if extra else ""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that nothing is registered under ``name``, what comes close, what there is and what to install."""
+    known = sorted(known)
+    message = f"no {kind} named {name!r} is installed"
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        message += f"; did you mean {close[0]!r}?"
+    hint = install_hint(kind, name)
+    if hint:
+        message += f"; install it with: {hint}"
+    return f"{message} (installed: {', '.join(known) or 'none'})"
+
 
 E = TypeVar("E", bound=Entry)
 IN_CODE = "(code)"
@@ -297,3 +325,34 @@ def registry() -> Registry:
     if broken and is_set(STRICT_PLUGINS):
         raise PluginError(f"plugin {broken[0].name} of {broken[0].distribution} is broken: {broken[0].error}")
     return Registry(host)
+
+
+def register_source(entry: SourceEntry) -> None:
+    """Make an input format known in this process (and in the workers it starts)."""
+    registry().sources.register(entry)
+
+
+def register_codec(entry: CodecEntry) -> None:
+    """Make a field codec known in this process (and in the workers it starts).
+
+    Examples
+    --------
+    >>> from neurofm_shards.plugins.entries import CodecEntry
+    >>> register_codec(CodecEntry(name="text", summary="UTF-8 text", extension="txt", factory="my_codecs:TextCodec"))
+    """
+    registry().codecs.register(entry)
+
+
+def register_compression(entry: CompressionEntry) -> None:
+    """Make a shard compression known in this process (and in the workers it starts)."""
+    registry().compressions.register(entry)
+
+
+def register_transform(entry: TransformEntry) -> None:
+    """Make a sample transform known in this process (and in the workers it starts)."""
+    registry().transforms.register(entry)
+
+
+def register_executor(entry: ExecutorEntry) -> None:
+    """Make a conversion executor known in this process."""
+    registry().executors.register(entry)

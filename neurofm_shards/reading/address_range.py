@@ -20,10 +20,9 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Bytes
 from neurofm_shards.errors import FormatError
+from neurofm_shards.format.files import HUGE_PAGE
 
 PAGE = mmap.PAGESIZE
-#: On x86-64, and on ARM with pages of 4 KiB.
-HUGE_PAGE = 2 << 20
 _PROT_NONE = 0
 _MAP_FIXED = 0x10  # the same on Linux and macOS
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0x40

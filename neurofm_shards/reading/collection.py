@@ -1,11 +1,12 @@
-"""A data set for reading: any rows of any columns, as fast as memory allows."""
+"""A data set for reading: any rows of any columns, by number or by key, as fast as memory allows."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +15,14 @@ import xxhash
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.blocks import MISSING
-from neurofm_shards.errors import ConfigError, FormatError, StateError
+from neurofm_shards.errors import ConfigError, FormatError, SampleIndexError, SampleNotFoundError, StateError
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.format.metadata_table import MetadataTable, load_table
+from neurofm_shards.reading.address_space import IO, make_space
 from neurofm_shards.reading.buffers import BufferPool
-from neurofm_shards.reading.catalog import Catalog, read_catalog
+from neurofm_shards.reading.catalog import Catalog, ShardTable, read_catalog
 from neurofm_shards.reading.columns import Column, Fetch, ListColumn, gather_at_once, make_column, native_spec
 from neurofm_shards.reading.row_copy import RowCopy
-from neurofm_shards.shards.lookup import KeyLookup
-from neurofm_shards.shards.make_space import IO, make_space
-from neurofm_shards.shards.selection import Selection, all_plain, checked_rows
-from neurofm_shards.shards.shard_table import ShardTable
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 
 if TYPE_CHECKING:
@@ -33,6 +31,126 @@ if TYPE_CHECKING:
     from neurofm_shards._typing import Bytes
     from neurofm_shards.format.index import ShardIndex
     from neurofm_shards.format.manifest import Manifest
+
+_NUMBER = re.compile(r"(\d{1,18})$")
+
+
+class Keys(Protocol):
+    """Where keys are to be had: a collection."""
+
+    @property
+    def num_samples(self) -> int:
+        """All samples."""
+
+    @property
+    def shard_names(self) -> list[str]:
+        """All shards."""
+
+    def key(self, row: int) -> str:
+        """Return the key of a row."""
+
+    def shard_keys(self, shard: int) -> list[str]:
+        """Return all keys of a shard."""
+
+
+class KeyLookup:
+    """Finds keys: automatic ones by their number, others in a sorted table of hashes that is made when first needed."""
+
+    def __init__(self) -> None:
+        self._table: tuple[npt.NDArray[np.uint64], Ints] | None = None
+
+    def find(self, keys: Keys, key: str) -> int:
+        """Return the first row with this key; SampleNotFoundError when there is none."""
+        guess = _guess(key, keys.num_samples)
+        if guess is not None and keys.key(guess) == key:
+            return guess
+        if self._table is None:
+            self._table = _hashes(keys)
+        hashes, rows = self._table
+        low, high = (int(np.searchsorted(hashes, np.uint64(_hash(key)), side)) for side in ("left", "right"))
+        for row in rows[low:high].tolist():
+            if keys.key(row) == key:
+                return int(row)
+        example = repr(keys.key(0)) if keys.num_samples else "nothing: there are no samples"
+        raise SampleNotFoundError(f"no sample has the key {key!r}; keys look like {example}")
+
+
+def _guess(key: str, num_samples: int) -> int | None:
+    """Return the row that an automatic key, counted from 1 without gaps, would have."""
+    match = _NUMBER.search(key)
+    row = int(match[1]) - 1 if match else -1
+    return row if 0 <= row < num_samples else None
+
+
+def _hashes(keys: Keys) -> tuple[npt.NDArray[np.uint64], Ints]:
+    every = (_hash(key) for shard in range(len(keys.shard_names)) for key in keys.shard_keys(shard))
+    hashes = np.fromiter(every, np.uint64, keys.num_samples)
+    rows = np.argsort(hashes, kind="stable")
+    return hashes[rows], rows
+
+
+def _hash(key: str) -> int:
+    return xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass"))
+
+
+class Selection(NamedTuple):
+    """Rows of some columns; made by ``ShardCollection.select``, read by ``ShardCollection.read``.
+
+    Finding values costs about as much for a thousand rows as for one, and stays true as long as the data set is open.
+    So what several batches need is found in one go, and each is read by itself, into memory of its own.
+
+    Attributes
+    ----------
+    rows : numpy.ndarray of int64, shape (n,)
+        The rows.
+    columns : tuple of Column
+        The columns.
+    addresses : tuple of numpy.ndarray of int64, shape (n,)
+        Where each column's values lie; all of them known.
+    plain : tuple of bool
+        Whether all values of a column are plain bytes.
+    """
+
+    rows: Ints
+    columns: tuple[Column, ...]
+    addresses: tuple[Ints, ...]
+    plain: tuple[bool, ...]
+
+    def cut(self, lengths: Iterable[int]) -> Iterator[Selection]:
+        """Cut this selection into parts of so many rows each."""
+        rows, columns, addresses, plain = self
+        start, everywhere = 0, all(plain)
+        for length in lengths:
+            part = slice(start, start + length)
+            mine = tuple([places[part] for places in addresses])
+            yield Selection(rows[part], columns, mine, plain if everywhere else tuple(map(all_plain, mine)))
+            start += length
+
+
+def all_plain(addresses: Ints) -> bool:
+    """Say whether all addresses are known, and those of plain bytes."""
+    return bool(np.minimum.reduce(addresses, initial=1) > 0)
+
+
+def checked_rows(rows: npt.ArrayLike, num_samples: int) -> Ints:
+    """Return rows as an array.
+
+    Raises
+    ------
+    ConfigError
+        They are not one-dimensional.
+    SampleIndexError
+        One is not below ``num_samples``, or is negative.
+    """
+    where = np.asarray(rows, dtype=np.int64)
+    if where.ndim != 1:
+        raise ConfigError(f"rows must be one-dimensional, not of shape {where.shape}")
+    if np.maximum.reduce(where.view(np.uint64), initial=0) >= num_samples > 0 or (
+        len(where) and not num_samples
+    ):  # negative numbers become huge
+        bad = int(where[(where < 0) | (where >= num_samples)][0])
+        raise SampleIndexError(f"row {bad} is out of range: the data set has {num_samples} samples")
+    return where
 
 
 #: Decoded bytes of compressed shards that are kept unless the caller knows better.
@@ -373,7 +491,7 @@ class ShardCollection:
     def _addresses(self, column: Column, rows: Ints) -> Ints:
         found = column.addresses[rows]
         if not found.all():  # some shards were not looked at yet
-            self._shards.look_for(column, rows[found == 0])
+            column.locate(self._shards, rows[found == 0])
             found = column.addresses[rows]
         return found
 

@@ -25,7 +25,7 @@ from neurofm_shards.types import ColumnSpec, Ragged
 if TYPE_CHECKING:
     from neurofm_shards.format.index import ColumnIndex
     from neurofm_shards.reading.address_space import Reader
-    from neurofm_shards.shards.shard_table import ShardTable
+    from neurofm_shards.reading.catalog import ShardTable
 
 
 #: Address of a field that a sample does not have.
@@ -88,6 +88,11 @@ class Column(ABC):
         self.spec = spec
         self.addresses: Ints = np.zeros(num_samples, np.int64)  # untouched pages of zeros take no memory
         self.sizes: Ints = np.zeros(num_samples, np.int64)
+
+    def locate(self, shards: ShardTable, rows: Ints) -> None:
+        """Note where the values of all shards of these rows lie."""
+        for index, start, base in shards.attached(rows):
+            self.fill(start, base, index.columns.get(self.spec.name), index.num_samples)
 
     def fill(self, start: int, base: int, index: ColumnIndex | None, num_samples: int) -> None:
         """Note where the values of one shard lie: its samples begin at row ``start``, its bytes at ``base``."""

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurofm_shards.blocks import is_count
 from neurofm_shards.format.resolve import compression_suffix, missing_codec, missing_compression
-from neurofm_shards.loading.tensors import is_count
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.reading.catalog import CatalogColumn, read_catalog
 

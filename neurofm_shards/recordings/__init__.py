@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from neurofm_shards.recordings.memory import InMemoryRecording
     from neurofm_shards.recordings.options import BehaviorOptions, SeriesOptions, SplitOptions, WindowOptions
-    from neurofm_shards.recordings.streams import (
+    from neurofm_shards.recordings.windowing import windowed
+    from neurofm_shards.streams import (
         AnyStream,
         EventStream,
         IntervalStream,
@@ -20,22 +21,21 @@ if TYPE_CHECKING:
         RegularStream,
         Stream,
     )
-    from neurofm_shards.recordings.windowing import windowed
 
 _HOMES = {
-    "AnyStream": "streams",
-    "BehaviorOptions": "options",
-    "EventStream": "streams",
-    "InMemoryRecording": "memory",
-    "IntervalStream": "streams",
-    "IrregularStream": "streams",
-    "Recording": "streams",
-    "RegularStream": "streams",
-    "SeriesOptions": "options",
-    "SplitOptions": "options",
-    "Stream": "streams",
-    "WindowOptions": "options",
-    "windowed": "windowing",
+    "AnyStream": "neurofm_shards.streams",
+    "BehaviorOptions": "neurofm_shards.recordings.options",
+    "EventStream": "neurofm_shards.streams",
+    "InMemoryRecording": "neurofm_shards.recordings.memory",
+    "IntervalStream": "neurofm_shards.streams",
+    "IrregularStream": "neurofm_shards.streams",
+    "Recording": "neurofm_shards.streams",
+    "RegularStream": "neurofm_shards.streams",
+    "SeriesOptions": "neurofm_shards.recordings.options",
+    "SplitOptions": "neurofm_shards.recordings.options",
+    "Stream": "neurofm_shards.streams",
+    "WindowOptions": "neurofm_shards.recordings.options",
+    "windowed": "neurofm_shards.recordings.windowing",
 }
 
 __all__ = [
@@ -59,7 +59,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name from the module that defines it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,8 @@
-"""Behaviour in windows: the features of one or more series side by side, not-a-number and masked where unknown."""
+"""Behaviour in windows: series interpolated, held, averaged or counted per bin, masked where unknown."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +13,219 @@ from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, plain, row_numbers
 from neurofm_shards.recordings.options import BehaviorOptions
-from neurofm_shards.recordings.sampling import SampledSeries
-from neurofm_shards.recordings.selection import by_path, listing, pick
-from neurofm_shards.recordings.series import Series, channel_names
-from neurofm_shards.recordings.streams import AnyStream, EventStream, IntervalStream
-from neurofm_shards.recordings.ticks import count_windows
-from neurofm_shards.recordings.trains import load_trains
+from neurofm_shards.recordings.series import Scaled, Series, ascending, channel_names, check_series, typical_step
+from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, count_windows, to_ticks
+from neurofm_shards.recordings.trains import by_path, listing, load_trains, pick
+from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, RegularStream
 from neurofm_shards.types import ColumnData, ColumnSpec, Problem
+
+_VALUES_AT_ONCE = 1 << 22
+_GAP_INTERVALS = 3.0
+_SHORTEST_GAP = 0.1
+
+
+class SampledSeries:
+    """Values of one series at the bins of windows.
+
+    Parameters
+    ----------
+    stream : Series
+        Where values come from.
+    columns : list of int
+        Which channels.
+    options : BehaviorOptions
+        How values are taken.
+    frame : Frame
+        Bins and windows.
+    """
+
+    def __init__(self, stream: Series, columns: list[int], options: BehaviorOptions, frame: Frame) -> None:
+        check_series(stream)
+        self._scaled = Scaled(stream, columns)
+        self._frame = frame
+        self._times = _Times(stream)
+        self.problems = self._times.problems
+        self.kind = _kind(stream, options)
+        self.unit = self._scaled.unit
+        self._at = options.at
+        self._gap = math.inf if self.kind == "step" else max(_SHORTEST_GAP, _GAP_INTERVALS * self._times.interval)
+        if options.max_gap_ms is not None:
+            self._gap = options.max_gap_ms / 1e3
+        self._range = options.wrap or stream.circular or (0.0, 2 * math.pi)
+        if self.kind == "step" and self._at == "bin_mean":
+            raise ConfigError(
+                f"{stream.path} holds its value between steps: bin_mean makes no sense; say at=bin_center"
+            )
+
+    def read(self, starts: Ints) -> npt.NDArray[np.float32]:
+        """Return values, shape (windows, bins, columns); not-a-number where there is none."""
+        length = self._frame.window_ticks
+        slack = 0.0 if math.isinf(self._gap) else self._gap
+        first, last = self._times.around(
+            int(starts.min()) / TICKS_PER_SECOND - slack, (int(starts.max()) + length) / TICKS_PER_SECOND + slack
+        )
+        if (last - first) * self._scaled.width > _VALUES_AT_ONCE and len(starts) > 1:
+            half = len(starts) // 2
+            return np.concatenate([self.read(starts[:half]), self.read(starts[half:])])
+        times, values = self._times.part(first, last), self._times.values(self._scaled, first, last)
+        edges = (starts[:, None] + np.arange(self._frame.bins) * self._frame.bin_ticks).ravel()
+        found = self._evaluate(times, values, edges)
+        if self.kind == "circular":
+            found = _wrap(found, *self._range)
+        return found.reshape(len(starts), self._frame.bins, -1).astype(np.float32, copy=False)
+
+    def _evaluate(self, times: Floats, values: Floats, edges: Ints) -> Floats:
+        width = self._frame.bin_ticks
+        if len(times) == 0:
+            return np.full((len(edges), self._scaled.width), np.nan)
+        if self.kind == "instantaneous":
+            return _last_inside(to_ticks(times), values, edges, edges + width)
+        if self._at == "bin_mean":
+            circle = self._range if self.kind == "circular" else None
+            return _means(to_ticks(times), values, edges, edges + width, circle)
+        at = (edges + (width if self._at == "bin_end" else width / 2)) / TICKS_PER_SECOND
+        if self.kind == "step":
+            return _held(times, values, at, self._gap, self._times.last)
+        period = self._range[1] - self._range[0] if self.kind == "circular" else None
+        if np.isfinite(values).all():
+            return _interpolated(times, values, at, self._gap, period)
+        columns = []
+        for column in values.T:
+            known = np.isfinite(column)
+            columns.append(_interpolated(times[known], column[known, None], at, self._gap, period))
+        return np.concatenate(columns, axis=1)
+
+
+class _Times:
+    """Time stamps in order; for a constant rate they are computed, never held."""
+
+    def __init__(self, stream: Series) -> None:
+        self._stream = stream
+        self._order: Ints | None = None
+        self._stamps: Floats | None = None
+        self.problems: tuple[Problem, ...] = ()
+        if isinstance(stream, RegularStream):
+            self.count, self.interval = stream.shape[0], 1 / stream.rate
+            self.last = stream.t0 + (self.count - 1) / stream.rate
+            return
+        stamps = np.asarray(stream.timestamps(), dtype=np.float64)
+        if stamps.shape != stream.shape[:1]:
+            raise SourceError(f"{stream.path}: {len(stamps)} time stamps for {stream.shape[0]} samples")
+        self._stamps, self._order, self.problems = ascending(stream.path, stamps)
+        self.count = len(self._stamps)
+        self.interval = typical_step(self._stamps)
+        self.last = float(self._stamps[-1]) if self.count else -math.inf
+
+    def around(self, low: float, high: float) -> tuple[int, int]:
+        """Return the range of samples from the last one at or before ``low`` to the first one at or after ``high``."""
+        if isinstance(self._stream, RegularStream):
+            first = math.floor((low - self._stream.t0) * self._stream.rate) - 1
+            last = math.ceil((high - self._stream.t0) * self._stream.rate) + 2
+        elif self._stamps is not None:
+            first = int(np.searchsorted(self._stamps, low, side="right")) - 1
+            last = int(np.searchsorted(self._stamps, high, side="left")) + 1
+        first = min(max(first, 0), self.count)
+        return first, min(max(last, first), self.count)
+
+    def part(self, first: int, last: int) -> Floats:
+        """Return the times of a range of samples."""
+        if isinstance(self._stream, RegularStream):
+            return self._stream.t0 + np.arange(first, last) / self._stream.rate
+        return self._stamps[first:last] if self._stamps is not None else np.zeros(0)
+
+    def values(self, scaled: Scaled, first: int, last: int) -> Floats:
+        """Return the values of a range of samples."""
+        if self._order is None or first == last:
+            return scaled.read(first, last)
+        rows = self._order[first:last]
+        low, high = int(rows.min()), int(rows.max()) + 1
+        return scaled.read(low, high)[rows - low]
+
+
+def _kind(stream: Series, options: BehaviorOptions) -> str:
+    if options.kind is not None:
+        return options.kind
+    if stream.circular is not None and stream.continuity == "continuous":
+        return "circular"
+    return stream.continuity
+
+
+def _interpolated(times: Floats, values: Floats, at: Floats, gap: float, period: float | None) -> Floats:
+    """Interpolate linearly between neighbours at most ``gap`` apart; on a circle the shorter way round."""
+    if len(times) == 0:
+        return np.full((len(at), values.shape[1]), np.nan)
+    left = np.searchsorted(times, at, side="right") - 1
+    known = left >= 0
+    left = np.maximum(left, 0)
+    exact = times[left] == at
+    right = np.where(exact, left, np.minimum(left + 1, len(times) - 1))
+    steps = times[right] - times[left]
+    known &= exact | ((right > left) & (steps <= gap))
+    weight = np.divide(at - times[left], steps, out=np.zeros_like(at), where=steps > 0)[:, None]
+    change = values[right] - values[left]
+    if period is not None:
+        change = (change + period / 2) % period - period / 2
+    out = values[left] + weight * change
+    out[~known] = np.nan
+    return out
+
+
+def _held(times: Floats, values: Floats, at: Floats, gap: float, last: float) -> Floats:
+    """Hold each value until the next one, at most ``gap``; the last one only as far as a given gap says."""
+    left = np.searchsorted(times, at, side="right") - 1
+    known = left >= 0
+    left = np.maximum(left, 0)
+    known &= (at - times[left] <= gap) & ((at <= last) | math.isfinite(gap))
+    out = values[left]
+    out[~known] = np.nan
+    return out
+
+
+def _last_inside(ticks: Ints, values: Floats, edges: Ints, ends: Ints) -> Floats:
+    """Return the last value inside each bin."""
+    at = np.searchsorted(ticks, ends, side="left") - 1
+    known = (at >= 0) & (ticks[np.maximum(at, 0)] >= edges)
+    out = values[np.maximum(at, 0)]
+    out[~known] = np.nan
+    return out
+
+
+def _means(ticks: Ints, values: Floats, edges: Ints, ends: Ints, circle: tuple[float, float] | None) -> Floats:
+    """Return the mean of the values inside each bin, leaving out not-a-number."""
+    first = np.searchsorted(ticks, edges, side="left")
+    last = np.searchsorted(ticks, ends, side="left")
+    known = np.isfinite(values)
+    count = _sums(known.astype(np.float64), first, last)
+    if circle is None:
+        total = _sums(np.where(known, values, 0.0), first, last)
+        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    low, high = circle
+    angle = np.where(known, values - low, 0.0) * (2 * math.pi / (high - low))
+    east, north = _sums(np.where(known, np.cos(angle), 0.0), first, last), _sums(np.sin(angle), first, last)
+    mean = low + np.arctan2(north, east) * ((high - low) / (2 * math.pi))
+    return np.where(count > 0, mean, np.nan)
+
+
+def _sums(values: Floats, first: Ints, last: Ints) -> Floats:
+    """Return the sums of rows ``first`` to ``last`` of each bin; each on its own, so that blocks change nothing."""
+    padded = np.concatenate([values, np.zeros((1, values.shape[1]))])
+    ends = np.stack([first, last], axis=1).ravel()
+    sums: Floats = np.add.reduceat(padded, ends, axis=0)[::2]
+    sums[first == last] = 0.0
+    return sums
+
+
+def _wrap(values: Floats, low: float, high: float) -> Floats:
+    """Bring values into ``[low, high)`` and keep them there when they are rounded to float32."""
+    turns = np.floor((values - low) / (high - low))
+    wrapped = (values - turns * (high - low)).astype(np.float32)
+    smallest, largest = np.float32(low), np.float32(high)
+    if smallest < low:
+        smallest = np.nextafter(smallest, np.float32(np.inf))
+    if largest >= high:
+        largest = np.nextafter(largest, np.float32(-np.inf))
+    out: Floats = np.clip(wrapped, smallest, largest)
+    return out
 
 
 class Behavior(WindowedModality):

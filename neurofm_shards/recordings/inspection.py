@@ -10,12 +10,12 @@ import numpy as np
 from neurofm_shards.errors import SourceError
 from neurofm_shards.plugins.interfaces import Inspection, Samples
 from neurofm_shards.recordings.modality import plain
-from neurofm_shards.recordings.relative import recognised_columns
 from neurofm_shards.recordings.series import Series, channel_names, clock
-from neurofm_shards.recordings.streams import AnyStream, EventStream, IntervalStream, Recording, RegularStream
 from neurofm_shards.recordings.ticks import to_seconds
 from neurofm_shards.recordings.timeline import timeline
 from neurofm_shards.recordings.trains import load_trains
+from neurofm_shards.recordings.trials import recognised_columns
+from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, Recording, RegularStream
 from neurofm_shards.types import Problem
 
 if TYPE_CHECKING:

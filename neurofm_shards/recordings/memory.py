@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import Floats
-from neurofm_shards.recordings.streams import (
+from neurofm_shards.streams import (
     AnyStream,
     EventStream,
     IntervalStream,

@@ -10,8 +10,15 @@ import numpy.typing as npt
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, row_numbers
-from neurofm_shards.recordings.spans import bin_mask, normalise, subtract
-from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, count_grid, count_windows, expand
+from neurofm_shards.recordings.ticks import (
+    TICKS_PER_SECOND,
+    bin_mask,
+    count_grid,
+    count_windows,
+    expand,
+    normalise,
+    subtract,
+)
 from neurofm_shards.recordings.trains import Trains
 from neurofm_shards.types import ColumnData, ColumnSpec, Ragged
 

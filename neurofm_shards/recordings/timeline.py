@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import NothingToConvertError, SourceError
-from neurofm_shards.recordings.streams import AnyStream, IntervalStream, IrregularStream, RegularStream
 from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, to_seconds, to_ticks
+from neurofm_shards.streams import AnyStream, IntervalStream, IrregularStream, RegularStream
 from neurofm_shards.types import Problem
 
 #: The streams that decide the extent: the first group of modalities that a recording has at all.

@@ -1,4 +1,4 @@
-"""Trial tables as they are found: without stops, with columns that count from the trial's start, overlapping."""
+"""Trial tables as they are found (without stops, relative to the trial's start, overlapping), and trial labels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,72 @@ import numpy.typing as npt
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.expressions import compile_expression
+from neurofm_shards.recordings.modality import plain
 from neurofm_shards.recordings.options import WindowOptions
-from neurofm_shards.recordings.relative import recognised_columns, session_columns
-from neurofm_shards.recordings.selection import by_path, listing, only
-from neurofm_shards.recordings.streams import IntervalStream
 from neurofm_shards.recordings.ticks import is_time, to_seconds, to_ticks
 from neurofm_shards.recordings.timeline import Timeline
-from neurofm_shards.recordings.trains import column
-from neurofm_shards.types import Problem
+from neurofm_shards.recordings.trains import by_path, column, listing, only
+from neurofm_shards.streams import IntervalStream
+from neurofm_shards.types import Metadata, Problem
+
+#: Names of spans of time, which are small by nature and no points in time.
+_DURATIONS = ("duration", "reaction", "latency", "delay", "interval", "response_time", "timeout", "period", "exposure")
+_FEWEST = 3
+
+
+def recognised_columns(stream: IntervalStream) -> list[str]:
+    """Return the time columns that the plugin, or their values, say are relative to the interval's start.
+
+    A column is recognised when its name speaks of time, most of its values do not lie within their own interval, and
+    most of them do once the interval's start is added.
+    """
+    found = list(stream.relative_columns)
+    for name, values in stream.columns.items():
+        if name in found or "time" not in name.lower() or any(word in name.lower() for word in _DURATIONS):
+            continue
+        array = column(values)
+        if array.dtype.kind in "iuf" and _relative(stream, array.astype(np.float64)):
+            found.append(name)
+    return found
+
+
+def session_columns(stream: IntervalStream) -> list[str]:
+    """Return the time columns whose values lie within their own interval: in session time beyond doubt."""
+    found = []
+    for name, values in stream.columns.items():
+        array = column(values)
+        if "time" in name.lower() and name not in stream.relative_columns and array.dtype.kind in "iuf":
+            share = _inside(stream, array.astype(np.float64))
+            if share is not None and share[0] >= 0.5:
+                found.append(name)
+    return found
+
+
+def _relative(stream: IntervalStream, values: Floats) -> bool:
+    share = _inside(stream, values)
+    return share is not None and share[0] < 0.5 < share[1]
+
+
+def _inside(stream: IntervalStream, values: Floats) -> tuple[float, float] | None:
+    """Return which share of values lies near its interval, as it is and with the interval's start added."""
+    known = np.isfinite(values) & np.isfinite(stream.start)
+    if known.sum() < _FEWEST:
+        return None
+    start, value = stream.start[known], values[known]
+    length = _lengths(stream)[known]
+    as_session = (value >= start - length) & (value <= start + 2 * length)
+    as_relative = (value >= -length) & (value <= 2 * length)
+    return float(as_session.mean()), float(as_relative.mean())
+
+
+def _lengths(stream: IntervalStream) -> Floats:
+    """Return the length of each interval; the median one (or step between starts) where it is not known."""
+    lengths = stream.stop - stream.start
+    known = np.isfinite(lengths)
+    steps = np.diff(np.sort(stream.start[np.isfinite(stream.start)]))
+    typical = lengths[known] if known.any() else steps
+    filled: Floats = np.where(known, lengths, float(np.median(typical)) if len(typical) else 1.0)
+    return filled
 
 
 @dataclass(frozen=True)
@@ -192,3 +250,80 @@ def _stops(stream: IntervalStream, align: Floats | None, options: WindowOptions,
     ends = np.concatenate([known, [to_seconds(timeline.stop)]])
     stop[absent] = ends[np.minimum(after, len(known))][absent]
     return stop
+
+
+RESERVED = frozenset(
+    {
+        "sample_id",
+        "modalities",
+        "shard_idx",
+        "sample_idx_in_shard",
+        "session_id",
+        "subject_id",
+        "source_file",
+        "window_start_s",
+        "window_stop_s",
+        "origin_s",
+        "split",
+        "trial",
+        "align_s",
+    }
+)
+
+
+class Labels:
+    """Makes the ``trial`` (row in the file's table, -1 for none), ``align_s`` and label entries of samples.
+
+    Every sample has the same keys. Without a trial, or where the table says nothing, a text is ``""`` and everything
+    else None.
+
+    Parameters
+    ----------
+    trials : Trials or None
+        The usable trials.
+    names : sequence of str
+        Columns to copy; ``"*"`` for all that hold one number, text or truth value per row.
+    """
+
+    def __init__(self, trials: Trials | None, names: Sequence[str]) -> None:
+        self._trials = trials
+        self._columns: dict[str, list[Any]] = {}
+        self._none: dict[str, Any] = {}
+        for name in _chosen(trials, names):
+            values = [] if trials is None else [plain(value) for value in trials.columns[name]]
+            self._none[name] = "" if any(isinstance(value, str) for value in values) else None
+            self._columns[name] = [self._none[name] if value is None else value for value in values]
+
+    def of(self, starts: Ints, stops: Ints, origin: Ints) -> list[Metadata]:
+        """Return the entries of windows; ``origin`` is the trial each was cut from, or -1."""
+        trials = self._trials
+        if trials is None:
+            return [{"trial": -1, **self._none} for _ in range(len(starts))]
+        at = np.where(origin >= 0, origin, trials.around(starts, stops))
+        rows = np.where(at >= 0, trials.rows[np.maximum(at, 0)], -1) if len(trials.rows) else np.full(len(at), -1)
+        said: list[Metadata] = [
+            {"trial": row, **({name: values[i] for name, values in self._columns.items()} if i >= 0 else self._none)}
+            for row, i in zip(rows.tolist(), at.tolist(), strict=True)
+        ]
+        if trials.align is not None:
+            for entry, time in zip(said, to_seconds(trials.align[at]).tolist(), strict=True):
+                entry["align_s"] = time
+        return said
+
+
+def _chosen(trials: Trials | None, names: Sequence[str]) -> list[str]:
+    if trials is None:
+        return []
+    chosen = [name for name in names if name != "*"]
+    if taken := sorted(RESERVED & set(chosen)):
+        raise ConfigError(
+            f"label_columns names {', '.join(taken)}, which samples already say of themselves: leave it out"
+        )
+    if "*" in names:
+        scalar = [name for name, values in trials.columns.items() if _scalar(values)]
+        chosen += [name for name in scalar if name not in RESERVED and name not in chosen]
+    return chosen
+
+
+def _scalar(values: Any) -> bool:
+    return values.dtype != object or all(value is None or isinstance(value, str) for value in values)

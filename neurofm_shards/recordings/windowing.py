@@ -12,27 +12,35 @@ import numpy as np
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import SampleIndexError
 from neurofm_shards.plugins.interfaces import Samples
-from neurofm_shards.recordings.absent import nothing
-from neurofm_shards.recordings.assembly import EPOCHS, INVALID, Assembly, assemble, chosen_epochs, invalid_times
-from neurofm_shards.recordings.labels import Labels
+from neurofm_shards.recordings.assembly import (
+    EPOCHS,
+    INVALID,
+    Assembly,
+    assemble,
+    chosen_epochs,
+    invalid_times,
+    nothing,
+)
 from neurofm_shards.recordings.modality import Frame
 from neurofm_shards.recordings.options import WindowOptions
-from neurofm_shards.recordings.spans import bin_mask, normalise, subtract
-from neurofm_shards.recordings.splits import (
+from neurofm_shards.recordings.ticks import bin_mask, normalise, subtract, to_seconds
+from neurofm_shards.recordings.timeline import Timeline, timeline
+from neurofm_shards.recordings.trials import Labels, Trials, load_trials
+from neurofm_shards.recordings.windows import (
     PURGED,
     UNSPLIT,
+    Cut,
     by_time,
     by_trial,
     clear_of_others,
+    cut_fixed,
+    cut_trials,
+    everywhere,
     purge_ticks,
     trial_splits,
     whole_split,
 )
-from neurofm_shards.recordings.streams import AnyStream, EventStream, IntervalStream, Recording
-from neurofm_shards.recordings.ticks import to_seconds
-from neurofm_shards.recordings.timeline import Timeline, timeline
-from neurofm_shards.recordings.trials import Trials, load_trials
-from neurofm_shards.recordings.windows import Cut, cut_fixed, cut_trials, everywhere
+from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, Recording
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, SourcePlan
 
 VALID = "valid"

@@ -1,19 +1,169 @@
-"""Laying many samples of one form out at once, without a Python loop over them."""
+"""Lay samples of one form out as tar records: headers, envelopes and data, without a Python loop over members."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards._typing import Bytes
+from neurofm_shards._typing import AnyArray, Bytes
+from neurofm_shards.blocks import as_array
+from neurofm_shards.errors import EncodeError
 from neurofm_shards.format.headers import MEMBER_BLOCK, Digits, HeaderTemplate, Stencil, padded
-from neurofm_shards.format.keys import METADATA_FIELD
-from neurofm_shards.shards.fields import FieldWriter, plain
-from neurofm_shards.shards.index_log import IndexLog
+from neurofm_shards.format.index import ColumnLog, Encoded, Form, IndexLog
+from neurofm_shards.format.keys import METADATA_FIELD, check_extension, check_field
+from neurofm_shards.plugins.choice import codec_for
+from neurofm_shards.plugins.interfaces import Codec
+from neurofm_shards.plugins.registry import registry
+from neurofm_shards.types import Buffer, Sample
+
+
+class FieldWriter:
+    """Encodes the values of one field with one codec.
+
+    Parameters
+    ----------
+    field : str
+        Field name.
+    codec : Codec
+        What encodes.
+    """
+
+    def __init__(self, field: str, codec: Codec) -> None:
+        self.field = field
+        self.codec = codec
+        self.template = HeaderTemplate(field, check_extension(codec.extension))
+        self._envelopes: dict[tuple[np.dtype[Any], tuple[int, ...]], tuple[bytes, bytes] | None] = {}
+        self._forms: dict[tuple[np.dtype[Any], tuple[int, ...]], tuple[int, bytes, bytes, Form]] = {}
+        self._log: ColumnLog | None = None
+
+    def envelope(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, bytes] | None:
+        """Return what the codec puts around such an array; None where it has to encode each."""
+        try:
+            return self._envelopes[dtype, shape]
+        except KeyError:
+            found = self.codec.envelope(dtype.str, shape) if dtype.kind in "biufc" else None
+            self._envelopes[dtype, shape] = found
+            return found
+
+    def encode(self, value: Any) -> Encoded:
+        """Return a value as bytes.
+
+        Raises
+        ------
+        EncodeError
+            The codec refuses the value; the message names the field.
+        """
+        array = value if type(value) is np.ndarray else as_array(value)
+        if array is None:
+            return self._by_codec(value)
+        form = self._forms.get((array.dtype, array.shape))
+        if form is None or not array.flags.c_contiguous:
+            return self._encode_array(plain(array))
+        size, before, after, where = form
+        return Encoded(size, (before, array.data.cast("B"), after), len(before), where)
+
+    def _encode_array(self, array: AnyArray) -> Encoded:
+        around = self.envelope(array.dtype, array.shape)
+        if around is None:
+            return self._by_codec(array)
+        before, after = around
+        size, where = len(before) + array.nbytes + len(after), (array.dtype.str, array.shape)
+        if array.size == 0:
+            return Encoded(size, (before, after), len(before), where)
+        self._forms[array.dtype, array.shape] = (size, before, after, where)
+        return Encoded(size, (before, array.data.cast("B"), after), len(before), where)
+
+    def log(self, log: IndexLog) -> ColumnLog:
+        """Return where this writer's values are noted in the one shard it writes for."""
+        if self._log is None:
+            self._log = log.column(self.field, self.codec.name, self.codec.extension)
+        return self._log
+
+    def _by_codec(self, value: Any) -> Encoded:
+        try:
+            pieces = [memoryview(piece).cast("B") for piece in self.codec.encode(value) if len(piece)]
+        except EncodeError as error:
+            raise EncodeError(f"field {self.field!r}: {error}") from error
+        size = sum(map(len, pieces))
+        layout = self.codec.layout(memoryview(_head(pieces)), size)
+        if layout is None or layout.fortran:
+            return Encoded(size, pieces)
+        return Encoded(size, pieces, layout.offset, (layout.dtype, layout.shape))
+
+
+def _head(pieces: Sequence[memoryview]) -> bytes:
+    head = bytearray()
+    for piece in pieces:
+        head += piece[: 512 - len(head)]
+        if len(head) >= 512:
+            break
+    return bytes(head)
+
+
+def plain(array: AnyArray) -> AnyArray:
+    """Return the array in C order and little-endian, without a copy where it is so already."""
+    if not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array).reshape(array.shape)
+    if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and not np.little_endian):
+        array = array.astype(array.dtype.newbyteorder("<"))
+    return array
+
+
+class FieldWriters:
+    """Finds the codec for each field and type of value, once.
+
+    Parameters
+    ----------
+    codec : str
+        Preferred codec of arrays.
+    codecs : mapping of str to str
+        Codecs of single fields.
+    """
+
+    def __init__(self, codec: str, codecs: Mapping[str, str]) -> None:
+        self._preferred = codec
+        self._codecs = dict(codecs)
+        self._found: dict[tuple[str, Any], FieldWriter] = {}
+        self._writers: dict[tuple[str, str], FieldWriter] = {}
+        registry().codecs.get(codec)  # an unknown name is an error now, not at the first sample
+
+    def of(self, field: str, value: Any) -> FieldWriter:
+        """Return the writer for a value of a field.
+
+        Raises
+        ------
+        ConfigError
+            The field's name cannot be written.
+        EncodeError
+            No codec takes the value.
+        """
+        kind = (field, type(value))
+        try:
+            return self._found[kind]
+        except KeyError:
+            writer = self._found[kind] = self._writer(field, value)
+            return writer
+
+    def _writer(self, field: str, value: Any) -> FieldWriter:
+        check_field(field)
+        named = self._codecs.get(field)
+        codec = codec_for(value, self._preferred, field=field) if named is None else self._named(field, named, value)
+        writer = self._writers.get((field, codec.name))
+        if writer is None:
+            writer = self._writers[field, codec.name] = FieldWriter(field, codec)
+        return writer
+
+    def _named(self, field: str, name: str, value: Any) -> Codec:
+        codec = cast("Codec", registry().codecs.instance(name))
+        if not codec.accepts(value):
+            raise EncodeError(
+                f"field {field!r}: codec {name!r} takes no {type(value).__name__}; choose another in codecs="
+            )
+        return codec
 
 
 @dataclass(frozen=True)
@@ -152,3 +302,122 @@ def note_records(
         at += padded(column.size) + MEMBER_BLOCK
     log.column(METADATA_FIELD, "json", "json").add_many(row, range(at, at + end, record), sizes, -1, None)
     log.records.extend(range(position, position + end, record))
+
+
+#: Field, type of value, dtype and shape of each array, and the length of the key.
+Signature: TypeAlias = "tuple[list[tuple[str, type, np.dtype[Any], tuple[int, ...]]], int]"
+
+
+#: Lengths of metadata whose headers are kept; more would be no form.
+_MOST_LENGTHS = 1024
+
+
+class Described(NamedTuple):
+    """A sample of plain arrays: what makes it one of its form, and the arrays' bytes."""
+
+    signature: Signature
+    data: list[Buffer]
+
+
+def described(sample: Sample, key: bytes) -> Described | None:
+    """Describe a sample; None where one of its values is no array of numbers in C order."""
+    form: list[tuple[str, type, np.dtype[Any], tuple[int, ...]]] = []
+    data: list[Buffer] = []
+    for field, value in sample.items():
+        array = value if type(value) is np.ndarray else as_array(value)
+        if array is None or not array.flags.c_contiguous or array.dtype.kind not in "biufc":
+            return None
+        form.append((field, type(value), array.dtype, array.shape))
+        data.append(array.data.cast("B") if array.size else b"")
+    return Described((form, len(key)), data)
+
+
+class SampleForm:
+    """What all samples of a form have in common.
+
+    Parameters
+    ----------
+    signature : Signature
+        What makes a sample one of them.
+    columns : sequence of FixedColumn
+        Their fields.
+    key : bytes
+        The key of one of them.
+    metadata : HeaderTemplate
+        Makes the headers of their metadata.
+    """
+
+    def __init__(
+        self, signature: Signature, columns: Sequence[FixedColumn], key: bytes, metadata: HeaderTemplate
+    ) -> None:
+        self.signature = signature
+        self.columns = columns
+        self._metadata_header = metadata
+        self._before: list[Stencil] = []
+        behind = b""
+        for column in columns:
+            self._before.append(column.writer.template.stencil(key, column.size, behind, column.before))
+            behind = column.after + bytes(-column.size % MEMBER_BLOCK)
+        self._behind = behind
+        self._last: dict[int, Stencil] = {}
+
+    def pieces(self, key: bytes, data: Sequence[Buffer], text: bytes) -> list[Buffer]:
+        """Return a record piece by piece, to be copied before the next one is asked for."""
+        total = sum(key)
+        pieces: list[Buffer] = []
+        for stencil, raw in zip(self._before, data, strict=True):
+            pieces += (stencil.one(key, total), raw)
+        last = self._last.get(len(text))
+        if last is None:
+            if len(self._last) >= _MOST_LENGTHS:
+                self._last.clear()
+            last = self._last[len(text)] = self._metadata_header.stencil(key, len(text), self._behind)
+        pieces += (last.one(key, total), text, bytes(-len(text) % MEMBER_BLOCK))
+        return pieces
+
+
+class SampleRun:
+    """Consecutive samples of one form whose records have one length.
+
+    Parameters
+    ----------
+    form : SampleForm
+        Their form.
+    row, position : int
+        Number of the first one in the shard, and where its record begins.
+    padded_text : int
+        Bytes of their metadata, up to whole blocks.
+    """
+
+    def __init__(self, form: SampleForm, row: int, position: int, padded_text: int) -> None:
+        self.form = form
+        self.record = record_bytes(form.columns, padded_text)
+        self._row = row
+        self._position = position
+        self._padded_text = padded_text
+        #: Bytes of each sample's metadata.
+        self.sizes: list[int] = []
+
+    def takes(self, signature: Signature, text: bytes) -> bool:
+        """Say whether a sample belongs to this run."""
+        return signature == self.form.signature and padded(len(text)) == self._padded_text
+
+    def note(self, log: IndexLog) -> None:
+        """Note in the index where everything is."""
+        if self.sizes:
+            note_records(log, self.form.columns, self._row, self._position, self.record, self.sizes)
+
+
+def sample_form(
+    signature: Signature, sample: Sample, key: bytes, fields: FieldWriters, metadata: HeaderTemplate
+) -> SampleForm | None:
+    """Return the form of a sample with this signature; None where a codec has to see each value."""
+    columns = []
+    for field, _, dtype, shape in signature[0]:
+        empty = np.empty((0, *shape), dtype)
+        writer = fields.of(field, sample[field])
+        around = writer.envelope(dtype, shape) if plain(empty) is empty else None
+        if around is None:
+            return None
+        columns.append(FixedColumn(writer, empty, *around))
+    return SampleForm(signature, columns, key, metadata)

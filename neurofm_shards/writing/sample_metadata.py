@@ -14,7 +14,7 @@ import orjson
 from neurofm_shards._typing import Bytes
 from neurofm_shards.errors import EncodeError
 from neurofm_shards.format.headers import decimal_digits, padded
-from neurofm_shards.shards.sample_keys import SampleKeys
+from neurofm_shards.format.keys import SampleKeys
 
 #: Written for every sample, in this order, before what the caller says.
 AUTOMATIC = ("sample_id", "modalities", "shard_idx", "sample_idx_in_shard")

@@ -14,23 +14,28 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.dataset_record import ShardRecord, metadata_part, shard_record
 from neurofm_shards.format.files import partial_path, publish
 from neurofm_shards.format.headers import END_OF_ARCHIVE, MEMBER_BLOCK, HeaderTemplate, padded
-from neurofm_shards.format.index_io import save_index
-from neurofm_shards.format.keys import METADATA_FIELD
-from neurofm_shards.format.metadata_table import save_part
+from neurofm_shards.format.index import Encoded, IndexLog
+from neurofm_shards.format.index_io import save_index, shard_fingerprint
+from neurofm_shards.format.keys import METADATA_FIELD, SampleKeys, automatic_keys, named_keys, one_automatic_key
+from neurofm_shards.format.metadata_table import save_part, sidecar_paths
+from neurofm_shards.format.resolve import compression_object
+from neurofm_shards.format.sidecar import pack_strings
 from neurofm_shards.plugins.interfaces import Compression
-from neurofm_shards.shards.compression_choice import compression_object
-from neurofm_shards.shards.fields import FieldWriters
-from neurofm_shards.shards.fingerprints import shard_fingerprint
-from neurofm_shards.shards.index_log import Encoded, IndexLog
-from neurofm_shards.shards.packing import pack_strings
-from neurofm_shards.shards.record_buffer import RecordBuffer
-from neurofm_shards.shards.sample_keys import SampleKeys, automatic_keys, named_keys, one_automatic_key
-from neurofm_shards.shards.sample_run import SampleForm, SampleRun, Signature, described, sample_form
-from neurofm_shards.shards.sidecars import sidecar_paths
 from neurofm_shards.types import Block, Buffer, ColumnData, ColumnSpec, Metadata, Sample
-from neurofm_shards.writing.records import FixedColumn, LaidOut, fixed_column, record_bytes
+from neurofm_shards.writing.records import (
+    FieldWriters,
+    FixedColumn,
+    LaidOut,
+    SampleForm,
+    SampleRun,
+    Signature,
+    described,
+    fixed_column,
+    record_bytes,
+    sample_form,
+)
 from neurofm_shards.writing.sample_metadata import MetadataRun, MetadataTemplate, OwnMetadata, encode_all, encode_own
-from neurofm_shards.writing.sinks import BackgroundSink, CompressedSink, FileSink, Sink
+from neurofm_shards.writing.sinks import BackgroundSink, CompressedSink, FileSink, RecordBuffer, Sink
 
 if TYPE_CHECKING:
     from types import TracebackType

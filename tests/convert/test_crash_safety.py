@@ -24,8 +24,8 @@ from neurofm_shards.errors import (
     SourceError,
     WorkerError,
 )
+from neurofm_shards.format.files import OutputLock
 from neurofm_shards.reading.collection import ShardCollection
-from neurofm_shards.shards.lock import OutputLock
 
 TOY_PLUGIN = Path(__file__).with_name("toy_plugin.py")
 CONFIG = {"shard_size": 4}
@@ -257,7 +257,7 @@ def test_ctrl_c_is_130_and_resumable(toys, tmp_path, tree):
 def test_two_converters_are_kept_apart_by_a_lock_that_dies_with_its_holder(toys, tmp_path):
     paths = toys(a={"n": 5})
     code = (
-        "import sys, time; from pathlib import Path; from neurofm_shards.shards.lock import OutputLock;"
+        "import sys, time; from pathlib import Path; from neurofm_shards.format.files import OutputLock;"
         f"lock = OutputLock(Path({str(tmp_path / 'out')!r})); lock.__enter__();"
         "print('held', flush=True); time.sleep(60)"
     )

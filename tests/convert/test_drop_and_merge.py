@@ -106,7 +106,7 @@ def test_an_interrupted_drop_is_undone_or_finished(toys, tmp_path, tree, monkeyp
             raise PowerCut
         rename(source, target)
 
-    from neurofm_shards.convert import output
+    from neurofm_shards.writing import output_folder as output
 
     rename = output.os.replace
     with monkeypatch.context() as patch:

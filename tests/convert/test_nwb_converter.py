@@ -17,7 +17,7 @@ from neurofm_shards.plugins.host import NO_PLUGINS
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.recordings.memory import InMemoryRecording
-from neurofm_shards.recordings.streams import EventStream
+from neurofm_shards.streams import EventStream
 
 
 class StrangerConfig(PluginConfig):

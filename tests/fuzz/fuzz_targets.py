@@ -22,16 +22,13 @@ from neurofm_shards.compression.frames import MAX_FRAME_BYTES, FrameTable
 from neurofm_shards.errors import FormatError
 from neurofm_shards.expressions import compile_expression
 from neurofm_shards.format.index import ShardIndex
-from neurofm_shards.format.index_io import read_index
-from neurofm_shards.format.manifest import Manifest
+from neurofm_shards.format.index_io import build_index, read_index, shard_fingerprint
+from neurofm_shards.format.manifest import Manifest, parse_manifest
 from neurofm_shards.format.metadata_table import MetadataTable, read_part
 from neurofm_shards.format.sidecar import parse_arrays
 from neurofm_shards.format.tar import TarReader
 from neurofm_shards.loading.state import LoaderState, read_state
 from neurofm_shards.plugins.interfaces import Compression
-from neurofm_shards.shards.fingerprints import shard_fingerprint
-from neurofm_shards.shards.index_builder import build_index
-from neurofm_shards.shards.manifest import parse_manifest
 from neurofm_shards.types import Block, Ragged
 from neurofm_shards.writing.shard_writer import ShardWriter
 
@@ -273,8 +270,7 @@ def stored_metadata(payload: bytes) -> object:
 
 def manifest_seeds() -> list[bytes]:
     """A manifest with everything in it."""
-    from neurofm_shards.format.manifest import ColumnEntry, ShardEntry, TableEntry
-    from neurofm_shards.shards.manifest import manifest_bytes
+    from neurofm_shards.format.manifest import ColumnEntry, ShardEntry, TableEntry, manifest_bytes
 
     shards = [
         ShardEntry(

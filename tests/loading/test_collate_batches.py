@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.loading.collate import collate_webdataset
-from neurofm_shards.loading.tensors import batch_to_tensors, count_dtypes
+from neurofm_shards.loading.tensors import batch_to_tensors, collate_webdataset, count_dtypes
 from neurofm_shards.types import ColumnSpec, Ragged
 
 WAYS = ["list", "pad", "packed", "nested"]

@@ -13,8 +13,8 @@ from rich.console import Console
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Subset, WeightedRandomSampler, random_split
 
 from neurofm_shards.errors import ClosedError, ConfigError, InputNotFoundError, SampleIndexError, SampleNotFoundError
-from neurofm_shards.loading.collate import collate_webdataset
 from neurofm_shards.loading.datasets import ShardDataset
+from neurofm_shards.loading.tensors import collate_webdataset
 from neurofm_shards.reading.info import ShardedDatasetInfo
 from neurofm_shards.writing.dataset_writer import WebDatasetWriter
 

@@ -9,7 +9,7 @@ import torch
 
 from neurofm_shards import create_webdataset_dataloader
 from neurofm_shards.loading.device import copier, has_accelerator, map_tensors, pinned, prefetch
-from neurofm_shards.loading.metadata import LazyMetadata
+from neurofm_shards.loading.fetch import LazyMetadata
 
 
 class Pair(NamedTuple):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.loading.schedule import Schedule
+from neurofm_shards.loading.order.shuffle import Schedule
 
 WEIGHTS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=7) | st.lists(st.just(1.0), min_size=1, max_size=7)
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.loading.ranks import Ranks, ranks
+from neurofm_shards.loading.state import Ranks, ranks
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_nonsensical_arguments_are_an_error(arguments):
 
 PROCESS = """
 import sys, torch.distributed as dist
-from neurofm_shards.loading.ranks import ranks
+from neurofm_shards.loading.state import ranks
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
 found = ranks()
 print(found.rank, found.world_size, found.found_in)
@@ -98,5 +98,5 @@ def test_loaders_made_before_the_process_group_refuse_to_read_as_somebody_else(t
 
 
 def test_asking_does_not_import_torch():
-    code = "import sys; from neurofm_shards.loading.ranks import ranks; ranks(); assert 'torch' not in sys.modules"
+    code = "import sys; from neurofm_shards.loading.state import ranks; ranks(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

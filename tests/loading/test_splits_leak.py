@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.loading.splits import Splits, split
+from neurofm_shards.loading.subsets import Splits, split
 
 EMPTYING = 0  # a seed that leaves a split of the ten sessions below empty
 
@@ -116,7 +116,7 @@ def test_an_empty_split_is_an_error_and_balancing_fills_it():
 
 def test_conversion_and_loading_assign_groups_alike():
     from neurofm_shards.recordings.options import SplitOptions
-    from neurofm_shards.recordings.splits import share
+    from neurofm_shards.recordings.windows import share
 
     table = sessions(200, each=1)
     found = split(table, seed=7)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from neurofm_shards.convert.pool import in_order, make_executor
+from neurofm_shards.convert.executors import in_order, make_executor
 from neurofm_shards.errors import ConfigError, InputNotFoundError, MissingPluginError, PluginError
 from neurofm_shards.plugins.entries import CodecEntry, TransformEntry
 

@@ -199,7 +199,7 @@ def test_long_series_are_read_in_parts_and_give_the_same(monkeypatch):
     values[rng.random(4000) < 0.1] = np.nan
     stream = irregular("x", values, np.sort(rng.random(4000)) * 20)
     whole = behavior(stream, seconds=20, max_gap_ms=50)
-    monkeypatch.setattr("neurofm_shards.recordings.sampling._VALUES_AT_ONCE", 500)
+    monkeypatch.setattr("neurofm_shards.recordings.behavior._VALUES_AT_ONCE", 500)
     np.testing.assert_array_equal(behavior(stream, seconds=20, max_gap_ms=50), whole)
 
 

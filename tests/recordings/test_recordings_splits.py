@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings import InMemoryRecording, SplitOptions, WindowOptions, windowed
 from neurofm_shards.recordings.memory import events, intervals, irregular
-from neurofm_shards.recordings.splits import share
+from neurofm_shards.recordings.windows import share
 
 THIRDS = {"train": 0.5, "val": 0.25, "test": 0.25}
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed
 from neurofm_shards.recordings.memory import events, intervals, regular
-from neurofm_shards.recordings.relative import recognised_columns
+from neurofm_shards.recordings.trials import recognised_columns
 
 NAN = math.nan
 

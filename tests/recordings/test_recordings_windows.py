@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from neurofm_shards.errors import NothingToConvertError, SampleIndexError, SourceError
 from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed
 from neurofm_shards.recordings.memory import events, intervals, irregular, regular
-from neurofm_shards.recordings.spans import bin_mask, contains, covered, intersect, normalise, partition, subtract
-from neurofm_shards.recordings.streams import Recording
+from neurofm_shards.recordings.ticks import bin_mask, contains, covered, intersect, normalise, partition, subtract
+from neurofm_shards.streams import Recording
 
 spans = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=6)
 

@@ -26,8 +26,9 @@ from neurofm_shards.errors import (
     SampleNotFoundError,
     StateError,
 )
+from neurofm_shards.format.files import HUGE_PAGE
 from neurofm_shards.reading import address_space as space
-from neurofm_shards.reading.address_range import HUGE_PAGE, Arena, places
+from neurofm_shards.reading.address_range import Arena, places
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.writing.dataset_writer import WebDatasetWriter
 
@@ -324,7 +325,7 @@ def test_opening_again_and_again_leaks_neither_files_nor_maps(ours, io):
 
 
 def test_too_many_shards_for_the_system_are_read_with_plain_reads(ours, values, monkeypatch):
-    monkeypatch.setattr("neurofm_shards.shards.make_space.most_maps", lambda: 2)
+    monkeypatch.setattr("neurofm_shards.reading.address_space.most_maps", lambda: 2)
     with ShardCollection.open(ours) as data:
         np.testing.assert_array_equal(data.gather(np.arange(25))["x"], values)
         assert f"{ours}/shard_" not in Path("/proc/self/maps").read_text()

@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from neurofm_shards.errors import FormatError
-from neurofm_shards.format.sidecar import parse_arrays, read_arrays, write_arrays
-from neurofm_shards.shards.packing import (
+from neurofm_shards.format.sidecar import (
     load_ints,
     load_strings,
     pack_ints,
     pack_strings,
+    parse_arrays,
+    read_arrays,
     store_ints,
     store_strings,
+    write_arrays,
 )
 
 ARRAYS = {"a": np.arange(7, dtype="<u2"), "b": np.ones((2, 3)), "c": np.zeros(0, "<i8"), "d": np.array([True])}

@@ -329,7 +329,7 @@ def test_a_flipped_bit_is_never_delivered_when_verifying(tmp_path, arrays, forei
 
 def test_a_later_batch_never_changes_one_that_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(buffers, "POOLED_BYTES", 1024)
-    monkeypatch.setattr("neurofm_shards.reading.buffers.POOLED_BYTES", 1024)
+    monkeypatch.setattr("neurofm_shards.reading.columns.POOLED_BYTES", 1024)
     values = np.random.default_rng(2).standard_normal((40, 300))
     with WebDatasetWriter(tmp_path / "d", shard_size=10) as writer:
         for row in values:

@@ -14,11 +14,16 @@ from hypothesis import strategies as st
 
 from neurofm_shards.errors import FormatError, InputNotFoundError
 from neurofm_shards.format import index_io as index_store
-from neurofm_shards.format.index_io import index_path, load_index, read_index, save_index
+from neurofm_shards.format.index_io import (
+    build_index,
+    index_path,
+    load_index,
+    read_index,
+    save_index,
+    shard_fingerprint,
+)
 from neurofm_shards.format.metadata_table import load_table
 from neurofm_shards.format.sidecar import read_arrays, write_arrays
-from neurofm_shards.shards.fingerprints import shard_fingerprint
-from neurofm_shards.shards.index_builder import build_index
 from neurofm_shards.types import Block, Ragged
 from neurofm_shards.writing.shard_writer import ShardWriter
 

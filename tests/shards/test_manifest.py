@@ -10,9 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import FormatError
-from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry
-from neurofm_shards.shards.manifest import manifest_bytes, parse_manifest, read_manifest, write_manifest
-from neurofm_shards.shards.manifest_merge import merge_columns
+from neurofm_shards.format.manifest import (
+    ColumnEntry,
+    Manifest,
+    ShardEntry,
+    manifest_bytes,
+    merge_columns,
+    parse_manifest,
+    read_manifest,
+    write_manifest,
+)
 
 
 def entry(i, **changes):

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import EncodeError
-from neurofm_shards.format.index_io import parse_index
-from neurofm_shards.shards.index_builder import build_index
-from neurofm_shards.shards.sidecars import sidecar_paths
+from neurofm_shards.format.index_io import build_index, parse_index
+from neurofm_shards.format.metadata_table import sidecar_paths
 from neurofm_shards.types import Block
 from neurofm_shards.writing.shard_writer import ShardWriter
 

@@ -21,11 +21,8 @@ from hypothesis import strategies as st
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, EncodeError
 from neurofm_shards.format.dataset_record import ShardRecord
-from neurofm_shards.format.index_io import load_index, parse_index
-from neurofm_shards.format.metadata_table import MetadataTable, load_table, part_of
-from neurofm_shards.shards.index_builder import build_index
-from neurofm_shards.shards.metadata_members import metadata_of_shard
-from neurofm_shards.shards.sidecars import sidecar_paths
+from neurofm_shards.format.index_io import build_index, load_index, parse_index
+from neurofm_shards.format.metadata_table import MetadataTable, load_table, metadata_of_shard, part_of, sidecar_paths
 from neurofm_shards.types import Block, ColumnSpec, Ragged
 from neurofm_shards.writing.shard_writer import ShardWriter
 from neurofm_shards.writing.sinks import FileSink
@@ -280,7 +277,7 @@ def test_an_error_at_any_step_of_closing_leaves_nothing(tmp_path, monkeypatch, s
 
     writer = ShardWriter(tmp_path / "s.tar", 0)
     writer.write_sample(None, {"x": np.zeros(3)})
-    monkeypatch.setattr(f"neurofm_shards.shards.shard_writer.{step}", broken)
+    monkeypatch.setattr(f"neurofm_shards.writing.shard_writer.{step}", broken)
     with pytest.raises(OSError, match="broken"):
         writer.close()
     assert files(tmp_path) == []

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from neurofm_shards.errors import ConfigError, FormatError
-from neurofm_shards.format.manifest import TableEntry
-from neurofm_shards.shards.side_tables import side_table
+from neurofm_shards.format.manifest import TableEntry, side_table
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 
 from neurofm_shards import WebDatasetWriter, create_shards_from_arrays
 from neurofm_shards.errors import FormatError, InputNotFoundError
+from neurofm_shards.format.manifest import read_manifest
 from neurofm_shards.maintenance.repair import repair_dataset
 from neurofm_shards.maintenance.validate import validate_dataset
-from neurofm_shards.shards.manifest import read_manifest
 
 N, SIZE = 60, 20
 
@@ -185,7 +185,7 @@ def test_the_old_shard_stays_until_the_new_one_stands(tmp_path, monkeypatch):
     def broken(*_args, **_kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("neurofm_shards.shards.salvage.publish", broken)
+    monkeypatch.setattr("neurofm_shards.maintenance.repair.publish", broken)
     with pytest.raises(OSError, match="disk full"):
         repair_dataset(tmp_path)
     assert shards[0].read_bytes() == damaged

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from neurofm_shards import WebDatasetWriter, create_shards_from_arrays
 from neurofm_shards.errors import ConfigError, EncodeError, FormatError, OutputExistsError
-from neurofm_shards.shards.key_registry import KeyRegistry
-from neurofm_shards.shards.manifest import read_manifest
-from neurofm_shards.shards.sample_keys import automatic_key
+from neurofm_shards.format.keys import automatic_key
+from neurofm_shards.format.manifest import read_manifest
 from neurofm_shards.types import Ragged
 from neurofm_shards.writing import dataset_writer as writer_module
+from neurofm_shards.writing.dataset_writer import KeyRegistry
 
 
 def samples_in(folder):
@@ -124,7 +124,7 @@ def test_an_error_while_finishing_leaves_no_shard(tmp_path, monkeypatch):
 
     writer = WebDatasetWriter(tmp_path, shard_size=1)
     writer.write_batch([{"x": 1}, {"x": 2}])
-    monkeypatch.setattr("neurofm_shards.shards.manifest.write_manifest", broken)
+    monkeypatch.setattr("neurofm_shards.writing.output_folder.write_manifest", broken)
     with pytest.raises(OSError, match="disk full"):
         writer.finalize()
     assert not list(tmp_path.glob("shard_*"))

@@ -19,7 +19,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np, torch
 from neurofm_shards import create_shards_from_arrays, create_webdataset_dataloader
-from neurofm_shards.shards import row_copy
+from neurofm_shards.reading import row_copy
 assert not row_copy.COMPILED and row_copy.__file__.startswith(sys.argv[1])
 data = {"x": np.random.default_rng(0).normal(size=(50, 30, 70)), "n": np.arange(50)}
 create_shards_from_arrays(sys.argv[2], data, shard_size=20)

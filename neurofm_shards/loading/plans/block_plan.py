@@ -10,8 +10,7 @@ import numpy as np
 
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, StateError
-from neurofm_shards.loading.division import Division, Shares
-from neurofm_shards.loading.plans.plan import EpochPlan, Request
+from neurofm_shards.loading.plans.plan import Division, EpochPlan, Request, Shares
 
 #: Blocks whose rows are found by one call.
 _CHUNK = 64

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from neurofm_shards.errors import SourceError
-from neurofm_shards.recordings.streams import EventStream, IntervalStream, IrregularStream, RegularStream
+from neurofm_shards.streams import EventStream, IntervalStream, IrregularStream, RegularStream
 from neurofm_shards_nwb.config import NwbConfig
 from neurofm_shards_nwb.source import NwbSource
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from neurofm_shards.errors import SourceError
-from neurofm_shards.recordings.streams import EventStream
+from neurofm_shards.streams import EventStream
 from neurofm_shards_nwb.config import NwbConfig
 from neurofm_shards_nwb.source import NwbSource
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neurofm_shards.recordings.streams import EventStream, IntervalStream
+from neurofm_shards.streams import EventStream, IntervalStream
 from neurofm_shards_nwb.demo import write_demo_session
 from neurofm_shards_nwb.source import NwbSource
 

@@ -13,7 +13,7 @@ from serve import Contender, serve
 from source import Source
 
 from neurofm_shards import WebDatasetWriter, create_shards_from_arrays, create_webdataset_dataloader
-from neurofm_shards.loading.shard_loader import ShardDataLoader
+from neurofm_shards.loading.dataloader import ShardDataLoader
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.types import Block, Ragged, Sample
 

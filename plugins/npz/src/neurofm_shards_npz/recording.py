@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from neurofm_shards.errors import NothingToConvertError, SourceError
 from neurofm_shards.plugins.toolkit import file_fingerprint
-from neurofm_shards.recordings.streams import AnyStream, IrregularStream, Recording, RegularStream
+from neurofm_shards.streams import AnyStream, IrregularStream, Recording, RegularStream
 from neurofm_shards.types import Problem
 from neurofm_shards_npz.archive import Archive, Member
 from neurofm_shards_npz.config import NpzConfig

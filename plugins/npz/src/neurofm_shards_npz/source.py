@@ -9,7 +9,7 @@ import numpy as np
 
 from neurofm_shards.errors import NothingToConvertError, SourceError
 from neurofm_shards.plugins.interfaces import Samples, Source
-from neurofm_shards.recordings.streams import Recording
+from neurofm_shards.streams import Recording
 from neurofm_shards_npz.archive import Archive, Member
 from neurofm_shards_npz.config import NpzConfig
 from neurofm_shards_npz.recording import NpzRecording

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from neurofm_shards._typing import Floats, Ints
-from neurofm_shards.recordings.streams import EventStream
+from neurofm_shards.streams import EventStream
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.content import Table, small_columns
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
-from neurofm_shards.recordings.streams import EventStream, IntervalStream
+from neurofm_shards.streams import EventStream, IntervalStream
 from neurofm_shards_nwb.arrays import StoredArray, text
 from neurofm_shards_nwb.content import Series
 

@@ -12,7 +12,7 @@ from neurofm_shards._typing import Floats
 from neurofm_shards.errors import SourceError
 from neurofm_shards.plugins.interfaces import Inspection
 from neurofm_shards.recordings.inspection import event_problems
-from neurofm_shards.recordings.streams import EventStream, IntervalStream, IrregularStream, RegularStream
+from neurofm_shards.streams import EventStream, IntervalStream, IrregularStream, RegularStream
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.opening import Opened
 

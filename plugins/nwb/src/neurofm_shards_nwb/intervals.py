@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from neurofm_shards._typing import Floats
-from neurofm_shards.recordings.streams import IntervalStream
+from neurofm_shards.streams import IntervalStream
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.content import Table
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from neurofm_shards._typing import Floats, Ints
-from neurofm_shards.recordings.streams import AnyStream, EventStream, IntervalStream
+from neurofm_shards.streams import AnyStream, EventStream, IntervalStream
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.arrays import StoredArray, plain, text
 from neurofm_shards_nwb.h5_reader import inner_path

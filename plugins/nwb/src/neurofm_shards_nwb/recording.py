@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from neurofm_shards.errors import SourceError
-from neurofm_shards.recordings.streams import AnyStream, Recording
+from neurofm_shards.streams import AnyStream, Recording
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.content import FileContent
 from neurofm_shards_nwb.event_tables import describe_event_table

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Floats
 from neurofm_shards.errors import SourceError
-from neurofm_shards.recordings.streams import AnyStream, Continuity, IrregularStream, RegularStream
+from neurofm_shards.streams import AnyStream, Continuity, IrregularStream, RegularStream
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.arrays import StoredArray
 from neurofm_shards_nwb.circular import circular_range

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from neurofm_shards.errors import InputNotFoundError, NothingToConvertError, SourceError
 from neurofm_shards.plugins.interfaces import Inspection, Source
-from neurofm_shards.recordings.streams import Recording
+from neurofm_shards.streams import Recording
 from neurofm_shards_nwb.config import NwbConfig
 from neurofm_shards_nwb.opening import Opened, open_any
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import SourceError
-from neurofm_shards.recordings.streams import EventStream
+from neurofm_shards.streams import EventStream
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.content import Column, Table, small_columns
 

@@ -1,6 +1,6 @@
 """What a continuous recording is made of: lazily read streams of four kinds.
 
-A format plugin describes streams; it never bins, resamples or cuts. Nothing in this room knows any file format.
+A format plugin describes streams; it never bins, resamples or cuts. :mod:`neurofm_shards.recordings` does.
 """
 
 from __future__ import annotations

@@ -15,8 +15,62 @@ from typing import Any, BinaryIO
 import orjson
 import xxhash
 
-from neurofm_shards.format.files import sync_folder
-from neurofm_shards.shards.unfinished import JOURNAL_NAME
+from neurofm_shards.format.files import SIDECAR_DIR, sync_folder
+from neurofm_shards.format.manifest import MANIFEST_NAME
+
+#: Names the finished shards of a conversion; removed after the manifest was written.
+JOURNAL_NAME = "journal"
+#: A Python writer is writing here, or was when it was killed.
+UNFINISHED_NAME = "unfinished"
+#: Names what is being deleted.
+DOOMED_NAME = "doomed"
+#: How folders start that hold files to be moved into place as one step.
+COMMITTED_PREFIX = "commit-"
+#: A folder laid out like a data set, in which the one that replaces the present one is written.
+REPLACEMENT_NAME = "replacement"
+
+
+def pending_step(folder: Path) -> str | None:
+    """Say what must be finished or given up before anything is added to the data set of a folder."""
+    sidecars = folder / SIDECAR_DIR
+    for name, what in (
+        (JOURNAL_NAME, "an addition to"),
+        (f"{COMMITTED_PREFIX}*", "a drop, a merge or an overwriting of"),
+        (REPLACEMENT_NAME, "an overwriting of"),
+    ):
+        if any(sidecars.glob(name)):
+            return f"{what} {folder} was interrupted: finish it with the same command, or run `neurofm-shards repair`"
+    return None
+
+
+def why_unfinished(folder: Path) -> str | None:
+    """Say what was interrupted in a folder that has no manifest, and what to do; None where nothing was.
+
+    Shards may lie in such a folder, but they are no data set.
+    """
+    sidecars = folder / SIDECAR_DIR
+    if (sidecars / JOURNAL_NAME).exists():
+        return (
+            f"{folder} is an unfinished conversion: it has a journal but no {MANIFEST_NAME}. Finish it by running the "
+            "same `neurofm-shards convert` command again with --resume"
+        )
+    if any(sidecars.glob(f"{COMMITTED_PREFIX}*")):
+        return (
+            f"{folder} is an unfinished merge or overwriting: everything is written, but not yet in its place. "
+            "`neurofm-shards repair` finishes it"
+        )
+    if (sidecars / DOOMED_NAME).exists():
+        return (
+            f"{folder} is an unfinished deletion: what was here was being replaced. Run the command that replaces it "
+            "again with --overwrite"
+        )
+    if (sidecars / UNFINISHED_NAME).exists():
+        return (
+            f"{folder} is an unfinished data set: the program that wrote it was interrupted before finalize(). Write "
+            "it again with overwrite=True, or keep what is there with `neurofm-shards repair`"
+        )
+    return None
+
 
 _DIGEST_BYTES = 16
 

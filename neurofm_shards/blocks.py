@@ -11,8 +11,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards.errors import ConfigError, EncodeError
+from neurofm_shards.errors import ConfigError
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Ragged, Sample
+from neurofm_shards.values import as_array
 
 
 class _Missing(enum.Enum):
@@ -26,30 +27,6 @@ class _Missing(enum.Enum):
 
 #: Stands in a list column for a sample that lacks the field.
 MISSING: Final = _Missing.MISSING
-
-
-def as_array(value: Any) -> npt.NDArray[Any] | None:
-    """Return a numpy array or scalar, or a torch tensor, as an array; None for anything else.
-
-    torch is not imported: its tensors are known by their type's module.
-    """
-    if isinstance(value, np.ndarray):
-        return value
-    if isinstance(value, np.generic):
-        return np.asarray(value)
-    if type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):
-        return _from_tensor(value)
-    return None
-
-
-def _from_tensor(tensor: Any) -> npt.NDArray[Any]:
-    try:
-        array: npt.NDArray[Any] = tensor.detach().cpu().resolve_conj().resolve_neg().numpy()
-    except TypeError as error:
-        raise EncodeError(
-            f"a tensor of {tensor.dtype} has no counterpart in numpy: convert it first, for example tensor.float()"
-        ) from error
-    return array
 
 
 def block_from_samples(
@@ -196,24 +173,12 @@ def column_spec(name: str, data: ColumnData) -> ColumnSpec:
         if value is not MISSING:
             array = None if isinstance(value, np.generic) else as_array(value)
             one = ColumnSpec(name, *((None, None) if array is None else (_little(array.dtype), array.shape)))
-            spec = one if spec is None else merge_specs(spec, one)
+            spec = one if spec is None else spec.merge(one)
     return spec or ColumnSpec(name, None, None)
 
 
 def _little(dtype: np.dtype[Any]) -> str:
     return str(dtype.newbyteorder("<").str)
-
-
-def merge_specs(a: ColumnSpec, b: ColumnSpec) -> ColumnSpec:
-    """Say what holds for the samples of both: axes that differ become None, and so does a dtype that differs."""
-    unit = a.unit if a.unit == b.unit else None
-    table = a.table if a.table == b.table else None
-    if a.dtype is None or a.dtype != b.dtype:
-        return ColumnSpec(a.name, None, None, unit, table)
-    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
-        return ColumnSpec(a.name, a.dtype, None, unit, table)
-    shape = tuple(m if m == n else None for m, n in zip(a.shape, b.shape, strict=True))
-    return ColumnSpec(a.name, a.dtype, shape, unit, table)
 
 
 def fields_of(block: Block) -> Mapping[str, ColumnSpec]:

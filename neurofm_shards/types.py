@@ -54,6 +54,17 @@ class ColumnSpec:
         """Whether the arrays' shapes differ between samples."""
         return self.dtype is not None and (self.shape is None or None in self.shape)
 
+    def merge(self, other: ColumnSpec) -> ColumnSpec:
+        """Return what holds for the samples of both: None for an axis, dtype, unit or table that differs."""
+        unit = self.unit if self.unit == other.unit else None
+        table = self.table if self.table == other.table else None
+        if self.dtype is None or self.dtype != other.dtype:
+            return ColumnSpec(self.name, None, None, unit, table)
+        if self.shape is None or other.shape is None or len(self.shape) != len(other.shape):
+            return ColumnSpec(self.name, self.dtype, None, unit, table)
+        shape = tuple(m if m == n else None for m, n in zip(self.shape, other.shape, strict=True))
+        return ColumnSpec(self.name, self.dtype, shape, unit, table)
+
 
 @dataclass(frozen=True)
 class Ragged:

@@ -25,8 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; 1 when an input cannot be converted."""
     from neurofm_shards.convert.inputs import find_inputs  # noqa: PLC0415  (after --help)
+    from neurofm_shards.recordings.inspection import inspect_input  # noqa: PLC0415
 
-    found = [item.source.inspect(item.paths) for item in find_inputs(args.inputs, args.format, {})]
+    found = [inspect_input(item.source, item.paths) for item in find_inputs(args.inputs, args.format, {})]
     if args.json:
         print_json([_plain(inspection) for inspection in found])
     else:

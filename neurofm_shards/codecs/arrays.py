@@ -12,6 +12,7 @@ import numpy as np
 
 from neurofm_shards._typing import AnyArray
 from neurofm_shards.errors import EncodeError, FormatError
+from neurofm_shards.values import as_array
 
 if TYPE_CHECKING:
     from neurofm_shards.types import Buffer
@@ -102,7 +103,9 @@ def storable(value: object) -> AnyArray:
     """
     if isinstance(value, np.ma.MaskedArray):
         raise EncodeError("a masked array: fill it (array.filled(...)) and store the mask as a field of its own")
-    array = _from_tensor(value) if _is_tensor(value) else np.asarray(value)
+    array = as_array(value)
+    if array is None:
+        array = np.asarray(value)
     if _PLAIN_DTYPE.fullmatch(array.dtype.str) is None:
         hint = _HINTS.get(array.dtype.kind, "convert it to numbers")
         raise EncodeError(f"an array of dtype {array.dtype}: {hint}")
@@ -112,18 +115,3 @@ def storable(value: object) -> AnyArray:
 def raw_bytes(array: AnyArray) -> memoryview:
     """Return the bytes of a C-ordered array without copying them."""
     return array.reshape(-1).view(np.uint8).data
-
-
-def _is_tensor(value: object) -> bool:
-    return hasattr(value, "detach") and hasattr(value, "numpy")
-
-
-def _from_tensor(tensor: Any) -> AnyArray:
-    try:
-        array = tensor.numpy(force=True)
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise EncodeError(
-            f"a tensor of {getattr(tensor, 'dtype', 'unknown type')} has no NumPy counterpart ({error}): "
-            "convert it first, with .float() or .to_dense()"
-        ) from error
-    return np.asarray(array)

@@ -1,12 +1,10 @@
-"""``.json``: numbers, strings, booleans, None, lists and dicts; and samples' metadata."""
+"""``.json``: numbers, strings, booleans, None, lists and dicts."""
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Sequence
 from math import isfinite
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
@@ -16,7 +14,7 @@ from neurofm_shards.errors import EncodeError, FormatError
 from neurofm_shards.plugins.interfaces import Codec
 
 if TYPE_CHECKING:
-    from neurofm_shards.types import Buffer, Metadata
+    from neurofm_shards.types import Buffer
 
 #: Deepest nesting of lists and dicts that is read or written.
 MAX_DEPTH = 100
@@ -46,7 +44,7 @@ class JsonCodec(Codec):
 
     def encode(self, value: Any) -> Sequence[Buffer]:
         """Return the JSON text in UTF-8."""
-        data = _dumps(value, _STRICT, _refuse)
+        data = _dumps(value)
         if b"null" in data:
             _refuse_not_finite(value, "value")
         return [data]
@@ -61,68 +59,9 @@ class JsonCodec(Codec):
             return _loads_foreign(data, error)
 
 
-def metadata_bytes(metadata: Metadata) -> bytes:
-    """Return the JSON text of one sample's metadata.
-
-    NaN and infinity become null; NumPy scalars become numbers and arrays of numbers, booleans or strings become lists;
-    dates and times become ISO 8601 strings, paths become strings with forward slashes. Floats stay floats (``1.0``).
-
-    Raises
-    ------
-    EncodeError
-        A value is none of these, an integer has more than 64 bits, or a key is no string.
-    """
-    if not isinstance(metadata, dict):
-        raise EncodeError(f"metadata must be a dict, not {type(metadata).__name__}")
-    return _dumps(metadata, orjson.OPT_PASSTHROUGH_DATACLASS, _metadata_value)
-
-
-def metadata_from_bytes(data: Buffer) -> Metadata:
-    """Return metadata from its JSON text.
-
-    Raises
-    ------
-    FormatError
-        It is not JSON, too deep, or not an object.
-    """
-    value = JsonCodec().decode(memoryview(data))
-    if not isinstance(value, dict):
-        raise FormatError(f"metadata must be a JSON object, not {type(value).__name__}")
-    return value
-
-
-def strict_json(data: Buffer) -> Any:
-    """Parse JSON that other code relies on (manifests, checkpoints): nothing doubtful passes.
-
-    Raises
-    ------
-    FormatError
-        It is not JSON, is nested deeper than ``MAX_DEPTH``, repeats a key, or holds NaN or Infinity.
-    """
-    text = bytes(data)
-    _check_depth(text)
+def _dumps(value: Any) -> bytes:
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_not_json)
-    except (ValueError, RecursionError) as error:
-        raise error if isinstance(error, FormatError) else FormatError(f"not valid JSON: {error}") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise FormatError(f"the JSON key {twice[:60]!r} is given twice")
-    return found
-
-
-def _not_json(name: str) -> NoReturn:
-    raise FormatError(f"{name} is not JSON")
-
-
-def _dumps(value: Any, options: int, default: Any) -> bytes:
-    try:
-        return orjson.dumps(value, default, options)
+        return orjson.dumps(value, _refuse, _STRICT)
     except EncodeError:
         raise
     except (TypeError, ValueError, RecursionError) as error:  # orjson.JSONEncodeError is a TypeError
@@ -159,21 +98,6 @@ def _refuse_not_finite(value: Any, where: str) -> None:
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             _refuse_not_finite(item, f"{where}[{i}]")
-
-
-def _metadata_value(value: object) -> Any:
-    """Return what JSON can hold for a value that orjson does not know."""
-    if isinstance(value, np.generic) and value.dtype.kind in "biufU":
-        return value.item()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufUO":
-        return value.tolist()
-    if isinstance(value, (np.datetime64, np.timedelta64)):
-        return str(value)
-    if isinstance(value, dt.timedelta):
-        return value.total_seconds()
-    if isinstance(value, PurePath):
-        return value.as_posix()
-    return _refuse(value)
 
 
 def _check_depth(data: bytes) -> None:

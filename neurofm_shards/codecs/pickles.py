@@ -1,287 +1,68 @@
-"""A reader of pickles that runs nothing: a small stack machine of our own, strict and bounded.
+"""Pickles as data: every global a pickle may name, our own checked constructor that stands for it, and the result.
 
-It knows the opcodes that plain data needs. Raw bytes stay where they are until the end, so the same reading gives the
-value (``load``) and the place of an array's bytes (``find_array``). Memory beyond the payload is bounded by
-300,000 small objects and twice the payload in copied bytes.
+The originals are never imported, let alone called: ``numpy.ndarray`` can be made to crash the interpreter, and
+``torch.storage._load_from_bytes`` is an unrestricted ``torch.load``.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from neurofm_shards.codecs.pickle_globals import Global, find_global
-from neurofm_shards.codecs.pickle_values import ArrayRecord, DtypeRecord, Reading, Span, brief
+from neurofm_shards.codecs.pickle_machine import Construct, Global, Machine
+from neurofm_shards.codecs.pickle_values import (
+    ArrayRecord,
+    DtypeRecord,
+    Reading,
+    Span,
+    as_data,
+    as_dtype,
+    as_shape,
+    brief,
+    is_word,
+    packed_array,
+    strided_array,
+)
 from neurofm_shards.errors import FormatError, UnsafePickleError
 
 #: Deepest nesting of containers.
 MAX_DEPTH = 64
-_STOP = 0x2E
-_MAX_TEXT_ARGUMENT = 512
-_MAX_INTEGER_BYTES = 16
-_KEY_TYPES = (str, int, float, bool, type(None))
 _SCALARS = (str, int, float, bytes, np.generic)
+#: Stands for torch.bfloat16, which NumPy lacks.
+BFLOAT16 = "bfloat16"
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+_PROTOCOL_VERSION = 1001
+
+#: What the storage classes hold; None for bytes whose dtype the tensor names.
+STORAGE_DTYPES: Mapping[str, str | None] = MappingProxyType(
+    {
+        "torch.DoubleStorage": "<f8",
+        "torch.FloatStorage": "<f4",
+        "torch.HalfStorage": "<f2",
+        "torch.BFloat16Storage": BFLOAT16,
+        "torch.LongStorage": "<i8",
+        "torch.IntStorage": "<i4",
+        "torch.ShortStorage": "<i2",
+        "torch.CharStorage": "|i1",
+        "torch.ByteStorage": "|u1",
+        "torch.BoolStorage": "|b1",
+        "torch.ComplexFloatStorage": "<c8",
+        "torch.ComplexDoubleStorage": "<c16",
+        "torch.storage.UntypedStorage": None,
+    }
+)
 
 
 @dataclass(frozen=True)
-class Persistent:
-    """A persistent id, as the storages of tensors have."""
+class Storage:
+    """The memory of a tensor and, where its class says so, the dtype."""
 
-    persistent_id: object
-
-
-class Machine:
-    """Reads one pickle.
-
-    Parameters
-    ----------
-    reading : Reading
-        The whole payload, whose positions count from its start, and the budget.
-    start, stop : int
-        Where the pickle begins, and what it may not pass.
-    persistent : bool
-        Whether persistent ids are allowed (inside the storage of a tensor).
-
-    Attributes
-    ----------
-    position : int
-        After ``run``: the first byte behind the pickle.
-    """
-
-    def __init__(self, reading: Reading, start: int, stop: int, *, persistent: bool = False) -> None:
-        self._reading = reading
-        self._payload = reading.payload
-        self.position = start
-        self._stop = stop
-        self._persistent = persistent
-        self._stack: list[Any] = []
-        self._marks: list[list[Any]] = []
-        self._memo: dict[int, Any] = {}
-
-    def run(self) -> Any:
-        """Return what the pickle describes; arrays as records, bytes as spans.
-
-        Raises
-        ------
-        FormatError
-            The pickle is damaged, names a global that is not allowed, or is too large.
-        """
-        if self._byte() != 0x80 or not 2 <= self._byte() <= 5:
-            raise FormatError("not a pickle of protocol 2 to 5")
-        while (code := self._byte()) != _STOP:
-            self._reading.spend()
-            operation = self._operations.get(code)
-            if operation is None:
-                raise UnsafePickleError(f"pickle opcode {bytes([code])!r} at byte {self.position - 1} is not allowed")
-            operation(self)
-        return self._result()
-
-    def _result(self) -> Any:
-        if len(self._stack) != 1 or self._marks:
-            raise FormatError("the pickle does not end with exactly one value")
-        return self._stack[0]
-
-    # Reading
-
-    def _take(self, count: int) -> int:
-        """Return where the next ``count`` bytes begin, and pass them."""
-        start = self.position
-        if count > self._stop - start:
-            raise FormatError(f"the pickle is truncated: {count} bytes claimed at {start}, {self._stop - start} left")
-        self.position = start + count
-        return start
-
-    def _byte(self) -> int:
-        return self._payload[self._take(1)]
-
-    def _unsigned(self, width: int) -> int:
-        start = self._take(width)
-        return int.from_bytes(self._payload[start : start + width], "little")
-
-    def _line(self) -> str:
-        """Return a text argument that ends with a newline."""
-        window = bytes(self._payload[self.position : min(self._stop, self.position + _MAX_TEXT_ARGUMENT)])
-        length = window.find(b"\n")
-        if length < 0:
-            raise FormatError(f"a name without end at byte {self.position}")
-        self._take(length + 1)
-        return window[:length].decode("utf-8", "backslashreplace")
-
-    # The stack
-
-    def _push(self, value: Any) -> None:
-        self._stack.append(value)
-
-    def _pop(self) -> Any:
-        if not self._stack:
-            raise FormatError(f"the pickle takes a value that is not there, before byte {self.position}")
-        return self._stack.pop()
-
-    def _top(self) -> Any:
-        if not self._stack:
-            raise FormatError(f"the pickle uses a value that is not there, before byte {self.position}")
-        return self._stack[-1]
-
-    def _pop_mark(self) -> list[Any]:
-        if not self._marks:
-            raise FormatError(f"the pickle ends a list that was not begun, before byte {self.position}")
-        items = self._stack
-        self._stack = self._marks.pop()
-        return items
-
-    # Opcodes
-
-    def _mark(self) -> None:
-        self._marks.append(self._stack)
-        self._stack = []
-
-    def _frame(self) -> None:
-        if self._unsigned(8) > self._stop - self.position:
-            raise FormatError("a frame of the pickle is longer than the pickle")
-
-    def _text(self, width: int) -> None:
-        length = self._unsigned(width)
-        start = self._take(length)
-        try:
-            self._push(str(self._payload[start : start + length], "utf-8", "surrogatepass"))
-        except UnicodeDecodeError as error:
-            raise FormatError(f"text at byte {start} is not UTF-8") from error
-
-    def _raw(self, width: int) -> None:
-        length = self._unsigned(width)
-        start = self._take(length)
-        self._push(Span(start, start + length))
-
-    def _integer(self, width: int) -> None:
-        start = self._take(width)
-        self._push(int.from_bytes(self._payload[start : start + width], "little", signed=width == 4))
-
-    def _long(self) -> None:
-        length = self._unsigned(1)
-        if length > _MAX_INTEGER_BYTES:
-            raise UnsafePickleError(f"an integer of {length} bytes")
-        start = self._take(length)
-        self._push(int.from_bytes(self._payload[start : start + length], "little", signed=True))
-
-    def _float(self) -> None:
-        self._push(struct.unpack_from(">d", self._payload, self._take(8))[0])
-
-    def _tuple(self, count: int) -> None:
-        self._push(tuple(reversed([self._pop() for _ in range(count)])))
-
-    def _marked_tuple(self) -> None:
-        items = self._pop_mark()
-        self._push(tuple(items))
-
-    def _append(self) -> None:
-        self._extend([self._pop()])
-
-    def _appends(self) -> None:
-        self._extend(self._pop_mark())
-
-    def _extend(self, items: list[Any]) -> None:
-        target = self._top()
-        if type(target) is not list:
-            raise UnsafePickleError(f"the pickle appends to a {type(target).__name__}")
-        target.extend(items)
-
-    def _set_item(self) -> None:
-        value, key = self._pop(), self._pop()
-        self._update([key, value])
-
-    def _set_items(self) -> None:
-        self._update(self._pop_mark())
-
-    def _update(self, items: list[Any]) -> None:
-        target = self._top()
-        if type(target) is not dict or len(items) % 2:
-            raise UnsafePickleError(f"the pickle sets items of a {type(target).__name__}")
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) not in _KEY_TYPES:
-                raise UnsafePickleError(f"a dict whose key is a {type(key).__name__}")
-            target[key] = value
-
-    def _store(self, number: int) -> None:
-        self._memo[number] = self._top()
-
-    def _recall(self, number: int) -> None:
-        if number not in self._memo:
-            raise FormatError(f"the pickle refers to a value {number} that it never stored")
-        self._push(self._memo[number])
-
-    def _global(self) -> None:
-        self._push(find_global(self._line(), self._line()))
-
-    def _stack_global(self) -> None:
-        name, module = self._pop(), self._pop()
-        self._push(find_global(module, name))
-
-    def _reduce(self) -> None:
-        args, function = self._pop(), self._pop()
-        if not isinstance(function, Global) or type(args) is not tuple:
-            raise UnsafePickleError(f"the pickle calls {brief(function)}")
-        self._push(function.call(self._reading, args))
-
-    def _build(self) -> None:
-        state, target = self._pop(), self._top()
-        if not isinstance(target, (ArrayRecord, DtypeRecord)):
-            raise UnsafePickleError(f"the pickle sets the state of {brief(target)}")
-        target.set_state(state)
-
-    def _persistent_id(self) -> None:
-        if not self._persistent:
-            raise UnsafePickleError("the pickle refers to an object outside itself (a persistent id)")
-        self._push(Persistent(self._pop()))
-
-    #: The opcodes that plain data needs, by their codes in :mod:`pickletools`.
-    _operations: ClassVar[Mapping[int, Callable[[Machine], object]]] = MappingProxyType(
-        {
-            ord(b"("): _mark,
-            ord(b"0"): _pop,  # POP
-            ord(b"N"): lambda self: self._push(None),
-            ord(b"\x88"): lambda self: self._push(True),
-            ord(b"\x89"): lambda self: self._push(False),
-            ord(b"J"): lambda self: self._integer(4),
-            ord(b"K"): lambda self: self._integer(1),
-            ord(b"M"): lambda self: self._integer(2),
-            ord(b"\x8a"): _long,
-            ord(b"G"): _float,
-            ord(b"\x8c"): lambda self: self._text(1),
-            ord(b"X"): lambda self: self._text(4),
-            ord(b"\x8d"): lambda self: self._text(8),
-            ord(b"C"): lambda self: self._raw(1),
-            ord(b"B"): lambda self: self._raw(4),
-            ord(b"\x8e"): lambda self: self._raw(8),
-            ord(b"\x96"): lambda self: self._raw(8),
-            ord(b"]"): lambda self: self._push([]),
-            ord(b"}"): lambda self: self._push({}),
-            ord(b")"): lambda self: self._push(()),
-            ord(b"\x85"): lambda self: self._tuple(1),
-            ord(b"\x86"): lambda self: self._tuple(2),
-            ord(b"\x87"): lambda self: self._tuple(3),
-            ord(b"t"): _marked_tuple,
-            ord(b"a"): _append,
-            ord(b"e"): _appends,
-            ord(b"s"): _set_item,
-            ord(b"u"): _set_items,
-            ord(b"q"): lambda self: self._store(self._unsigned(1)),
-            ord(b"r"): lambda self: self._store(self._unsigned(4)),
-            ord(b"\x94"): lambda self: self._store(len(self._memo)),
-            ord(b"h"): lambda self: self._recall(self._unsigned(1)),
-            ord(b"j"): lambda self: self._recall(self._unsigned(4)),
-            ord(b"c"): _global,
-            ord(b"\x93"): _stack_global,
-            ord(b"R"): _reduce,
-            ord(b"b"): _build,
-            ord(b"Q"): _persistent_id,
-            ord(b"\x95"): _frame,
-        }
-    )
+    data: Span | bytes
+    dtype: str | None
 
 
 def _finish(item: Any, reading: Reading, depth: int = 0) -> Any:
@@ -329,8 +110,217 @@ def find_array(payload: memoryview) -> ArrayRecord | None:
 
 
 def _read(reading: Reading) -> Any:
-    machine = Machine(reading, 0, len(reading.payload))
+    machine = Machine(reading, 0, len(reading.payload), ALLOWED)
     value = machine.run()
     if machine.position != len(reading.payload):
         raise FormatError(f"{len(reading.payload) - machine.position} bytes follow the pickle")
     return value
+
+
+def _expect(args: tuple[Any, ...], *counts: int) -> None:
+    if len(args) not in counts:
+        raise UnsafePickleError(f"{len(args)} arguments")
+
+
+def _ndarray(reading: Reading, args: tuple[Any, ...]) -> ArrayRecord:  # noqa: ARG001  (one signature for all)
+    _expect(args, 3)
+    shape, dtype, data = args
+    return packed_array(data, dtype, shape, "C")
+
+
+def _reconstruct(reading: Reading, args: tuple[Any, ...]) -> ArrayRecord:
+    _expect(args, 3)
+    kind, shape, code = args
+    raw = _bytes_of(reading, code)
+    if not isinstance(kind, Global) or kind.name not in _ARRAY_CLASSES or shape != (0,) or raw != b"b":
+        raise UnsafePickleError("other than (ndarray, (0,), b'b')")
+    return ArrayRecord()
+
+
+def _frombuffer(reading: Reading, args: tuple[Any, ...]) -> ArrayRecord:  # noqa: ARG001
+    _expect(args, 4, 5)
+    data, dtype, shape, order = args[:4]
+    axes = args[4] if len(args) == 5 else None
+    if is_word(order, "K") and axes is not None:
+        return _transposed(packed_array(data, dtype, shape, "C"), axes)
+    if not is_word(order, "C", "F") or axes is not None:
+        raise UnsafePickleError(f"the order {brief(order)}")
+    return packed_array(data, dtype, shape, order)
+
+
+def _transposed(array: ArrayRecord, axes: object) -> ArrayRecord:
+    if not isinstance(axes, tuple) or any(type(axis) is not int for axis in axes):
+        raise UnsafePickleError("impossible axes")
+    if sorted(axes) != list(range(len(array.shape))):
+        raise UnsafePickleError("impossible axes")
+    array.shape, array.strides = tuple(array.shape[a] for a in axes), tuple(array.strides[a] for a in axes)
+    return array
+
+
+def _dtype(reading: Reading, args: tuple[Any, ...]) -> DtypeRecord:  # noqa: ARG001
+    _expect(args, 1, 2, 3)
+    if not isinstance(args[0], str) or any(type(flag) not in {bool, int} for flag in args[1:]):
+        raise UnsafePickleError("unusual arguments")
+    record = DtypeRecord(args[0])
+    record.dtype()
+    return record
+
+
+def _scalar(reading: Reading, args: tuple[Any, ...]) -> Any:
+    _expect(args, 2)
+    dtype, raw = as_dtype(args[0]), _bytes_of(reading, args[1])
+    if len(raw) != dtype.itemsize:
+        raise UnsafePickleError(f"{len(raw)} bytes for one {dtype.str}")
+    return np.frombuffer(raw, dtype)[0]
+
+
+def _encode(reading: Reading, args: tuple[Any, ...]) -> bytes:
+    """Stand in for ``_codecs.encode``, which protocol 2 uses to write bytes as text."""
+    _expect(args, 2)
+    text, encoding = args
+    if not isinstance(text, str) or not is_word(encoding, "latin1", "latin-1"):
+        raise UnsafePickleError(f"the encoding {brief(encoding)}; only text in latin1 is allowed")
+    reading.spend(len(text))
+    try:
+        return text.encode("latin1")
+    except UnicodeEncodeError as error:
+        raise UnsafePickleError(f"text that is not latin1: {error}") from error
+
+
+def _no_bytes(reading: Reading, args: tuple[Any, ...]) -> bytes:  # noqa: ARG001
+    _expect(args, 0)
+    return b""
+
+
+def _ordered_dict(reading: Reading, args: tuple[Any, ...]) -> dict[Any, Any]:  # noqa: ARG001
+    _expect(args, 0)
+    return {}
+
+
+def _storage(reading: Reading, args: tuple[Any, ...]) -> Storage:
+    _expect(args, 1)
+    return _read_storage(reading, as_data(args[0]))
+
+
+def _tensor(reading: Reading, args: tuple[Any, ...]) -> ArrayRecord:  # noqa: ARG001
+    """Stand in for ``torch._utils._rebuild_tensor_v2`` (and v3, which names the dtype in addition)."""
+    _expect(args, 5, 6, 7, 8)
+    storage, first, shape, steps = args[:4]
+    if not isinstance(storage, Storage) or not isinstance(steps, tuple):
+        raise UnsafePickleError("something other than a storage")
+    if len(args) > 5 and args[5] != {}:
+        raise UnsafePickleError("backward hooks")
+    if len(args) > 7 and args[7] is not None:
+        raise UnsafePickleError("tensor metadata")
+    name = _tensor_dtype(args[6]) if len(args) > 6 and args[6] is not None else storage.dtype
+    if name is None:
+        raise UnsafePickleError("a storage without dtype")
+    record = strided_array(storage.data, as_dtype("<u2" if name == BFLOAT16 else name), as_shape(shape), steps, first)
+    record.bfloat16 = name == BFLOAT16
+    return record
+
+
+def _tensor_dtype(value: object) -> str:
+    if isinstance(value, Global) and value.name in _TORCH_DTYPES:
+        return _TORCH_DTYPES[value.name]
+    raise UnsafePickleError(f"the dtype {brief(value)}")
+
+
+def _parameter(reading: Reading, args: tuple[Any, ...]) -> ArrayRecord:  # noqa: ARG001
+    _expect(args, 3)
+    if not isinstance(args[0], ArrayRecord) or args[2] != {}:
+        raise UnsafePickleError("something other than a tensor")
+    return args[0]
+
+
+def _bytes_of(reading: Reading, value: object) -> bytes:
+    """Return short raw bytes."""
+    data = as_data(value)
+    if len(data) > 64:
+        raise UnsafePickleError(f"{len(data)} bytes where a few are usual")
+    return bytes(reading.payload[data.start : data.stop]) if isinstance(data, Span) else data
+
+
+def _read_storage(reading: Reading, data: Span | bytes) -> Storage:
+    """Read a storage as ``torch.storage._load_from_bytes`` would, in the older format of ``torch.save``.
+
+    Such a file is five pickles (magic number, version, system, one storage, the list of its key), then the number of
+    elements and the raw data.
+
+    Raises
+    ------
+    FormatError
+        The bytes are anything but one storage of plain numbers.
+    """
+    if isinstance(data, bytes):
+        raise UnsafePickleError("a storage that is not raw bytes")
+    values, position = _head(reading, data)
+    if values[0] != _MAGIC_NUMBER or values[1] != _PROTOCOL_VERSION or not isinstance(values[2], dict):
+        raise UnsafePickleError("a storage in an unknown format")
+    if values[2].get("little_endian") is not True:
+        raise FormatError("the tensor was saved on a big-endian machine")
+    dtype, key, count = _identity(values[3])
+    itemsize = 1 if dtype is None else 2 if dtype == BFLOAT16 else np.dtype(dtype).itemsize
+    start = position + 8
+    stored = int.from_bytes(reading.payload[position:start], "little")
+    if values[4] != [key] or stored != count or start + count * itemsize != data.stop:
+        raise FormatError(f"a storage of {count} elements whose data has {data.stop - start} bytes")
+    return Storage(Span(start, data.stop), dtype)
+
+
+def _head(reading: Reading, data: Span) -> tuple[list[Any], int]:
+    """Return the values of the five pickles and the position behind them."""
+    values: list[Any] = []
+    position = data.start
+    for _ in range(5):
+        machine = Machine(reading, position, data.stop, ALLOWED, persistent=True)
+        values.append(machine.run())
+        position = machine.position
+    return values, position
+
+
+def _identity(value: object) -> tuple[str | None, str, int]:
+    """Return dtype, key and number of elements from a storage's persistent id."""
+    id_ = getattr(value, "persistent_id", None)
+    if not isinstance(id_, tuple) or len(id_) not in {5, 6} or id_[0] != "storage" or any(id_[5:]):
+        raise UnsafePickleError("something other than a storage")
+    name, key, count = brief(id_[1]), id_[2], id_[4]
+    if name not in STORAGE_DTYPES or type(key) is not str or type(count) is not int or count < 0:
+        raise UnsafePickleError(f"a storage of {name}")
+    return STORAGE_DTYPES[name], key, count
+
+
+_TORCH_DTYPES: Mapping[str, str] = MappingProxyType(
+    {"torch.bfloat16": BFLOAT16}
+    | {f"torch.{name}": np.dtype(name).str for name in ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16")}
+    | {f"torch.{name}": np.dtype(name).str for name in ("uint32", "uint64", "float16", "float32", "float64")}
+    | {f"torch.{name}": np.dtype(name).str for name in ("complex64", "complex128")}
+)
+_ARRAY_CLASSES = frozenset({"numpy.ndarray", "numpy.memmap", "numpy.core.memmap.memmap"})
+
+
+def _allowed() -> Mapping[str, Global]:
+    constructors: dict[str, Construct | None] = {
+        "numpy.ndarray": _ndarray,
+        "numpy.dtype": _dtype,
+        "numpy.memmap": None,
+        "numpy.core.memmap.memmap": None,
+        "_codecs.encode": _encode,
+        "__builtin__.bytes": _no_bytes,
+        "builtins.bytes": _no_bytes,
+        "collections.OrderedDict": _ordered_dict,
+        "torch.storage._load_from_bytes": _storage,
+        "torch._utils._rebuild_tensor_v2": _tensor,
+        "torch._utils._rebuild_tensor_v3": _tensor,
+        "torch._utils._rebuild_parameter": _parameter,
+        **dict.fromkeys(STORAGE_DTYPES),
+        **dict.fromkeys(_TORCH_DTYPES),
+    }
+    for core in ("numpy.core", "numpy._core"):
+        constructors[f"{core}.multiarray._reconstruct"] = _reconstruct
+        constructors[f"{core}.multiarray.scalar"] = _scalar
+        constructors[f"{core}.numeric._frombuffer"] = _frombuffer
+    return MappingProxyType({name: Global(name, construct) for name, construct in constructors.items()})
+
+
+ALLOWED = _allowed()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 FRAME_BYTES = 1 << 20
 #: No frame of a table may decode to more.
 MAX_FRAME_BYTES = 1 << 24
-_READ_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -206,39 +204,3 @@ class FrameWriter:
             self._first + np.cumsum(sizes, dtype=np.int64) - sizes,
             sizes,
         )
-
-
-def compress_file(
-    chunks: Iterable[Buffer], compression: Compression, file: BinaryIO, threads: int | None = None
-) -> FrameTable | None:
-    """Compress a whole tar that comes in pieces; see :class:`FrameWriter`."""
-    with FrameWriter(file, compression, threads) as writer:
-        for chunk in chunks:
-            writer.write(chunk)
-        return writer.close()
-
-
-def decompress_all(path: str | Path, compression: Compression, limit: int) -> bytearray:
-    """Decompress a whole file, whoever wrote it, into memory.
-
-    Parameters
-    ----------
-    path : str or Path
-        The compressed file.
-    compression : Compression
-        What opens it.
-    limit : int
-        Most bytes it may decode to.
-
-    Raises
-    ------
-    FormatError
-        The file is damaged, or decodes to more than ``limit`` bytes.
-    """
-    whole = bytearray()
-    with open(path, "rb") as file, compression.open(file) as stream:  # noqa: PTH123  (str and Path alike)
-        while part := stream.read(_READ_BYTES):
-            whole += part
-            if len(whole) > limit:
-                raise FormatError(f"{path}: decodes to more than {limit} bytes; not read further (it may be a bomb)")
-    return whole

@@ -11,8 +11,7 @@ from pydantic import Field
 
 from neurofm_shards.compression.streams import CheckedStream, fill
 from neurofm_shards.errors import FormatError
-from neurofm_shards.plugins.config import PluginConfig
-from neurofm_shards.plugins.interfaces import Assembler, Compression
+from neurofm_shards.plugins.interfaces import Assembler, Compression, PluginConfig
 
 if TYPE_CHECKING:
     from neurofm_shards.types import Buffer

@@ -24,8 +24,8 @@ from pydantic import Field
 from typing_extensions import ParamSpec
 
 from neurofm_shards.errors import PluginError, WorkerError, portable
-from neurofm_shards.plugins.config import PluginConfig
 from neurofm_shards.plugins.host import ALLOWED_PLUGINS, NO_PLUGINS, PLUGIN_FILES, STRICT_PLUGINS
+from neurofm_shards.plugins.interfaces import PluginConfig
 from neurofm_shards.plugins.registry import registry
 
 P = ParamSpec("P")

@@ -22,7 +22,7 @@ from neurofm_shards.errors import (
 )
 from neurofm_shards.plugins.entries import SourceEntry
 from neurofm_shards.plugins.interfaces import Samples, Source
-from neurofm_shards.plugins.registry import Kind, Registered, install_hint, registry
+from neurofm_shards.plugins.registry import Kind, Registered, install_hint_for_file, registry
 
 if TYPE_CHECKING:
     from neurofm_shards.recordings.options import WindowOptions
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 _GLOB_CHARACTERS = frozenset("*?[")
 _HEAD_BYTES = 4096
-#: Suffixes of formats that our own plugins read, for the install hint when none is installed.
-_OUR_SUFFIXES = {".nwb": "nwb", ".npz": "npz", ".npy": "arrays"}
 
 
 @dataclass(frozen=True)
@@ -211,8 +209,8 @@ class _Finder:
         )
         if source is not None:
             return source
-        ours = next((name for suffix, name in _OUR_SUFFIXES.items() if path.lower().endswith(suffix)), "")
-        hint = f"install one with: {install_hint('source', ours)}" if ours else f"its suffix is not one {self._known()}"
+        line = install_hint_for_file(path)
+        hint = f"install one with: {line}" if line else f"its suffix is not one {self._known()}"
         raise MissingPluginError(f"no installed source reads {path}; {hint}")
 
     def _known(self) -> str:

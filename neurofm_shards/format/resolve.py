@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from neurofm_shards.errors import MissingPluginError
 from neurofm_shards.plugins.interfaces import Compression
-from neurofm_shards.plugins.registry import IN_CODE, install_hint, registry
+from neurofm_shards.plugins.registry import IN_CODE, install_hint, install_hint_for_file, registry
 
 if TYPE_CHECKING:
     from neurofm_shards.format.manifest import ColumnEntry, Manifest
@@ -43,10 +43,9 @@ def compression_suffix(shard_name: str) -> str:
 def missing_compression(suffix: str, manifest: Manifest | None) -> str:
     """Say that nothing decompresses shards of this suffix, and how to get what does."""
     if manifest is None or manifest.compression == "none":
-        return (
-            f"no installed plugin decompresses {suffix}; see `neurofm-shards plugins list`, and "
-            "pip install 'neurofm-shards[compression]' for zstd and lz4"
-        )
+        hint = install_hint_for_file(f".tar{suffix}")
+        how = f"install one with: {hint}" if hint else "see `neurofm-shards plugins list` for those that are installed"
+        return f"no installed plugin decompresses {suffix}; {how}"
     name = manifest.compression
     how = _how_to_get("compression", name, manifest.compression_distribution)
     return f"the compression {name!r} is not installed{how}"

@@ -16,7 +16,6 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 
 from neurofm_shards._typing import Rows
-from neurofm_shards.blocks import merge_specs
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.datasets import (
     DEFAULT_PATTERN,
@@ -453,7 +452,7 @@ def _specs(collections: Sequence[ShardCollection], transforms: Sequence[Transfor
     specs: dict[str, ColumnSpec] = {}
     for collection in [] if transforms else collections:
         for name, spec in collection.columns.items():
-            specs[name] = merge_specs(specs[name], spec) if name in specs else spec
+            specs[name] = specs[name].merge(spec) if name in specs else spec
     return specs
 
 

@@ -95,3 +95,8 @@ class TransformEntry(Entry):
 @dataclass(frozen=True, kw_only=True)
 class ExecutorEntry(Entry):
     """Describes a factory of a :class:`concurrent.futures.Executor`; its config has a ``workers: int`` field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandEntry(Entry):
+    """Describes a :class:`~neurofm_shards.plugins.interfaces.Command` of ``neurofm-shards``; it has no config."""

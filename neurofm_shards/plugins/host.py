@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,7 @@ from neurofm_shards.errors import InputNotFoundError, PluginError
 from neurofm_shards.plugins import builtin, hookspecs
 from neurofm_shards.plugins.entries import (
     CodecEntry,
+    CommandEntry,
     CompressionEntry,
     Entry,
     ExecutorEntry,
@@ -42,6 +43,7 @@ REGISTRATION_HOOKS: Mapping[str, tuple[str, type[Entry]]] = {
     "neurofm_register_compressions": ("compression", CompressionEntry),
     "neurofm_register_transforms": ("transform", TransformEntry),
     "neurofm_register_executors": ("executor", ExecutorEntry),
+    "neurofm_register_commands": ("command", CommandEntry),
 }
 
 logger = logging.getLogger("neurofm_shards.plugins")
@@ -122,6 +124,8 @@ class Host:
         except (Exception, SystemExit) as error:
             raise PluginError(f"plugin file {path} failed to import: {_describe(error)}") from error
         self._take(module, str(path), str(path), "")
+        if self.plugins[-1].error:
+            raise PluginError(f"plugin file {path} is broken: {self.plugins[-1].error}")
 
     def _take(self, plugin: ModuleType | object, name: str, distribution: str, version: str) -> None:
         try:
@@ -154,7 +158,9 @@ class Host:
             for implementation in getattr(self._manager.hook, hook).get_hookimpls():
                 if implementation.plugin is not plugin:
                     continue
-                for entry in implementation.function():
+                returned = implementation.function()
+                several = isinstance(returned, Iterable) and not isinstance(returned, str)
+                for entry in returned if several else (returned,):
                     check_entry(entry, entry_type, hook)
                     yield kind, entry
 

@@ -1,4 +1,4 @@
-"""The contracts: what a source, codec, compression or transform has to do.
+"""The contracts: what a source, codec, compression, transform or command has to do, and what configures them.
 
 A plugin author subclasses one of these classes, describes it with an entry (see :mod:`neurofm_shards.plugins.entries`)
 and checks it with the conformance suite of the same name in :mod:`neurofm_shards.testing`. Nothing here imports numpy
@@ -9,17 +9,41 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
-from neurofm_shards.errors import SourceError
+from pydantic import BaseModel, ConfigDict
+
 from neurofm_shards.types import ArrayLayout, Block, Buffer, Problem, Sample, SourcePlan
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
     from types import TracebackType
 
     from typing_extensions import Self
 
     from neurofm_shards.streams import Recording
+
+
+class PluginConfig(BaseModel):
+    """Frozen, closed configuration of one plugin.
+
+    A subclass adds ``kind: Literal["its-name"] = "its-name"`` and its options as fields with defaults and
+    ``Field(description=...)``: command-line flags, ``neurofm-shards schema`` and the reference page are made from them.
+
+    Examples
+    --------
+    >>> from typing import Literal
+    >>> from pydantic import Field
+    >>> class ClipConfig(PluginConfig):
+    ...     kind: Literal["clip"] = "clip"
+    ...     limit: float = Field(5.0, gt=0, description="largest absolute value that is kept")
+    >>> ClipConfig(limit=3).limit
+    3.0
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
 
 
 class Codec(ABC):
@@ -150,63 +174,6 @@ class Compression(ABC):
         """Return a readable stream of the whole decompressed file, whoever wrote it (foreign shards included)."""
 
 
-class Source(ABC):
-    """Opens inputs of one format. Made by its entry's factory from its config; cheap; picklable."""
-
-    def group(self, paths: Sequence[str]) -> Sequence[tuple[str, ...]]:
-        """Say which paths belong together as one input; the default makes each path an input of its own."""
-        return [(path,) for path in paths]
-
-    @abstractmethod
-    def open(self, paths: tuple[str, ...]) -> Samples | Recording:
-        """Open one input.
-
-        Raises
-        ------
-        SourceError
-            The input cannot be read; the message names the file, what is wrong with it and what to do.
-        """
-
-    def inspect(self, paths: tuple[str, ...]) -> Inspection:
-        """Say what is inside, also for an input that ``open`` refuses; see ``neurofm-shards inspect``."""
-        from neurofm_shards.recordings.inspection import inspect_opened  # noqa: PLC0415  (needs numpy)
-
-        return inspect_opened(self, paths)
-
-    def write_example(self, path: str, *, seconds: float, seed: int) -> None:  # noqa: ARG002
-        """Write an example input of this format; ``neurofm-shards demo`` asks the source called ``nwb`` for one.
-
-        Parameters
-        ----------
-        path : str
-            File to write.
-        seconds : float
-            Length of the made-up session.
-        seed : int
-            Same seed, same session.
-        """
-        raise SourceError(f"{type(self).__name__} writes no examples: {path} was not written")
-
-
-class Inspection:
-    """A tree of what an input holds. Made by ``Source.inspect``.
-
-    Attributes
-    ----------
-    title : str
-        File name, format and version.
-    tree : dict
-        Nested JSON values, printed as a tree: a dict is a branch, everything else a leaf.
-    problems : tuple of Problem
-        What was odd, each with its consequence.
-    """
-
-    def __init__(self, title: str, tree: dict[str, Any], problems: Sequence[Problem] = ()) -> None:
-        self.title = title
-        self.tree = tree
-        self.problems = tuple(problems)
-
-
 class Samples(ABC):
     """One opened input that is already cut into samples. A context manager; used in one thread of one process."""
 
@@ -233,6 +200,53 @@ class Samples(ABC):
         self.close()
 
 
+class Source(ABC):
+    """Opens inputs of one format. Made by its entry's factory from its config; cheap; picklable."""
+
+    def group(self, paths: Sequence[str]) -> Sequence[tuple[str, ...]]:
+        """Say which paths belong together as one input; the default makes each path an input of its own."""
+        return [(path,) for path in paths]
+
+    @abstractmethod
+    def open(self, paths: tuple[str, ...]) -> Samples | Recording:
+        """Open one input.
+
+        Raises
+        ------
+        SourceError
+            The input cannot be read; the message names the file, what is wrong with it and what to do.
+        """
+
+    def inspect(self, paths: tuple[str, ...]) -> Inspection | None:  # noqa: ARG002  (most sources leave it to the core)
+        """Describe what is inside, also of an input that ``open`` refuses; see ``neurofm-shards inspect``.
+
+        Returns
+        -------
+        Inspection or None
+            None (the default) leaves it to the core, which describes what ``open`` returns.
+        """
+        return None
+
+
+class Inspection:
+    """A tree of what an input holds. Made by ``Source.inspect``.
+
+    Attributes
+    ----------
+    title : str
+        File name, format and version.
+    tree : dict
+        Nested JSON values, printed as a tree: a dict is a branch, everything else a leaf.
+    problems : tuple of Problem
+        What was odd, each with its consequence.
+    """
+
+    def __init__(self, title: str, tree: dict[str, Any], problems: Sequence[Problem] = ()) -> None:
+        self.title = title
+        self.tree = tree
+        self.problems = tuple(problems)
+
+
 class SampleSequence(Samples):
     """Mix-in for sources that only know one sample at a time: implement ``plan`` and ``sample``."""
 
@@ -252,11 +266,9 @@ class Transform(ABC):
     """Changes samples, at conversion or at load. Picklable; deterministic; given numpy arrays.
 
     Implement ``__call__`` and be done; override ``apply_block`` too where a whole block can be changed in one numpy
-    call, and say so with ``vectorized = True``.
+    call.
     """
 
-    #: Whether ``apply_block`` works on whole blocks rather than sample by sample.
-    vectorized: ClassVar[bool] = False
     #: Whether the work holds the GIL (Python loops); the loader then prefers processes to threads.
     holds_gil: ClassVar[bool] = True
 
@@ -275,4 +287,29 @@ class Transform(ABC):
         return self
 
 
-Opened = Union[Samples, "Recording"]
+class Command(ABC):
+    """One command of ``neurofm-shards``. Made by its entry's factory, without arguments, when the command is used.
+
+    Results go to stdout, progress and notes to stderr. Errors of :mod:`neurofm_shards.errors` become one line and their
+    exit code. Import what is costly inside ``run``: ``--help`` makes the command too.
+
+    Examples
+    --------
+    >>> class Count(Command):
+    ...     def add_arguments(self, parser):
+    ...         parser.add_argument("path", help="a folder of shards")
+    ...
+    ...     def run(self, args):
+    ...         from neurofm_shards import ShardedDatasetInfo
+    ...
+    ...         print(ShardedDatasetInfo(args.path).get_summary()["total_samples"])
+    ...         return 0
+    """
+
+    @abstractmethod
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Add the command's arguments to its parser."""
+
+    @abstractmethod
+    def run(self, args: Namespace) -> int:
+        """Run the command and return its exit code: 0 fine, 1 findings, 2 usage, 3 plugins."""

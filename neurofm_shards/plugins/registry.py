@@ -1,4 +1,4 @@
-"""Find plugins by name, make objects from configuration, and register plugins in code."""
+"""Find plugins by name, register them in code, make objects from configuration, and say what to install."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from neurofm_shards.errors import ConfigError, MissingPluginError, NeurofmShardsError, PluginError
+from neurofm_shards.errors import ConfigError, EncodeError, MissingPluginError, NeurofmShardsError, PluginError
 from neurofm_shards.plugins.entries import (
     CodecEntry,
+    CommandEntry,
     CompressionEntry,
     Entry,
     ExecutorEntry,
@@ -21,37 +23,54 @@ from neurofm_shards.plugins.entries import (
     TransformEntry,
 )
 from neurofm_shards.plugins.host import STRICT_PLUGINS, Host, Plugin, check_entry, is_set
+from neurofm_shards.plugins.interfaces import Codec
 
-_OURS = {
-    "source": {"nwb": "nwb", "npz": "npz", "arrays": "arrays"},
-    "compression": {"zstd": "compression", "lz4": "compression"},
-    "transform": dict.fromkeys(
-        ("zscore", "cast", "select", "rename", "crop", "clip", "smooth", "sqrt", "channel-mask"), "transforms"
-    ),
-}
+E = TypeVar("E", bound=Entry)
+#: Stands for the distribution of what a ``register_*`` call registered.
+IN_CODE = "(code)"
+
+#: What our own distributions provide, by extra, kind and name: the only place where the core names its plugins.
+EXTRAS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "nwb": {"source": ("nwb",), "suffix": (".nwb",)},
+        "npz": {"source": ("npz",), "suffix": (".npz",)},
+        "arrays": {"source": ("arrays",), "suffix": (".npy",)},
+        "compression": {"compression": ("zstd", "lz4"), "suffix": (".tar.zst", ".tar.lz4")},
+        "transforms": {
+            "transform": ("zscore", "cast", "select", "rename", "crop", "clip", "smooth", "sqrt", "channel-mask")
+        },
+        "report": {"command": ("report", "show")},
+    }
+)
+
+#: Types that always become JSON, whatever codecs are installed.
+_JSON_TYPES = (bool, int, float, str, type(None), list, tuple, dict)
 
 
 def install_hint(kind: str, name: str) -> str:
-    """Return the ``pip install`` line for one of our own plugins, or an empty string."""
-    extra = _OURS.get(kind, {}).get(name)
-    return f"pip install 'neurofm-shards[{extra}]'" if extra else ""
+    """Return the ``pip install`` line for one of our own plugins by kind and name, or an empty string."""
+    return _pip_line(extra for extra, provided in EXTRAS.items() if name in provided.get(kind, ()))
+
+
+def install_hint_for_file(path: str) -> str:
+    """Return the ``pip install`` line for our own plugin that reads files named like this, or an empty string."""
+    lower = path.lower()
+    return _pip_line(extra for extra, provided in EXTRAS.items() if lower.endswith(provided.get("suffix", ())))
+
+
+def _pip_line(extras: Iterable[str]) -> str:
+    return next((f"pip install 'neurofm-shards[{extra}]'" for extra in extras), "")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say that nothing is registered under ``name``, what comes close, what there is and what to install."""
+    """Return a message that nothing is registered under a name: close matches, what to install, what is installed."""
     known = sorted(known)
     message = f"no {kind} named {name!r} is installed"
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
+    if close := difflib.get_close_matches(name, known, n=1):
         message += f"; did you mean {close[0]!r}?"
-    hint = install_hint(kind, name)
-    if hint:
+    if hint := install_hint(kind, name):
         message += f"; install it with: {hint}"
     return f"{message} (installed: {', '.join(known) or 'none'})"
-
-
-E = TypeVar("E", bound=Entry)
-IN_CODE = "(code)"
 
 
 @dataclass(frozen=True)
@@ -61,9 +80,9 @@ class Registered(Generic[E]):
     Attributes
     ----------
     kind : str
-        ``"source"``, ``"codec"``, ``"compression"``, ``"transform"`` or ``"executor"``.
+        ``"source"``, ``"codec"``, ``"compression"``, ``"transform"``, ``"executor"`` or ``"command"``.
     entry : Entry
-        What the plugin said of itself.
+        The plugin's description of itself.
     distribution, version : str
         The distribution that provides it; ``"(code)"`` when it was registered by a ``register_*`` call.
     """
@@ -155,7 +174,7 @@ def _model_problem(model: object, name: str) -> str:
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return f"is {model!r}, not a pydantic model"
     if not model.model_config.get("frozen") or model.model_config.get("extra") != "forbid":
-        return 'must be frozen with extra="forbid" (derive it from neurofm_shards.plugins.config.PluginConfig)'
+        return 'must be frozen with extra="forbid" (derive it from neurofm_shards.plugins.interfaces.PluginConfig)'
     field = model.model_fields.get("kind")
     if field is None or field.default != name:
         return f'must have a field kind: Literal["{name}"] = "{name}"'
@@ -180,19 +199,23 @@ class Kind(Generic[E]):
         return [item for name in self.names() for item in self._by_name[name]]
 
     def register(self, entry: E, *, distribution: str = IN_CODE, version: str = "") -> None:
-        """Add an entry; a name that is taken becomes ambiguous, it is never replaced."""
-        check_entry(entry, self._entry_type, f"register_{self.kind}")
-        self._by_name.setdefault(entry.name, []).append(Registered(self.kind, entry, distribution, version))
-        self._instances.pop(entry.name, None)
+        """Add an entry.
 
-    def unregister(self, name: str, *, distribution: str = IN_CODE) -> None:
-        """Take back an entry that was registered in code."""
-        kept = [item for item in self._by_name.get(name, []) if item.distribution != distribution]
-        self._instances.pop(name, None)
+        An entry that was registered in code is replaced by the next one that code registers under its name, as a
+        notebook cell does that runs again. A name that a distribution claims as well becomes ambiguous.
+        """
+        check_entry(entry, self._entry_type, f"register_{self.kind}")
+        if distribution == IN_CODE:
+            self.unregister(entry.name)
+        self._by_name.setdefault(entry.name, []).append(Registered(self.kind, entry, distribution, version))
+        self._instances.clear()
+
+    def unregister(self, name: str) -> None:
+        """Remove an entry that was registered in code."""
+        kept = [item for item in self._by_name.pop(name, []) if item.distribution != IN_CODE]
         if kept:
             self._by_name[name] = kept
-        else:
-            self._by_name.pop(name, None)
+        self._instances.clear()
 
     def get(self, name: str) -> Registered[E]:
         """Return what is registered under a name or a qualified ``distribution/name``.
@@ -202,7 +225,7 @@ class Kind(Generic[E]):
         MissingPluginError
             Nothing has this name; the message says what comes close and what to install.
         PluginError
-            Two distributions claim it.
+            It is registered more than once.
         """
         distribution, _, short = name.rpartition("/")
         found = [item for item in self._by_name.get(short, []) if distribution in ("", item.distribution)]
@@ -221,7 +244,7 @@ class Kind(Generic[E]):
         return self.get(name).make(options)
 
     def instance(self, name: str) -> Any:
-        """Return the object with default options, made once."""
+        """Return the object with default options; it is made once, until something is registered."""
         if name not in self._instances:
             self._instances[name] = self.get(name).make()
         return self._instances[name]
@@ -238,17 +261,54 @@ class Kind(Generic[E]):
         return self._only(found, what) if found else None
 
     def _only(self, found: list[Registered[E]], what: str) -> Registered[E]:
-        if len(found) > 1:
-            spellings = ", ".join(repr(item.qualified_name) for item in found)
+        if len(found) == 1:
+            return found[0]
+        spellings = sorted({item.qualified_name for item in found})
+        if len(spellings) == 1:
             raise PluginError(
-                f"{what} is provided by more than one distribution; say which one you mean ({spellings}) "
-                "or uninstall the other"
+                f"{what} is registered {len(found)} times by {found[0].distribution}, which has to name "
+                "one of them otherwise"
             )
-        return found[0]
+        raise PluginError(
+            f"{what} is provided by more than one distribution; say which one you mean "
+            f"({', '.join(map(repr, spellings))}) or uninstall the other"
+        )
 
 
 class CodecKind(Kind[CodecEntry]):
-    """Codecs, also by file extension."""
+    """Codecs, also by file extension and by the value to be stored."""
+
+    def for_value(self, value: object, preferred: str = "pyd", *, field: str = "?") -> Codec:
+        """Choose the codec for a value by its type.
+
+        Python's own numbers, strings, booleans, None, lists and dicts are JSON; then the preferred (array) codec is
+        asked, then all others.
+
+        Raises
+        ------
+        EncodeError
+            No codec takes the value.
+        PluginError
+            More than one of the others takes it.
+        """
+        if type(value) in _JSON_TYPES:
+            return cast("Codec", self.instance("json"))
+        first = cast("Codec", self.instance(preferred))
+        if first.accepts(value):
+            return first
+        others: Iterable[Codec] = map(self.instance, set(self.names()) - {preferred, "json", "pyd", "npy"})
+        takers = [codec for codec in others if codec.accepts(value)]
+        if len(takers) > 1:
+            raise PluginError(
+                f"field {field!r}: codecs {sorted(codec.name for codec in takers)} all take a {type(value).__name__}; "
+                f"choose one with codecs={{{field!r}: name}}"
+            )
+        if not takers:
+            raise EncodeError(
+                f"field {field!r}: no codec takes a {type(value).__module__}.{type(value).__qualname__}; convert it to "
+                "an array or to JSON values, or register a codec for it: neurofm_shards.register_codec(CodecEntry(...))"
+            )
+        return takers[0]
 
     def by_extension(self, extension: str) -> Registered[CodecEntry] | None:
         """Return the codec of an extension (no dot), or None."""
@@ -275,6 +335,7 @@ class Registry:
         self.compressions = CompressionKind("compression", CompressionEntry)
         self.transforms: Kind[TransformEntry] = Kind("transform", TransformEntry)
         self.executors: Kind[ExecutorEntry] = Kind("executor", ExecutorEntry)
+        self.commands: Kind[CommandEntry] = Kind("command", CommandEntry)
         for plugin in host.plugins:
             for kind, entry in plugin.entries:
                 self.kind(kind).register(entry, distribution=plugin.distribution, version=plugin.version)
@@ -285,8 +346,8 @@ class Registry:
         return list(self._host.plugins)
 
     def kinds(self) -> Iterator[Kind[Any]]:
-        """Iterate over sources, codecs, compressions, transforms, executors."""
-        yield from (self.sources, self.codecs, self.compressions, self.transforms, self.executors)
+        """Iterate over sources, codecs, compressions, transforms, executors, commands."""
+        yield from (self.sources, self.codecs, self.compressions, self.transforms, self.executors, self.commands)
 
     def kind(self, name: str) -> Kind[Any]:
         """Return one kind by its singular name."""
@@ -303,10 +364,10 @@ class Registry:
         ]
 
     def adopt(self, entries: list[tuple[str, Entry]]) -> None:
-        """Register entries that another process registered in code, unless they are there already."""
-        present = [(kind, entry.name) for kind, entry in self.code_entries()]
+        """Register entries that another process registered in code, unless the same ones are there already."""
+        present = self.code_entries()
         for kind, entry in entries:
-            if (kind, entry.name) not in present:
+            if (kind, entry) not in present:
                 self.kind(kind).register(entry)
 
 

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 _SHOWN = 12
 
 
-def inspect_opened(source: Source, paths: tuple[str, ...]) -> Inspection:
-    """Open an input and say what is inside.
+def inspect_input(source: Source, paths: tuple[str, ...]) -> Inspection:
+    """Describe what is inside an input: as its source does, or as ``open`` gives it.
 
     Parameters
     ----------
     source : Source
-        Whose ``open`` is called.
+        Whose ``inspect``, and ``open`` where that returns None, is called.
     paths : tuple of str
         The input.
 
@@ -39,6 +39,9 @@ def inspect_opened(source: Source, paths: tuple[str, ...]) -> Inspection:
     Inspection
         An input that cannot be opened is an empty tree with the error as its problem.
     """
+    described = source.inspect(paths)
+    if described is not None:
+        return described
     title = ", ".join(path.rsplit("/", 1)[-1] for path in paths)
     try:
         opened = source.open(paths)

@@ -18,6 +18,7 @@ from neurofm_shards.errors import NeurofmShardsError
 from neurofm_shards.plugins.interfaces import Samples, Source
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.recordings import EventStream, IntervalStream, IrregularStream, Recording, RegularStream
+from neurofm_shards.recordings.inspection import inspect_input
 from neurofm_shards.testing.comparing import same_blocks
 from neurofm_shards.types import Block, ColumnSpec, Ragged
 
@@ -98,7 +99,7 @@ class SourceConformance:
 
     def test_inspect_says_something(self, paths: tuple[str, ...]) -> None:
         """A title and a tree of JSON values."""
-        inspection = self.source.inspect(paths)
+        inspection = inspect_input(self.source, paths)
         assert inspection.title
         assert orjson.loads(orjson.dumps(inspection.tree, option=orjson.OPT_SERIALIZE_NUMPY))
 

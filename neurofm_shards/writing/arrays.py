@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import Progress
 
-from neurofm_shards.blocks import as_array, column_of, rows_between
+from neurofm_shards.blocks import column_of, rows_between
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.dataset_record import ShardRecord, dataset_manifest
 from neurofm_shards.format.manifest import summary
 from neurofm_shards.format.resolve import compression_object
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Block, ColumnData, Metadata, Ragged
+from neurofm_shards.values import as_array
 from neurofm_shards.writing.dataset_writer import FieldWarnings, KeyRegistry
 from neurofm_shards.writing.output_folder import DEFAULT_PATTERN, ShardNames, Target
 from neurofm_shards.writing.shard_writer import ShardWriter

@@ -10,15 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import AnyArray, Bytes
-from neurofm_shards.blocks import as_array
 from neurofm_shards.errors import EncodeError
 from neurofm_shards.format.headers import MEMBER_BLOCK, Digits, HeaderTemplate, Stencil, padded
 from neurofm_shards.format.index import ColumnLog, Encoded, Form, IndexLog
 from neurofm_shards.format.keys import METADATA_FIELD, check_extension, check_field
-from neurofm_shards.plugins.choice import codec_for
 from neurofm_shards.plugins.interfaces import Codec
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import Buffer, Sample
+from neurofm_shards.values import as_array
 
 
 class FieldWriter:
@@ -151,7 +150,10 @@ class FieldWriters:
     def _writer(self, field: str, value: Any) -> FieldWriter:
         check_field(field)
         named = self._codecs.get(field)
-        codec = codec_for(value, self._preferred, field=field) if named is None else self._named(field, named, value)
+        if named is None:
+            codec = registry().codecs.for_value(value, self._preferred, field=field)
+        else:
+            codec = self._named(field, named, value)
         writer = self._writers.get((field, codec.name))
         if writer is None:
             writer = self._writers[field, codec.name] = FieldWriter(field, codec)

@@ -1,17 +1,16 @@
-"""``.json`` values and samples' metadata."""
+"""``.json`` values."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurofm_shards.codecs.json import JsonCodec, metadata_bytes, metadata_from_bytes, strict_json
+from neurofm_shards.codecs.json import JsonCodec
 from neurofm_shards.errors import EncodeError, FormatError
 from neurofm_shards.testing.comparing import same
 
@@ -89,55 +88,3 @@ def test_nan_from_python_writers_is_read() -> None:
     value = CODEC.decode(memoryview(json.dumps({"x": float("nan"), "y": float("inf")}).encode()))
     assert np.isnan(value["x"])
     assert value["y"] == float("inf")
-
-
-def test_metadata_takes_what_experimenters_have() -> None:
-    found = json.loads(
-        metadata_bytes(
-            {
-                "gain": 1.0,
-                "missing": float("nan"),
-                "trial": np.int64(3),
-                "speed": np.float32(0.5),
-                "good": np.bool_(True),
-                "position": np.array([1.5, np.nan]),
-                "labels": np.array(["left", "right"]),
-                "day": dt.date(2020, 1, 31),
-                "start": dt.datetime(2020, 1, 31, 12, 30, tzinfo=dt.timezone.utc),
-                "length": dt.timedelta(seconds=1.5),
-                "file": PurePosixPath("a/b.nwb"),
-            }
-        )
-    )
-    assert found == {
-        "gain": 1.0, "missing": None, "trial": 3, "speed": 0.5, "good": True, "position": [1.5, None],
-        "labels": ["left", "right"], "day": "2020-01-31",
-        "start": "2020-01-31T12:30:00+00:00", "length": 1.5, "file": "a/b.nwb",
-    }  # fmt: skip
-    assert isinstance(found["gain"], float)
-
-
-@pytest.mark.parametrize(
-    "metadata", [{"a": object()}, {"a": b"x"}, {"a": 2**70}, {1: 2}, [1], {"a": 1j}, {"a": np.array([1j])}]
-)
-def test_other_metadata_is_refused(metadata: object) -> None:
-    with pytest.raises(EncodeError):
-        metadata_bytes(metadata)
-
-
-def test_metadata_must_be_an_object() -> None:
-    assert metadata_from_bytes(b'{"a":1}') == {"a": 1}
-    with pytest.raises(FormatError, match="list"):
-        metadata_from_bytes(b"[1]")
-
-
-@pytest.mark.parametrize(
-    "text", [b'{"a":1,"a":2}', b'{"a":NaN}', b"[Infinity]", b"[" * 5000, b"{", b"1" * 5000, b"\xff"]
-)
-def test_strict_json_lets_nothing_doubtful_pass(text: bytes) -> None:
-    with pytest.raises(FormatError):
-        strict_json(text)
-
-
-def test_strict_json_reads_ordinary_json() -> None:
-    assert strict_json(b'{"a": [1, 2.0, null, "x"]}') == {"a": [1, 2.0, None, "x"]}

@@ -44,6 +44,10 @@ BROKEN = {
         "from neurofm_shards import hookimpl\n@hookimpl\ndef neurofm_register_codecs(config):\n    return []",
         "config",
     ),
+    "no_entry": (
+        "from neurofm_shards import hookimpl\n@hookimpl\ndef neurofm_register_codecs():\n    return None",
+        "gave None; it must give CodecEntry objects",
+    ),
     "wrong_entry": (
         "from neurofm_shards import hookimpl\n@hookimpl\ndef neurofm_register_codecs():\n    return ['text']",
         "CodecEntry",
@@ -157,6 +161,9 @@ def test_a_plugin_file_is_loaded_and_a_missing_or_broken_one_is_an_error(tmp_pat
     path.write_text("1 / 0")
     with pytest.raises(PluginError, match="mine.py failed to import: ZeroDivisionError"):
         fresh_registry()
+    path.write_text(BROKEN["bad_hook_name"][0])
+    with pytest.raises(PluginError, match="mine.py is broken: neurofm_register_codec is not a hook"):
+        fresh_registry()
     monkeypatch.setenv("NEUROFM_SHARDS_PLUGIN_FILES", str(tmp_path / "absent.py"))
     with pytest.raises(InputNotFoundError, match="absent.py"):
         fresh_registry()
@@ -200,7 +207,56 @@ def test_options_are_checked_and_named(fresh_registry):
         found.compressions.make({"level": 3})
 
 
-def test_registering_in_code_never_replaces(fresh_registry):
+class First:
+    """A codec's object, as far as the registry is concerned."""
+
+
+class Second:
+    """Another."""
+
+
+def test_registering_again_in_code_replaces_what_code_registered(fresh_registry):
+    found = fresh_registry().codecs
+    for factory in (First, Second):
+        found.register(CodecEntry(name="text", summary="", factory=factory, extension="txt"))
+        by_extension = found.by_extension("txt")
+        assert by_extension.entry.factory is factory
+        assert {type(found.instance(name)) for name in ("text", by_extension.qualified_name)} == {factory}
+
+
+def test_a_worker_gets_the_later_of_two_registrations(fresh_registry):
+    found = fresh_registry()
+    first, second = (CodecEntry(name="text", summary="", factory=each, extension="txt") for each in (First, Second))
+    found.adopt([("codec", first)])
+    kept = found.codecs.instance("text")
+    found.adopt([("codec", first)])
+    assert found.codecs.instance("text") is kept, "an entry that is there already is left alone"
+    found.adopt([("codec", second)])
+    assert type(found.codecs.instance("text")) is Second
+
+
+def test_a_distribution_that_registers_a_name_twice_is_told_so(site, fresh_registry):
+    twice = "[TransformEntry(name='twice', summary='', factory=len)] * 2"
+    install(site, "zz-twice", GOOD.format(name="good", module="zz_twice").replace("[Trans", f"{twice} + [Trans"))
+    found = fresh_registry()
+    with pytest.raises(PluginError, match=r"'twice' is registered 2 times by zz-twice"):
+        found.transforms.get("twice")
+    assert found.transforms.get("good")
+
+
+@pytest.mark.parametrize("returned", ["{}", "[{}]", "iter([{}])"])
+def test_a_hook_returns_one_entry_or_several(returned, site, fresh_registry):
+    entry = "TransformEntry(name='only', summary='', factory=len)"
+    install(
+        site,
+        "zz-only",
+        "from neurofm_shards import hookimpl\nfrom neurofm_shards.plugins.entries import TransformEntry\n"
+        f"@hookimpl\ndef neurofm_register_transforms():\n    return {returned.format(entry)}",
+    )
+    assert fresh_registry().transforms.get("only").distribution == "zz-only"
+
+
+def test_code_and_a_distribution_clash(fresh_registry):
     found = fresh_registry()
     found.codecs.register(CodecEntry(name="npy", summary="", factory=object, extension="npy"))
     with pytest.raises(PluginError, match="more than one distribution"):

@@ -10,7 +10,7 @@ import numpy as np
 from neurofm_shards.errors import SourceError
 from neurofm_shards.plugins.interfaces import Source
 from neurofm_shards.recordings import InMemoryRecording, IrregularStream, WindowOptions, windowed
-from neurofm_shards.recordings.inspection import inspect_opened, inspect_samples
+from neurofm_shards.recordings.inspection import inspect_input, inspect_samples
 from neurofm_shards.recordings.memory import events, intervals, irregular, regular
 
 
@@ -27,7 +27,7 @@ class OneRecording(Source):
 
 def inspected(*streams):
     source = OneRecording(*streams)
-    found = inspect_opened(source, ("/folder/f.nwb",))
+    found = inspect_input(source, ("/folder/f.nwb",))
     assert source.closed == [True]
     json.dumps(found.tree, allow_nan=False)
     assert found.title == "f.nwb"
@@ -93,7 +93,7 @@ def test_an_input_that_does_not_open_is_a_problem_not_a_crash():
         def open(self, paths):
             raise SourceError("f.nwb: truncated")
 
-    found = inspect_opened(Refusing(), ("f.nwb",))
+    found = inspect_input(Refusing(), ("f.nwb",))
     assert found.tree == {}
     assert [(problem.what, problem.severity) for problem in found.problems] == [("f.nwb: truncated", "error")]
     assert "nothing in it has a time" in inspected().problems[0].what

@@ -20,8 +20,6 @@ from running_suites import checks, failing
 class Double(Transform):
     """Doubles x, and drops samples whose x begins with 0."""
 
-    vectorized = True
-
     def __call__(self, sample, metadata):
         return None if sample["x"][0] == 0 else {**sample, "x": sample["x"] * 2}
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from neurofm_shards.compression.frames import compress_file
+from neurofm_shards.compression.frames import FrameWriter
 from neurofm_shards.errors import FormatError
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.plugins.registry import registry
@@ -35,7 +35,9 @@ class TestLz4(CompressionConformance):
 
 def compressed(compression: Compression) -> bytes:
     file = io.BytesIO()
-    compress_file([RAW], compression, file, 2)
+    with FrameWriter(file, compression, 2) as writer:
+        writer.write(RAW)
+        writer.close()
     return file.getvalue()
 
 

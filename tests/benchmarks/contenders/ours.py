@@ -21,7 +21,6 @@ from neurofm_shards.types import Block, Ragged, Sample
 class Doubled(Transform):
     """One vectorised transform."""
 
-    vectorized: ClassVar[bool] = True
     holds_gil: ClassVar[bool] = False
 
     def __call__(self, sample: Sample, metadata: dict[str, Any]) -> Sample:

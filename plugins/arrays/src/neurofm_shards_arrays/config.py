@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from neurofm_shards.plugins.config import PluginConfig
+from neurofm_shards.plugins.interfaces import PluginConfig
 
 
 class ArraysConfig(PluginConfig):

@@ -9,8 +9,7 @@ from pydantic import Field
 
 from neurofm_shards.compression.streams import CheckedStream, StreamChain, fill
 from neurofm_shards.errors import FormatError
-from neurofm_shards.plugins.config import PluginConfig
-from neurofm_shards.plugins.interfaces import Compression
+from neurofm_shards.plugins.interfaces import Compression, PluginConfig
 
 if TYPE_CHECKING:
     from neurofm_shards.types import Buffer

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from neurofm_shards.plugins.config import PluginConfig
+from neurofm_shards.plugins.interfaces import PluginConfig
 
 
 class NpzConfig(PluginConfig):

@@ -11,8 +11,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.plugins.config import PluginConfig
-from neurofm_shards.plugins.interfaces import Transform
+from neurofm_shards.plugins.interfaces import PluginConfig, Transform
 from neurofm_shards.types import Block, ColumnData, Metadata, Ragged, Sample
 
 Array = npt.NDArray[Any]
@@ -30,7 +29,6 @@ class FieldTransform(Transform):
     Subclasses implement :meth:`change`, which works on one sample's array as on a stack of them.
     """
 
-    vectorized: ClassVar[bool] = True
     holds_gil: ClassVar[bool] = False
     #: Whether each row of an array is changed without looking at its neighbours in time.
     elementwise: ClassVar[bool] = True

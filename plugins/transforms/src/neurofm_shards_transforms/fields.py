@@ -10,8 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.plugins.config import PluginConfig
-from neurofm_shards.plugins.interfaces import Transform
+from neurofm_shards.plugins.interfaces import PluginConfig, Transform
 from neurofm_shards.types import Block, Metadata, Sample
 
 
@@ -37,7 +36,6 @@ class RenameConfig(PluginConfig):
 
 
 class _FieldSetTransform(Transform):
-    vectorized: ClassVar[bool] = True
     holds_gil: ClassVar[bool] = False
 
     @abstractmethod

@@ -48,7 +48,6 @@ class ZScore(Transform):
     divided by 1. The result is float32; float64 stays.
     """
 
-    vectorized: ClassVar[bool] = True
     holds_gil: ClassVar[bool] = False
 
     def __init__(self, config: ZScoreConfig) -> None:

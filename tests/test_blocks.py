@@ -13,7 +13,6 @@ from neurofm_shards.blocks import (
     column_spec,
     concat_blocks,
     map_block,
-    merge_specs,
     samples_of,
     take,
 )
@@ -78,8 +77,8 @@ def test_specs():
     assert specs["odd"].dtype is None
     assert column_spec("be", np.zeros((2, 3), ">f8")).dtype == "<f8"
     a, b = ColumnSpec("x", "<f4", (2, 3), "V"), ColumnSpec("x", "<f4", (2, 4), "V")
-    assert merge_specs(a, b) == ColumnSpec("x", "<f4", (2, None), "V")
-    assert merge_specs(a, ColumnSpec("x", "<f4", (2,), "s")) == ColumnSpec("x", "<f4", None, None)
+    assert a.merge(b) == ColumnSpec("x", "<f4", (2, None), "V")
+    assert a.merge(ColumnSpec("x", "<f4", (2,), "s")) == ColumnSpec("x", "<f4", None, None)
 
 
 def test_as_many_metadata_as_samples():

@@ -1,0 +1,111 @@
+"""Values on their way between Python, NumPy, torch and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import orjson
+
+from neurofm_shards._typing import AnyArray
+from neurofm_shards.errors import EncodeError
+
+
+def as_array(value: Any) -> AnyArray | None:
+    """Return a NumPy array or scalar, or a torch tensor, as an array; None for anything else.
+
+    Tensors are detached and copied from their device. torch is not imported: a tensor is known by its methods.
+
+    Raises
+    ------
+    EncodeError
+        NumPy has no counterpart of the tensor.
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, np.generic):
+        return np.asarray(value)
+    return _from_tensor(value) if is_tensor(value) else None
+
+
+def is_tensor(value: object) -> bool:
+    """Return whether a value is a torch tensor (and no class of tensors)."""
+    return hasattr(value, "detach") and hasattr(value, "numpy") and not isinstance(value, type)
+
+
+def _from_tensor(tensor: Any) -> AnyArray:
+    try:
+        return np.asarray(tensor.numpy(force=True))
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise EncodeError(
+            f"a tensor of {getattr(tensor, 'dtype', 'unknown type')} has no counterpart in NumPy ({error}): convert it "
+            "first, with .float() or .to_dense()"
+        ) from error
+
+
+def to_json(value: Any) -> Any:
+    """Return a value as JSON holds it.
+
+    Arrays, NumPy numbers, tuples and mappings become lists, numbers and dicts with string keys; NaN and infinity become
+    None; bytes are decoded as UTF-8; anything else becomes its string.
+    """
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def json_bytes(value: Any, option: int = 0) -> bytes:
+    """Return a value as JSON text; arrays, NumPy numbers and tensors in it become lists and numbers, NaN null.
+
+    Parameters
+    ----------
+    value : object
+        Values that JSON can hold, arrays and tensors.
+    option : int
+        Further options of ``orjson.dumps``.
+
+    Raises
+    ------
+    TypeError
+        Something in it is none of these.
+    """
+    return orjson.dumps(value, _json_default, option | orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _json_default(value: Any) -> Any:
+    if is_tensor(value):
+        return value.detach().cpu().tolist()
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()  # not contiguous, or of a dtype that orjson does not know
+    raise TypeError
+
+
+def loads_unique(data: bytes | str) -> Any:
+    """Parse JSON in which no object may have a key twice (parsers keep the last one and say nothing).
+
+    Raises
+    ------
+    ValueError
+        It is not JSON, or a key comes twice.
+    """
+    return json.loads(data, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r:.60} comes twice")
+    return found

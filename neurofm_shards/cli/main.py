@@ -9,10 +9,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from neurofm_shards._version import __version__
-from neurofm_shards.errors import NeurofmShardsError
+from neurofm_shards.errors import MissingPluginError, NeurofmShardsError
+
+if TYPE_CHECKING:
+    from neurofm_shards.plugins.entries import CommandEntry
+    from neurofm_shards.plugins.interfaces import Command
 
 #: Command name to (module, summary). A module offers ``add_arguments(parser, argv)`` and ``run(args) -> int``.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -64,6 +68,7 @@ def run(argv: Sequence[str], program: str = "neurofm-shards") -> int:
 
 def _dispatch(argv: list[str], program: str) -> int:
     command = next((word for word in argv if word in COMMANDS), None)
+    others = {} if command else _commands_of_plugins(argv)
     parser = _Parser(
         prog="neurofm-shards",
         description="Neuroscience recordings become WebDataset shards; shards become PyTorch batches.",
@@ -82,15 +87,42 @@ def _dispatch(argv: list[str], program: str) -> int:
             _apply_plugin_options(argv)
             module, chosen = importlib.import_module(home), sub
             module.add_arguments(sub, argv)
+    made: Command | None = None
+    for name, entry in others.items():
+        sub = commands.add_parser(name, help=entry.summary, description=entry.summary, prog=f"neurofm-shards {name}")
+        _add_global_options(sub, default=argparse.SUPPRESS)
+        if name in argv and made is None:
+            made, chosen = _made(name), sub
+            made.add_arguments(sub)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         flags = any(word.startswith("-") for word in unknown)
         hint = "" if flags else getattr(module, "BARE_WORDS", "")
         chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    if made is not None:
+        return made.run(args)
     if module is None:
         parser.print_help()
         return 2
     return int(module.run(args))
+
+
+def _made(name: str) -> Command:
+    from neurofm_shards.plugins.registry import registry  # noqa: PLC0415  (after --version)
+
+    return cast("Command", registry().commands.instance(name))
+
+
+def _commands_of_plugins(argv: Sequence[str]) -> dict[str, CommandEntry]:
+    """Return the commands that plugins register; raise when a word that is no command stands where one should."""
+    from neurofm_shards.plugins.registry import registry, unknown_name  # noqa: PLC0415  (after --version)
+
+    rest = _apply_plugin_options(argv)
+    known = {item.entry.name: item.entry for item in registry().commands.entries()}
+    word = next((word for word in rest if not word.startswith("-")), None)
+    if word is not None and word not in known:
+        raise MissingPluginError(unknown_name("command", word, [*COMMANDS, *known]))
+    return known
 
 
 def _add_global_options(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -102,12 +134,12 @@ def _add_global_options(parser: argparse.ArgumentParser, default: str | None) ->
     group.add_argument("--debug", action="store_true", default=switch, help="show tracebacks")
 
 
-def _apply_plugin_options(argv: Sequence[str]) -> None:
+def _apply_plugin_options(argv: Sequence[str]) -> list[str]:
     # Through the environment, so that worker processes see them too; before parsing, because options of the
     # command are made from the plugins' models.
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_global_options(early, default=None)
-    options, _ = early.parse_known_args(argv)
+    options, rest = early.parse_known_args(argv)
     if options.no_plugins:
         os.environ["NEUROFM_SHARDS_NO_PLUGINS"] = "1"
     if options.strict_plugins:
@@ -115,6 +147,7 @@ def _apply_plugin_options(argv: Sequence[str]) -> None:
     if options.plugin:
         paths = [os.path.abspath(path) for path in options.plugin]  # noqa: PTH100  (pathlib costs start-up time)
         os.environ["NEUROFM_SHARDS_PLUGIN_FILES"] = os.pathsep.join(paths)
+    return rest
 
 
 def _failed(error: Exception, code: int, *, debug: bool) -> int:

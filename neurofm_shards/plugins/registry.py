@@ -66,10 +66,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Return a message that nothing is registered under a name: close matches, what to install, what is installed."""
     known = sorted(known)
     message = f"no {kind} named {name!r} is installed"
-    if close := difflib.get_close_matches(name, known, n=1):
-        message += f"; did you mean {close[0]!r}?"
     if hint := install_hint(kind, name):
         message += f"; install it with: {hint}"
+    elif close := difflib.get_close_matches(name, known, n=1):
+        message += f"; did you mean {close[0]!r}?"
     return f"{message} (installed: {', '.join(known) or 'none'})"
 
 

@@ -173,7 +173,7 @@ def _die_with_parent() -> None:
     # without this, a call that is under way would go on writing next to the run that takes a killed one's place
     parent: Any = multiprocessing.parent_process()
     if parent is not None:
-        wait([parent.sentinel])
+        wait_for_any([parent.sentinel])
         os._exit(1)
 
 

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan
 from neurofm_shards.format.dataset_record import versions_of
 from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry, TableEntry, merge_columns
 from neurofm_shards.format.resolve import compression_distribution
 from neurofm_shards.plugins.registry import IN_CODE, registry
+from neurofm_shards.values import to_json
 from neurofm_shards.writing.statistics import (
     ChannelStats,
     SessionStats,
@@ -108,9 +107,9 @@ def _source(item: InputPlan, base: Mapping[str, int], dropped: Mapping[str, int]
         "fingerprint": plan.fingerprint,
         "num_samples": plan.num_samples,
         "drops": {**plan.drops, **dropped},
-        "problems": [_without_folders(json_values(vars(problem)), item) for problem in plan.problems],
+        "problems": [_without_folders(to_json(vars(problem)), item) for problem in plan.problems],
         "tables": {name: [base[name], len(rows)] for name, rows in plan.tables.items() if name in base},
-        "facts": json_values(dict(plan.metadata)),
+        "facts": to_json(dict(plan.metadata)),
     }
 
 
@@ -166,16 +165,3 @@ def software(plan: ConversionPlan) -> dict[str, str]:
     for config in plan.config.transforms:
         distributions.add(known.transforms.get(str(config["kind"])).distribution)
     return versions_of(distributions)
-
-
-def json_values(value: Any) -> Any:
-    """Turn NumPy numbers and arrays inside facts into JSON values; NaN becomes None."""
-    if isinstance(value, Mapping):
-        return {str(key): json_values(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_values(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return json_values(value.tolist())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)

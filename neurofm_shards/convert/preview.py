@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from neurofm_shards.convert.commit import json_values
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan
 from neurofm_shards.convert.work import transformed_columns
 from neurofm_shards.types import ColumnSpec
+from neurofm_shards.values import to_json
 
 _TAR_BLOCK = 512
 #: Metadata of a sample: its header and about one block of JSON.
@@ -54,8 +54,8 @@ def _input(item: InputPlan) -> dict[str, Any]:
         "session_id": item.session_id,
         "num_samples": item.plan.num_samples,
         "drops": dict(item.plan.drops),
-        "problems": [json_values(vars(problem)) for problem in item.plan.problems],
-        "facts": json_values(dict(item.plan.metadata)),
+        "problems": [to_json(vars(problem)) for problem in item.plan.problems],
+        "facts": to_json(dict(item.plan.metadata)),
     }
 
 

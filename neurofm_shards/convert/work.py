@@ -13,7 +13,6 @@ import numpy as np
 import orjson
 
 from neurofm_shards.blocks import fields_of
-from neurofm_shards.convert.commit import json_values
 from neurofm_shards.convert.inputs import worker_reader
 from neurofm_shards.convert.planning import Segment, ShardTask, TaskInput
 from neurofm_shards.errors import NeurofmShardsError, SourceError
@@ -24,6 +23,7 @@ from neurofm_shards.plugins.entries import Entry
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import Block, ColumnSpec, Ragged
+from neurofm_shards.values import to_json
 from neurofm_shards.writing.output_folder import Output, ShardNames
 from neurofm_shards.writing.shard_writer import ShardWriter
 from neurofm_shards.writing.statistics import SessionStats, block_statistics, is_quantity, merged
@@ -318,5 +318,5 @@ def write_tables(
         path = output.folder / entries[name].file
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = read_rows(output.folder, entries[name], before) if before else []
-        text = orjson.dumps([*kept, *(json_values(row) for row in rows)], option=orjson.OPT_APPEND_NEWLINE)
+        text = orjson.dumps([*kept, *(to_json(row) for row in rows)], option=orjson.OPT_APPEND_NEWLINE)
         write_atomically(path, [text], durable=durable)

@@ -6,7 +6,6 @@ number of workers.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from neurofm_shards.codecs.arrays import plain_dtype
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
 from neurofm_shards.format.files import SIDECAR_DIR, open_regular, write_atomically
 from neurofm_shards.types import ColumnSpec
+from neurofm_shards.values import loads_unique
 
 MANIFEST_NAME = "dataset_metadata.json"
 FORMAT_VERSION = 1
@@ -281,16 +281,9 @@ def _refuse_duplicate_keys(data: bytes, values: dict[str, Any]) -> None:
     # edited by hand need the slow parser.
     try:
         if orjson.dumps(values, option=_OPTIONS) != data:
-            json.loads(data, object_pairs_hook=_unique)
+            loads_unique(data)
     except (TypeError, ValueError, RecursionError) as error:  # orjson's own error is a TypeError
         raise FormatError(f"{MANIFEST_NAME} is damaged: {error}") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"a key comes twice among {[key for key, _ in pairs]!r:.120}")
-    return found
 
 
 def _explained(error: ValidationError) -> str:

@@ -16,6 +16,7 @@ from torch.utils.data import get_worker_info
 from neurofm_shards.errors import ConfigError, FormatError, StateError
 from neurofm_shards.format.files import open_regular, write_atomically
 from neurofm_shards.loading.plans.plan import EpochPlan
+from neurofm_shards.values import loads_unique
 
 STATE_VERSION = 1
 
@@ -153,17 +154,11 @@ def read_state(path: str | os.PathLike[str]) -> LoaderState:
     try:
         if len(raw) > MAX_STATE_BYTES:
             raise StateError(f"it is larger than {MAX_STATE_BYTES} bytes")
-        return LoaderState.from_dict(json.loads(raw.decode("ascii"), object_pairs_hook=_unique))
+        return LoaderState.from_dict(loads_unique(raw.decode("ascii")))
     except (ValueError, RecursionError) as error:
         raise StateError(
             f"{path} is not a whole checkpoint ({_short(error)}): remove it to start anew, or restore it from a copy"
         ) from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) != len(pairs):
-        raise StateError("a key occurs twice")
-    return dict(pairs)
 
 
 def _whole(found: Mapping[str, Any], key: str) -> int:

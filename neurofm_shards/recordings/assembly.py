@@ -11,7 +11,7 @@ from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import NothingToConvertError, SourceError
 from neurofm_shards.recordings.behavior import Behavior, behavior_sources
 from neurofm_shards.recordings.continuous import WindowedSeries
-from neurofm_shards.recordings.modality import Frame, WindowedModality, plain
+from neurofm_shards.recordings.modality import Frame, WindowedModality
 from neurofm_shards.recordings.options import BehaviorOptions, SeriesOptions, WindowOptions
 from neurofm_shards.recordings.series import Series
 from neurofm_shards.recordings.spikes import BinnedEvents, SpikeEvents
@@ -20,6 +20,7 @@ from neurofm_shards.recordings.timeline import Timeline, within
 from neurofm_shards.recordings.trains import by_path, choose, join, listing, load_trains, only
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream
 from neurofm_shards.types import ColumnData, ColumnSpec, Ragged
+from neurofm_shards.values import to_json
 
 
 class Absent(WindowedModality):
@@ -164,7 +165,7 @@ def _labels(stream: IntervalStream) -> list[set[str]]:
     rows: list[set[str]] = [set() for _ in range(len(stream))]
     for name in names:
         for row, value in zip(rows, stream.columns[name], strict=True):
-            texts = plain(value)
+            texts = to_json(value)
             row.update(text for text in (texts if isinstance(texts, list) else [texts]) if isinstance(text, str))
     return rows
 

@@ -11,13 +11,14 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
-from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, plain, row_numbers
+from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, row_numbers
 from neurofm_shards.recordings.options import BehaviorOptions
 from neurofm_shards.recordings.series import Scaled, Series, ascending, channel_names, check_series, typical_step
 from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, count_windows, to_ticks
 from neurofm_shards.recordings.trains import by_path, listing, load_trains, pick
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, RegularStream
 from neurofm_shards.types import ColumnData, ColumnSpec, Problem
+from neurofm_shards.values import to_json
 
 _VALUES_AT_ONCE = 1 << 22
 _GAP_INTERVALS = 3.0
@@ -362,7 +363,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for i in picked:
-        said = {key: plain(value) for key, value in stream.table[i].items()} if stream.table else {}
+        said = {key: to_json(value) for key, value in stream.table[i].items()} if stream.table else {}
         ids = {"id": f"{frame.session_id}/{stream.path}/{names[i]}", "session_id": frame.session_id}
         rows.append({**said, **ids, "path": stream.path, "column": names[i], "unit": part.unit, "kind": part.kind})
     return rows

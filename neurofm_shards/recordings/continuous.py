@@ -10,12 +10,13 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
-from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, plain, row_numbers
+from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, row_numbers
 from neurofm_shards.recordings.options import SeriesOptions
 from neurofm_shards.recordings.series import Scaled, Series, Track, channel_names, clock, tracks
 from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, expand, normalise, to_ticks
 from neurofm_shards.recordings.trains import pick
 from neurofm_shards.types import ColumnData, ColumnSpec, Problem
+from neurofm_shards.values import to_json
 
 _BYTES_AT_ONCE = 8 << 20
 
@@ -279,7 +280,7 @@ def _channel_rows(
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for i in picked:
-        said = {key: plain(value) for key, value in stream.table[i].items()} if stream.table else {}
+        said = {key: to_json(value) for key, value in stream.table[i].items()} if stream.table else {}
         ids = {"id": f"{frame.session_id}/{stream.path}/{names[i]}", "session_id": frame.session_id}
         rows.append({**said, **ids, "table": stream.path, "channel": names[i], "stored_as": unit})
     return rows

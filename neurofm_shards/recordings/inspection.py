@@ -9,7 +9,6 @@ import numpy as np
 
 from neurofm_shards.errors import SourceError
 from neurofm_shards.plugins.interfaces import Inspection, Samples
-from neurofm_shards.recordings.modality import plain
 from neurofm_shards.recordings.series import Series, channel_names, clock
 from neurofm_shards.recordings.ticks import to_seconds
 from neurofm_shards.recordings.timeline import timeline
@@ -17,6 +16,7 @@ from neurofm_shards.recordings.trains import load_trains
 from neurofm_shards.recordings.trials import recognised_columns
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, Recording, RegularStream
 from neurofm_shards.types import Problem
+from neurofm_shards.values import to_json
 
 if TYPE_CHECKING:
     from neurofm_shards.plugins.interfaces import Source
@@ -69,7 +69,7 @@ def inspect_recording(recording: Recording, title: str) -> Inspection:
         "session": {
             "session_id": recording.session_id,
             "subject_id": recording.subject_id,
-            **{name: plain(value) for name, value in recording.facts.items()},
+            **{name: to_json(value) for name, value in recording.facts.items()},
         }
     }
     tree.update(_extent(recording, problems))
@@ -145,7 +145,7 @@ def _series(stream: Series, problems: list[Problem]) -> dict[str, Any]:
     scale = np.unique(np.asarray(stream.scale, dtype=np.float64))
     leaf["scale"] = float(scale[0]) if len(scale) == 1 else f"{len(scale)} different ones, one per channel"
     if np.any(stream.offset):
-        leaf["offset"] = plain(np.asarray(stream.offset))
+        leaf["offset"] = to_json(np.asarray(stream.offset))
     if stream.channels or len(stream.shape) > 1:
         leaf["channels"] = _first(channel_names(stream))
     leaf["values"] = "circular" if stream.circular else stream.continuity

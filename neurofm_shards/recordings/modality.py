@@ -72,23 +72,6 @@ def cut_short(starts: Ints, stops: Ints, length: int) -> list[tuple[int, int]]:
     return [(int(i), int(stops[i] - starts[i])) for i in np.flatnonzero(stops < starts + length)]
 
 
-def plain(value: Any) -> Any:
-    """Return a numpy value, array or list as JSON: not-a-number becomes None."""
-    if isinstance(value, np.ndarray):
-        return [plain(item) for item in value.tolist()]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return str(value)
-
-
 def row_numbers(count: int, windows: int) -> npt.NDArray[np.int32]:
     """Return the rows ``0 .. count - 1`` of a side table, as int32, once per window."""
     return np.tile(np.arange(count, dtype=np.int32), (windows, 1))

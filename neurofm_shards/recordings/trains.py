@@ -14,11 +14,11 @@ import numpy.typing as npt
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.expressions import compile_expression
-from neurofm_shards.recordings.modality import plain
 from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, contains, normalise, to_ticks
 from neurofm_shards.recordings.timeline import Timeline, within
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, RegularStream
 from neurofm_shards.types import Problem
+from neurofm_shards.values import to_json
 
 #: A step back by more than this share of a unit's range looks like a new start at zero.
 _RESTART = 0.5
@@ -160,7 +160,7 @@ def table_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[An
 
 def column(values: Sequence[Any]) -> npt.NDArray[Any]:
     """Return one column as the plainest array that holds it; None and not-a-number are not-a-number in numbers."""
-    items = [plain(value) for value in values]
+    items = [to_json(value) for value in values]
     if items and all(isinstance(item, bool) for item in items):
         return np.array(items, dtype=bool)
     if items and all(isinstance(item, int) and not isinstance(item, bool) for item in items):
@@ -292,7 +292,7 @@ def _table(
 ) -> tuple[Mapping[str, Any], ...]:
     rows = []
     for i, unit in enumerate(stream.owners):
-        said = {name: plain(value) for name, value in stream.table[i].items()} if stream.table else {}
+        said = {name: to_json(value) for name, value in stream.table[i].items()} if stream.table else {}
         ids = {"id": f"{session_id}/{stream.path}/{unit}", "session_id": session_id, "table": stream.path, "unit": unit}
         spans = observed[i] if len(observed) else EMPTY
         seconds = int((spans[:, 1] - spans[:, 0]).sum()) / TICKS_PER_SECOND

@@ -12,13 +12,13 @@ import numpy.typing as npt
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.expressions import compile_expression
-from neurofm_shards.recordings.modality import plain
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.ticks import is_time, to_seconds, to_ticks
 from neurofm_shards.recordings.timeline import Timeline
 from neurofm_shards.recordings.trains import by_path, column, listing, only
 from neurofm_shards.streams import IntervalStream
 from neurofm_shards.types import Metadata, Problem
+from neurofm_shards.values import to_json
 
 #: Names of spans of time, which are small by nature and no points in time.
 _DURATIONS = ("duration", "reaction", "latency", "delay", "interval", "response_time", "timeout", "period", "exposure")
@@ -290,7 +290,7 @@ class Labels:
         self._columns: dict[str, list[Any]] = {}
         self._none: dict[str, Any] = {}
         for name in _chosen(trials, names):
-            values = [] if trials is None else [plain(value) for value in trials.columns[name]]
+            values = [] if trials is None else [to_json(value) for value in trials.columns[name]]
             self._none[name] = "" if any(isinstance(value, str) for value in values) else None
             self._columns[name] = [self._none[name] if value is None else value for value in values]
 

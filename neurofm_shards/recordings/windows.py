@@ -11,12 +11,12 @@ import xxhash
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.errors import SourceError
-from neurofm_shards.recordings.modality import plain
 from neurofm_shards.recordings.options import SplitOptions, WindowOptions
 from neurofm_shards.recordings.ticks import EMPTY, covered, intersect, normalise, partition, subtract, to_seconds
 from neurofm_shards.recordings.timeline import Timeline
 from neurofm_shards.recordings.trials import Trials
 from neurofm_shards.streams import Recording
+from neurofm_shards.values import to_json
 
 PURGED = "too near to another split"
 UNSPLIT = "in no split"
@@ -109,7 +109,7 @@ def trial_splits(split: SplitOptions, session_id: str, trials: Trials) -> list[s
     said = trials.columns.get(split.column) if split.column is not None else None
     if said is None:
         return [share(split, f"{session_id}\0{row}") for row in trials.rows]
-    return [name if (name := str(plain(value))) in split.fractions else "" for value in said]
+    return [name if (name := str(to_json(value))) in split.fractions else "" for value in said]
 
 
 def purge_ticks(options: WindowOptions, split: SplitOptions) -> int:

@@ -15,21 +15,11 @@ from neurofm_shards._typing import Bytes
 from neurofm_shards.errors import EncodeError
 from neurofm_shards.format.headers import decimal_digits, padded
 from neurofm_shards.format.keys import SampleKeys
+from neurofm_shards.values import json_bytes
 
 #: Written for every sample, in this order, before what the caller says.
 AUTOMATIC = ("sample_id", "modalities", "shard_idx", "sample_idx_in_shard")
 _AUTOMATIC = frozenset(AUTOMATIC)
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
-
-
-def _default(value: Any) -> Any:
-    if hasattr(value, "detach"):
-        return value.detach().cpu().tolist()
-    if isinstance(value, np.ndarray):
-        return value.tolist()  # not contiguous, or of a dtype orjson does not know
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError
 
 
 def encode_own(metadata: Mapping[str, Any], key: str) -> bytes:
@@ -48,7 +38,7 @@ def encode_own(metadata: Mapping[str, Any], key: str) -> bytes:
     if not _AUTOMATIC.isdisjoint(metadata):
         own = {name: value for name, value in metadata.items() if name not in _AUTOMATIC}
     try:
-        text = orjson.dumps(own, default=_default, option=_OPTIONS)
+        text = json_bytes(own)
     except TypeError as error:
         raise EncodeError(f"sample {key!r}: {_culprit(own)} ({error})") from error
     return b"," + text[1:-1] if own else b""
@@ -59,7 +49,7 @@ def _culprit(metadata: Mapping[Any, Any]) -> str:
         if not isinstance(name, str):
             return f"the metadata name {name!r} is not a string; use strings"
         try:
-            orjson.dumps(value, default=_default, option=_OPTIONS)
+            json_bytes(value)
         except TypeError:
             kind = type(value).__name__
             return f"metadata {name!r} is a {kind}, which JSON cannot hold; use numbers, strings, lists and dicts"

@@ -195,8 +195,8 @@ def _read_extensions(path: str, file: Any, types: TypeTree, content: FileContent
         held += [f"{place} ({kind})" for place, kind in content.other.items()]
         return content, (
             f"pynwb cannot construct this file{_named(types)}: {_last_words(error)}. No units, series or intervals "
-            f"could be read without it either (found: {', '.join(held[:8]) or 'nothing'}): install the release of pynwb "
-            "or of the extension that wrote the file"
+            f"could be read without it either (found: {', '.join(held[:8]) or 'nothing'}): install the release of "
+            "pynwb or of the extension that wrote the file"
         )
 
 

@@ -441,9 +441,11 @@ def _facts(file: Any) -> dict[str, Any]:
     """Return the facts about the session that a file holds, those that are not empty."""
     root, general = Node(file, ""), Node(file.get("general", {}), "")
     subject = Node(general.get("subject") or {}, "")
-    facts = {name: root.get(name) for name in ("identifier", "session_description", "session_start_time")}
-    facts |= {name: general.get(name) for name in ("session_id", "institution", "lab")}
+    facts = {"identifier": root.get("identifier"), "session_id": general.get("session_id")}
+    facts |= {"session_description": root.get("session_description")}
+    facts |= {name: general.get(name) for name in ("institution", "lab")}
     facts |= {name: subject.get(name) for name in _SUBJECT_FACTS}
+    facts |= {"session_start_time": root.get("session_start_time")}
     said = {name: text(item[()]) for name, item in facts.items() if item is not None}
     return {name: value for name, value in said.items() if value}
 

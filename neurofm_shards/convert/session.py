@@ -186,9 +186,9 @@ class _Session:
         manifest: Manifest | None,
         found: JournalContent | None,
     ) -> Manifest:
-        header = JournalHeader(kind, identity(plan, base), plan.total_shards, self.config.durable)
+        header = JournalHeader(kind, identity(plan, base), plan.total_shards, plan.config.durable)
         registry().notify("neurofm_conversion_started", plan=_described(plan))
-        with ShardRun(self.output, self.config, header, found, self.pool, self.workers, self.observer) as run:
+        with ShardRun(self.output, plan.config, header, found, self.pool, self.workers, self.observer) as run:
             self.observer.started(plan, len(run.lines))
             run.run(plan.tasks(), plan.columns)
         return commit(self.output, plan, run.lines, manifest)

@@ -258,3 +258,18 @@ def test_nan_infinity_and_integers_have_right_statistics():
             )
     infinite = ChannelStats.of(np.array([[1.0], [np.inf]])).to_json()
     assert (infinite["count"], infinite["mean"], infinite["max"]) == ([2], [None], [None])
+
+
+def test_what_is_appended_is_written_with_the_settings_of_the_data_set(toys, tmp_path):
+    """Also where they are left out, as they may be: codec, compression and transforms."""
+    settings = {"codec": "npy", "compression": "gz", "transforms": ["drop-odd"], "shard_size": 4}
+    convert_inputs(toys(a={"n": 6}), tmp_path / "out", settings)
+    convert_inputs(toys(b={"n": 6}), tmp_path / "out", mode="append")
+    shards = sorted((tmp_path / "out").glob("shard_*"))
+    assert {path.suffix for path in shards} == {".gz"}
+    names = []
+    for path in shards:
+        with tarfile.open(path) as archive:
+            names += archive.getnames()
+    assert {name.rsplit(".", 1)[-1] for name in names if ".x." in name} == {"npy"}
+    assert [name for name in names if ".x." in name] == [f"sample_{key:09d}.x.npy" for key in (1, 3, 5, 7, 9, 11)]

@@ -10,10 +10,10 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 from golden_arrays import array_cases, with_codec
+from golden_cases import DIGESTS, all_cases, differing, shared_folder, write_data_sets
 from golden_conversions import conversion_cases
 from golden_digests import digests_of_folder
 from golden_loading import loading_cases
-from make import DIGESTS, all_cases, differing, shared_folder, write_data_sets
 
 pytestmark = [
     pytest.mark.plugins,

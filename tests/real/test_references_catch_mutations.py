@@ -86,15 +86,15 @@ def test_a_forgotten_scale_and_a_shifted_sample_are_noticed(shared_data, windows
 
 def patched_times(monkeypatch, change):
     """Make the program itself wrong: spike times are changed where the plugin hands them over."""
-    from neurofm_shards_nwb import tables
+    from neurofm_shards_nwb import units
 
-    original = tables._reader
+    original = units._reader
 
     def wrong(*arguments):
         read = original(*arguments)
         return lambda: change(*read())
 
-    monkeypatch.setattr(tables, "_reader", wrong)
+    monkeypatch.setattr(units, "_reader", wrong)
 
 
 PROGRAM_MUTATIONS = {

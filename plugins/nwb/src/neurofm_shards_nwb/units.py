@@ -1,0 +1,134 @@
+"""Turns a units table into a stream of spikes: reads the index, then the flat spike times, and no table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from neurofm_shards._typing import Floats, Ints
+from neurofm_shards.errors import SourceError
+from neurofm_shards.streams import EventStream
+from neurofm_shards.types import Problem
+from neurofm_shards_nwb.content import Column, Table, small_columns
+
+#: Columns that are data rather than properties of a unit.
+_DATA_COLUMNS = ("spike_times", "obs_intervals", "waveforms", "waveform_mean", "waveform_sd", "spike_amplitudes")
+
+
+def describe_units(path: str, table: Table) -> tuple[EventStream | None, list[Problem]]:
+    """Describe a units table as a stream of spikes.
+
+    Parameters
+    ----------
+    path : str
+        The file, for messages.
+    table : Table
+        A table of type Units.
+
+    Returns
+    -------
+    (EventStream or None, list of Problem)
+        None when the table has no spike times.
+    """
+    spikes = table.columns.get("spike_times")
+    if spikes is None or not len(table):
+        what = f"{len(table)} units" if spikes is None else "no units"
+        return None, [Problem(table.path, f"{what}, without spike times", "not taken as spikes", "info")]
+    owners, problems, refusal = _owners(table)
+    problems += _unowned(spikes)
+    properties, skipped = _properties(table)
+    if skipped:
+        problems.append(Problem(table.path, f"columns {', '.join(skipped)}", "left in the file: too large", "info"))
+    observed = table.columns.get("obs_intervals")
+    stream = EventStream(
+        path=table.path,
+        modality="spikes",
+        kind_name=table.types[0],
+        description=table.description,
+        read=_reader(spikes, f"{path}: {refusal}" if refusal else ""),
+        owners=owners,
+        table=properties,
+        observed=None if observed is None else _observed(observed),
+    )
+    return stream, problems
+
+
+def _owners(table: Table) -> tuple[tuple[str, ...], list[Problem], str]:
+    """Return unique ids; where the file repeats one, also the message with which reading is refused."""
+    ids = table.row_ids
+    repeated = sorted(name for name, count in Counter(ids).items() if count > 1)
+    if not repeated:
+        return tuple(ids), [], ""
+    refusal = (
+        f"{table.path}/id has unit ids more than once ({', '.join(repeated[:5])}): which unit is meant cannot "
+        "be known; give them ids of their own in the file"
+    )
+    unique = tuple(f"{name}#{row}" if name in repeated else name for row, name in enumerate(ids))
+    return unique, [Problem(f"{table.path}/id", refusal, "its spikes are refused", "error")], refusal
+
+
+def _unowned(spikes: Column) -> list[Problem]:
+    """Report spike times behind the last unit's end; an index that cannot be trusted is refused when it is read."""
+    if not spikes.indexes:
+        return []
+    try:
+        ends = spikes.ends()
+    except SourceError:
+        return []
+    left = len(spikes.data) - int(ends[-1]) if len(ends) else 0
+    what = f"{left} of {len(spikes.data)} spike times belong to no unit: the index ends before them"
+    return [Problem(spikes.data.where.rpartition(": ")[2], what, "left out")] if left else []
+
+
+def _reader(spikes: Column, refusal: str) -> Callable[[], tuple[Floats, Ints]]:
+    def read() -> tuple[Floats, Ints]:
+        if refusal:
+            raise SourceError(refusal)
+        if len(spikes.data.shape) != 1 or spikes.data.dtype.kind not in "fiu":
+            raise SourceError(
+                f"{spikes.data.where} is of shape {spikes.data.shape} and type {spikes.data.dtype.name}, not one "
+                "number for each spike: mend the file, or leave spikes out of modalities"
+            )
+        ends = spikes.ends() if spikes.indexes else np.arange(1, len(spikes.data) + 1, dtype=np.int64)
+        total = int(ends[-1]) if len(ends) else 0
+        times = spikes.data.read(0, total).astype(np.float64, copy=False)
+        return times, np.repeat(np.arange(len(ends), dtype=np.int64), np.diff(ends, prepend=0))
+
+    return read
+
+
+def _observed(column: Column) -> Callable[[], Sequence[Floats | None]]:
+    def observed() -> list[Floats | None]:
+        values = column.data.all().astype(np.float64).reshape(-1, 2)
+        ends = column.ends() if column.indexes else np.arange(1, len(values) + 1, dtype=np.int64)
+        starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+        return [values[a:b] if b > a else None for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+    return observed
+
+
+def _properties(table: Table) -> tuple[list[dict[str, Any]], list[str]]:
+    names = [name for name in small_columns(table) if name not in _DATA_COLUMNS]
+    skipped = [name for name in table.columns if name not in (*names, *_DATA_COLUMNS)]
+    ids = table.row_ids
+    rows = [{"id": unit, **record} for unit, record in zip(ids, table.records(names), strict=True)]
+    if "electrodes" in names:
+        _resolve_electrodes(rows, table.columns["electrodes"])
+    return rows, skipped
+
+
+def _resolve_electrodes(rows: list[dict[str, Any]], column: Column) -> None:
+    """Replace row numbers of the electrodes table by ids, and add where those electrodes are."""
+    electrodes = column.rows_of
+    if electrodes is None:
+        return
+    ids = electrodes.row_ids
+    places = electrodes.columns["location"].values() if "location" in electrodes.columns else [""] * len(ids)
+    for row in rows:
+        listed = row["electrodes"] if isinstance(row["electrodes"], list) else [row["electrodes"]]
+        known = [number for number in listed if 0 <= number < len(ids)]
+        row["electrodes"] = [ids[number] for number in known]
+        row.setdefault("location", ", ".join(dict.fromkeys(places[number] for number in known)))

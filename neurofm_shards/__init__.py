@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from neurofm_shards.loading.datasets import ShardDataset
     from neurofm_shards.loading.loaders import ResumableWebDatasetLoader, WebDatasetLoader
     from neurofm_shards.loading.plans.mixing import mix
-    from neurofm_shards.loading.subsets import save_splits, split
+    from neurofm_shards.loading.splits import split
+    from neurofm_shards.loading.subsets import save_splits
     from neurofm_shards.loading.tensors import collate_webdataset
     from neurofm_shards.plugins.hookspecs import hookimpl
     from neurofm_shards.plugins.registry import (
@@ -52,7 +53,7 @@ _HOMES = {
     "register_source": "neurofm_shards.plugins.registry",
     "register_transform": "neurofm_shards.plugins.registry",
     "save_splits": "neurofm_shards.loading.subsets",
-    "split": "neurofm_shards.loading.subsets",
+    "split": "neurofm_shards.loading.splits",
 }
 
 __all__ = [

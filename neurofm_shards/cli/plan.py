@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from rich.table import Table
 
@@ -30,29 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from neurofm_shards.loading.plans.plan import SinglePlan  # noqa: PLC0415  (after --help)
+    from neurofm_shards.loading.plans.options import PlanOptions  # noqa: PLC0415  (after --help)
+    from neurofm_shards.loading.plans.plan import SinglePlan  # noqa: PLC0415
     from neurofm_shards.loading.shuffle_quality import plan_report  # noqa: PLC0415
     from neurofm_shards.loading.subsets import select  # noqa: PLC0415
     from neurofm_shards.reading.collection import ShardCollection  # noqa: PLC0415
 
     modes: dict[str, bool | str] = {"none": False, "local": True, "global": "global"}
-    mode = modes[args.shuffle]
     with ShardCollection.open(args.folder) as collection:
         subset = select(collection, where=args.where, keys=None, split=args.split)
-        plans = [
-            SinglePlan(
-                collection,
-                mode,
-                batch_size=args.batch_size,
-                buffer_size=args.buffer_size,
-                rank=rank,
-                world_size=args.world_size,
-                even=args.even,
-                drop_last=args.drop_last,
-                subset=subset,
-            )
-            for rank in range(args.world_size)
-        ]
+        options = PlanOptions(
+            shuffle=modes[args.shuffle],
+            batch_size=args.batch_size,
+            buffer_size=args.buffer_size,
+            world_size=args.world_size,
+            even=args.even,
+            drop_last=args.drop_last,
+        )
+        plans = [SinglePlan(collection, replace(options, rank=rank), subset) for rank in range(args.world_size)]
         report = plan_report(plans, args.batch_size, args.workers)
     if args.json:
         print_json(asdict(report))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._process import usable_cpus
 from neurofm_shards.errors import FormatError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class FrameWriter:
         self._compress = compression.compress_frame
         self._random_access = compression.random_access
         self._assembler = compression.assembler()
-        self._threads = max(1, min(4, os.cpu_count() or 1) if threads is None else threads)
+        self._threads = max(1, min(4, usable_cpus()) if threads is None else threads)
         self._pool = ThreadPoolExecutor(self._threads, "compress") if self._threads > 1 else None
         self._running: deque[tuple[bytearray, Future[bytes]]] = deque()
         self._frame = bytearray(FRAME_BYTES)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from neurofm_shards.loading.plans.batching import Balanced, OneSession, TokenBudget, column_lengths
+from neurofm_shards.loading.plans.batching import Balanced, BatchingRule, OneSession, TokenBudget, column_lengths
 
-__all__ = ["Balanced", "OneSession", "TokenBudget", "column_lengths"]
+__all__ = ["Balanced", "BatchingRule", "OneSession", "TokenBudget", "column_lengths"]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from itertools import repeat
+from functools import partial
+from itertools import chain, repeat
 from multiprocessing.context import BaseContext
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, DistributedSampler, Sampler
 
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
@@ -27,13 +27,18 @@ from neurofm_shards.loading.datasets import (
     sample_bytes,
 )
 from neurofm_shards.loading.device import copier, has_accelerator, pinned, prefetch
-from neurofm_shards.loading.fetch import BatchFetch, Finish, OnError, RowReader, SkipCounter, restored
+from neurofm_shards.loading.fetch import BatchFetch, Finish, OnError, RemoteFetch, RowReader, SkipCounter, restored
 from neurofm_shards.loading.order.bijection import derive_key
-from neurofm_shards.loading.plans.plan import EpochPlan, Even, Request, SinglePlan
-from neurofm_shards.loading.state import Cursor, Ranks, ranks
+from neurofm_shards.loading.plans.batching import BatchingRule
+from neurofm_shards.loading.plans.mixing import Mix, parts_of
+from neurofm_shards.loading.plans.options import PlanOptions, RemainderPolicy
+from neurofm_shards.loading.plans.plan import EpochPlan, Request, SinglePlan
+from neurofm_shards.loading.progress import Progress
+from neurofm_shards.loading.ranks import RankRequest
+from neurofm_shards.loading.state import LoaderState
 from neurofm_shards.loading.subsets import Where
 from neurofm_shards.loading.tensors import RaggedAs
-from neurofm_shards.loading.transforming import (
+from neurofm_shards.loading.transforms import (
     BatchFunction,
     SampleFunction,
     TransformLike,
@@ -52,45 +57,115 @@ from neurofm_shards.types import ColumnSpec
 
 
 @dataclass(frozen=True)
-class Shelf:
+class NumberedRows:
     """One data set of a loader: where its samples are in ``loader.dataset``.
 
     Attributes
     ----------
     subset : numpy.ndarray of int64 or None
         The selected rows, ascending; None for all.
-    start : int
-        Number of the first of them.
+    start, stop : int
+        Number of the first of them, and of the first that follows.
     """
 
     subset: Rows | None
     start: int
+    stop: int
 
     def numbers(self, rows: Rows) -> list[int]:
         """Return the numbers of rows."""
         found = rows if self.subset is None else np.searchsorted(self.subset, rows)
         return [number + self.start for number in found.tolist()]
 
+    def rows(self, numbers: Rows) -> Rows:
+        """Return the rows with these numbers."""
+        places = numbers - self.start
+        return places if self.subset is None else self.subset[places]
 
-class PlanSampler(Sampler[list[int]]):
+
+class EpochSampler(DistributedSampler[int]):
+    """The loader's epoch on this rank: its samples, in order, as numbers of ``loader.dataset``.
+
+    It is divided over the ranks already, which frameworks tell by its type: they leave a loader alone that has one.
+    """
+
+    def __init__(self, progress: Progress, numbering: Sequence[NumberedRows]) -> None:
+        self.progress = progress
+        self._numbering = numbering
+
+    def batches(self) -> Iterator[list[int]]:
+        """Iterate over the numbers of each batch."""
+        for request in self.progress.plan.requests(self.progress.epoch):
+            found = [i for number, rows in request.parts for i in self._numbering[number].numbers(rows)]
+            yield found if request.order is None else [found[i] for i in request.order.tolist()]
+
+    def __iter__(self) -> Iterator[int]:
+        return chain.from_iterable(self.batches())
+
+    def __len__(self) -> int:
+        return self.progress.plan.totals(self.progress.epoch)[0]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing: the loader counts its epochs, and has a ``set_epoch`` of its own."""
+
+
+class PlanSampler(BatchSampler):
     """What each batch of the loader's epoch holds, as numbers of ``loader.dataset``.
 
     For code that asks a DataLoader for its sampler; ``DataLoader(loader.dataset, batch_sampler=loader.batch_sampler)``
-    gives the same samples.
+    gives the same samples. Frameworks make another one of it with a sampler of theirs, whose order is then used.
     """
 
-    def __init__(self, plan: EpochPlan, cursor: Cursor, shelves: Sequence[Shelf]) -> None:
-        self._plan = plan
-        self._cursor = cursor
-        self._shelves = shelves
+    def __init__(self, sampler: Sampler[int], batch_size: int = 1, drop_last: bool = False) -> None:
+        super().__init__(sampler, batch_size, drop_last)
+
+    @property
+    def progress(self) -> Progress | None:
+        """Where the loader stands whose order this is; None for another order."""
+        return self.sampler.progress if isinstance(self.sampler, EpochSampler) else None
 
     def __iter__(self) -> Iterator[list[int]]:
-        for request in self._plan.requests(self._cursor.epoch):
-            found = [i for number, rows in request.parts for i in self._shelves[number].numbers(rows)]
-            yield found if request.order is None else [found[i] for i in request.order.tolist()]
+        return self.sampler.batches() if isinstance(self.sampler, EpochSampler) else super().__iter__()
 
     def __len__(self) -> int:
-        return self._plan.num_batches(self._cursor.epoch)
+        progress = self.progress
+        return super().__len__() if progress is None else progress.plan.num_batches(progress.epoch)
+
+
+@dataclass(frozen=True)
+class LoaderSetup:
+    """What a :class:`ShardDataLoader` is made of.
+
+    Attributes
+    ----------
+    make_plan, options, request
+        See :class:`~neurofm_shards.loading.progress.Progress`.
+    fetch : BatchFetch
+        Makes the batches.
+    numbering : tuple of NumberedRows
+        Where the samples of each data set are in ``dataset``.
+    workers : WorkerOptions
+        Who makes the batches.
+    pin_memory : bool
+        Whether batches come in page-locked memory.
+    device : torch.device or None
+        Where batches are copied to, some in advance.
+    """
+
+    make_plan: Callable[[PlanOptions], EpochPlan]
+    options: PlanOptions
+    request: RankRequest
+    fetch: BatchFetch
+    numbering: tuple[NumberedRows, ...]
+    workers: WorkerOptions
+    pin_memory: bool
+    device: torch.device | None
+
+    def sampler(self) -> PlanSampler:
+        """Return the sampler of a loader that starts anew."""
+        progress = Progress(self.make_plan, self.options, self.request)
+        sampler = EpochSampler(progress, self.numbering)
+        return PlanSampler(sampler, self.options.batch_size, self.options.drop_last)
 
 
 class ShardDataLoader(DataLoader[Any]):
@@ -100,28 +175,14 @@ class ShardDataLoader(DataLoader[Any]):
 
     Parameters
     ----------
-    plan : EpochPlan
-        What is iterated.
-    fetch : BatchFetch
-        Makes the batches.
     dataset : torch.utils.data.Dataset
         The same samples for random access.
-    shelves : sequence of Shelf
-        Where the samples of each data set are in ``dataset``.
-    place : Ranks
-        The rank that the plan was made for.
-    batch_size : int or None
-        For information; None where batches differ in size.
-    drop_last : bool
-        For information.
-    workers : WorkerOptions
-        Who makes the batches.
-    pin_memory : bool
-        Whether batches come in page-locked memory.
-    device : torch.device or None
-        Where batches are copied to, some in advance.
-    seed : int
-        What random numbers in worker processes start from.
+    setup : LoaderSetup
+        All else.
+    batch_sampler : iterable of list of int, optional
+        Another order, by which frameworks replace the loader's own (Lightning's ``predict`` and ``overfit_batches``).
+    **others
+        What a framework that rebuilds a DataLoader from its attributes gives as well; ``setup`` says it already.
 
     Attributes
     ----------
@@ -136,51 +197,47 @@ class ShardDataLoader(DataLoader[Any]):
 
     def __init__(
         self,
-        plan: EpochPlan,
-        fetch: BatchFetch,
-        *,
         dataset: Dataset[Any],
-        shelves: Sequence[Shelf],
-        place: Ranks,
-        batch_size: int | None,
-        drop_last: bool,
-        workers: WorkerOptions,
-        pin_memory: bool,
-        device: torch.device | None,
-        seed: int,
+        setup: LoaderSetup,
+        batch_sampler: Iterable[list[int]] | None = None,
+        **others: Any,  # noqa: ARG002
     ) -> None:
-        self._plan = plan
-        self._fetch = fetch
-        self._cursor = Cursor(plan, place)
-        self._options = workers
+        self.setup = setup
+        planned = setup.sampler() if batch_sampler is None else batch_sampler
+        progress = planned.progress if isinstance(planned, PlanSampler) else None
+        self._numbers = None if progress is not None else planned
+        self._progress = Progress(setup.make_plan, setup.options, setup.request) if progress is None else progress
         self._kept: Workers | None = None
-        self._copies = None if device is None else copier(device)
-        self._seed = seed
+        self._copies = None if setup.device is None else copier(setup.device)
         self.skips = SkipCounter()
-        super().__init__(dataset, batch_sampler=PlanSampler(plan, self._cursor, shelves))
-        self.num_workers = workers.count
-        self.prefetch_factor = workers.prefetch_factor if workers.count else None
-        self.pin_memory = pin_memory
+        super().__init__(dataset, batch_sampler=planned, collate_fn=setup.fetch.collate)
+        self.num_workers = setup.workers.count
+        self.prefetch_factor = setup.workers.prefetch_factor if setup.workers.count else None
+        self.pin_memory = setup.pin_memory
         # torch forbids to change these: it made its sampler from them, which here is the plan's
-        object.__setattr__(self, "batch_size", batch_size)
-        object.__setattr__(self, "drop_last", drop_last)
-        object.__setattr__(self, "persistent_workers", workers.persistent)
+        object.__setattr__(self, "sampler", getattr(planned, "sampler", None))
+        object.__setattr__(self, "batch_size", setup.options.batch_size)
+        object.__setattr__(self, "drop_last", setup.options.drop_last)
+        object.__setattr__(self, "persistent_workers", setup.workers.persistent)
 
     @property
     def epoch(self) -> int:
         """The epoch that is running, or comes next where none has begun."""
-        return self._cursor.epoch
+        return self._progress.epoch
 
     def __len__(self) -> int:
         """Return the number of batches of a whole epoch on this rank; the same on every rank."""
-        return self._plan.num_batches(self._cursor.epoch)
+        if self._numbers is not None:
+            return len(cast("Sized", self._numbers))
+        return self._progress.plan.num_batches(self._progress.epoch)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Iterate over one epoch's batches; stopping early is fine, and ends the workers."""
-        iteration, epoch, position = self._cursor.begin()
-        requests = self._plan.requests(epoch, position)
+        iteration, epoch, position = self._progress.begin()
+        plan = self._progress.plan
+        requests = plan.requests(epoch, position) if self._numbers is None else self._requested(self._numbers)
         workers = self._take_workers()
-        workers.begin(derive_key(self._seed, epoch))
+        workers.begin(derive_key(derive_key(self.setup.options.seed, plan.sharding.rank), epoch))
         stream = run(requests, workers, self._group())
         try:
             batches = map(self._completed, stream)
@@ -193,11 +250,11 @@ class ShardDataLoader(DataLoader[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the next iteration's epoch; a loaded position inside that very epoch is kept."""
-        self._cursor.set_epoch(epoch)
+        self._progress.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the training loop stands: behind the last batch it was given (below 1 KB; JSON values)."""
-        return self._cursor.state().to_dict()
+        return self._progress.state().to_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue there with the next iteration, with whatever number of workers and ranks.
@@ -207,7 +264,7 @@ class ShardDataLoader(DataLoader[Any]):
         StateError
             The state belongs to another data set or other settings; says what differs.
         """
-        self._cursor.load(dict(state_dict))
+        self._progress.load(LoaderState.from_dict(state_dict))
 
     def close(self) -> None:
         """End workers that were kept for the next epoch."""
@@ -215,17 +272,31 @@ class ShardDataLoader(DataLoader[Any]):
         if kept is not None:
             kept.close()
 
+    def _requested(self, batches: Iterable[list[int]]) -> Iterator[Request]:
+        """Turn numbers of ``dataset`` into requests; the epoch counts as passed by so many samples."""
+        done, length = 0, self._progress.plan.length(self._progress.epoch)
+        starts = np.array([each.start for each in self.setup.numbering], dtype=np.int64)
+        for batch in batches:
+            numbers = np.array(batch, dtype=np.int64)
+            owners = np.searchsorted(starts, numbers, side="right") - 1
+            done += len(numbers)
+            rows = np.empty_like(numbers)
+            for owner in np.unique(owners).tolist():
+                rows[owners == owner] = self.setup.numbering[owner].rows(numbers[owners == owner])
+            yield Request(*parts_of(owners, rows), min(done, length))
+
     def _group(self) -> int:
-        size = max(sample_bytes(reader) for reader in self._fetch.readers)
-        return self._options.group(size * (self.batch_size or 1))
+        size = max(sample_bytes(reader) for reader in self.setup.fetch.readers)
+        return self.setup.workers.group(size * (self.batch_size or 1))
 
     def _take_workers(self) -> Workers:
         kept, self._kept = self._kept, None
         finish = self._finished if self.pin_memory else None
-        return self._options.start(self._fetch, finish) if kept is None else kept
+        fetch = self.setup.fetch
+        return self.setup.workers.start(fetch, RemoteFetch(fetch), finish) if kept is None else kept
 
     def _leave_workers(self, workers: Workers) -> None:
-        if self._options.persistent and self._kept is None:
+        if self.setup.workers.persistent and self._kept is None:
             self._kept = workers
         else:
             workers.close()
@@ -233,7 +304,7 @@ class ShardDataLoader(DataLoader[Any]):
     def _handed_over(self, delivered: tuple[Any, Request], iteration: int) -> Any:
         """Note that the training loop has this batch from now on."""
         batch, request = delivered
-        self._cursor.move(iteration, request.position_after)
+        self._progress.move(iteration, request.position_after)
         return batch
 
     def _finished(self, fetched: Fetched) -> Fetched:
@@ -243,18 +314,15 @@ class ShardDataLoader(DataLoader[Any]):
         """Do what is left to do in the caller's thread."""
         fetched, request = delivered
         self.skips.add(fetched, request)
-        if self._options.remote:
-            fetched = restored(self._fetch, fetched, request)
+        if self.setup.workers.remote:
+            fetched = restored(self.setup.fetch, fetched, request)
             if self.pin_memory:
                 fetched = self._finished(fetched)
         return fetched.batch, request
 
 
-_log = logging.getLogger("neurofm_shards.loading")
-
-
 def create_webdataset_dataloader(
-    shard_dir: str | os.PathLike[str] | Any,
+    shard_dir: str | os.PathLike[str] | Mix,
     batch_size: int = 32,
     num_workers: int = 4,
     shuffle: bool | str = True,
@@ -278,10 +346,11 @@ def create_webdataset_dataloader(
     counts: Counts = "float32",
     metadata: bool = True,
     shuffle_shards: bool | None = None,
-    batching: Any = None,
-    even: Even = "pad",
+    batching: BatchingRule | None = None,
+    even: RemainderPolicy = "pad",
     rank: int | None = None,
     world_size: int | None = None,
+    shard: bool = True,
     worker_type: WorkerType = "auto",
     persistent_workers: bool = False,
     multiprocessing_context: str | BaseContext | None = None,
@@ -351,7 +420,10 @@ def create_webdataset_dataloader(
         What happens to a last global batch that the ranks cannot share evenly: every rank gets the same number of
         batches in any case.
     rank, world_size : int, optional
-        By default from torch.distributed, else from ``RANK`` and ``WORLD_SIZE``.
+        By default from torch.distributed, else from what started the job (torchrun, ``srun``, MPI, Lightning); decided
+        when an iteration begins. ``rank=0, world_size=1`` wins over both.
+    shard : bool
+        False: every rank gets all samples, because a framework that the loader is given to divides them.
     worker_type : "auto", "thread" or "process"
         ``"auto"``: threads, unless a transform holds the GIL (a function given as ``transform`` is taken to do so).
     persistent_workers : bool
@@ -391,44 +463,39 @@ def create_webdataset_dataloader(
     function = None if is_transform(transform) else cast("SampleFunction | None", transform)
     kind = choose_workers(worker_type, made, function, batch_transform)
     workers = WorkerOptions(kind, num_workers, prefetch_factor, multiprocessing_context, persistent_workers)
-    place = ranks(rank, world_size)
-    settings: dict[str, Any] = {
-        "batch_size": batch_size,
-        "buffer_size": buffer_size,
-        "seed": seed,
-        "rank": place.rank,
-        "world_size": place.world_size,
-        "even": even,
-        "drop_last": drop_last,
-    }
+    options = PlanOptions(
+        shuffle=shuffle,
+        batch_size=batch_size,
+        buffer_size=buffer_size,
+        seed=seed,
+        shuffle_shards=shuffle_shards,
+        even=even,
+        drop_last=drop_last,
+    )
+    make_plan: Callable[[PlanOptions], EpochPlan]
     if isinstance(shard_dir, (str, os.PathLike)):
         collections = [open_shards(shard_dir, shard_pattern, io, verify)]
         subsets = [chosen_rows(collections[0], where, keys, split, rows)]
-        settings |= {"shuffle_shards": shuffle_shards, "subset": subsets[0]}
-        make = SinglePlan if batching is None else batching.plan
-        plan: EpochPlan = make(collections[0], shuffle, **settings)
+        make_plan = partial(SinglePlan if batching is None else batching.plan, collections[0], subset=subsets[0])
     else:
         _refuse(where=where, keys=keys, split=split, rows=rows, batching=batching, shuffle_shards=shuffle_shards)
         collections = list(shard_dir.collections)
         subsets = [None] * len(collections)
-        plan = shard_dir.plan(shuffle, **settings)
-    _report(plan, place)
+        make_plan = shard_dir.plan
     readers = [make_reader(collection, columns, counts, made) for collection in collections]
-    dataset, shelves = _random_access(readers, subsets, function, metadata)
+    dataset, numbering = _random_access(readers, subsets, function, metadata)
     finish = Finish(function, batch_transform, ragged, pad_value, _specs(collections, made), metadata)
-    return ShardDataLoader(
-        plan,
+    setup = LoaderSetup(
+        make_plan,
+        options,
+        RankRequest(rank, world_size, shard),
         BatchFetch(readers, finish, on_error),
-        dataset=dataset,
-        shelves=shelves,
-        place=place,
-        batch_size=batch_size,
-        drop_last=drop_last,
-        workers=workers,
+        numbering,
+        workers,
         pin_memory=pin_memory and has_accelerator(),
         device=None if device is None else torch.device(device),
-        seed=derive_key(seed, place.rank),
     )
+    return ShardDataLoader(dataset, setup)
 
 
 def _refuse(**selection: Any) -> None:
@@ -436,15 +503,6 @@ def _refuse(**selection: Any) -> None:
     given = [f"{name}=" for name, value in selection.items() if value is not None]
     if given:
         raise ConfigError(f"{', '.join(given)} cannot be used with a mixture: choose when making it (mix(subsets=...))")
-
-
-def _report(plan: EpochPlan, place: Ranks) -> None:
-    """Say, before the first batch, what this rank gets; refuse what cannot be shared evenly."""
-    shares = plan.shares(0)
-    _log.info(
-        "rank %d of %d: %d batches per epoch, on every rank; %d samples repeated and %d left out to make that so",
-        *(place.rank, place.world_size, shares.num_batches, shares.padded, shares.dropped),
-    )
 
 
 def _specs(collections: Sequence[ShardCollection], transforms: Sequence[Transform]) -> dict[str, ColumnSpec]:
@@ -458,10 +516,10 @@ def _specs(collections: Sequence[ShardCollection], transforms: Sequence[Transfor
 
 def _random_access(
     readers: Sequence[RowReader], subsets: Sequence[Rows | None], transform: SampleFunction | None, metadata: bool
-) -> tuple[Dataset[Any], tuple[Shelf, ...]]:
+) -> tuple[Dataset[Any], tuple[NumberedRows, ...]]:
     """Return the samples by number, those of several data sets one behind the other, and who is where."""
     pairs = zip(readers, subsets, strict=True)
     sets = [ShardDataset.of(reader, subset, transform, metadata=metadata) for reader, subset in pairs]
-    starts = np.cumsum([0, *(len(data) for data in sets)]).tolist()
-    shelves = tuple(Shelf(subset, start) for subset, start in zip(subsets, starts, strict=False))
-    return (sets[0] if len(sets) == 1 else ConcatDataset(sets)), shelves
+    edges = np.cumsum([0, *(len(data) for data in sets)]).tolist()
+    numbering = tuple(NumberedRows(*each) for each in zip(subsets, edges[:-1], edges[1:], strict=True))
+    return (sets[0] if len(sets) == 1 else ConcatDataset(sets)), numbering

@@ -19,7 +19,7 @@ from neurofm_shards.format.manifest import side_table
 from neurofm_shards.loading.fetch import RowReader, split_samples
 from neurofm_shards.loading.subsets import Where, select
 from neurofm_shards.loading.tensors import count_dtypes
-from neurofm_shards.loading.transforming import SampleFunction, TransformLike, bind, is_transform, make_transforms
+from neurofm_shards.loading.transforms import SampleFunction, TransformLike, bind, is_transform, make_transforms
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.reading.address_space import IO
 from neurofm_shards.reading.collection import ShardCollection

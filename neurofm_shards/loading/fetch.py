@@ -21,7 +21,7 @@ from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.loading.plans.plan import Request
 from neurofm_shards.loading.tensors import RaggedAs, batch_to_tensors, collate_webdataset, to_tensor
-from neurofm_shards.loading.transforming import BatchFunction, SampleFunction, apply
+from neurofm_shards.loading.transforms import BatchFunction, SampleFunction, apply
 from neurofm_shards.loading.workers.pipeline import Fetched, LookingAhead, Step, Task
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.reading.collection import Selection, ShardCollection
@@ -245,9 +245,13 @@ class Finish:
         wanted = metadata if self.metadata else None
         if self.transform is None:
             batch = batch_to_tensors(values, wanted, ragged=self.ragged, pad_value=self.pad_value, columns=self.columns)
-        else:
-            samples = [self.transform(sample) for sample in split_samples(values, wanted)]
-            batch = collate_webdataset(samples, ragged=self.ragged, pad_value=self.pad_value)
+            return batch if self.batch_transform is None else self.batch_transform(batch)
+        return self.collate([self.transform(sample) for sample in split_samples(values, wanted)])
+
+    def collate(self, samples: Sequence[Mapping[str, Any]]) -> Any:
+        """Return the batch of samples that went through ``transform`` already."""
+        columns = self.columns if self.transform is None else None
+        batch = collate_webdataset(samples, ragged=self.ragged, pad_value=self.pad_value, columns=columns)
         return batch if self.batch_transform is None else self.batch_transform(batch)
 
 
@@ -271,6 +275,10 @@ class BatchFetch(LookingAhead):
         self.readers = tuple(readers)
         self._finish = finish
         self._on_error: OnError = on_error
+
+    def collate(self, samples: Sequence[Mapping[str, Any]]) -> Any:
+        """Make of single samples the batch that this makes of their rows; a ``collate_fn`` for a DataLoader."""
+        return self._finish.collate(samples)
 
     def __call__(self, request: Request, selection: Selection | None = None) -> Fetched:
         """Read, transform, join, finish; ``selection`` says where the values of the only part lie, if that is known."""

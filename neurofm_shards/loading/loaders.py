@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from neurofm_shards.errors import ConfigError, StateError
 from neurofm_shards.format.files import remove_stale_partials
 from neurofm_shards.loading.datasets import DEFAULT_PATTERN, Counts, chosen_rows, make_reader, open_shards, sample_bytes
 from neurofm_shards.loading.fetch import OnError, SampleFetch, SkipCounter
-from neurofm_shards.loading.plans.plan import Even, Request, SinglePlan
-from neurofm_shards.loading.state import Cursor, LoaderState, WorkerEpochs, ranks, read_state, save_state, worker_place
+from neurofm_shards.loading.plans.options import PlanOptions, RemainderPolicy
+from neurofm_shards.loading.plans.plan import Request, SinglePlan
+from neurofm_shards.loading.progress import Progress, SharedEpochCounter, worker_place
+from neurofm_shards.loading.ranks import RankRequest
+from neurofm_shards.loading.state import LoaderState, read_state, save_state
 from neurofm_shards.loading.subsets import Where
-from neurofm_shards.loading.transforming import (
+from neurofm_shards.loading.transforms import (
     SampleFunction,
     TransformLike,
     as_list,
@@ -59,7 +63,9 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         Decides the order.
     decode : bool
         False: fields, the metadata too, are given as the bytes that are stored.
-    columns, where, keys, split, rows, transform, transforms, counts, metadata, rank, world_size, even, io, verify
+    columns, where, keys, split, rows, transform, transforms, counts, metadata
+        See :func:`~neurofm_shards.loading.dataloader.create_webdataset_dataloader`; so are the following.
+    rank, world_size, shard, even, io, verify
         See :func:`~neurofm_shards.loading.dataloader.create_webdataset_dataloader`.
     on_error : "raise" or "skip"
         ``"skip"``: samples that cannot be read are logged, counted (``loader.skips.total``) and left out; 100 of them
@@ -92,56 +98,55 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         metadata: bool = True,
         rank: int | None = None,
         world_size: int | None = None,
-        even: Even = "pad",
+        shard: bool = True,
+        even: RemainderPolicy = "pad",
         io: IO = "auto",
         verify: bool = False,
         on_error: OnError = "raise",
     ) -> None:
-        place = ranks(rank, world_size)
         collection = open_shards(shard_dir, shard_pattern, io, verify)
-        self._plan = SinglePlan(
-            collection,
-            shuffle,
-            batch_size=1,
+        subset = chosen_rows(collection, where, keys, split, rows)
+        options = PlanOptions(
+            shuffle=shuffle,
             buffer_size=buffer_size,
             seed=seed,
             shuffle_shards=None if shuffle_shards else False,
-            rank=place.rank,
-            world_size=place.world_size,
             even=even,
-            subset=chosen_rows(collection, where, keys, split, rows),
         )
-        self._world_size = place.world_size
+        make_plan = partial(SinglePlan, collection, subset=subset)
+        self._progress = Progress(make_plan, options, RankRequest(rank, world_size, shard), SharedEpochCounter())
         reader = make_reader(collection, columns, counts, make_transforms(as_list(transforms)))
         self._fetch = SampleFetch(reader, transform, metadata, on_error, decode)
         self._chunk = max(1, min(MOST_IN_CHUNK, CHUNK_BYTES // max(1, sample_bytes(reader))))
-        self._cursor = Cursor(self._plan, place, WorkerEpochs())
         self._exhausted = False
         self.skips = SkipCounter()
 
     def __len__(self) -> int:
         """Return the number of samples of an epoch on this rank."""
-        return self._plan.num_batches(self._cursor.epoch)
+        return self._progress.plan.num_batches(self._progress.epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Iterate over one epoch."""
+        """Iterate over one epoch, which begins here rather than with its first sample."""
         if self._exhausted:  # this worker had given its share when the state was saved
             self._exhausted = False
-            return
-        iteration, epoch, position = self._cursor.begin()
+            return iter(())
+        return self._samples(*self._progress.begin())
+
+    def _samples(self, iteration: int, epoch: int, position: int) -> Iterator[dict[str, Any]]:
         for chunk in self._chunks(epoch, position):
             fetched = self._fetch(np.concatenate([request.parts[0][1] for request in chunk]))
             self.skips.add(fetched, chunk)
             for sample, request in zip(fetched.batch, _left(chunk, fetched), strict=True):
-                self._cursor.move(iteration, request.position_after)
+                self._progress.move(iteration, request.position_after)
                 yield sample
-        self._cursor.move(iteration, self._plan.length(epoch))
+        self._progress.move(iteration, self._progress.plan.length(epoch))
 
     def _chunks(self, epoch: int, position: int) -> Iterator[list[Request]]:
         """Yield this worker's chunks; their bounds do not depend on where the iteration starts."""
         worker, workers = worker_place()
-        first = -(-position // self._world_size)
-        numbered = enumerate(self._plan.requests(epoch, position), first)
+        plan = self._progress.plan
+        first = -(-position // plan.sharding.world_size)
+        numbered = enumerate(plan.requests(epoch, position), first)
         for number, items in groupby(numbered, lambda item: item[0] // self._chunk):
             if number % workers == worker:
                 yield [request for _, request in items]
@@ -149,24 +154,27 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
     @property
     def epoch(self) -> int:
         """The epoch that is running, or comes next where none has begun."""
-        return self._cursor.epoch
+        return self._progress.epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the next iteration's epoch; a loaded position inside that very epoch is kept."""
         self._exhausted = False
-        self._cursor.set_epoch(epoch)
+        self._progress.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where iteration stands: behind the last delivered sample (below 1 KB; JSON values).
 
         In a worker of a ``StatefulDataLoader``, it also says which of how many workers it belongs to.
         """
+        return self._state().to_dict()
+
+    def _state(self) -> LoaderState:
         worker, workers = worker_place()
         if workers == 1:
-            return self._cursor.state().to_dict()
-        epoch, position = self._cursor.standing
-        state = LoaderState(epoch, position, self._plan.identity(), self._plan.shard_at(epoch, position))
-        return {**state.to_dict(), "worker": [worker, workers]}
+            return self._progress.state()
+        plan = self._progress.plan
+        epoch, position = self._progress.standing
+        return LoaderState(epoch, position, plan.identity(), plan.shard_at(epoch, position), (worker, workers))
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue there with the next iteration.
@@ -176,16 +184,18 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         StateError
             The state belongs to another data set, other settings, or another number of DataLoader workers.
         """
-        state = LoaderState.from_dict(state_dict)
+        self._load(LoaderState.from_dict(state_dict))
+
+    def _load(self, state: LoaderState) -> None:
         worker, workers = worker_place()
-        saved = list(state_dict.get("worker", [0, 1]))
-        if saved != [worker, workers]:
+        if state.worker != (worker, workers):
             raise StateError(
-                f"the state is that of worker {saved[0]} of {saved[1]}, and this is worker {worker} of {workers}: use "
-                "the same number of DataLoader workers, or create_webdataset_dataloader, which can continue with any"
+                f"the state is that of worker {state.worker[0]} of {state.worker[1]}, and this is worker {worker} of "
+                f"{workers}: use the same number of DataLoader workers, or create_webdataset_dataloader, which can "
+                "continue with any"
             )
-        self._cursor.load(state)
-        self._exhausted = workers > 1 and 0 < self._plan.length(state.epoch) <= state.position
+        self._progress.load(state)
+        self._exhausted = workers > 1 and 0 < self._progress.plan.length(state.epoch) <= state.position
 
     def get_state(self) -> dict[str, Any]:
         """Return ``state_dict()``; ``sample_offset`` is the number of samples delivered in this epoch."""
@@ -267,7 +277,7 @@ class ResumableWebDatasetLoader(WebDatasetLoader):
         """Write the checkpoint now. Without a checkpoint path, nothing happens."""
         if self.checkpoint_path is not None:
             self.checkpoint_path.parent.mkdir(parents=True, exist_ok=True)
-            save_state(self.checkpoint_path, LoaderState.from_dict(self.state_dict()))
+            save_state(self.checkpoint_path, self._state())
 
     def load_checkpoint(self) -> bool:
         """Continue where the checkpoint file says; return False where there is none yet.
@@ -283,5 +293,5 @@ class ResumableWebDatasetLoader(WebDatasetLoader):
             state = read_state(self.checkpoint_path)
         except FileNotFoundError:
             return False
-        self.load_state_dict(state.to_dict())
+        self._load(state)
         return True

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import Rows
-from neurofm_shards.loading.order.shuffle import EpochOrder
+from neurofm_shards.loading.order.shuffle import ShuffleOrder
 from neurofm_shards.loading.plans.plan import EpochPlan
 from neurofm_shards.loading.subsets import TableColumns
+from neurofm_shards.reading.collection import ShardCollection
 
 #: Positions that a report looks at; of larger data sets it looks at evenly spaced stretches.
 MOST_POSITIONS = 1 << 18
@@ -81,7 +82,7 @@ class ShuffleReport:
 
 
 def shuffle_report(
-    collection: Any,
+    collection: ShardCollection,
     buffer_size: int = 1000,
     batch_size: int = 32,
     modes: Sequence[bool | str] = (False, True, "global"),
@@ -107,7 +108,7 @@ def shuffle_report(
     positions = _looked_at(collection.num_samples, batch_size)
     found = []
     for mode in modes:
-        order = EpochOrder(sizes, mode, buffer_size, seed)
+        order = ShuffleOrder(sizes, mode, buffer_size, seed)
         rows = order.positions_to_rows(epoch, positions)
         found.append(_judge(_name(mode), positions, rows, groups, batch_size))
     numbers = (collection.num_samples, len(sizes), int(groups.max(initial=-1)) + 1)
@@ -121,7 +122,7 @@ def _name(mode: bool | str) -> str:
     return "window" if mode else "none"
 
 
-def _groups(collection: Any) -> tuple[str, Rows]:
+def _groups(collection: ShardCollection) -> tuple[str, Rows]:
     """Return the session of each sample as a number, or its shard where sessions are not known."""
     columns = TableColumns(collection.metadata_table())
     if "session_id" in columns:
@@ -260,18 +261,18 @@ def plan_report(plans: Sequence[EpochPlan], batch_size: int, workers: int = 0, e
     epoch : int
         Which epoch.
     """
-    shares = plans[0].shares(epoch)
+    share = plans[0].share(epoch)
     found = []
     for rank, plan in enumerate(plans):
         samples, padding = plan.totals(epoch)
-        turns = [len(range(worker, shares.num_batches, max(1, workers))) for worker in range(max(1, workers))]
-        found.append(RankShare(rank, shares.num_batches, samples, padding, tuple(turns)))
+        turns = [len(range(worker, share.num_batches, max(1, workers))) for worker in range(max(1, workers))]
+        found.append(RankShare(rank, share.num_batches, samples, padding, tuple(turns)))
     return PlanReport(
         plans[0].length(epoch),
         batch_size,
         len(plans),
         batch_size * len(plans),
-        shares.padded,
-        shares.dropped,
+        share.padded,
+        share.dropped,
         tuple(found),
     )

@@ -1,21 +1,18 @@
-"""Which rows to load: by metadata, by key, by split; without reading any data.
+"""Which rows to load: by metadata, by key, by named split; without reading any data.
 
-Sessions, subjects and trials are assigned to splits by a hash of their id, the same one that conversion uses: more data
-never moves what was assigned before. Windows that overlap in time across splits, or come nearer than the purge gap, are
-left out of the earlier split, and counted. Splits are kept with a data set under their names, for ``split="train"``.
+Splits are kept with a data set under their names, for ``split="train"`` in any program that loads it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, FormatError
@@ -26,6 +23,32 @@ from neurofm_shards.reading.collection import ShardCollection
 
 SPLITS_NAME = "splits"
 SPLITS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Who belongs where.
+
+    Attributes
+    ----------
+    rows : mapping of str to numpy.ndarray of int64
+        Rows of each split, ascending.
+    dropped : mapping of str to int
+        Samples in no split, counted by reason.
+    groups : mapping of str to int
+        Number of sessions, subjects, trials or stretches of time in each split.
+    notes : tuple of str
+        What the reader should know.
+    """
+
+    rows: Mapping[str, Rows]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of samples of each split."""
+        return {name: len(rows) for name, rows in self.rows.items()}
 
 
 def save_splits(shard_dir: str | os.PathLike[str], splits: Splits | Mapping[str, npt.ArrayLike]) -> Path:
@@ -39,7 +62,7 @@ def save_splits(shard_dir: str | os.PathLike[str], splits: Splits | Mapping[str,
     shard_dir : path-like
         Folder of shards.
     splits : Splits or mapping of str to rows
-        What :func:`~neurofm_shards.loading.subsets.split` returned, or rows by name.
+        What :func:`~neurofm_shards.loading.splits.split` returned, or rows by name.
 
     Returns
     -------
@@ -69,7 +92,7 @@ def save_splits(shard_dir: str | os.PathLike[str], splits: Splits | Mapping[str,
     return path
 
 
-def saved_splits(collection: Any) -> dict[str, Rows]:
+def saved_splits(collection: ShardCollection) -> dict[str, Rows]:
     """Return the rows of each split that is kept with a data set, ascending; nothing where none are kept.
 
     Raises
@@ -97,7 +120,7 @@ def saved_splits(collection: Any) -> dict[str, Rows]:
     return {str(name): np.flatnonzero(codes == code).astype(np.int64) for code, name in enumerate(names)}
 
 
-def _path(collection: Any) -> Path:
+def _path(collection: ShardCollection) -> Path:
     return Path(collection.catalog.folder) / SIDECAR_DIR / SPLITS_NAME
 
 
@@ -147,7 +170,11 @@ class TableColumns(Mapping[str, npt.NDArray[Any]]):
 
 
 def select(
-    collection: Any, *, where: Where | None = None, keys: Iterable[str] | None = None, split: str | None = None
+    collection: ShardCollection,
+    *,
+    where: Where | None = None,
+    keys: Iterable[str] | None = None,
+    split: str | None = None,
 ) -> Rows | None:
     """Return the rows that satisfy all conditions, ascending; None when there is no condition.
 
@@ -183,6 +210,44 @@ def select(
     return rows if mask is None else rows[mask[rows]]
 
 
+def group_rows(collection: ShardCollection, by: str | Sequence[str], subset: Rows | None = None) -> dict[str, Rows]:
+    """Return the rows of each group, ascending; groups in the order of their names.
+
+    Parameters
+    ----------
+    collection : ShardCollection
+        The data.
+    by : str or sequence of str
+        Metadata columns; samples belong together when all of them agree.
+    subset : numpy.ndarray of int64 or None
+        Rows to consider.
+
+    Raises
+    ------
+    ConfigError
+        A column is not there, or some samples have no value of it.
+    """
+    columns = TableColumns(collection.metadata_table())
+    names = [by] if isinstance(by, str) else list(by)
+    rows = np.arange(collection.num_samples, dtype=np.int64) if subset is None else subset
+    parts = []
+    for name in names:
+        if name not in columns:
+            raise ConfigError(f"cannot group by {name!r}: {unknown_name('metadata column', name, columns)}")
+        values = columns[name][rows].tolist()
+        missing = sum(value is None or value != value for value in values)  # noqa: PLR0124  (NaN)
+        if missing:
+            raise ConfigError(
+                f"cannot group by {name!r}: {missing} samples have no value of it; leave them out by where="
+            )
+        parts.append(values)
+    labels = np.array([" / ".join(map(str, each)) for each in zip(*parts, strict=True)], dtype=np.str_)
+    distinct, group = np.unique(labels, return_inverse=True)
+    turn = np.argsort(group.reshape(-1), kind="stable")
+    edges = np.cumsum(np.bincount(group.reshape(-1), minlength=len(distinct)))[:-1]
+    return dict(zip(distinct.tolist(), np.split(rows[turn], edges), strict=True))
+
+
 def where_mask(where: Where, columns: Columns, num_samples: int) -> npt.NDArray[np.bool_]:
     """Return which samples an expression or a function chooses, bool of shape (num_samples,)."""
     found = compile_expression(where)(columns) if isinstance(where, str) else where(columns)
@@ -195,7 +260,7 @@ def where_mask(where: Where, columns: Columns, num_samples: int) -> npt.NDArray[
     return mask
 
 
-def split_mask(split: str, collection: Any) -> npt.NDArray[np.bool_]:
+def split_mask(split: str, collection: ShardCollection) -> npt.NDArray[np.bool_]:
     """Return which samples are in this split: a saved one, or one that the metadata names."""
     saved = saved_splits(collection)
     mask = np.zeros(collection.num_samples, dtype=np.bool_)
@@ -215,266 +280,3 @@ def split_mask(split: str, collection: Any) -> npt.NDArray[np.bool_]:
     if not mask.any():
         raise ConfigError(f"there is no split {split!r}; the samples have: {', '.join(there) or 'none'}")
     return mask
-
-
-By = Literal["session", "subject", "trial", "time"]
-
-DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
-_TICKS = 1e9
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Who belongs where.
-
-    Attributes
-    ----------
-    rows : mapping of str to numpy.ndarray of int64
-        Rows of each split, ascending.
-    dropped : mapping of str to int
-        Samples in no split, counted by reason.
-    groups : mapping of str to int
-        Number of sessions, subjects, trials or stretches of time in each split.
-    notes : tuple of str
-        What the reader should know.
-    """
-
-    rows: Mapping[str, Rows]
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    groups: Mapping[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of samples of each split."""
-        return {name: len(rows) for name, rows in self.rows.items()}
-
-
-def split(
-    data: Any,
-    by: By = "session",
-    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
-    seed: int = 0,
-    *,
-    purge: float = 1.0,
-    column: str | None = "split",
-    balanced: bool = False,
-) -> Splits:
-    """Divide samples into splits.
-
-    Parameters
-    ----------
-    data : path-like, ShardCollection, MetadataTable or mapping of str to numpy.ndarray
-        A folder of shards, or what has the metadata columns ``session_id``, ``subject_id``, ``trial``,
-        ``window_start_s``, ``window_stop_s``
-        (those that ``by`` needs).
-    by : str
-        What is kept together: ``"session"``, ``"subject"``, ``"trial"``, or ``"time"``: each session's time is cut into
-        one stretch per split, in the order of ``fractions``.
-    fractions : mapping of str to float
-        Share of each split; they add up to 1.
-    seed : int
-        Mixed into the hash.
-    purge : float
-        By trial and time: gap between splits of one session, in window lengths.
-    column : str or None
-        Metadata column that is honoured where it names splits already; None to divide anew.
-    balanced : bool
-        Share out the groups as exactly as ``fractions`` allow. For few groups; more data may then move old ones.
-
-    Raises
-    ------
-    ConfigError
-        A column is missing, fractions do not add up to 1, or a split would be empty.
-    """
-    columns = _columns(data)
-    _check_fractions(fractions)
-    if column is not None and column in columns and any(columns[column].tolist()):
-        return _as_written(columns[column], column)
-    match by:
-        case "session" | "subject":
-            groups, names = _by_hash(_ids(columns, f"{by}_id"), fractions, seed, balanced=balanced)
-            found = Splits(*_gathered(names, fractions, {}), _counted(groups, fractions))
-        case "trial":
-            found = _by_trial(columns, fractions, seed, purge, balanced=balanced)
-        case "time":
-            found = _by_time(columns, fractions, purge)
-        case _:
-            raise ConfigError(f"by={by!r}; choose session, subject, trial or time")
-    _check_filled(found, by, fractions)
-    return found
-
-
-def _columns(data: Any) -> Columns:
-    if isinstance(data, Mapping):
-        return {name: np.asarray(values) for name, values in data.items()}
-    if isinstance(data, (str, os.PathLike)):
-        with ShardCollection.open(os.fspath(data)) as collection:
-            return TableColumns(collection.metadata_table())
-    return TableColumns(data.metadata_table() if hasattr(data, "metadata_table") else data)
-
-
-def _check_fractions(fractions: Mapping[str, float]) -> None:
-    if not fractions or min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-6:
-        raise ConfigError(f"fractions={dict(fractions)} must be non-negative and add up to 1")
-
-
-def _check_filled(found: Splits, by: str, fractions: Mapping[str, float]) -> None:
-    empty = [name for name, share in fractions.items() if share > 0 and not len(found.rows[name])]
-    if empty:
-        raise ConfigError(
-            f"split by {by} leaves {' and '.join(empty)} empty ({dict(found.groups)} groups, {dict(found.dropped)} "
-            "samples dropped): use balanced=True, another seed, other fractions, or split by something finer"
-        )
-
-
-def _column(columns: Columns, name: str) -> npt.NDArray[Any]:
-    if name not in columns:
-        raise ConfigError(f"cannot split: {unknown_name('metadata column', name, columns)}")
-    return columns[name]
-
-
-def _ids(columns: Columns, name: str) -> npt.NDArray[np.str_]:
-    values = _column(columns, name).tolist()
-    missing = sum(value is None or value == "" or value != value for value in values)  # noqa: PLR0124  (NaN)
-    if missing:
-        raise ConfigError(f"cannot split: {missing} samples have no {name}; split by something else")
-    return np.array([str(value) for value in values], dtype=np.str_)
-
-
-def _as_written(values: npt.NDArray[Any], column: str) -> Splits:
-    """Take the splits that the metadata names."""
-    named = np.array(["" if value is None else str(value) for value in values.tolist()])
-    rows = {str(name): np.flatnonzero(named == name).astype(np.int64) for name in np.unique(named) if name}
-    left = int((named == "").sum())
-    note = f"taken from the metadata column {column!r}; column=None divides anew"
-    return Splits(rows, {"in no split": left} if left else {}, {}, (note,))
-
-
-def _share(identity: str, fractions: Mapping[str, float], seed: int) -> str:
-    """Return the split of a group by XXH3 (64 bit) of ``seed NUL identity``, taken as a fraction of its range."""
-    position = xxhash.xxh3_64_intdigest(f"{seed}\0{identity}".encode()) / 2**64
-    reached = 0.0
-    for name, fraction in fractions.items():
-        reached += fraction
-        if position < reached:
-            return name
-    return next(name for name in reversed(list(fractions)) if fractions[name] > 0)
-
-
-def _by_hash(
-    ids: npt.NDArray[np.str_], fractions: Mapping[str, float], seed: int, *, balanced: bool
-) -> tuple[dict[str, str], npt.NDArray[Any]]:
-    """Return each group's split, and each sample's."""
-    distinct, group = np.unique(ids, return_inverse=True)
-    if balanced:
-        turn = sorted(distinct.tolist(), key=lambda each: xxhash.xxh3_64_intdigest(f"{seed}\0{each}".encode()))
-        names = list(fractions)
-        edges = np.rint(np.cumsum(list(fractions.values())) * len(turn)).astype(int)
-        places = np.searchsorted(edges, np.arange(len(turn)), side="right")
-        of = {each: names[min(int(place), len(names) - 1)] for each, place in zip(turn, places, strict=True)}
-    else:
-        of = {str(each): _share(str(each), fractions, seed) for each in distinct.tolist()}
-    return of, np.array([of[each] for each in distinct.tolist()], dtype=object)[group.reshape(-1)]
-
-
-def _counted(of: Mapping[str, str], fractions: Mapping[str, float]) -> dict[str, int]:
-    return {name: sum(each == name for each in of.values()) for name in fractions}
-
-
-def _gathered(
-    names: npt.NDArray[Any], fractions: Mapping[str, float], dropped: dict[str, int]
-) -> tuple[dict[str, Rows], dict[str, int]]:
-    return {name: np.flatnonzero(names == name).astype(np.int64) for name in fractions}, {
-        reason: count for reason, count in dropped.items() if count
-    }
-
-
-def _by_trial(columns: Columns, fractions: Mapping[str, float], seed: int, purge: float, *, balanced: bool) -> Splits:
-    sessions, trials = _ids(columns, "session_id"), _column(columns, "trial")
-    inside = np.array([value is not None and value == value and value != -1 for value in trials.tolist()])  # noqa: PLR0124
-    ids = np.array(
-        [f"{s}\0{_plain(t)}" for s, t in zip(sessions[inside].tolist(), trials[inside].tolist(), strict=True)],
-        dtype=np.str_,
-    )
-    of, of_samples = _by_hash(ids, fractions, seed, balanced=balanced)
-    names = np.full(len(inside), None, dtype=object)
-    names[inside] = of_samples
-    dropped = {"in no trial": int((~inside).sum())}
-    notes: tuple[str, ...] = ()
-    if "window_start_s" in columns and "window_stop_s" in columns:
-        before = int((names != None).sum())  # noqa: E711  (elementwise)
-        _clear(names, sessions, *_windows(columns), list(fractions), purge)
-        dropped["too near to another split"] = before - int((names != None).sum())  # noqa: E711
-    else:
-        notes = ("the samples have no window_start_s and window_stop_s: whether windows overlap was not checked",)
-    rows, counts = _gathered(names, fractions, dropped)
-    return Splits(rows, counts, _counted(of, fractions), notes)
-
-
-def _plain(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _windows(columns: Columns) -> tuple[Rows, Rows]:
-    """Return window starts and stops as whole nanoseconds."""
-    edges = [np.asarray(_column(columns, name), dtype=np.float64) for name in ("window_start_s", "window_stop_s")]
-    if any(np.isnan(edge).any() for edge in edges) or bool((edges[1] <= edges[0]).any()):
-        raise ConfigError("cannot split: some samples have no window_start_s and window_stop_s, or an empty window")
-    start, stop = (np.rint(edge * _TICKS).astype(np.int64) for edge in edges)
-    return start, stop
-
-
-def _clear(
-    names: npt.NDArray[Any], sessions: npt.NDArray[np.str_], start: Rows, stop: Rows, order: list[str], purge: float
-) -> None:
-    """Take windows out that are within ``purge`` of one of a later split in the same session; in place."""
-    for session in np.unique(sessions):
-        of = np.flatnonzero(sessions == session)
-        kept: list[Rows] = []
-        for name in reversed(order):
-            mine = of[names[of] == name]
-            if kept and len(mine):
-                gap = np.rint(purge * (stop[mine] - start[mine])).astype(np.int64)
-                near = _touched(np.concatenate(kept), start, stop, start[mine] - gap, stop[mine] + gap)
-                names[mine[near]] = None
-                mine = mine[~near]
-            kept.append(mine)
-
-
-def _touched(others: Rows, start: Rows, stop: Rows, begin: Rows, end: Rows) -> npt.NDArray[np.bool_]:
-    """Say which of the spans ``[begin, end)`` overlap a window of ``others``.
-
-    As many windows have started before ``end`` as have ended by ``begin`` exactly when none lies between.
-    """
-    started = np.searchsorted(np.sort(start[others]), end, side="left")
-    ended = np.searchsorted(np.sort(stop[others]), begin, side="right")
-    return np.asarray(started > ended)
-
-
-def _by_time(columns: Columns, fractions: Mapping[str, float], purge: float) -> Splits:
-    sessions = _ids(columns, "session_id")
-    start, stop = _windows(columns)
-    shares = {name: share for name, share in fractions.items() if share > 0}
-    names = np.full(len(sessions), None, dtype=object)
-    for session in np.unique(sessions):
-        of = np.flatnonzero(sessions == session)
-        edges = _cuts(start[of], stop[of], np.cumsum(list(shares.values()))[:-1])
-        gap = np.rint(purge * (stop[of] - start[of])).astype(np.int64)
-        for i, name in enumerate(shares):
-            after = start[of] >= edges[i - 1] + gap if i else np.ones(len(of), bool)
-            before = stop[of] <= edges[i] if i < len(edges) else np.ones(len(of), bool)
-            names[of[after & before]] = name
-    rows, dropped = _gathered(names, fractions, {"too near to another split": int((names == None).sum())})  # noqa: E711
-    stretches = {name: len(np.unique(sessions[rows[name]])) for name in fractions}
-    return Splits(rows, dropped, stretches)
-
-
-def _cuts(start: Rows, stop: Rows, shares: npt.NDArray[np.float64]) -> Rows:
-    """Return the times at which the covered time of a session reaches these shares, moved to the next window start."""
-    turn = np.argsort(start, kind="stable")
-    reached = np.maximum.accumulate(stop[turn])
-    new = np.maximum(stop[turn] - np.maximum(start[turn], np.concatenate(([start[turn[0]]], reached[:-1]))), 0)
-    covered = np.cumsum(new) - new
-    at = np.searchsorted(covered, np.rint(shares * new.sum()), side="left")
-    cuts: Rows = np.where(at < len(turn), start[turn[np.minimum(at, len(turn) - 1)]], reached[-1])
-    return cuts

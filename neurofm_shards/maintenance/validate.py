@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from neurofm_shards._process import usable_cpus
 from neurofm_shards.errors import FormatError, InputNotFoundError, NeurofmShardsError, NoShardsError
 from neurofm_shards.format.canonical import is_canonical
 from neurofm_shards.format.files import names_in
@@ -351,7 +352,7 @@ def _compare_folder(manifest: Manifest, shards: Sequence[Path], findings: list[F
 def _check_shards(paths: Sequence[Path], workers: int | None, progress: Progress | None) -> list[ShardCheck]:
     total, done = sum(map(_size, paths)), 0
     checks = []
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1, "validate") as pool:
+    with ThreadPoolExecutor(workers or usable_cpus(), "validate") as pool:
         for check in pool.map(lambda path: ShardCheck(path).run(), paths):
             checks.append(check)
             done += _size(check.path)

@@ -12,12 +12,12 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._process import after_fork
 from neurofm_shards._typing import Bytes, Ints
 from neurofm_shards.errors import ClosedError, ConfigError, FormatError
 from neurofm_shards.reading.address_range import Arena, most_maps, places
@@ -64,7 +64,7 @@ class Space(ABC):
         self._changed = threading.Condition()
         self._readers: set[Reader] = set()
         self._closed = False
-        _spaces.add(self)
+        after_fork(self._forget_readers)
 
     def attach(self, shard: int, file: ShardFile) -> None:
         """Make a shard readable."""
@@ -79,9 +79,6 @@ class Space(ABC):
         source = file.frames(memory)
         self._bounds[shard] = source.bounds
         self._first_frames[shard] = self.frames.add(source, int(self.bases[shard]))
-
-    def copy_rows_with(self, make: Callable[[Bytes], RowCopy]) -> None:  # noqa: B027  (rows may come out of files)
-        """Let ``make(everything)`` copy rows out of memory, if that is where they come from."""
 
     @abstractmethod
     def reading(self) -> Reader:
@@ -120,8 +117,8 @@ class Space(ABC):
         self.frames.close()
         self._release()
 
-    def forget_readers(self) -> None:
-        """Forget who was reading or closing: in a forked child, threads that it does not have."""
+    def _forget_readers(self) -> None:
+        """Forget who was reading or closing: threads that a forked child does not have."""
         self._readers.clear()
         self._changed = threading.Condition()
 
@@ -153,18 +150,6 @@ class Space(ABC):
     @abstractmethod
     def _release(self) -> None:
         """Give everything back."""
-
-
-#: All that are open. A child forgets its parent's readers before it has any of its own.
-_spaces: weakref.WeakSet[Space] = weakref.WeakSet()
-
-
-def _forget_readers() -> None:
-    for space in list(_spaces):
-        space.forget_readers()
-
-
-os.register_at_fork(after_in_child=_forget_readers)
 
 
 class Reader(ABC):
@@ -216,10 +201,6 @@ class MappedSpace(Space):
         super().__init__(name, tar_bytes, cache_bytes)
         self._arena = Arena(int(self.bases[-1]))
         self.copy = make_row_copy(self.everything)
-
-    def copy_rows_with(self, make: Callable[[Bytes], RowCopy]) -> None:
-        """See :meth:`Space.copy_rows_with`."""
-        self.copy = make(self.everything)
 
     @property
     def everything(self) -> Bytes:
@@ -366,11 +347,12 @@ class _OpenFiles:
     def __init__(self) -> None:
         self._files: OrderedDict[int, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
-        self._process = os.getpid()
+        after_fork(self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
 
     def get(self, shard: int, file: ShardFile) -> _OpenFile:
-        if self._process != os.getpid():  # a parent's thread may have held the lock when it forked
-            self._lock, self._process = threading.Lock(), os.getpid()
         with self._lock:
             found = self._files.pop(shard, None)
             if found is None:

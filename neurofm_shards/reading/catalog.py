@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from neurofm_shards._process import after_fork
 from neurofm_shards._typing import Ints
 from neurofm_shards.errors import FormatError, InputNotFoundError, IntegrityError, NoShardsError
 from neurofm_shards.format.files import names_in
@@ -221,7 +222,7 @@ class ShardTable:
         self._indexes: dict[int, ShardIndex] = dict(catalog.indexes)
         self._attached: set[int] = set()
         self._lock = threading.Lock()
-        self._process = os.getpid()
+        after_fork(self._renew_lock)
 
     def shards_of(self, rows: Ints) -> Ints:
         """Return the shard of each row."""
@@ -255,7 +256,7 @@ class ShardTable:
         """Make a shard readable in the space; return its index."""
         index = self.index(shard)
         if shard not in self._attached:
-            with self._locked():
+            with self._lock:
                 if shard not in self._attached:
                     name = self.catalog.names[shard]
                     path, decoder = self.catalog.folder / name, find_compression(name, self.catalog.manifest)
@@ -331,10 +332,8 @@ class ShardTable:
             except FormatError as error:
                 raise type(error)(f"sample {self.describe(row)}, column {column!r}: {error}") from error
 
-    def _locked(self) -> threading.Lock:
-        if self._process != os.getpid():  # a parent's thread may have held the lock when it forked
-            self._lock, self._process = threading.Lock(), os.getpid()
-        return self._lock
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
 
     def _check(self, shard: int, index: ShardIndex) -> None:
         """Refuse a shard that is not the one the manifest lists."""

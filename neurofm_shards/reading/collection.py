@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -22,13 +22,11 @@ from neurofm_shards.reading.address_space import IO, make_space
 from neurofm_shards.reading.buffers import BufferPool
 from neurofm_shards.reading.catalog import Catalog, ShardTable, read_catalog
 from neurofm_shards.reading.columns import Column, Fetch, ListColumn, gather_at_once, make_column, native_spec
-from neurofm_shards.reading.row_copy import RowCopy
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from neurofm_shards._typing import Bytes
     from neurofm_shards.format.index import ShardIndex
     from neurofm_shards.format.manifest import Manifest
 
@@ -449,16 +447,6 @@ class ShardCollection:
         """Return the scalar metadata of all samples, column by column."""
         paths = [self.catalog.folder / name for name in self.shard_names]
         return MetadataTable.concat([load_table(path, self.index(shard)) for shard, path in enumerate(paths)])
-
-    def copy_rows_with(self, make: Callable[[Bytes], RowCopy]) -> None:
-        """Let another function copy rows, for readers that know a better one than NumPy has.
-
-        Parameters
-        ----------
-        make : callable
-            Given all bytes of the data set, returns a :class:`~neurofm_shards.reading.row_copy.RowCopy`.
-        """
-        self._space.copy_rows_with(make)
 
     def grow_cache(self, cache_bytes: int) -> None:
         """Keep at least so many decoded bytes of compressed shards: what a shuffle window needs, say."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._process import after_fork, usable_cpus
 from neurofm_shards._typing import Ints
 from neurofm_shards.errors import FormatError, InputNotFoundError
 from neurofm_shards.format.files import open_regular
@@ -23,36 +24,6 @@ if TYPE_CHECKING:
     from neurofm_shards._typing import Bytes
     from neurofm_shards.compression.frames import FrameTable
     from neurofm_shards.plugins.interfaces import Compression
-
-
-class ForkSafeCondition:
-    """Gives each process a condition of its own, so that a child is not stuck on a lock held by its parent's threads.
-
-    Parameters
-    ----------
-    reset : callable
-        A method, called once in each forked child with the new lock held: forgets what the parent's threads were
-        doing. It is held weakly, so that its object is released as soon as nobody else holds it.
-    """
-
-    def __init__(self, reset: Callable[[], None]) -> None:
-        self._reset = weakref.WeakMethod(reset)
-        self._conditions = {os.getpid(): threading.Condition()}
-
-    def get(self) -> threading.Condition:
-        """Return this process's condition."""
-        found = self._conditions.get(os.getpid())
-        return found if found is not None else self._after_fork()
-
-    def _after_fork(self) -> threading.Condition:
-        new = threading.Condition()
-        with new:
-            found = self._conditions.setdefault(os.getpid(), new)  # atomic: one of the child's threads wins
-            reset = self._reset()
-            if found is new and reset is not None:
-                reset()
-        return found
-
 
 _ABSENT, _LOADING, _READY = 0, 1, 2
 _MOST_THREADS = 8
@@ -87,7 +58,8 @@ class FrameCache:
     def __init__(self, budget: int, drop: Callable[[int, int], None]) -> None:
         self.budget = budget
         self._drop = weakref.WeakMethod(drop)  # its owner owns this cache
-        self._guard = ForkSafeCondition(self._forget_other_threads)
+        self._changed = threading.Condition()
+        after_fork(self._forget_other_threads)
         self._shards: list[tuple[FrameSource, int]] = []  # with the number of its first frame
         self._state = np.zeros(0, np.uint8)
         self._pins = np.zeros(0, np.int32)
@@ -96,14 +68,14 @@ class FrameCache:
         self._stop = np.zeros(0, np.int64)
         self._tick = 0
         self.held = 0
-        self._pools: dict[int, ThreadPoolExecutor] = {}
+        self._threads: ThreadPoolExecutor | None = None
         #: How many frames were decoded so far.
         self.decoded = 0
 
     def add(self, source: FrameSource, base: int) -> int:
         """Add a shard whose first byte lies at address ``base``; return the number of its first frame."""
         count = len(source.bounds) - 1
-        with self._guard.get():
+        with self._changed:
             first = len(self._state)
             self._shards.append((source, first))
             self._state = np.append(self._state, np.zeros(count, np.uint8))
@@ -115,19 +87,19 @@ class FrameCache:
 
     def pin(self, frames: Ints) -> None:
         """Keep these frames (without repeats) until ``unpin``; does not decode them."""
-        with self._guard.get():
+        with self._changed:
             self._tick += 1
             self._pins[frames] += 1
             self._used[frames] = self._tick
 
     def unpin(self, frames: Ints) -> None:
         """Allow these frames to be dropped."""
-        with self._guard.get():
+        with self._changed:
             self._pins[frames] -= 1
 
     def load(self, frames: Ints) -> None:
         """Return when all these frames, pinned before, are decoded."""
-        condition = self._guard.get()
+        condition = self._changed
         while True:
             with condition:
                 mine = frames[self._state[frames] == _ABSENT]
@@ -142,13 +114,12 @@ class FrameCache:
 
     def close(self) -> None:
         """Stop the threads."""
-        pool = self._pools.pop(os.getpid(), None)
-        if pool is not None:
-            pool.shutdown()
+        if self._threads is not None:
+            self._threads.shutdown()
 
     def _decode(self, frames: Ints) -> None:
         """Decode frames that this thread has claimed; those that fail may be claimed again."""
-        condition = self._guard.get()
+        condition = self._changed
 
         def one(frame: int) -> None:
             done = False
@@ -176,12 +147,10 @@ class FrameCache:
             future.result()
 
     def _pool(self) -> ThreadPoolExecutor:
-        """Return this process's threads (those of a parent do not exist after a fork)."""
-        pool = self._pools.get(os.getpid())
-        if pool is None:
-            new = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), "neurofm-shards-frames")
-            pool = self._pools.setdefault(os.getpid(), new)
-        return pool
+        with self._changed:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(min(_MOST_THREADS, usable_cpus()), "neurofm-shards-frames")
+            return self._threads
 
     def _shard_of(self, frame: int) -> tuple[FrameSource, int]:
         low, high = 0, len(self._shards)
@@ -206,6 +175,8 @@ class FrameCache:
                 drop(int(self._start[frame]), int(self._stop[frame]))
 
     def _forget_other_threads(self) -> None:
+        self._changed = threading.Condition()
+        self._threads = None
         self._pins[:] = 0
         self._state[self._state == _LOADING] = _ABSENT
 

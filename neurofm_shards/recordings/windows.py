@@ -38,18 +38,25 @@ class Territories:
     removals: Mapping[str, Ints]
 
 
-def share(options: SplitOptions, identity: str) -> str:
-    """Return the split of a session, subject or trial by its hash: adding others never moves it.
+def group_hash(identity: str, seed: int) -> int:
+    """Return XXH3 (64 bit) of ``seed NUL identity`` as UTF-8. Never to be changed: splits of old data depend on it."""
+    return xxhash.xxh3_64_intdigest(f"{seed}\0{identity}".encode())
 
-    The hash is XXH3 (64 bit) of ``seed NUL identity`` as UTF-8, taken as a fraction of its range.
-    """
-    position = xxhash.xxh3_64_intdigest(f"{options.seed}\0{identity}".encode()) / 2**64
+
+def split_of(identity: str, fractions: Mapping[str, float], seed: int) -> str:
+    """Return the split of a session, subject or trial by its hash: adding others never moves it."""
+    position = group_hash(identity, seed) / 2**64
     reached = 0.0
-    for name, fraction in options.fractions.items():
+    for name, fraction in fractions.items():
         reached += fraction
         if position < reached:
             return name
-    return next(name for name in reversed(options.fractions) if options.fractions[name] > 0)
+    return next(name for name in reversed(list(fractions)) if fractions[name] > 0)
+
+
+def share(options: SplitOptions, identity: str) -> str:
+    """Return the split of a session, subject or trial as the options say."""
+    return split_of(identity, options.fractions, options.seed)
 
 
 def whole_split(options: SplitOptions | None, recording: Recording) -> str | None:

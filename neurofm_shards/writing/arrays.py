@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import Progress
 
+from neurofm_shards._process import usable_cpus
 from neurofm_shards.blocks import column_of, rows_between
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.dataset_record import ShardRecord, dataset_manifest
@@ -245,7 +246,7 @@ class _Job:
 
 
 def _run(job: _Job, workers: int | None, written: list[str], *, show_progress: bool) -> list[ShardRecord]:
-    threads = max(1, min(_THREADS, os.cpu_count() or 1) if workers is None else workers)
+    threads = max(1, min(_THREADS, usable_cpus()) if workers is None else workers)
     with _progress(job.count, show=show_progress) as advance, ThreadPoolExecutor(threads, "shards") as pool:
         futures = [pool.submit(_write_shard, job, start, threads, advance) for start in job.starts]
         try:

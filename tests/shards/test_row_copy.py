@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurofm_shards.loading.row_copy import TorchRows
 from neurofm_shards.reading import row_copy
 from neurofm_shards.reading.row_copy import LARGE_ROW, CompiledRows, NumpyRows
 
 compiled = pytest.mark.skipif(not row_copy.COMPILED, reason="this package was built without a compiler")
-KINDS = [pytest.param(CompiledRows, marks=compiled), NumpyRows, TorchRows]
+KINDS = [pytest.param(CompiledRows, marks=compiled), NumpyRows]
 
 
 def _lying(size, seed=0, count=40):

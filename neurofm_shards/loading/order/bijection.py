@@ -199,11 +199,6 @@ def permute(points: Words, size: Any, key: Words, rounds: int = ROUNDS) -> Words
     return _walk(_Computed(*halves(size), key, rounds), points, size)
 
 
-def unpermute(points: Words, size: Any, key: Words, rounds: int = ROUNDS) -> Words:
-    """Undo :func:`permute`."""
-    return _walk(_Inverted(*halves(size), key, rounds), points, size)
-
-
 def permute_within(
     points: Words, which: npt.NDArray[np.int64], sizes: Words, keys: Words, rounds: int = ROUNDS
 ) -> Words:

@@ -11,7 +11,7 @@ keyed random order: the next source is not predictable while every block has its
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,34 +26,45 @@ if TYPE_CHECKING:
 
 ORDER_VERSION = 1
 
+#: False: storage order; True: shuffle windows; ``"global"``: a permutation of all samples.
+Shuffle: TypeAlias = bool | str
 
-class EpochOrder:
+
+def check_shuffle(shuffle: Shuffle, buffer_size: int) -> None:
+    """Raise ConfigError for settings that name no order."""
+    if shuffle not in {True, False, "global"}:
+        raise ConfigError(f"shuffle={shuffle!r}; choose False, True or 'global'")
+    if buffer_size < 1:
+        raise ConfigError(f"buffer_size is {buffer_size}; it must be at least 1")
+
+
+class ShuffleOrder:
     """Says which row lies at which position of an epoch.
 
     Parameters
     ----------
     sizes : numpy.ndarray of int64, shape (shards,)
         Samples per shard, in storage order; zeros are allowed. Rows count through all shards.
-    mode : bool or "global"
-        False: storage order. True: shards in random order, samples shuffled inside windows that draw from several
-        shards at once. ``"global"``: a pseudo-random permutation of all samples.
+    shuffle : bool or "global"
+        False: storage order. True: shards in random order, samples shuffled inside shuffle windows that draw from
+        several shards at once. ``"global"``: a pseudo-random permutation of all samples.
     buffer_size : int
-        Samples per window for ``mode=True``; at least as large as the data set, it makes one window of everything.
+        Samples per shuffle window for ``shuffle=True``; at least as large as the data set, it makes one of everything.
     seed : int
         Any integer.
     shuffle_shards : bool or None
-        None: as ``mode`` says. False with ``mode=True``: windows run through the shards in storage order. True with
-        ``mode=False``: shards in random order, samples inside each in storage order. Without a meaning for
-        ``"global"``.
+        None: as ``shuffle`` says. False with ``shuffle=True``: shuffle windows run through the shards in storage order.
+        True with ``shuffle=False``: shards in random order, samples inside each in storage order. Without a meaning
+        for ``"global"``.
 
     Raises
     ------
     ConfigError
-        For another mode, a buffer below one sample, or more than 2**62 samples.
+        For another ``shuffle``, a buffer below one sample, or more than 2**62 samples.
 
     Examples
     --------
-    >>> order = EpochOrder(np.array([3, 2]), mode="global", seed=1)
+    >>> order = ShuffleOrder(np.array([3, 2]), shuffle="global", seed=1)
     >>> sorted(order.positions_to_rows(0, np.arange(5)).tolist())
     [0, 1, 2, 3, 4]
     """
@@ -61,37 +72,34 @@ class EpochOrder:
     def __init__(
         self,
         sizes: npt.ArrayLike,
-        mode: bool | str = True,
+        shuffle: Shuffle = True,
         buffer_size: int = 1000,
         seed: int = 42,
         *,
         shuffle_shards: bool | None = None,
     ) -> None:
-        if mode not in {True, False, "global"}:
-            raise ConfigError(f"shuffle={mode!r}; choose False, True or 'global'")
-        if buffer_size < 1:
-            raise ConfigError(f"buffer_size is {buffer_size}; it must be at least 1")
+        check_shuffle(shuffle, buffer_size)
         self._sizes = np.asarray(sizes, dtype=np.int64)
         self.num_samples = int(self._sizes.sum())
         if self.num_samples > MAX_SIZE:
             raise ConfigError(f"{self.num_samples:,} samples are more than an order can hold ({MAX_SIZE:,})")
-        self.mode = mode if isinstance(mode, str) else bool(mode)
+        self.shuffle = shuffle if isinstance(shuffle, str) else bool(shuffle)
         self.buffer_size = int(buffer_size)
         self.seed = int(seed)
-        self.shuffle_shards = mode is True if shuffle_shards is None or mode == "global" else bool(shuffle_shards)
+        self.shuffle_shards = shuffle is True if shuffle_shards is None or shuffle == "global" else bool(shuffle_shards)
         self._epoch: tuple[int, Callable[[Rows], Rows]] | None = None
 
     @property
     def sequential(self) -> bool:
         """Whether every epoch is in storage order."""
-        return self.mode is False and not self.shuffle_shards
+        return self.shuffle is False and not self.shuffle_shards
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the order beside the data: version, mode, and buffer and seed where they matter."""
-        found: dict[str, Any] = {"order_version": ORDER_VERSION, "shuffle": self.mode}
-        if self.mode != "global":
+        found: dict[str, Any] = {"order_version": ORDER_VERSION, "shuffle": self.shuffle}
+        if self.shuffle != "global":
             found["shuffle_shards"] = self.shuffle_shards
-        if self.mode is True:
+        if self.shuffle is True:
             found["buffer_size"] = self.buffer_size
         return found if self.sequential else found | {"seed": self.seed}
 
@@ -111,11 +119,11 @@ class EpochOrder:
 
     def _made(self, epoch: int) -> Callable[[Rows], Rows]:
         key = derive_key("order", ORDER_VERSION, self.seed, epoch)
-        if self.mode == "global":
+        if self.shuffle == "global":
             return Permutation(self.num_samples, key)
-        if self.mode is True and not self.shuffle_shards:
+        if self.shuffle is True and not self.shuffle_shards:
             return Windows(np.array([self.num_samples]), self.buffer_size, key, shuffle_shards=False)
-        return Windows(self._sizes, self.buffer_size if self.mode else 1, key, shuffle_shards=True)
+        return Windows(self._sizes, self.buffer_size if self.shuffle else 1, key, shuffle_shards=True)
 
 
 class Schedule:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import xxhash
@@ -16,7 +17,28 @@ from neurofm_shards.loading.order.bijection import Permutation, derive_key
 from neurofm_shards.loading.order.shuffle import ORDER_VERSION
 from neurofm_shards.loading.plans.block_plan import BlockPlan, Blocks, blocks_per_batch, starts_of
 from neurofm_shards.loading.plans.mixing import MixPlan, Stop, grouped, mixed
-from neurofm_shards.loading.plans.plan import Component, Division, EpochPlan, Even, group_rows
+from neurofm_shards.loading.plans.options import DEFAULT_OPTIONS, PlanOptions, RankSharding
+from neurofm_shards.loading.plans.plan import EpochPlan, OrderedRows
+from neurofm_shards.loading.subsets import group_rows
+from neurofm_shards.reading.collection import ShardCollection
+
+
+class BatchingRule(Protocol):
+    """Decides what goes into one batch; given to a loader as ``batching=``."""
+
+    @abstractmethod
+    def plan(self, collection: ShardCollection, options: PlanOptions, subset: Rows | None = None) -> EpochPlan:
+        """Return the plan of one rank.
+
+        Parameters
+        ----------
+        collection : ShardCollection
+            The data.
+        options : PlanOptions
+            Order, size of batches, and which rank this is.
+        subset : numpy.ndarray of int64 or None
+            Selected rows, ascending and unique; None for all.
+        """
 
 
 class SessionBlocks(Blocks):
@@ -26,7 +48,7 @@ class SessionBlocks(Blocks):
     samples before any block is known without looking at the others.
     """
 
-    def __init__(self, groups: list[Rows], size: int, key: int, *, shuffle: bool) -> None:
+    def __init__(self, groups: Sequence[Rows], size: int, key: int, *, shuffle: bool) -> None:
         self._groups = groups
         self._size = size
         self._key = key
@@ -75,19 +97,24 @@ class OneSessionPlan(BlockPlan):
     """See :class:`~neurofm_shards.loading.plans.batching.OneSession`."""
 
     def __init__(
-        self, collection: Any, groups: Mapping[str, Rows], division: Division, size: int, seed: int, mode: bool | str
+        self,
+        collection: ShardCollection,
+        groups: Sequence[Rows],
+        options: PlanOptions,
+        sharding: RankSharding,
+        size: int,
     ) -> None:
         super().__init__(collection)
-        self.division = division
-        self._groups = list(groups.values())
+        self.sharding = sharding
+        self._groups = groups
         self._size = size
-        self._seed = seed
-        self._mode = mode
+        self._seed = options.seed
+        self._shuffle = bool(options.shuffle)
 
     def make_blocks(self, epoch: int) -> Blocks:
         """See :meth:`BlockPlan.make_blocks`."""
         key = derive_key("one session", ORDER_VERSION, self._seed, epoch)
-        return SessionBlocks(self._groups, self._size, key, shuffle=bool(self._mode))
+        return SessionBlocks(self._groups, self._size, key, shuffle=self._shuffle)
 
     def identity(self) -> dict[str, Any]:
         """Return fingerprint, grouping, block size and seed."""
@@ -100,7 +127,7 @@ class OneSessionPlan(BlockPlan):
             "samples": sum(map(len, self._groups)),
             "groups": digest.hexdigest(),
             "block": self._size,
-            "shuffle": bool(self._mode),
+            "shuffle": self._shuffle,
             "seed": self._seed,
             "order_version": ORDER_VERSION,
         }
@@ -138,34 +165,32 @@ class TokenBudgetPlan(BlockPlan):
 
     def __init__(
         self,
-        component: Component,
+        rows: OrderedRows,
         lengths: Rows,
-        division: Division,
-        tokens: int,
-        most: int,
-        bucket: int,
-        *,
-        padded: bool,
+        rule: TokenBudget,
+        options: PlanOptions,
     ) -> None:
-        super().__init__(component.collection)
-        self.division = division
-        self._component = component
+        super().__init__(rows.collection)
+        self.sharding = options.sharding(1)
+        self._rows = rows
         self._lengths = lengths
-        self._tokens = tokens
-        self._most = most
-        self._bucket = bucket
-        self._padded = padded
-        chosen = lengths if component.subset is None else lengths[component.subset]
-        if len(chosen) and chosen.max() > tokens:
+        self._tokens = rule.tokens
+        self._most = options.batch_size
+        self._bucket = 100 * options.batch_size if rule.bucket is None else rule.bucket
+        self._padded = rule.padded
+        if self._tokens < 1 or self._bucket < 1:
+            raise ConfigError(f"tokens={self._tokens} and bucket={self._bucket} must be at least 1")
+        chosen = lengths if rows.subset is None else lengths[rows.subset]
+        if len(chosen) and chosen.max() > self._tokens:
             raise ConfigError(
-                f"the longest sample has length {int(chosen.max()):,}, which is beyond the budget of {tokens:,}: raise "
-                "the budget, or leave such samples out"
+                f"the longest sample has length {int(chosen.max()):,}, which is beyond the budget of "
+                f"{self._tokens:,}: raise the budget, or leave such samples out"
             )
 
     def make_blocks(self, epoch: int) -> Blocks:
         """See :meth:`BlockPlan.make_blocks`."""
-        component = self._component
-        rows = component.rows(epoch, np.arange(len(component), dtype=np.int64))
+        ordered = self._rows
+        rows = ordered(epoch, np.arange(len(ordered), dtype=np.int64))
         lengths = self._lengths[rows]
         turn = np.lexsort((lengths, np.arange(len(rows)) // self._bucket))
         rows, lengths = rows[turn], lengths[turn]
@@ -174,8 +199,8 @@ class TokenBudgetPlan(BlockPlan):
             edges += [first + cut for cut in self._cut(lengths[first : first + self._bucket])]
         count = len(edges) - 1
         order = np.arange(count)
-        if component.order.mode is not False:
-            order = Permutation(count, derive_key("budget", ORDER_VERSION, component.order.seed, epoch))(order)
+        if ordered.order.shuffle is not False:
+            order = Permutation(count, derive_key("budget", ORDER_VERSION, ordered.order.seed, epoch))(order)
         return ListedBlocks(rows, np.array(edges, dtype=np.int64), order)
 
     def _cut(self, lengths: Rows) -> list[int]:
@@ -194,33 +219,13 @@ class TokenBudgetPlan(BlockPlan):
     def identity(self) -> dict[str, Any]:
         """Return the data's identity, the lengths and the budget."""
         return {
-            **self._component.identity(),
+            **self._rows.identity(),
             "lengths": xxhash.xxh3_64_hexdigest(self._lengths.astype("<i8").tobytes()),
             "tokens": self._tokens,
             "most": self._most,
             "bucket": self._bucket,
             "padded": self._padded,
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Settings:
-    """What every plan needs; see :class:`~neurofm_shards.loading.plans.plan.SinglePlan`."""
-
-    batch_size: int = 1
-    buffer_size: int = 1000
-    seed: int = 42
-    shuffle_shards: bool | None = None
-    rank: int = 0
-    world_size: int = 1
-    even: Even = "pad"
-    drop_last: bool = False
-    subset: Rows | None = None
-
-    def division(self, batch_size: int | None = None) -> Division:
-        """Divide samples, or so many blocks per batch."""
-        size = self.batch_size if batch_size is None else batch_size
-        return Division(size, self.rank, self.world_size, self.even, self.drop_last)
 
 
 @dataclass(frozen=True)
@@ -241,12 +246,13 @@ class OneSession:
     by: str | Sequence[str] = "session_id"
     block: int | None = None
 
-    def plan(self, collection: Any, mode: bool | str = True, **settings: Any) -> EpochPlan:
-        """Return the plan of one rank; arguments as for :class:`~neurofm_shards.loading.plans.plan.SinglePlan`."""
-        given = _Settings(**settings)
-        size, each = blocks_per_batch(self.block, given.batch_size, "block")
-        groups = group_rows(collection, self.by, given.subset)
-        return OneSessionPlan(collection, groups, given.division(each), size, given.seed, mode)
+    def plan(
+        self, collection: ShardCollection, options: PlanOptions = DEFAULT_OPTIONS, subset: Rows | None = None
+    ) -> EpochPlan:
+        """See :meth:`BatchingRule.plan`."""
+        size, each = blocks_per_batch(self.block, options.batch_size, "block")
+        groups = group_rows(collection, self.by, subset)
+        return OneSessionPlan(collection, list(groups.values()), options, options.sharding(each), size)
 
 
 @dataclass(frozen=True)
@@ -271,19 +277,19 @@ class Balanced:
     stop: Stop = "first_exhausted"
     block: int | None = None
 
-    def plan(self, collection: Any, mode: bool | str = True, **settings: Any) -> EpochPlan:
-        """Return the plan of one rank; arguments as for :class:`~neurofm_shards.loading.plans.plan.SinglePlan`."""
-        given = _Settings(**settings)
-        division = given.division()
-        sources = grouped(collection, self.by, given.subset)
+    def plan(
+        self, collection: ShardCollection, options: PlanOptions = DEFAULT_OPTIONS, subset: Rows | None = None
+    ) -> EpochPlan:
+        """See :meth:`BatchingRule.plan`."""
+        sources = grouped(collection, self.by, subset)
         found = mixed(sources, [1.0] * len(sources) if self.weights is None else self.weights, None, self.stop)
-        block = division.global_size if self.block is None else self.block
+        block = options.sharding().global_size if self.block is None else self.block
         if block < len(sources):
             raise ConfigError(
                 f"a global batch of {block} samples cannot hold {len(sources)} groups of {self.by!r}: make batch_size "
                 "larger, or group by something coarser"
             )
-        return MixPlan(found.sources, found.weights, found.stop, division, mode, given.buffer_size, given.seed, block)
+        return MixPlan(found, replace(options, shuffle_shards=None), block)
 
 
 @dataclass(frozen=True)
@@ -314,9 +320,10 @@ class TokenBudget:
     padded: bool = True
     bucket: int | None = None
 
-    def plan(self, collection: Any, mode: bool | str = True, **settings: Any) -> EpochPlan:
-        """Return the plan of one rank; arguments as for :class:`~neurofm_shards.loading.plans.plan.SinglePlan`."""
-        given = _Settings(**settings)
+    def plan(
+        self, collection: ShardCollection, options: PlanOptions = DEFAULT_OPTIONS, subset: Rows | None = None
+    ) -> EpochPlan:
+        """See :meth:`BatchingRule.plan`."""
         if (self.column is None) == (self.lengths is None):
             raise ConfigError("TokenBudget needs either column= or lengths=")
         lengths = column_lengths(collection, self.column) if self.column is not None else np.asarray(self.lengths)
@@ -325,22 +332,11 @@ class TokenBudget:
                 f"lengths= has shape {lengths.shape} and dtype {lengths.dtype}; {collection.num_samples} whole numbers "
                 "were expected"
             )
-        component = Component(collection, mode, given.buffer_size, given.seed, given.shuffle_shards, given.subset)
-        bucket = 100 * given.batch_size if self.bucket is None else self.bucket
-        if self.tokens < 1 or bucket < 1:
-            raise ConfigError(f"tokens={self.tokens} and bucket={bucket} must be at least 1")
-        return TokenBudgetPlan(
-            component,
-            lengths.astype(np.int64),
-            given.division(1),
-            self.tokens,
-            given.batch_size,
-            bucket,
-            padded=self.padded,
-        )
+        rows = OrderedRows(collection, options, subset)
+        return TokenBudgetPlan(rows, lengths.astype(np.int64), self, options)
 
 
-def column_lengths(collection: Any, column: str) -> Rows:
+def column_lengths(collection: ShardCollection, column: str) -> Rows:
     """Return the length of one column in every sample, from the shards' indexes."""
     if column not in collection.columns:
         raise ConfigError(unknown_name("column", column, collection.columns))

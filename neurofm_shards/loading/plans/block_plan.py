@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, StateError
-from neurofm_shards.loading.plans.plan import Division, EpochPlan, Request, Shares
+from neurofm_shards.loading.plans.options import Share
+from neurofm_shards.loading.plans.plan import EpochPlan, Request
+from neurofm_shards.reading.collection import ShardCollection
 
 #: Blocks whose rows are found by one call.
 _CHUNK = 64
@@ -33,15 +34,13 @@ class Blocks(ABC):
 
 
 class BlockPlan(EpochPlan):
-    """The batches of one rank, each made of ``division.batch_size`` whole blocks.
+    """The batches of one rank, each made of ``sharding.batch_size`` whole blocks.
 
     Positions count samples, as everywhere; a run stands between two blocks. Ranks share the sequence of blocks: the
     ``r``-th rank takes the ``r``-th stretch of each global batch.
     """
 
-    division: Division
-
-    def __init__(self, collection: Any) -> None:
+    def __init__(self, collection: ShardCollection) -> None:
         self.collection = collection
         self._epoch: tuple[int, Blocks] | None = None
 
@@ -61,19 +60,19 @@ class BlockPlan(EpochPlan):
         blocks = self.blocks(epoch)
         return blocks.before(len(blocks))
 
-    def shares(self, epoch: int, position: int = 0) -> Shares:
-        """See :meth:`EpochPlan.shares`; ``tail`` counts blocks, ``padded`` and ``dropped`` count samples."""
+    def share(self, epoch: int, position: int = 0) -> Share:
+        """See :meth:`EpochPlan.share`; ``tail`` counts blocks, ``padded`` and ``dropped`` count samples."""
         blocks = self.blocks(epoch)
         first = self._number(epoch, position)
-        found = self.division.shares(len(blocks) - first)
+        found = self.sharding.share(len(blocks) - first)
         dropped = blocks.before(len(blocks)) - blocks.before(len(blocks) - found.dropped)
         again = np.arange(found.padded) % max(1, len(blocks))
         padded = sum(blocks.before(int(each) + 1) - blocks.before(int(each)) for each in again)
-        return Shares(found.num_batches, found.full_batches, found.tail, padded, dropped)
+        return Share(found.num_batches, found.full_batches, found.tail, padded, dropped)
 
     def requests(self, epoch: int, position: int = 0) -> Iterator[Request]:
         """See :meth:`EpochPlan.requests`."""
-        return self._requests(epoch, self._number(epoch, position), self.shares(epoch, position))
+        return self._requests(epoch, self._number(epoch, position), self.share(epoch, position))
 
     def shard_at(self, epoch: int, position: int) -> int:
         """See :meth:`EpochPlan.shard_at`."""
@@ -97,23 +96,23 @@ class BlockPlan(EpochPlan):
             )
         return low
 
-    def _requests(self, epoch: int, first: int, shares: Shares) -> Iterator[Request]:
-        size, step = self.division.batch_size, self.division.global_size
-        stop = first + shares.full_batches * step
+    def _requests(self, epoch: int, first: int, share: Share) -> Iterator[Request]:
+        size, step = self.sharding.batch_size, self.sharding.global_size
+        stop = first + share.full_batches * step
         for at in range(first, stop, _CHUNK * step):
             yield from self._batches(epoch, np.arange(at, min(at + _CHUNK * step, stop), step), size)
-        if shares.tail:
-            yield from self._batches(epoch, np.array([stop]), shares.tail)
+        if share.tail:
+            yield from self._batches(epoch, np.array([stop]), share.tail)
 
     def _batches(self, epoch: int, starts: Rows, size: int) -> Iterator[Request]:
         """Make this rank's batches of ``size`` blocks each, of the global batches that begin at these blocks."""
-        blocks, division = self.blocks(epoch), self.division
-        mine = starts[:, None] + division.rank * size + np.arange(size)
+        blocks, sharding = self.blocks(epoch), self.sharding
+        mine = starts[:, None] + sharding.rank * size + np.arange(size)
         rows = blocks.rows(mine.reshape(-1) % len(blocks))
         for i, numbers in enumerate(mine):
             parts = rows[i * size : (i + 1) * size]
             padding = sum(len(part) for part, number in zip(parts, numbers, strict=True) if number >= len(blocks))
-            after = blocks.before(min(int(starts[i]) + size * division.world_size, len(blocks)))
+            after = blocks.before(min(int(starts[i]) + size * sharding.world_size, len(blocks)))
             yield Request(((0, np.concatenate(parts)),), None, after, padding)
 
 

@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from neurofm_shards._process import after_fork
 from neurofm_shards.errors import ConfigError, WorkerError, portable
 from neurofm_shards.loading.order.bijection import derive_key
 from neurofm_shards.loading.plans.plan import Request
@@ -30,7 +31,7 @@ from neurofm_shards.plugins.registry import registry
 
 
 @dataclass(frozen=True)
-class Order:
+class FetchRequest:
     """Parent to worker: fetch these batches.
 
     Attributes
@@ -58,7 +59,7 @@ class Delivery:
     Attributes
     ----------
     number : int
-        The order's number.
+        The request's number.
     slot : int
         Which slot of this worker.
     skeleton : (int, int)
@@ -115,7 +116,7 @@ class Slots:
 
 
 def work(connection: Connection, inherited: Sequence[Connection], prepare: Callable[[], None], fetch: Fetch) -> None:
-    """Serve orders until the parent closes the connection or dies.
+    """Serve requests until the parent closes the connection or dies.
 
     Parameters
     ----------
@@ -126,8 +127,8 @@ def work(connection: Connection, inherited: Sequence[Connection], prepare: Calla
     prepare : callable
         Called once, first.
     fetch : callable
-        Makes the batches. Random numbers of Python, numpy and torch are seeded anew for each of them, from the order's
-        seed and the batch's position.
+        Makes the batches. Random numbers of Python, numpy and torch are seeded anew for each of them, from its
+        request's seed and its position.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     for other in inherited:
@@ -135,21 +136,21 @@ def work(connection: Connection, inherited: Sequence[Connection], prepare: Calla
     _one_torch_thread()
     prepare()
     parent, slots = os.getppid(), Slots()
-    while (order := _next_order(connection, parent)) is not None:
-        slots.release(order.released)
-        outcomes = fetch_all(_Seeded(fetch, order.seed), order.task)
-        _deliver(connection, parent, slots, order.number, outcomes)
+    while (wanted := _next_request(connection, parent)) is not None:
+        slots.release(wanted.released)
+        outcomes = fetch_all(_Seeded(fetch, wanted.seed), wanted.task)
+        _deliver(connection, parent, slots, wanted.number, outcomes)
 
 
-def _next_order(connection: Connection, parent: int) -> Order | None:
+def _next_request(connection: Connection, parent: int) -> FetchRequest | None:
     try:
         while not connection.poll(_WATCH_SECONDS):
             if os.getppid() != parent:
                 return None
-        order: Order = connection.recv()
+        wanted: FetchRequest = connection.recv()
     except (EOFError, OSError):  # the parent closed its end, or died
         return None
-    return order
+    return wanted
 
 
 def _deliver(connection: Connection, parent: int, slots: Slots, number: int, outcomes: list[Outcome]) -> None:
@@ -246,7 +247,7 @@ class _Worker:
         released = tuple(self._released.popleft() for _ in range(len(self._released)))
         self.under_way += 1
         try:
-            self.connection.send(Order(number, task, released, seed))
+            self.connection.send(FetchRequest(number, task, released, seed))
         except OSError as error:  # it closed its end: it is dead, or about to be
             raise self.lost() from error
 
@@ -337,7 +338,7 @@ class ProcessWorkers(Workers):
     ) -> None:
         chosen = multiprocessing.get_context(context) if context is None or isinstance(context, str) else context
         self.slots = count * prefetch_factor
-        self._owner = os.getpid()
+        after_fork(self._forget_processes)
         self._seed = 0
         self._submitted = 0
         self._waiting: deque[int] = deque()
@@ -387,9 +388,10 @@ class ProcessWorkers(Workers):
         """See :meth:`Workers.close`."""
         workers, self._workers = self._workers, []
         self.cancel()
-        if os.getpid() != self._owner:  # a forked child inherits the object but not the processes
-            return
         for worker in workers:
             worker.close()
         for worker in workers:
             worker.join()
+
+    def _forget_processes(self) -> None:
+        self._workers = []  # a forked child inherits the object but not the processes

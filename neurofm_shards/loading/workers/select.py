@@ -9,13 +9,10 @@ from multiprocessing.context import BaseContext
 from typing import Literal
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.loading.fetch import BatchFetch, RemoteFetch
 from neurofm_shards.loading.plans.plan import Request
-from neurofm_shards.loading.row_copy import TorchRows
-from neurofm_shards.loading.workers.pipeline import Fetched, InlineWorkers, LookingAhead, Step, Task, Workers
+from neurofm_shards.loading.workers.pipeline import Fetch, Fetched, InlineWorkers, LookingAhead, Step, Task, Workers
 from neurofm_shards.loading.workers.processes import ProcessWorkers
 from neurofm_shards.loading.workers.threads import ThreadWorkers
-from neurofm_shards.reading import row_copy
 
 #: Smaller batches travel to threads and back in groups of about this size; handing one over costs more than reading it.
 GROUP_BYTES = 2 << 20
@@ -59,16 +56,13 @@ class WorkerOptions:
         """Whether batches come from other processes."""
         return self.count > 0 and self.kind == "process"
 
-    def start(self, fetch: BatchFetch, finish: Callable[[Fetched], Fetched] | None = None) -> Workers:
-        """Start workers; ``finish`` runs where the batch is made, unless that is another process."""
+    def start(self, fetch: LookingAhead, remote: Fetch, finish: Callable[[Fetched], Fetched] | None = None) -> Workers:
+        """Start workers; in other processes ``remote`` makes the batches, elsewhere ``fetch`` and then ``finish``."""
         if self.remote:
-            return ProcessWorkers(RemoteFetch(fetch), self.count, self.prefetch_factor, self.context)
+            return ProcessWorkers(remote, self.count, self.prefetch_factor, self.context)
         local = fetch if finish is None else Finishing(fetch, finish)
         if not self.count:
             return InlineWorkers(local)
-        if not row_copy.COMPILED:
-            for reader in fetch.readers:
-                reader.collection.copy_rows_with(TorchRows)
         return ThreadWorkers(local, self.count, self.prefetch_factor)
 
     def group(self, batch_bytes: int) -> int:
@@ -84,7 +78,7 @@ class WorkerOptions:
 class Finishing(LookingAhead):
     """A fetch and what follows it in the same thread."""
 
-    fetch: BatchFetch
+    fetch: LookingAhead
     finish: Callable[[Fetched], Fetched]
 
     def __call__(self, request: Request) -> Fetched:

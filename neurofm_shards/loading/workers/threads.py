@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
 from queue import SimpleQueue
 
+from neurofm_shards._process import after_fork
 from neurofm_shards.errors import ClosedError
 from neurofm_shards.loading.workers.pipeline import Fetch, Outcome, Task, Workers, emptied, fetch_all
 
@@ -33,14 +33,14 @@ class ThreadWorkers(Workers):
         self.slots = count * prefetch_factor
         self._fetch = fetch
         self._pending: deque[_Handed] = deque()
-        self._crew = _Crew()
-        weakref.finalize(self, self._crew.dismiss).atexit = False  # forgotten: they end, and nobody waits for them
-        self._crew.start(count)
+        self._pool = _ThreadPool()
+        weakref.finalize(self, self._pool.stop).atexit = False  # forgotten: they end, and nobody waits for them
+        self._pool.start(count)
 
     def submit(self, task: Task) -> None:
         """See :meth:`Workers.submit`."""
         handed = _Handed(self._fetch, task)
-        self._crew.take(handed)
+        self._pool.take(handed)
         self._pending.append(handed)
 
     def result(self) -> Iterator[Outcome]:
@@ -55,7 +55,7 @@ class ThreadWorkers(Workers):
     def close(self) -> None:
         """End the threads and wait for them, unless this is one of them (garbage collection runs anywhere)."""
         self.cancel()
-        self._crew.close()
+        self._pool.close()
 
 
 class _Handed:
@@ -87,22 +87,22 @@ class _Handed:
         return self._outcomes
 
 
-class _Crew:
+class _ThreadPool:
     """The threads of one :class:`ThreadWorkers`; they keep alive neither it nor, between tasks, what it works for."""
 
     def __init__(self) -> None:
         self._waiting: SimpleQueue[_Handed | None] = SimpleQueue()
-        self._stop = threading.Event()
-        self._lock = threading.RLock()  # garbage collection, which may dismiss, runs anywhere
+        self._stopped = threading.Event()
+        self._lock = threading.RLock()  # garbage collection, which may stop them, runs anywhere
         self._threads: list[threading.Thread] = []
-        self._owner = os.getpid()
+        after_fork(self._forget_threads)
 
     def start(self, count: int) -> None:
         """Start the threads now, each with one thread of torch's own: together they share the cores already."""
         import torch  # noqa: PLC0415  (loading alone needs torch)
 
         mine, ready = torch.get_num_threads(), threading.Semaphore(0)
-        _crews.append(self)
+        _pools.append(self)
         try:
             for i in range(count):
                 # the interpreter would wait for others for ever, before anybody could tell them to end
@@ -110,7 +110,7 @@ class _Crew:
                 thread.start()
                 self._threads.append(thread)
         except BaseException:
-            self.dismiss()
+            self.stop()
             raise
         for _ in range(count):
             ready.acquire()
@@ -119,7 +119,7 @@ class _Crew:
     def take(self, handed: _Handed) -> None:
         """Let the next thread that is free do this."""
         with self._lock:  # nothing comes behind the last word
-            if self._stop.is_set():
+            if self._stopped.is_set():
                 raise ClosedError("these workers were ended: iterate over the loader again")
             self._waiting.put(handed)
 
@@ -129,25 +129,27 @@ class _Crew:
         torch.set_num_threads(1)
         ready.release()
         while (handed := self._waiting.get()) is not None:
-            handed.run(self._stop)
+            handed.run(self._stopped)
             del handed  # a thread that waits for the next one keeps no batch alive
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """Tell the threads to end."""
         with self._lock:
-            self._stop.set()
+            self._stopped.set()
             for _ in self._threads:
                 self._waiting.put(None)
 
     def close(self) -> None:
         """End the threads and wait for them."""
-        if os.getpid() != self._owner:  # a forked child inherits the object but not the threads
-            return
-        self.dismiss()
+        self.stop()
         if threading.current_thread() not in self._threads:
             for thread in self._threads:
                 thread.join()
         _forget_the_ended()
+
+    def _forget_threads(self) -> None:
+        self._stopped.set()  # a forked child inherits the object but not the threads
+        self._threads = []
 
     @property
     def ended(self) -> bool:
@@ -156,14 +158,14 @@ class _Crew:
 
 
 #: All that have threads left. A thread must not run when the interpreter takes itself apart.
-_crews: list[_Crew] = []
+_pools: list[_ThreadPool] = []
 
 
 def _forget_the_ended() -> None:
-    _crews[:] = [crew for crew in _crews if not crew.ended]
+    _pools[:] = [pool for pool in _pools if not pool.ended]
 
 
 @atexit.register
 def _close_all() -> None:
-    for crew in tuple(_crews):
-        crew.close()
+    for pool in tuple(_pools):
+        pool.close()

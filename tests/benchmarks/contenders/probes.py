@@ -64,12 +64,12 @@ def planning(samples: str) -> dict[str, float]:
     """Plan a global shuffle and look at its end."""
     import numpy as np
 
-    from neurofm_shards.loading.order.shuffle import EpochOrder
+    from neurofm_shards.loading.order.shuffle import ShuffleOrder
 
     count = int(samples)
     tracemalloc.start()
     start = time.perf_counter()
-    order = EpochOrder(np.array([count]), mode="global", seed=1)
+    order = ShuffleOrder(np.array([count]), shuffle="global", seed=1)
     rows = order.positions_to_rows(0, np.arange(count - 32, count))
     seconds = time.perf_counter() - start
     assert len(set(rows.tolist())) == 32

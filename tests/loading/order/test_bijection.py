@@ -23,7 +23,6 @@ from neurofm_shards.loading.order.bijection import (
     permute,
     permute_within,
     sorting_order,
-    unpermute,
 )
 
 
@@ -34,11 +33,8 @@ def feistel(size, key, rounds=ROUNDS):
 
 
 @given(st.integers(1, 5000), st.integers(0, 2**64 - 1))
-def test_every_image_occurs_once_and_the_inverse_leads_back(size, key):
-    images = feistel(size, key)
-    assert np.array_equal(np.sort(images), np.arange(size))
-    back = unpermute(images.astype(np.uint64), size, np.array([key], dtype=np.uint64), ROUNDS)
-    assert np.array_equal(back, np.arange(size))
+def test_every_image_occurs_once(size, key):
+    assert np.array_equal(np.sort(feistel(size, key)), np.arange(size))
 
 
 @pytest.mark.parametrize("size", [TABLE_SIZE, TABLE_SIZE + 1, 10**6 - 1, 10**6])

@@ -14,7 +14,7 @@ from scipy import stats
 
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.order.bijection import Permutation, combine, derive_key, permute
-from neurofm_shards.loading.order.shuffle import EpochOrder
+from neurofm_shards.loading.order.shuffle import ShuffleOrder
 from neurofm_shards.loading.order.windows import group_length
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=50)
@@ -28,37 +28,37 @@ def epoch_of(order, epoch=0):
 
 @given(SIZES, MODES, st.integers(1, 200), st.integers(), SHARDS, st.integers(0, 5))
 def test_an_epoch_has_every_row_exactly_once(sizes, mode, buffer_size, seed, shuffle_shards, epoch):
-    order = EpochOrder(sizes, mode, buffer_size, seed, shuffle_shards=shuffle_shards)
+    order = ShuffleOrder(sizes, mode, buffer_size, seed, shuffle_shards=shuffle_shards)
     assert sorted(epoch_of(order, epoch).tolist()) == list(range(sum(sizes)))
 
 
 @given(SIZES, MODES, st.integers(1, 200), st.integers(0, 9), SHARDS, st.data())
 def test_a_row_depends_on_its_position_alone(sizes, mode, buffer_size, seed, shuffle_shards, data):
-    order = EpochOrder(sizes, mode, buffer_size, seed, shuffle_shards=shuffle_shards)
+    order = ShuffleOrder(sizes, mode, buffer_size, seed, shuffle_shards=shuffle_shards)
     whole = epoch_of(order, 3)
     asked = np.array(data.draw(st.lists(st.integers(0, max(0, sum(sizes) - 1)), max_size=30 if sum(sizes) else 0)))
-    again = EpochOrder(sizes, mode, buffer_size, seed, shuffle_shards=shuffle_shards)
+    again = ShuffleOrder(sizes, mode, buffer_size, seed, shuffle_shards=shuffle_shards)
     again.positions_to_rows(1, asked)  # an order that has been used for another epoch is no different
     assert np.array_equal(again.positions_to_rows(3, asked.astype(np.int64)), whole[asked.astype(np.int64)])
 
 
 @pytest.mark.parametrize("mode", [True, "global"])
 def test_epochs_differ_from_each_other_and_repeat_under_the_same_seed(mode):
-    first = EpochOrder([100] * 10, mode, 300, seed=5)
+    first = ShuffleOrder([100] * 10, mode, 300, seed=5)
     epochs = [epoch_of(first, e) for e in range(4)]
     for one in range(4):
-        assert np.array_equal(epochs[one], epoch_of(EpochOrder([100] * 10, mode, 300, seed=5), one))
+        assert np.array_equal(epochs[one], epoch_of(ShuffleOrder([100] * 10, mode, 300, seed=5), one))
         for other in range(one):
             assert (epochs[one] == epochs[other]).mean() < 0.05
-    assert (epochs[0] == epoch_of(EpochOrder([100] * 10, mode, 300, seed=6))).mean() < 0.05
+    assert (epochs[0] == epoch_of(ShuffleOrder([100] * 10, mode, 300, seed=6))).mean() < 0.05
 
 
 def test_without_shuffle_rows_come_as_stored():
-    assert np.array_equal(epoch_of(EpochOrder([3, 0, 4], False), 7), np.arange(7))
+    assert np.array_equal(epoch_of(ShuffleOrder([3, 0, 4], False), 7), np.arange(7))
 
 
 def test_shards_alone_can_be_shuffled():
-    rows = epoch_of(EpochOrder([5] * 40, False, seed=1, shuffle_shards=True)).reshape(40, 5)
+    rows = epoch_of(ShuffleOrder([5] * 40, False, seed=1, shuffle_shards=True)).reshape(40, 5)
     assert np.array_equal(rows - rows[:, :1], np.tile(np.arange(5), (40, 1)))
     assert sorted(rows[:, 0] // 5) == list(range(40))
     assert not np.array_equal(rows[:, 0] // 5, np.arange(40))
@@ -66,7 +66,7 @@ def test_shards_alone_can_be_shuffled():
 
 @given(SIZES, st.integers(2, 60), st.integers(0, 99))
 def test_shards_can_stay_in_storage_order_while_samples_are_shuffled(sizes, buffer_size, seed):
-    rows = epoch_of(EpochOrder(sizes, True, buffer_size, seed, shuffle_shards=False))
+    rows = epoch_of(ShuffleOrder(sizes, True, buffer_size, seed, shuffle_shards=False))
     assert (np.abs(rows - np.arange(len(rows))) < buffer_size).all()
     if len(rows) > 40 and buffer_size > 20:
         assert not np.array_equal(rows, np.arange(len(rows)))
@@ -75,7 +75,7 @@ def test_shards_can_stay_in_storage_order_while_samples_are_shuffled(sizes, buff
 @given(SIZES.filter(sum), st.integers(1, 100), st.integers(0, 99), st.integers(0, 3))
 @settings(max_examples=60)
 def test_windows_are_what_the_documentation_says(sizes, buffer_size, seed, epoch):
-    assert epoch_of(EpochOrder(sizes, True, buffer_size, seed), epoch).tolist() == documented(
+    assert epoch_of(ShuffleOrder(sizes, True, buffer_size, seed), epoch).tolist() == documented(
         sizes, buffer_size, seed, epoch
     )
 
@@ -111,7 +111,7 @@ def documented(sizes, buffer_size, seed, epoch):
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=120), st.integers(1, 400), st.integers(0, 99))
 @settings(max_examples=60)
 def test_each_shard_is_touched_in_a_bounded_stretch_of_the_epoch(sizes, buffer_size, seed):
-    rows = epoch_of(EpochOrder(sizes, True, buffer_size, seed))
+    rows = epoch_of(ShuffleOrder(sizes, True, buffer_size, seed))
     shard = np.searchsorted(np.cumsum(sizes), rows, side="right")
     reach = group_length(sum(sizes), len(sizes), buffer_size) * max(sizes)
     for each in range(len(sizes)):
@@ -122,7 +122,7 @@ def test_each_shard_is_touched_in_a_bounded_stretch_of_the_epoch(sizes, buffer_s
 @given(st.lists(st.integers(20, 60), min_size=1, max_size=60), st.integers(1, 400), st.integers(0, 99))
 @settings(max_examples=60)
 def test_no_sample_waits_longer_in_its_shard_than_two_windows(sizes, buffer_size, seed):
-    rows = epoch_of(EpochOrder(sizes, True, buffer_size, seed))
+    rows = epoch_of(ShuffleOrder(sizes, True, buffer_size, seed))
     starts = np.concatenate(([0], np.cumsum(sizes)))
     reach = 2 * min(buffer_size, sum(sizes))
     for begin, end in pairwise(starts):
@@ -134,7 +134,7 @@ def test_no_sample_waits_longer_in_its_shard_than_two_windows(sizes, buffer_size
 
 
 def test_a_window_draws_evenly_from_its_shards():
-    rows = epoch_of(EpochOrder([1000] * 64, True, 1000, seed=3))
+    rows = epoch_of(ShuffleOrder([1000] * 64, True, 1000, seed=3))
     for window in rows.reshape(64, 1000):
         counts = np.bincount(window // 1000, minlength=64)
         assert set(counts[counts > 0]) == {62, 63}
@@ -142,18 +142,18 @@ def test_a_window_draws_evenly_from_its_shards():
 
 
 def test_small_shards_are_pooled_until_they_fill_a_window():
-    rows = epoch_of(EpochOrder([10] * 1000, True, 1000, seed=3))
+    rows = epoch_of(ShuffleOrder([10] * 1000, True, 1000, seed=3))
     assert len(np.unique(rows[:1000] // 10)) == 100
 
 
 def test_a_buffer_that_holds_everything_shuffles_everything():
-    rows = epoch_of(EpochOrder([250] * 40, True, 10_000, seed=3))
+    rows = epoch_of(ShuffleOrder([250] * 40, True, 10_000, seed=3))
     assert abs(stats.spearmanr(np.arange(10_000), rows).statistic) < 0.05
     assert len(np.unique(rows[:32] // 250)) > 15
 
 
 def test_samples_are_shuffled_inside_a_window_without_a_trace():
-    rows = epoch_of(EpochOrder([1000] * 4, True, 1000, seed=9))
+    rows = epoch_of(ShuffleOrder([1000] * 4, True, 1000, seed=9))
     for window in rows.reshape(4, 1000):
         assert abs(stats.spearmanr(np.arange(1000), window).statistic) < 0.15
         assert (np.abs(np.diff(window)) == 1).mean() < 0.02
@@ -161,23 +161,27 @@ def test_samples_are_shuffled_inside_a_window_without_a_trace():
 
 def test_zero_samples_have_an_order_too():
     for mode in (False, True, "global"):
-        assert epoch_of(EpochOrder([0, 0], mode)).tolist() == []
+        assert epoch_of(ShuffleOrder([0, 0], mode)).tolist() == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [({"mode": "shards"}, "'shards'"), ({"buffer_size": 0}, "buffer_size is 0"), ({"sizes": [2**62, 1]}, "more than")],
+    [
+        ({"shuffle": "shards"}, "'shards'"),
+        ({"buffer_size": 0}, "buffer_size is 0"),
+        ({"sizes": [2**62, 1]}, "more than"),
+    ],
 )
 def test_impossible_settings_are_refused(arguments, says):
     with pytest.raises(ConfigError, match=says):
-        EpochOrder(**{"sizes": [1], **arguments})
+        ShuffleOrder(**{"sizes": [1], **arguments})
 
 
 def test_huge_data_sets_stay_exact():
-    order = EpochOrder([2**40] * 1000, True, 1, seed=1, shuffle_shards=False)
+    order = ShuffleOrder([2**40] * 1000, True, 1, seed=1, shuffle_shards=False)
     last = np.arange(2**40 * 1000 - 3, 2**40 * 1000)
     assert np.array_equal(order.positions_to_rows(0, last), last)
-    order = EpochOrder([2**50] * 30, True, 1000, seed=1)
+    order = ShuffleOrder([2**50] * 30, True, 1000, seed=1)
     positions = np.random.default_rng(0).integers(0, 2**50 * 30, 2000)
     assert len(np.unique(order.positions_to_rows(0, positions))) == len(np.unique(positions))
 
@@ -185,13 +189,13 @@ def test_huge_data_sets_stay_exact():
 BILLION = """
 import resource, time
 import numpy as np
-from neurofm_shards.loading.order.shuffle import EpochOrder
-EpochOrder([5000] * 10, "global").positions_to_rows(0, np.array([7]))
+from neurofm_shards.loading.order.shuffle import ShuffleOrder
+ShuffleOrder([5000] * 10, "global").positions_to_rows(0, np.array([7]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 times = []
 for seed in range(5):
     begin = time.perf_counter()
-    order = EpochOrder([10**6] * 1000, "global", seed=seed)
+    order = ShuffleOrder([10**6] * 1000, "global", seed=seed)
     order.positions_to_rows(0, np.arange(10**9 - 32, 10**9))
     times.append(time.perf_counter() - begin)
 print(min(times), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
@@ -210,7 +214,7 @@ def test_this_version_of_the_order_is_kept():
     sizes = [30_000, 5, 0, 700, 40_000]
     at = np.array([0, 1, 2, 29_999, 70_704])
     found = {
-        (mode, shuffle_shards): EpochOrder(sizes, mode, 1000, 42, shuffle_shards=shuffle_shards)
+        (mode, shuffle_shards): ShuffleOrder(sizes, mode, 1000, 42, shuffle_shards=shuffle_shards)
         .positions_to_rows(1, at)
         .tolist()
         for mode, shuffle_shards in [(True, None), (True, False), (False, True), ("global", None)]

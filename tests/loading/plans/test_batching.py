@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from neurofm_shards.errors import ConfigError, StateError
 from neurofm_shards.format.metadata_table import MetadataTable
 from neurofm_shards.loading.plans.batching import Balanced, OneSession, TokenBudget, column_lengths
+from neurofm_shards.loading.plans.options import PlanOptions
 from neurofm_shards.loading.state import LoaderState
 
 MODES = st.sampled_from([False, True, "global"])
@@ -34,15 +35,18 @@ def rows_of(request):
 
 
 def steps(rule, collection, mode, world_size, epoch=0, position=0, **arguments):
-    plans = [rule.plan(collection, mode, rank=r, world_size=world_size, **arguments) for r in range(world_size)]
+    plans = [
+        rule.plan(collection, PlanOptions(shuffle=mode, rank=r, world_size=world_size, **arguments))
+        for r in range(world_size)
+    ]
     lists = [list(plan.requests(epoch, position)) for plan in plans]
     assert {len(each) for each in lists} == {plans[0].num_batches(epoch, position)}
     padded = sum(request.padding for each in lists for request in each)
-    shares = plans[0].shares(epoch, position)
-    assert padded == shares.padded
+    share = plans[0].share(epoch, position)
+    assert padded == share.padded
     found = list(zip(*lists, strict=True))
     kept = sum(map(len, map(unpadded, found)))
-    assert kept == plans[0].length(epoch) - position - shares.dropped
+    assert kept == plans[0].length(epoch) - position - share.dropped
     return found
 
 
@@ -99,7 +103,7 @@ def test_any_interruption_and_any_new_number_of_ranks_gives_the_epoch_once(store
                 found += unpadded(step).tolist()
                 (position,) = {request.position_after for request in step}
                 assert position == len(found)
-        whole = rule.plan(collection, mode, batch_size=4)
+        whole = rule.plan(collection, PlanOptions(shuffle=mode, batch_size=4))
         assert found == [row for request in whole.requests(1) for row in rows_of(request).tolist()]
 
 
@@ -119,7 +123,7 @@ def test_a_budget_is_kept_and_the_epoch_is_whole(stored, lengths, mode, most, to
 
 def test_similar_lengths_share_a_batch(stored):
     lengths = np.random.default_rng(0).integers(1, 1000, 5000)
-    plan = TokenBudget(8000, lengths=lengths).plan(stored([5000]), "global", batch_size=64)
+    plan = TokenBudget(8000, lengths=lengths).plan(stored([5000]), PlanOptions(shuffle="global", batch_size=64))
     of = [lengths[rows_of(request)] for request in plan.requests(0)]
     assert sum(each.sum() for each in of) / sum(each.max() * len(each) for each in of) > 0.9
     means = [each.mean() for each in of]
@@ -149,9 +153,9 @@ def test_balancing_can_repeat_the_smaller_groups_instead(stored):
 
 def test_groups_may_be_made_of_several_columns(stored):
     collection = with_sessions(stored, [4, 4, 4])
-    for request in OneSession(("day",)).plan(collection, batch_size=3).requests(0):
+    for request in OneSession(("day",)).plan(collection, PlanOptions(batch_size=3)).requests(0):
         assert len(set(collection.owners[rows_of(request)] % 2)) == 1
-    assert Balanced(("session_id", "day")).plan(collection, batch_size=3).length(0) == 10
+    assert Balanced(("session_id", "day")).plan(collection, PlanOptions(batch_size=3)).length(0) == 10
 
 
 @pytest.mark.parametrize(
@@ -159,7 +163,7 @@ def test_groups_may_be_made_of_several_columns(stored):
 )
 def test_the_shard_of_a_position_is_that_of_its_sample(stored, rule):
     collection = with_sessions(stored, [3, 1, 4, 4])
-    plan = rule.plan(collection, batch_size=4)
+    plan = rule.plan(collection, PlanOptions(batch_size=4))
     rows = [row for request in plan.requests(0) for row in rows_of(request).tolist()]
     assert [plan.shard_at(0, p) for p in range(len(rows))] == collection.owners[rows].tolist()
     assert plan.shard_at(0, len(rows)) == -1
@@ -168,11 +172,14 @@ def test_the_shard_of_a_position_is_that_of_its_sample(stored, rule):
 @pytest.mark.parametrize("rule", [OneSession(), Balanced("session_id"), TokenBudget(30, lengths=np.arange(30))])
 def test_states_fit_their_rule_alone(stored, rule):
     collection = with_sessions(stored, [14, 16])
-    plan = rule.plan(collection, batch_size=4)
+    plan = rule.plan(collection, PlanOptions(batch_size=4))
     position = list(plan.requests(0))[2].position_after
     state = LoaderState.from_dict(json.loads(json.dumps(LoaderState.of(plan, 0, position).to_dict())))
-    assert state.resume(rule.plan(collection, batch_size=4)) == (0, position)
-    for other in (rule.plan(collection, batch_size=4, seed=1), rule.plan(collection, batch_size=3)):
+    assert state.resume(rule.plan(collection, PlanOptions(batch_size=4))) == (0, position)
+    for other in (
+        rule.plan(collection, PlanOptions(batch_size=4, seed=1)),
+        rule.plan(collection, PlanOptions(batch_size=3)),
+    ):
         with pytest.raises(StateError):
             state.resume(other)
 
@@ -180,13 +187,13 @@ def test_states_fit_their_rule_alone(stored, rule):
 def test_epochs_differ_and_repeat(stored):
     collection = with_sessions(stored, [50, 70])
     for rule in (OneSession(), TokenBudget(300, lengths=np.arange(120))):
-        plan = rule.plan(collection, batch_size=8)
+        plan = rule.plan(collection, PlanOptions(batch_size=8))
         epochs = [[row for r in plan.requests(e) for row in rows_of(r).tolist()] for e in (0, 1, 0)]
         assert epochs[0] == epochs[2] != epochs[1]
 
 
 def test_a_position_inside_a_block_is_refused(stored):
-    plan = OneSession().plan(with_sessions(stored, [20]), batch_size=4)
+    plan = OneSession().plan(with_sessions(stored, [20]), PlanOptions(batch_size=4))
     with pytest.raises(StateError, match="position 3 of epoch 0 is not between two batches"):
         plan.requests(0, 3)
 
@@ -219,4 +226,4 @@ def test_lengths_come_from_the_indexes():
 )
 def test_impossible_rules_are_refused(stored, rule, says):
     with pytest.raises(ConfigError, match=says):
-        rule.plan(with_sessions(stored, [14, 16]), batch_size=4)
+        rule.plan(with_sessions(stored, [14, 16]), PlanOptions(batch_size=4))

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import StateError
+from neurofm_shards.loading.plans.options import PlanOptions
 from neurofm_shards.loading.plans.plan import SinglePlan
 from neurofm_shards.loading.state import MAX_STATE_BYTES, LoaderState, read_state, save_state
 
@@ -25,18 +26,22 @@ def state_of(plan, epoch=0, position=0):
 
 @given(st.integers(0, 2**40), st.integers(0, 70), st.sampled_from([True, False, "global"]))
 def test_a_state_survives_json_and_leads_back_to_its_position(stored, epoch, position, mode):
-    plan = SinglePlan(stored([30, 40]), mode)
-    again = state_of(plan, epoch, position).resume(SinglePlan(stored([30, 40]), mode, batch_size=7, world_size=3))
+    plan = SinglePlan(stored([30, 40]), PlanOptions(shuffle=mode))
+    again = state_of(plan, epoch, position).resume(
+        SinglePlan(stored([30, 40]), PlanOptions(shuffle=mode, batch_size=7, world_size=3))
+    )
     assert again == ((epoch, position) if position < 70 else (epoch + 1, 0))
 
 
 def test_a_state_names_shard_and_offset(stored):
-    found = LoaderState.of(SinglePlan(stored([30, 40]), False), 2, 35).to_dict()
+    found = LoaderState.of(SinglePlan(stored([30, 40]), PlanOptions(shuffle=False)), 2, 35).to_dict()
     assert (found["shard_idx"], found["sample_offset"], found["epoch"], found["position"]) == (1, 35, 2, 35)
 
 
 def test_a_state_is_smaller_than_a_kilobyte(stored):
-    plan = SinglePlan(stored([2**40] * 9), True, seed=2**63, subset=np.arange(5), buffer_size=2**40)
+    plan = SinglePlan(
+        stored([2**40] * 9), PlanOptions(shuffle=True, seed=2**63, buffer_size=2**40), subset=np.arange(5)
+    )
     assert len(json.dumps(LoaderState.of(plan, 2**50, 3).to_dict(), indent=2)) < MAX_STATE_BYTES
 
 
@@ -44,7 +49,7 @@ def test_a_state_is_smaller_than_a_kilobyte(stored):
     ("settings", "says"),
     [
         ({"seed": 1}, "seed was 42, is 1"),
-        ({"mode": "global"}, "shuffle was True, is global"),
+        ({"shuffle": "global"}, "shuffle was True, is global"),
         ({"buffer_size": 9}, "buffer_size was 1000, is 9"),
         ({"shuffle_shards": False}, "shuffle_shards was True, is False"),
         ({"subset": np.arange(3)}, "the selected samples was not set, is"),
@@ -52,8 +57,10 @@ def test_a_state_is_smaller_than_a_kilobyte(stored):
 )
 def test_a_state_of_other_settings_is_refused_naming_them(stored, settings, says):
     state = state_of(SinglePlan(stored([30, 40])), 0, 10)
+    options = PlanOptions(**{name: value for name, value in settings.items() if name != "subset"})
+    other = SinglePlan(stored([30, 40]), options, settings.get("subset"))
     with pytest.raises(StateError, match=says):
-        state.resume(SinglePlan(stored([30, 40]), **settings))
+        state.resume(other)
 
 
 def test_a_state_of_another_data_set_is_refused(stored):
@@ -70,7 +77,9 @@ def test_a_state_of_another_ordering_algorithm_is_refused(stored):
 
 
 def test_appended_samples_are_accepted_in_storage_order(stored):
-    assert state_of(SinglePlan(stored([30, 40]), False), 0, 50).resume(SinglePlan(stored([30, 40, 5]), False)) == (
+    assert state_of(SinglePlan(stored([30, 40]), PlanOptions(shuffle=False)), 0, 50).resume(
+        SinglePlan(stored([30, 40, 5]), PlanOptions(shuffle=False))
+    ) == (
         0,
         50,
     )
@@ -78,16 +87,16 @@ def test_appended_samples_are_accepted_in_storage_order(stored):
 
 @pytest.mark.parametrize("mode", [True, "global"])
 def test_appended_samples_are_accepted_between_shuffled_epochs_only(stored, mode):
-    longer = SinglePlan(stored([30, 40, 5]), mode)
-    assert state_of(SinglePlan(stored([30, 40]), mode), 0, 70).resume(longer) == (1, 0)
+    longer = SinglePlan(stored([30, 40, 5]), PlanOptions(shuffle=mode))
+    assert state_of(SinglePlan(stored([30, 40]), PlanOptions(shuffle=mode)), 0, 70).resume(longer) == (1, 0)
     with pytest.raises(StateError, match=r"appended .* at sample 69 of epoch 0.*set_epoch\(1\)"):
-        state_of(SinglePlan(stored([30, 40]), mode), 0, 69).resume(longer)
+        state_of(SinglePlan(stored([30, 40]), PlanOptions(shuffle=mode)), 0, 69).resume(longer)
 
 
 def test_appended_samples_leave_a_subset_of_the_old_ones_recognisable(stored):
-    older = SinglePlan(stored([30, 40]), False, subset=np.array([3, 50]))
-    newer = SinglePlan(stored([30, 40, 5]), False, subset=np.array([3, 50, 72]))
-    other = SinglePlan(stored([30, 40, 5]), False, subset=np.array([4, 50, 72]))
+    older = SinglePlan(stored([30, 40]), PlanOptions(shuffle=False), subset=np.array([3, 50]))
+    newer = SinglePlan(stored([30, 40, 5]), PlanOptions(shuffle=False), subset=np.array([3, 50, 72]))
+    other = SinglePlan(stored([30, 40, 5]), PlanOptions(shuffle=False), subset=np.array([4, 50, 72]))
     assert state_of(older, 0, 1).resume(newer) == (0, 1)
     with pytest.raises(StateError, match="the selected samples was"):
         state_of(older, 0, 1).resume(other)
@@ -95,7 +104,9 @@ def test_appended_samples_leave_a_subset_of_the_old_ones_recognisable(stored):
 
 def test_a_data_set_that_became_shorter_is_refused(stored):
     with pytest.raises(StateError, match="number of shards was 2, is 1"):
-        state_of(SinglePlan(stored([30, 40]), False), 0, 10).resume(SinglePlan(stored([30]), False))
+        state_of(SinglePlan(stored([30, 40]), PlanOptions(shuffle=False)), 0, 10).resume(
+            SinglePlan(stored([30]), PlanOptions(shuffle=False))
+        )
 
 
 @given(st.integers(0, 400))

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from neurofm_shards.format.metadata_table import MetadataTable
-from neurofm_shards.loading.order.shuffle import EpochOrder
+from neurofm_shards.loading.order.shuffle import ShuffleOrder
 from neurofm_shards.loading.plans.batching import OneSession
+from neurofm_shards.loading.plans.options import PlanOptions
 from neurofm_shards.loading.plans.plan import SinglePlan
 from neurofm_shards.loading.shuffle_quality import plan_report, shuffle_report
 
@@ -37,7 +38,7 @@ def test_figures_are_those_of_the_order(stored, mode):
     sizes = [100] * 30
     found = shuffle_report(described(stored, sizes), buffer_size=300, batch_size=20, modes=[mode])
     (got,) = found.modes
-    rows = EpochOrder(sizes, mode, 300, 42).positions_to_rows(0, np.arange(3000))
+    rows = ShuffleOrder(sizes, mode, 300, 42).positions_to_rows(0, np.arange(3000))
     batches = (rows // 100).reshape(-1, 20).tolist()
     assert got.groups_per_batch == pytest.approx(np.mean([len(set(batch)) for batch in batches]))
     assert got.longest_run == pytest.approx(np.mean([longest_run(batch) for batch in batches]))
@@ -89,7 +90,7 @@ def test_tiny_data_sets_have_a_report_too(stored, sizes):
 @given(st.integers(0, 60), st.integers(1, 9), st.integers(1, 5), st.integers(0, 4), st.sampled_from(["pad", "drop"]))
 def test_a_plan_report_says_what_the_ranks_get(stored, samples, batch_size, world_size, workers, even):
     plans = [
-        SinglePlan(stored([samples]), batch_size=batch_size, rank=r, world_size=world_size, even=even)
+        SinglePlan(stored([samples]), PlanOptions(batch_size=batch_size, rank=r, world_size=world_size, even=even))
         for r in range(world_size)
     ]
     found = plan_report(plans, batch_size, workers)
@@ -104,7 +105,7 @@ def test_a_plan_report_says_what_the_ranks_get(stored, samples, batch_size, worl
 
 def test_a_plan_report_of_constrained_batches(stored):
     collection = described(stored, [7, 4], ["a"] * 7 + ["b"] * 4)
-    plans = [OneSession().plan(collection, batch_size=3, rank=r, world_size=2) for r in range(2)]
+    plans = [OneSession().plan(collection, PlanOptions(batch_size=3, rank=r, world_size=2)) for r in range(2)]
     found = plan_report(plans, 3)
     assert sum(share.samples for share in found.ranks) == 11 + found.padded
     assert [share.batches for share in found.ranks] == [3, 3]

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import ConfigError, StateError
+from neurofm_shards.loading.plans.options import PlanOptions
 from neurofm_shards.loading.plans.plan import SinglePlan
 
 SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=12)
@@ -20,7 +21,7 @@ def rows_of(request):
 
 
 def plans(collection, world_size, **settings):
-    return [SinglePlan(collection, rank=r, world_size=world_size, **settings) for r in range(world_size)]
+    return [SinglePlan(collection, PlanOptions(rank=r, world_size=world_size, **settings)) for r in range(world_size)]
 
 
 def steps(of_ranks, epoch=0, position=0):
@@ -41,14 +42,14 @@ def delivered(step):
 def test_the_union_of_all_ranks_is_the_epoch_exactly_once_plus_declared_padding(
     stored, sizes, mode, batch_size, world_size, epoch, buffer_size
 ):
-    of_ranks = plans(stored(sizes), world_size, mode=mode, batch_size=batch_size, buffer_size=buffer_size)
+    of_ranks = plans(stored(sizes), world_size, shuffle=mode, batch_size=batch_size, buffer_size=buffer_size)
     found, padding = [], 0
     for step in steps(of_ranks, epoch):
         rows, padded = delivered(step)
         found.append(rows)
         padding += padded
     assert sorted(np.concatenate([*found, []])) == list(range(sum(sizes)))
-    assert padding == of_ranks[0].shares(epoch).padded < world_size
+    assert padding == of_ranks[0].share(epoch).padded < world_size
 
 
 @given(SIZES, MODES, st.integers(1, 4), st.integers(0, 3))
@@ -56,7 +57,7 @@ def test_global_batches_are_the_same_for_1_2_and_4_ranks(stored, sizes, mode, qu
     collection = stored(sizes)
     found = []
     for world_size in (1, 2, 4):
-        of_ranks = plans(collection, world_size, mode=mode, batch_size=4 * quarter // world_size)
+        of_ranks = plans(collection, world_size, shuffle=mode, batch_size=4 * quarter // world_size)
         found.append([delivered(step)[0].tolist() for step in steps(of_ranks, epoch)])
     assert found[0] == found[1] == found[2]
 
@@ -66,12 +67,12 @@ def test_any_chain_of_interruptions_and_new_topologies_gives_the_epoch_once(stor
     collection = stored(sizes)
     position, found = 0, []
     for batch_size, world_size, stop_after in [*runs, (3, 2, 10**6)]:
-        of_ranks = plans(collection, world_size, mode=mode, batch_size=batch_size, buffer_size=20)
+        of_ranks = plans(collection, world_size, shuffle=mode, batch_size=batch_size, buffer_size=20)
         for step in steps(of_ranks, 2, position)[:stop_after]:
             found += delivered(step)[0].tolist()
             (position,) = {request.position_after for request in step}
             assert position == len(found)
-    whole = SinglePlan(collection, mode, batch_size=max(1, sum(sizes)), buffer_size=20)
+    whole = SinglePlan(collection, PlanOptions(shuffle=mode, batch_size=max(1, sum(sizes)), buffer_size=20))
     assert found == [row for request in whole.requests(2) for row in rows_of(request).tolist()]
 
 
@@ -81,12 +82,12 @@ def test_what_is_padded_and_dropped_is_known_before_the_first_batch(
 ):
     position = data.draw(st.integers(0, sum(sizes)))
     settings = {"batch_size": batch_size, "even": even, "drop_last": drop_last}
-    of_ranks = plans(stored(sizes), world_size, mode="global", **settings)
-    shares = of_ranks[0].shares(0, position)
+    of_ranks = plans(stored(sizes), world_size, shuffle="global", **settings)
+    share = of_ranks[0].share(0, position)
     global_batches = steps(of_ranks, 0, position)
-    assert shares.num_batches == len(global_batches)
-    assert sum(padded for _, padded in map(delivered, global_batches)) == shares.padded
-    assert sum(len(rows) for rows, _ in map(delivered, global_batches)) == sum(sizes) - position - shares.dropped
+    assert share.num_batches == len(global_batches)
+    assert sum(padded for _, padded in map(delivered, global_batches)) == share.padded
+    assert sum(len(rows) for rows, _ in map(delivered, global_batches)) == sum(sizes) - position - share.dropped
     for step in global_batches:
         assert len({len(request) for request in step}) == 1
     if drop_last:
@@ -101,7 +102,7 @@ def test_what_a_rank_is_said_to_get_is_what_it_gets(stored, sizes, batch_size, w
 
 
 def test_padding_repeats_the_first_samples_of_the_epoch(stored):
-    of_ranks = plans(stored([5]), 4, mode=False, batch_size=1)
+    of_ranks = plans(stored([5]), 4, shuffle=False, batch_size=1)
     last = steps(of_ranks)[-1]
     assert [rows_of(request).tolist() for request in last] == [[4], [0], [1], [2]]
     assert [request.padding for request in last] == [0, 1, 1, 1]
@@ -109,22 +110,22 @@ def test_padding_repeats_the_first_samples_of_the_epoch(stored):
 
 
 def test_more_ranks_than_samples_still_get_a_batch_each(stored):
-    last = steps(plans(stored([2]), 5, mode=False, batch_size=3))[-1]
+    last = steps(plans(stored([2]), 5, shuffle=False, batch_size=3))[-1]
     assert [rows_of(request).tolist() for request in last] == [[0], [1], [0], [1], [0]]
 
 
 def test_an_uneven_epoch_can_be_an_error_before_the_first_batch(stored):
-    plan = SinglePlan(stored([7]), batch_size=2, world_size=2, even="error")
+    plan = SinglePlan(stored([7]), PlanOptions(batch_size=2, world_size=2, even="error"))
     with pytest.raises(ConfigError, match="last global batch has 3 samples, which 2 ranks cannot share"):
         plan.requests(0)
-    assert SinglePlan(stored([6]), batch_size=2, world_size=2, even="error").num_batches(0) == 2
+    assert SinglePlan(stored([6]), PlanOptions(batch_size=2, world_size=2, even="error")).num_batches(0) == 2
 
 
 @given(SIZES.filter(sum), MODES, st.data())
 def test_a_subset_goes_through_the_same_order(stored, sizes, mode, data):
     collection = stored(sizes)
     chosen = np.array(sorted(data.draw(st.sets(st.integers(0, sum(sizes) - 1)))), dtype=np.int64)
-    plan = SinglePlan(collection, mode, batch_size=4, subset=chosen, buffer_size=10)
+    plan = SinglePlan(collection, PlanOptions(shuffle=mode, batch_size=4, buffer_size=10), subset=chosen)
     found = [row for request in plan.requests(1) for row in rows_of(request).tolist()]
     assert sorted(found) == chosen.tolist()
     assert plan.length(1) == len(chosen)
@@ -152,16 +153,16 @@ def test_a_position_outside_of_the_epoch_is_refused(stored, position):
 )
 def test_impossible_divisions_are_refused(stored, settings, says):
     with pytest.raises(ConfigError, match=says):
-        SinglePlan(stored([5]), **settings)
+        SinglePlan(stored([5]), PlanOptions(**settings))
 
 
 def test_the_shard_of_a_position_is_that_of_its_sample(stored):
-    plan = SinglePlan(stored([3, 0, 4]), False)
+    plan = SinglePlan(stored([3, 0, 4]), PlanOptions(shuffle=False))
     assert [plan.shard_at(0, p) for p in range(8)] == [0, 0, 0, 2, 2, 2, 2, -1]
 
 
 def test_a_run_at_the_end_of_its_epoch_is_finished(stored):
-    assert SinglePlan(stored([5]), batch_size=2).finished(0, 5)
-    assert SinglePlan(stored([5]), batch_size=2, drop_last=True).finished(0, 4)
-    assert not SinglePlan(stored([5]), batch_size=2).finished(0, 4)
-    assert not SinglePlan(stored([1]), batch_size=2, drop_last=True).finished(0, 0)
+    assert SinglePlan(stored([5]), PlanOptions(batch_size=2)).finished(0, 5)
+    assert SinglePlan(stored([5]), PlanOptions(batch_size=2, drop_last=True)).finished(0, 4)
+    assert not SinglePlan(stored([5]), PlanOptions(batch_size=2)).finished(0, 4)
+    assert not SinglePlan(stored([1]), PlanOptions(batch_size=2, drop_last=True)).finished(0, 0)

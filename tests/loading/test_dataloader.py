@@ -253,7 +253,7 @@ def test_a_transform_that_drops_samples_is_refused(written):
     ],
 )
 def test_workers_are_threads_unless_a_transform_holds_the_gil(written, options, kind):
-    assert create_webdataset_dataloader(written[0], **options)._options.kind == kind
+    assert create_webdataset_dataloader(written[0], **options).setup.workers.kind == kind
 
 
 def test_a_mixture_takes_the_place_of_a_folder(written, tmp_path):

@@ -205,7 +205,7 @@ def test_ending_threads_leaves_nobody_waiting_for_a_batch():
     waiting = threading.Thread(target=lambda: outcomes.extend(len(list(workers.result())) for _ in range(3)))
     waiting.start()
     assert started.wait(20)
-    ending = threading.Thread(target=workers._crew.close)  # without forgetting what was submitted
+    ending = threading.Thread(target=workers._pool.close)  # without forgetting what was submitted
     ending.start()
     go_on.set()
     for thread in (waiting, ending):

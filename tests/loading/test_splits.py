@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.loading.subsets import Splits, split
+from neurofm_shards.loading.splits import Splits, split
 
 EMPTYING = 0  # a seed that leaves a split of the ten sessions below empty
 

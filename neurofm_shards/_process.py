@@ -1,0 +1,57 @@
+"""The processors that this process may use, and what objects do in a child that is forked from it."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+_renewals: list[weakref.WeakMethod[Callable[[], object]]] = []
+
+
+def usable_cpus() -> int:
+    """Return how many processors this process may use: by affinity, control group, and what Slurm gave to the task."""
+    limits = [os.cpu_count() or 1, *_quota_of_group()]
+    if hasattr(os, "sched_getaffinity"):
+        limits.append(len(os.sched_getaffinity(0)))
+    if hasattr(os, "process_cpu_count"):  # Python 3.13; PYTHON_CPU_COUNT sets it
+        limits.append(os.process_cpu_count() or 1)
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if slurm.isdecimal() and int(slurm):
+        limits.append(int(slurm))
+    return max(1, min(limits))
+
+
+def _quota_of_group() -> list[int]:
+    """Return the processors that the control group grants (version 2, else 1); nothing where it sets no limit."""
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return [-(-int(quota) // int(period))]
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup/cpu")
+        quota, period = ((group / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period"))
+        return [-(-int(quota) // int(period))] if int(quota) > 0 else []
+    return []
+
+
+def after_fork(renew: Callable[[], object]) -> None:
+    """Call a method in every process that is forked from this one, before anything else runs there.
+
+    Parameters
+    ----------
+    renew : bound method
+        Held weakly, so that its object ends when nobody else holds it.
+    """
+    _renewals.append(weakref.WeakMethod(renew, _renewals.remove))
+
+
+def _renew_all() -> None:
+    for renewal in tuple(_renewals):
+        renew = renewal()
+        if renew is not None:
+            renew()
+
+
+os.register_at_fork(after_in_child=_renew_all)

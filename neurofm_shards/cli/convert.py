@@ -95,11 +95,12 @@ def _convert(
     workers: int,
     executor: str | None,
 ) -> int:
-    from neurofm_shards.cli.conversion_report import print_summary, progress_observer  # noqa: PLC0415  (rich, numpy)
+    from neurofm_shards.cli.conversion_report import print_summary  # noqa: PLC0415  (rich, numpy)
+    from neurofm_shards.cli.progress import progress_listener  # noqa: PLC0415
     from neurofm_shards.convert.session import convert_inputs  # noqa: PLC0415
 
     try:
-        with progress_observer() as observer:
+        with progress_listener() as observer:
             result = convert_inputs(
                 inputs, output, config, workers=workers, executor=executor, mode=_mode(args), observer=observer
             )
@@ -125,13 +126,14 @@ def _validated(output: str, workers: int) -> Report:
 def _dry_run(
     args: argparse.Namespace, inputs: list[str], config: ConversionConfig, workers: int, executor: str | None
 ) -> int:
-    from neurofm_shards.cli.conversion_report import print_preview, progress_observer  # noqa: PLC0415  (rich, numpy)
-    from neurofm_shards.convert.executors import make_executor  # noqa: PLC0415
+    from neurofm_shards.cli.conversion_report import print_preview  # noqa: PLC0415  (rich, numpy)
+    from neurofm_shards.cli.progress import progress_listener  # noqa: PLC0415
+    from neurofm_shards.convert.dispatch import dispatcher  # noqa: PLC0415
     from neurofm_shards.convert.planning import plan_conversion  # noqa: PLC0415
     from neurofm_shards.convert.preview import preview  # noqa: PLC0415
 
-    with progress_observer() as observer, make_executor(executor, workers) as pool:
-        plan = plan_conversion(inputs, config, pool, workers=workers, observer=observer)
+    with progress_listener() as observer, dispatcher(executor, workers, listener=observer) as made:
+        plan = plan_conversion(inputs, config, made, listener=observer)
         described = preview(plan)
     print_preview(described, as_json=args.json)
     return 1 if plan.failures else 0

@@ -1,4 +1,4 @@
-"""Makes the manifest out of a plan and the records of its shards."""
+"""Commit a conversion: side tables, card and, last, the manifest, made of the plan and the records of its shards."""
 
 from __future__ import annotations
 
@@ -7,12 +7,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan
+from neurofm_shards.errors import NothingToConvertError
+from neurofm_shards.format.card import write_card
 from neurofm_shards.format.dataset_record import versions_of
-from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry, TableEntry, merge_columns
+from neurofm_shards.format.files import write_atomically
+from neurofm_shards.format.manifest import (
+    ColumnEntry,
+    Manifest,
+    ShardEntry,
+    TableEntry,
+    merge_columns,
+    read_rows,
+    write_manifest,
+)
 from neurofm_shards.format.resolve import compression_distribution
+from neurofm_shards.format.unfinished import remove_journal
 from neurofm_shards.plugins.registry import IN_CODE, registry
 from neurofm_shards.values import to_json
+from neurofm_shards.writing.output_folder import Output
 from neurofm_shards.writing.statistics import (
     ChannelStats,
     SessionStats,
@@ -22,6 +37,48 @@ from neurofm_shards.writing.statistics import (
 )
 
 Line = Mapping[str, Any]
+
+
+def commit(output: Output, plan: ConversionPlan, lines: Mapping[int, Line], base: Manifest | None) -> Manifest:
+    """Write tables, card and, last, the manifest; then the journal is removed.
+
+    Raises
+    ------
+    NothingToConvertError
+        No sample is left to make a data set of.
+    """
+    manifest = make_manifest(plan, lines, base)
+    if not manifest.shards:
+        remove_journal(output.sidecars)
+        reasons = "; ".join(entry["error"] for entry in manifest.failures[:1]) or "transforms dropped every sample"
+        raise NothingToConvertError(f"no sample is left to make a data set of: {reasons}")
+    durable = plan.config.durable
+    write_tables(output, manifest.tables, plan.tables, durable=durable)
+    write_card(output.folder, manifest, durable=durable)
+    write_manifest(output.folder, manifest, durable=durable)
+    remove_journal(output.sidecars)
+    return manifest
+
+
+def write_tables(
+    output: Output,
+    entries: Mapping[str, TableEntry],
+    added: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    durable: bool,
+) -> None:
+    """Write the tables that grow.
+
+    Rows that an older manifest knows keep their places, so its readers, who take their first ``rows`` rows, are right
+    before and after. Rows beyond them, left by an addition that never finished, are replaced.
+    """
+    for name, rows in added.items():
+        before = entries[name].rows - len(rows)
+        path = output.folder / entries[name].file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = read_rows(output.folder, entries[name], before) if before else []
+        text = orjson.dumps([*kept, *(to_json(row) for row in rows)], option=orjson.OPT_APPEND_NEWLINE)
+        write_atomically(path, [text], durable=durable)
 
 
 def make_manifest(plan: ConversionPlan, lines: Mapping[int, Line], base: Manifest | None = None) -> Manifest:

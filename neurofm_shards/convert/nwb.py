@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
-from itertools import islice
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from typing_extensions import Self
 
 from neurofm_shards.convert.config import ConversionConfig
-from neurofm_shards.convert.executors import make_executor
-from neurofm_shards.convert.identity import identity
-from neurofm_shards.convert.inputs import find_inputs
-from neurofm_shards.convert.planning import ConversionPlan, InputPlan, check_config, combine, plan_append, plan_inputs
-from neurofm_shards.convert.progress import Observer
-from neurofm_shards.convert.running import ShardRun
-from neurofm_shards.convert.session import commit
+from neurofm_shards.convert.session import ConversionSession, IncrementalConversion
 from neurofm_shards.errors import ConfigError, NothingToConvertError
-from neurofm_shards.format.files import OutputLock
-from neurofm_shards.format.manifest import Manifest, summary
-from neurofm_shards.format.metadata_table import sidecar_paths
-from neurofm_shards.format.unfinished import JournalHeader, remove_journal
 from neurofm_shards.plugins.registry import registry
-from neurofm_shards.writing.output_folder import Output
 
 
 class NWBToWebDatasetConverter:
@@ -117,14 +102,9 @@ class NWBToWebDatasetConverter:
                 "durable": durable,
             }
         )
-        check_config(self.config)
-        self._output = self._written = Output(Path(output_dir))
+        self._session = ConversionSession(output_dir, self.config, workers=max(workers, 1))
         self._overwrite = overwrite
-        self._workers = max(workers, 1)
-        self._planned: list[InputPlan] = []
-        self._stack = ExitStack()
-        self._base: Manifest | None = None
-        self._run: ShardRun | None = None
+        self._conversion: IncrementalConversion | None = None
         self._summary: dict[str, Any] | None = None
 
     def convert_nwb_file(self, path: str | os.PathLike[str]) -> int:
@@ -141,16 +121,8 @@ class NWBToWebDatasetConverter:
         """Add files, in this order (patterns and folders are expanded); returns the number of their samples."""
         if self._summary is not None:
             raise ConfigError("this converter is finished; make another one, or add files with convert --append")
-        self._run = self._run or self._start()
-        named = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-        inputs = find_inputs(named, "nwb", self.config.source)
-        new = plan_inputs(inputs, self.config, self._pool, workers=self._workers, observer=Observer())
-        plan = self._plan([*self._planned, *new])
-        self._planned += new
-        if plan is not None:
-            full = plan.total_samples // self.config.shard_size
-            self._run.run(islice(plan.tasks(), full), plan.columns)
-        return sum(item.plan.num_samples for item in new if item.plan is not None)
+        self._conversion = self._conversion or self._start()
+        return self._conversion.add([paths] if isinstance(paths, (str, os.PathLike)) else list(paths))
 
     def finalize(self) -> dict[str, Any]:
         """Write what is left and the manifest; returns the summary (``total_samples``, ``total_shards``, ...).
@@ -161,7 +133,10 @@ class NWBToWebDatasetConverter:
             No file was converted.
         """
         if self._summary is None:
-            self._summary = self._finish()
+            if self._conversion is None:
+                raise NothingToConvertError("no NWB file was given: call convert_nwb_file first")
+            with self._session:
+                self._summary = self._conversion.finish()
         return self._summary
 
     def __enter__(self) -> Self:
@@ -172,76 +147,9 @@ class NWBToWebDatasetConverter:
     ) -> None:
         if kind is None:
             self.finalize()
-        elif self._run is not None and self._summary is None:
-            self._run.close()
-            self._discard(self._run)
-            self._stack.close()
+        elif self._conversion is not None and self._summary is None:
+            self._conversion.discard()
+            self._session.close()
 
-    def _start(self) -> ShardRun:
-        self._stack.enter_context(OutputLock(self._output.folder))
-        try:
-            self._output.clean()
-            if self._overwrite and self._output.is_ours():
-                self._written = self._output.begin_overwriting()
-            self._base = self._written.manifest()
-            if self._base is None:
-                self._written.check_free()
-            else:
-                self._output.check_not_being_replaced()
-                warnings.warn(
-                    f"{self._output.folder} already holds a data set of {self._base.total_samples:,} samples: new "
-                    "files are added to it (overwrite=True would replace it)",
-                    UserWarning,
-                    stacklevel=3,
-                )
-            self._pool = self._stack.enter_context(make_executor(None, self._workers))
-            plan = ConversionPlan(self.config, (), (), ())
-            kind = "convert" if self._base is None else "append"
-            header = JournalHeader(kind, identity(plan), 0, self.config.durable)
-            return ShardRun(self._written, self.config, header, None, self._pool, self._workers, Observer())
-        except BaseException:
-            self._stack.close()
-            raise
-
-    def _finish(self) -> dict[str, Any]:
-        if self._run is None:
-            raise NothingToConvertError("no NWB file was given: call convert_nwb_file first")
-        with self._stack:
-            plan = self._plan(self._planned)
-            if plan is not None:
-                self._run.run(plan.tasks(), plan.columns)
-            self._run.close()
-            manifest = self._commit(plan, self._run)
-            self._output.finish_overwriting(self._written, durable=self.config.durable)
-        result = summary(self._output.folder, manifest)
-        registry().notify("neurofm_conversion_finished", summary=result)
-        return result
-
-    def _plan(self, planned: list[InputPlan]) -> ConversionPlan | None:
-        """Plan all files so far; None when there is nothing to do."""
-        if self._base is not None:
-            return plan_append(self._base, planned, self.config, alike=False)
-        return combine(planned, self.config) if any(item.plan is not None for item in planned) else None
-
-    def _commit(self, plan: ConversionPlan | None, run: ShardRun) -> Manifest:
-        if plan is not None:
-            return commit(self._written, plan, run.lines, self._base)
-        if self._base is None:
-            return commit(self._written, combine(self._planned, self.config), run.lines, None)
-        remove_journal(self._output.sidecars)
-        return self._base
-
-    def _discard(self, run: ShardRun) -> None:
-        """Take back what was written: all of it, or what was added to a data set."""
-        if self._written != self._output:
-            self._output.give_up_replacement()
-            return
-        if self._base is None:
-            self._output.delete()
-            return
-        for line in run.lines.values():
-            if line["shard"] is not None:
-                shard = self._output.folder / line["shard"]["shard_name"]
-                for path in (shard, *sidecar_paths(shard)):
-                    path.unlink(missing_ok=True)
-        remove_journal(self._output.sidecars)
+    def _start(self) -> IncrementalConversion:
+        return IncrementalConversion(self._session.open(), overwrite=self._overwrite)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from neurofm_shards.convert.config import ConversionConfig
-from neurofm_shards.convert.executors import in_order
+from neurofm_shards.convert.dispatch import Call, Dispatcher
 from neurofm_shards.convert.inputs import Expected, Input, Opening, find_inputs, session_name, worker_reader
-from neurofm_shards.convert.progress import Observer
 from neurofm_shards.errors import ConfigError, NeurofmShardsError, NothingToConvertError
+from neurofm_shards.events import InputPlanned, Listener, PlanningStarted, ignore
 from neurofm_shards.format.manifest import Manifest
 from neurofm_shards.format.resolve import compression_object
 from neurofm_shards.plugins.entries import Entry
@@ -138,6 +137,13 @@ class ShardTask:
     segments: tuple[Segment, ...]
     inputs: dict[int, TaskInput]
 
+    @property
+    def what(self) -> str:
+        """What a worker does when it runs the task, for messages."""
+        names = [task_input.opening.input.name for task_input in self.inputs.values()]
+        more = f" and {len(names) - 1} more inputs" if len(names) > 1 else ""
+        return f"writing shard {self.shard_idx} of {names[0]}{more}"
+
 
 def cut(stretches: Sequence[tuple[int, int, int]], shard_size: int, first: int = 1) -> list[tuple[Segment, ...]]:
     """Cut samples into shards of equal size; only the last one may be shorter.
@@ -230,6 +236,15 @@ class InputPlan:
         counts = ", ".join(f"{count} {reason}" for reason, count in drops.items())
         return self.error or f"{self.name} gives no samples (dropped: {counts})"
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd about it, in sentences."""
+        if self.plan is None:
+            return (f"left out: {self.error}",)
+        empty = () if self.num_samples else (self.without_samples,)
+        odd = (problem for problem in self.plan.problems if problem.severity != "info")
+        return (*empty, *(f"{self.name}: {item.where}: {item.what}; {item.consequence}" for item in odd))
+
 
 @dataclass(frozen=True)
 class ConversionPlan:
@@ -316,10 +331,9 @@ class ConversionPlan:
 def plan_conversion(
     named: Sequence[str | os.PathLike[str]],
     config: ConversionConfig,
-    executor: Executor,
+    dispatcher: Dispatcher,
     *,
-    workers: int = 1,
-    observer: Observer | None = None,
+    listener: Listener = ignore,
 ) -> ConversionPlan:
     """Plan a conversion.
 
@@ -329,11 +343,9 @@ def plan_conversion(
         Files, folders and patterns.
     config : ConversionConfig
         All settings.
-    executor : concurrent.futures.Executor
+    dispatcher : Dispatcher
         Opens the inputs.
-    workers : int
-        How many inputs are opened at once.
-    observer : Observer, optional
+    listener : Listener
         Told of each input, in order.
 
     Raises
@@ -345,28 +357,22 @@ def plan_conversion(
     """
     check_config(config)
     inputs = find_inputs(named, config.format, config.source)
-    planned = plan_inputs(inputs, config, executor, workers=workers, observer=observer)
-    return combine(planned, config)
+    return combine(plan_inputs(inputs, config, dispatcher, listener=listener), config)
 
 
 def plan_inputs(
-    inputs: Sequence[Input],
-    config: ConversionConfig,
-    executor: Executor,
-    *,
-    workers: int,
-    observer: Observer | None = None,
+    inputs: Sequence[Input], config: ConversionConfig, dispatcher: Dispatcher, *, listener: Listener = ignore
 ) -> list[InputPlan]:
     """Open each input once; the result is in the order of the inputs."""
     entries = registry().code_entries()
     openings = [Opening(item, config.windows, config.session_template) for item in inputs]
-    calls = [(entries, opening, config.on_error == "skip") for opening in openings]
-    observer = observer or Observer()
-    observer.planning(len(inputs))
+    skip = config.on_error == "skip"
+    calls = [Call(plan_input, (entries, opening, skip), f"opening {opening.input.name}") for opening in openings]
+    listener(PlanningStarted(len(inputs)))
     planned: list[InputPlan] = []
-    for item in in_order(executor, plan_input, calls, limit=2 * workers):
+    for item in dispatcher.in_order(calls):
         planned.append(item)
-        observer.planned(item)
+        listener(InputPlanned(item.name, item.num_samples, item.notes, item.error))
     return planned
 
 
@@ -468,10 +474,10 @@ def _check_windows_are_used(planned: Sequence[InputPlan], config: ConversionConf
 Stretch = tuple[int, int, int]
 
 
-def plan_append(
-    manifest: Manifest, planned: Sequence[InputPlan], config: ConversionConfig, *, alike: bool = True
-) -> ConversionPlan | None:
+def plan_append(manifest: Manifest, planned: Sequence[InputPlan], config: ConversionConfig) -> ConversionPlan | None:
     """Plan the addition of inputs that a data set does not hold yet.
+
+    Their columns must be those of the data set where a conversion made it; Python writers may write any.
 
     Parameters
     ----------
@@ -481,8 +487,6 @@ def plan_append(
         The inputs.
     config : ConversionConfig
         How they are converted.
-    alike : bool
-        Whether the new columns must be those of the data set.
 
     Returns
     -------
@@ -494,7 +498,7 @@ def plan_append(
     if not new:
         return None
     stretches = [(i, 0, item.num_samples) for i, item in enumerate(new)]
-    return _addition(manifest, new, stretches, config, alike=alike)
+    return _addition(manifest, new, stretches, config)
 
 
 def plan_retry(manifest: Manifest, planned: Sequence[InputPlan], config: ConversionConfig) -> ConversionPlan | None:
@@ -511,18 +515,17 @@ def plan_retry(manifest: Manifest, planned: Sequence[InputPlan], config: Convers
         if item.plan is not None:
             rows = [(0, item.num_samples)] if entry["rows"] is None else entry["rows"]
             stretches += [(i, start, stop) for start, stop in rows]
-    return _addition(manifest, chosen, stretches, config, alike=True) if stretches else None
+    return _addition(manifest, chosen, stretches, config) if stretches else None
 
 
 def _addition(
-    manifest: Manifest, inputs: list[InputPlan], stretches: list[Stretch], config: ConversionConfig, *, alike: bool
+    manifest: Manifest, inputs: list[InputPlan], stretches: list[Stretch], config: ConversionConfig
 ) -> ConversionPlan:
     giving = [item for item in inputs if item.num_samples]
     present = {source["session_id"]: source["files"][0] for source in manifest.sources if "session_id" in source}
     check_sessions([item for item in giving if not item.again], present)
-    known = (
-        [] if config.transforms or not alike else [("the data set", tuple(column.spec for column in manifest.columns))]
-    )
+    fixed = manifest.has_fixed_columns and not config.transforms
+    known = [("the data set", tuple(column.spec for column in manifest.columns))] if fixed else []
     columns = merge_columns([*known, *((item.name, item.columns) for item in giving)])
     rows = {name: entry.rows for name, entry in manifest.tables.items()}
     bases, tables = join_tables([replace(item, plan=None) if item.again else item for item in inputs], rows)

@@ -1,36 +1,49 @@
-"""From inputs to a finished data set: the one call that the command line and everybody else uses."""
+"""Conversion sessions: from inputs to a finished data set, at once or file by file, in a folder that is kept locked."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, get_args
 
-from neurofm_shards.convert.commit import make_manifest
+from typing_extensions import Self
+
+from neurofm_shards.convert.commit import commit
 from neurofm_shards.convert.config import ConversionConfig
-from neurofm_shards.convert.executors import make_executor
+from neurofm_shards.convert.dispatch import DEFAULT_RETRIES, Dispatcher, ExecutorChoice, dispatcher
 from neurofm_shards.convert.identity import check_same, config_differences, identity, with_earlier_failures
 from neurofm_shards.convert.inputs import find_inputs
 from neurofm_shards.convert.planning import (
     ConversionPlan,
     InputPlan,
+    check_config,
     combine,
     plan_append,
     plan_conversion,
     plan_inputs,
     plan_retry,
 )
-from neurofm_shards.convert.progress import Observer
-from neurofm_shards.convert.running import ShardRun
-from neurofm_shards.convert.work import write_tables
+from neurofm_shards.convert.shard_run import ShardRun
 from neurofm_shards.errors import ConfigError, NothingToConvertError
-from neurofm_shards.format.card import write_card
+from neurofm_shards.events import (
+    ConversionFinished,
+    ConversionStarted,
+    Event,
+    Listener,
+    ShardCommitted,
+    broadcast,
+    ignore,
+)
 from neurofm_shards.format.files import OutputLock
-from neurofm_shards.format.manifest import Manifest, summary, write_manifest
-from neurofm_shards.format.unfinished import JournalContent, JournalHeader, remove_journal
+from neurofm_shards.format.manifest import Manifest, summary
+from neurofm_shards.format.metadata_table import sidecar_paths
+from neurofm_shards.format.unfinished import JournalContent, JournalHeader, pending_step, remove_journal
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.writing.output_folder import Output, checksum
 
@@ -44,9 +57,10 @@ def convert_inputs(
     config: ConversionConfig | Mapping[str, Any] | None = None,
     *,
     workers: int = 1,
-    executor: str | None = None,
+    executor: ExecutorChoice = None,
     mode: Mode = "new",
-    observer: Observer | None = None,
+    retries: int = DEFAULT_RETRIES,
+    observer: Listener = ignore,
 ) -> dict[str, Any]:
     """Convert inputs into a data set.
 
@@ -61,15 +75,18 @@ def convert_inputs(
     config : ConversionConfig or dict, optional
         All settings; defaults otherwise.
     workers : int
-        How many tasks run at once.
-    executor : str, optional
-        Name of an executor; by default this process for one worker, a pool of processes for more.
+        How many shards are written at once.
+    executor : str or dict, optional
+        Name of an executor, or its options with ``kind``; by default this process for one worker, a pool of processes
+        for more.
     mode : {"new", "overwrite", "resume", "append"}
         What to do with an output that exists: refuse it, replace the data set in it when the new one is whole, go on
         where an interrupted conversion stopped (harmless on an absent or finished output), or add inputs that it does
         not hold yet.
-    observer : Observer, optional
-        Told of each step.
+    retries : int
+        How often a shard is written again when the worker that wrote it was lost.
+    observer : callable, optional
+        Called with each :class:`~neurofm_shards.events.Event`.
 
     Returns
     -------
@@ -82,131 +99,231 @@ def convert_inputs(
         See :mod:`neurofm_shards.errors`; an interrupted conversion keeps its finished shards for ``resume``.
     """
     named = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
-    settings = config if isinstance(config, ConversionConfig) else ConversionConfig.of(dict(config or {}))
-    output = Output(Path(output_dir))
-    with OutputLock(output.folder), make_executor(executor, workers) as pool:
-        output.clean()
-        session = _Session(output, settings, pool, max(workers, 1), observer or Observer())
-        manifest = getattr(session, mode)(named)
-    result = summary(output.folder, manifest)
-    registry().notify("neurofm_conversion_finished", summary=result)
-    return result
+    with ConversionSession(
+        output_dir, config, workers=workers, executor=executor, retries=retries, observer=observer
+    ) as session:
+        return session.convert(named, mode)
 
 
 @dataclass(frozen=True)
-class _Session:
-    """One call of :func:`convert_inputs`; the methods that take what was named are its modes.
+class Target:
+    """Where a conversion writes, and what was there.
 
-    All return the finished manifest.
+    Attributes
+    ----------
+    output : Output
+        The output folder, or the folder of its replacement.
+    kind : str
+        ``"convert"``, ``"append"`` or ``"retry"``.
+    base : Manifest or None
+        The data set that is added to.
+    found : JournalContent or None
+        What an interrupted run has left.
     """
 
     output: Output
-    config: ConversionConfig
-    pool: Executor
-    workers: int
-    observer: Observer
+    kind: str = "convert"
+    base: Manifest | None = None
+    found: JournalContent | None = None
 
-    def new(self, named: Named) -> Manifest:
+
+class ConversionSession:
+    """One conversion into one output folder; a context manager that keeps the folder locked.
+
+    Parameters
+    ----------
+    output_dir : path
+        Where the data set goes.
+    config : ConversionConfig or dict, optional
+        All settings.
+    workers, executor, retries, observer
+        See :func:`convert_inputs`.
+
+    Raises
+    ------
+    ConfigError
+        Options are wrong.
+    OutputLockedError
+        Another writer is at work in the folder.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        config: ConversionConfig | Mapping[str, Any] | None = None,
+        *,
+        workers: int = 1,
+        executor: ExecutorChoice = None,
+        retries: int = DEFAULT_RETRIES,
+        observer: Listener = ignore,
+    ) -> None:
+        self.config = config if isinstance(config, ConversionConfig) else ConversionConfig.of(dict(config or {}))
+        check_config(self.config)
+        self.output = Output(Path(output_dir))
+        self.tell = broadcast(_tell_plugins, observer)
+        self._making = (executor, workers, retries)
+        self._stack = ExitStack()
+        self._dispatcher: Dispatcher | None = None
+
+    def open(self) -> Self:
+        """Lock the folder, start the executor and see that its workers fit; harmless when that was done before."""
+        if self._dispatcher is None:
+            executor, workers, retries = self._making
+            with ExitStack() as stack:
+                stack.enter_context(OutputLock(self.output.folder))
+                made = stack.enter_context(dispatcher(executor, workers, retries=retries, listener=self.tell))
+                made.check(self.output.sidecars)
+                self.output.clean()
+                self._dispatcher, self._stack = made, stack.pop_all()
+        return self
+
+    def close(self) -> None:
+        """End the executor and unlock the folder."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def convert(self, named: Named, mode: str = "new") -> dict[str, Any]:
+        """Convert all inputs at once; return the data set's summary."""
+        modes: dict[str, Callable[[Named], Manifest]] = {
+            "new": self._new,
+            "overwrite": self._overwrite,
+            "resume": self._resume,
+            "append": self._append,
+        }
+        if mode not in modes:
+            raise ConfigError(f"mode is {mode!r}; it is one of {', '.join(map(repr, get_args(Mode)))}")
+        return self.finished(modes[mode](named))
+
+    def finished(self, manifest: Manifest) -> dict[str, Any]:
+        """Tell that the data set is finished; return its summary."""
+        result = summary(self.output.folder, manifest)
+        self.tell(ConversionFinished(result))
+        return result
+
+    def plan(self, named: Named, config: ConversionConfig) -> list[InputPlan]:
+        """Find inputs and open each once."""
+        inputs = find_inputs(named, config.format, config.source)
+        return plan_inputs(inputs, config, self.dispatcher, listener=self.tell)
+
+    def _plan(self, named: Named) -> ConversionPlan:
+        return plan_conversion(named, self.config, self.dispatcher, listener=self.tell)
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """Runs calls while the session is open."""
+        if self._dispatcher is None:
+            raise AssertionError("the session is not open")
+        return self._dispatcher
+
+    def shard_run(self, plan: ConversionPlan, target: Target) -> ShardRun:
+        """Start writing shards."""
+        base = checksum(target.base) if target.base is not None else ""
+        header = JournalHeader(target.kind, identity(plan, base), plan.total_shards, plan.config.durable)
+        if target.found is not None and target.kind != "convert":
+            check_same(header.identity, target.found.header.identity)
+        return ShardRun(target.output, plan.config, header, target.found, self.dispatcher, self.tell)
+
+    def adding_config(self, manifest: Manifest) -> ConversionConfig:
+        """Return the settings to add with: those of the data set, and what it does not say from those given now.
+
+        Raises
+        ------
+        ConfigError
+            A setting that was given is not that of the data set.
+        """
+        stored = dict(manifest.config)
+        if not manifest.has_fixed_columns:
+            stored.pop("shard_size", None)  # a Python writer's own affair
+        given = self.config.model_dump(mode="json", exclude_unset=True)
+        if stored.get("format") == "auto" and "format" in given:  # narrower, and no other bytes
+            stored["format"] = given["format"]
+        both = ConversionConfig.of({**given, **stored})
+        asked = _overlaid(both.content(), {name: given[name] for name in given if name in stored})
+        differences = config_differences(asked, both.content())
+        if differences:
+            raise ConfigError(
+                f"{self.output.folder} was made with other settings: {'; '.join(differences[:3])}; leave them out to "
+                "append"
+            )
+        return both
+
+    def _new(self, named: Named) -> Manifest:
         self.output.check_free()
-        return self.convert(self._plan(named), None)
+        return self._run(self._plan(named), Target(self.output))
 
-    def overwrite(self, named: Named) -> Manifest:
+    def _overwrite(self, named: Named) -> Manifest:
         if not self.output.is_ours():
             self.output.check_free()
-        plan = self._plan(named)  # before anything is written: inputs that fail cost nothing
-        return self._overwrite(self.output.begin_overwriting(), lambda session: session.convert(plan, None))
+        plan = self._plan(named)  # inputs that fail cost nothing that is there
+        return self._replace(self.output.begin_overwriting(), lambda new: self._run(plan, Target(new)))
 
-    def resume(self, named: Named) -> Manifest:
-        replacement = self.output.replacement()
-        if replacement is not None:
-            replacement.clean()
-            return self._overwrite(replacement, lambda session: session.resume(named))
-        manifest, journal = self.output.manifest(), self.output.journal()
-        if manifest is None and journal is None:
-            return self.new(named)
-        inputs = find_inputs(named, self.config.format, self.config.source)
-        planned = plan_inputs(inputs, self.config, self.pool, workers=self.workers, observer=self.observer)
-        if manifest is None and journal is not None:
-            return self._go_on(planned, journal)
-        if manifest is None:
-            raise AssertionError("no manifest and no journal was dealt with")
-        if journal is not None and journal.header.kind == "append":
-            return self._add(plan_append(manifest, planned, self._stored(manifest)), manifest, "append", journal)
-        self._check_finished(manifest, planned)
-        if not manifest.failures:
-            return manifest
-        return self._add(plan_retry(manifest, planned, self.config), manifest, "retry", journal)
-
-    def append(self, named: Named) -> Manifest:
-        manifest, journal = self.output.manifest(), self.output.journal()
-        if manifest is None:
-            return self.new(named)
-        self.output.check_not_being_replaced()
-        config = self._stored(manifest)
-        inputs = find_inputs(named, config.format, config.source)
-        planned = plan_inputs(inputs, config, self.pool, workers=self.workers, observer=self.observer)
-        return self._add(plan_append(manifest, planned, config), manifest, "append", journal)
-
-    def _overwrite(self, new: Output, convert: Callable[[_Session], Manifest]) -> Manifest:
+    def _replace(self, new: Output, convert: Callable[[Output], Manifest]) -> Manifest:
         try:
-            manifest = convert(replace(self, output=new))
+            manifest = convert(new)
         except NothingToConvertError:
             self.output.give_up_replacement()
             raise
         self.output.finish_overwriting(new, durable=self.config.durable)
         return manifest
 
-    def _plan(self, named: Named) -> ConversionPlan:
-        return plan_conversion(named, self.config, self.pool, workers=self.workers, observer=self.observer)
+    def _resume(self, named: Named) -> Manifest:
+        replacement = self.output.replacement()
+        if replacement is None:
+            return self._resume_in(self.output, named)
+        replacement.clean()
+        return self._replace(replacement, lambda new: self._resume_in(new, named))
 
-    def _go_on(self, planned: list[InputPlan], journal: JournalContent) -> Manifest:
-        plan = combine(with_earlier_failures(planned, journal.header.identity), self.config)
-        check_same(identity(plan), journal.header.identity)
-        return self.convert(plan, journal)
-
-    def convert(self, plan: ConversionPlan, found: JournalContent | None) -> Manifest:
-        return self._run(plan, "convert", "", None, found)
-
-    def _add(
-        self, plan: ConversionPlan | None, manifest: Manifest, kind: str, journal: JournalContent | None
-    ) -> Manifest:
-        if plan is None:
-            remove_journal(self.output.sidecars)
+    def _resume_in(self, output: Output, named: Named) -> Manifest:
+        manifest, journal = output.manifest(), output.journal()
+        if manifest is None:
+            return self._go_on(output, named, journal)
+        planned = self.plan(named, self.config)
+        if journal is not None and journal.header.kind == "append":
+            plan = plan_append(manifest, planned, self.adding_config(manifest))
+            return self._add(plan, Target(output, "append", manifest, journal))
+        self._check_finished(manifest, planned)
+        if not manifest.failures:
             return manifest
-        base = checksum(manifest)
-        if journal is not None:
-            check_same(identity(plan, base), journal.header.identity)
-        return self._run(plan, kind, base, manifest, journal)
+        return self._add(plan_retry(manifest, planned, self.config), Target(output, "retry", manifest, journal))
 
-    def _run(
-        self,
-        plan: ConversionPlan,
-        kind: str,
-        base: str,
-        manifest: Manifest | None,
-        found: JournalContent | None,
-    ) -> Manifest:
-        header = JournalHeader(kind, identity(plan, base), plan.total_shards, plan.config.durable)
-        registry().notify("neurofm_conversion_started", plan=_described(plan))
-        with ShardRun(self.output, plan.config, header, found, self.pool, self.workers, self.observer) as run:
-            self.observer.started(plan, len(run.lines))
+    def _go_on(self, output: Output, named: Named, journal: JournalContent | None) -> Manifest:
+        if journal is None:
+            output.check_free()
+            return self._run(self._plan(named), Target(output))
+        planned = with_earlier_failures(self.plan(named, self.config), journal.header.identity)
+        plan = combine(planned, self.config)
+        check_same(identity(plan), journal.header.identity)
+        return self._run(plan, Target(output, found=journal))
+
+    def _append(self, named: Named) -> Manifest:
+        manifest, journal = self.output.manifest(), self.output.journal()
+        if manifest is None:
+            return self._new(named)
+        self.output.check_not_being_replaced()
+        config = self.adding_config(manifest)
+        plan = plan_append(manifest, self.plan(named, config), config)
+        return self._add(plan, Target(self.output, "append", manifest, journal))
+
+    def _add(self, plan: ConversionPlan | None, target: Target) -> Manifest:
+        if plan is not None:
+            return self._run(plan, target)
+        if target.base is None:
+            raise AssertionError("additions have a data set that is added to")
+        remove_journal(target.output.sidecars)
+        return target.base
+
+    def _run(self, plan: ConversionPlan, target: Target) -> Manifest:
+        with self.shard_run(plan, target) as run:
+            self.tell(started(plan, run.lines))
             run.run(plan.tasks(), plan.columns)
-        return commit(self.output, plan, run.lines, manifest)
-
-    def _stored(self, manifest: Manifest) -> ConversionConfig:
-        """Return the settings that a data set was made with; those given now must agree where they were given."""
-        if not manifest.config:
-            return self.config
-        run = {"on_error": self.config.on_error, "durable": self.config.durable}
-        stored = ConversionConfig.of({**manifest.config, **run})
-        given = self.config.model_dump(mode="json", exclude_unset=True, exclude={"on_error", "durable"})
-        differences = config_differences({**stored.content(), **_overlaid(stored.content(), given)}, stored.content())
-        if differences:
-            raise ConfigError(
-                f"{self.output.folder} was made with other settings: {'; '.join(differences[:3])}; leave them out to "
-                "append"
-            )
-        return stored
+        return commit(target.output, plan, run.lines, target.base)
 
     def _check_finished(self, manifest: Manifest, planned: Sequence[InputPlan]) -> None:
         differences = config_differences(self.config.content(), manifest.config) if manifest.config else []
@@ -223,36 +340,127 @@ class _Session:
             )
 
 
-def commit(
-    output: Output, plan: ConversionPlan, lines: Mapping[int, Mapping[str, Any]], base: Manifest | None
-) -> Manifest:
-    """Write tables, card and, last, the manifest; then the journal is removed.
+class IncrementalConversion:
+    """A conversion whose inputs come one by one: a shard is written as soon as it is full.
 
-    Raises
-    ------
-    NothingToConvertError
-        No sample is left to make a data set of.
+    The result is that of one call with all inputs. It cannot be resumed; what an error leaves is taken back by
+    :meth:`discard`.
+
+    Parameters
+    ----------
+    session : ConversionSession
+        Open; closed by whoever opened it, after :meth:`finish` or :meth:`discard`.
+    overwrite : bool
+        Replace a data set that is there when the new one is whole, instead of adding to it with a warning.
     """
-    manifest = make_manifest(plan, lines, base)
-    if not manifest.shards:
+
+    def __init__(self, session: ConversionSession, *, overwrite: bool) -> None:
+        self._session = session
+        self._target = self._open(overwrite=overwrite)
+        base = self._target.base
+        self._config = session.config if base is None else session.adding_config(base)
+        self._planned: list[InputPlan] = []
+        self._run = session.shard_run(ConversionPlan(self._config, (), (), ()), self._target)
+        self._is_told = False
+
+    def add(self, named: Named) -> int:
+        """Plan inputs and write the shards that are full; return the number of the inputs' samples."""
+        new = self._session.plan(named, self._config)
+        plan = self._plan([*self._planned, *new])
+        self._planned += new
+        if plan is not None:
+            self._write(plan, plan.total_samples // self._config.shard_size)
+        return sum(item.num_samples for item in new)
+
+    def finish(self) -> dict[str, Any]:
+        """Write what is left, and the manifest; return the summary."""
+        plan = self._plan(self._planned)
+        if plan is not None:
+            self._write(plan, plan.total_shards)
+        self._run.close()
+        manifest = self._commit(plan)
+        self._session.output.finish_overwriting(self._target.output, durable=self._config.durable)
+        return self._session.finished(manifest)
+
+    def discard(self) -> None:
+        """Take back what was written: all of it, or what was added to a data set."""
+        self._session.dispatcher.abandon()
+        self._run.close()
+        output = self._session.output
+        if self._target.output != output:
+            output.give_up_replacement()
+        elif self._target.base is None:
+            output.delete()
+        else:
+            self._delete_added(output)
+
+    def _open(self, *, overwrite: bool) -> Target:
+        output = self._session.output
+        if overwrite and output.is_ours():
+            return Target(output.begin_overwriting())
+        base = output.manifest()
+        if base is None:
+            output.check_free()
+            return Target(output)
+        pending = pending_step(output.folder)
+        if pending is not None:
+            raise ConfigError(pending)
+        warnings.warn(
+            f"{output.folder} already holds a data set of {base.total_samples:,} samples: new files are added to it "
+            "(overwrite=True would replace it)",
+            UserWarning,
+            stacklevel=6,
+        )
+        return Target(output, "append", base)
+
+    def _plan(self, planned: list[InputPlan]) -> ConversionPlan | None:
+        """Plan all inputs so far; None when there is nothing to do."""
+        if self._target.base is not None:
+            return plan_append(self._target.base, planned, self._config)
+        return combine(planned, self._config) if any(item.plan is not None for item in planned) else None
+
+    def _write(self, plan: ConversionPlan, shards: int) -> None:
+        if not self._is_told:
+            self._session.tell(started(plan, {}))
+            self._is_told = True
+        self._run.run(islice(plan.tasks(), shards), plan.columns)
+
+    def _commit(self, plan: ConversionPlan | None) -> Manifest:
+        base = self._target.base
+        if plan is None and base is not None:
+            remove_journal(self._target.output.sidecars)
+            return base
+        return commit(self._target.output, plan or combine(self._planned, self._config), self._run.lines, base)
+
+    def _delete_added(self, output: Output) -> None:
+        for line in self._run.lines.values():
+            if line["shard"] is not None:
+                shard = output.folder / line["shard"]["shard_name"]
+                for path in (shard, *sidecar_paths(shard)):
+                    path.unlink(missing_ok=True)
         remove_journal(output.sidecars)
-        reasons = "; ".join(entry["error"] for entry in manifest.failures[:1]) or "transforms dropped every sample"
-        raise NothingToConvertError(f"no sample is left to make a data set of: {reasons}")
-    durable = plan.config.durable
-    write_tables(output, manifest.tables, plan.tables, durable=durable)
-    write_card(output.folder, manifest, durable=durable)
-    write_manifest(output.folder, manifest, durable=durable)
-    remove_journal(output.sidecars)
-    return manifest
 
 
-def _described(plan: ConversionPlan) -> dict[str, Any]:
-    return {
+def started(plan: ConversionPlan, lines: Mapping[int, Mapping[str, Any]]) -> ConversionStarted:
+    """Describe the start of a conversion of which some shards are finished."""
+    described = {
         "total_samples": plan.total_samples,
         "total_shards": plan.total_shards,
         "inputs": [item.name for item in plan.inputs],
         "config": plan.config.content(),
     }
+    samples = sum(line["shard"]["num_samples"] for line in lines.values() if line["shard"] is not None)
+    return ConversionStarted(described, plan.splits, len(lines), samples)
+
+
+def _tell_plugins(event: Event) -> None:
+    """Pass what observer hooks are told on to them."""
+    if isinstance(event, ConversionStarted):
+        registry().notify("neurofm_conversion_started", plan=event.plan)
+    elif isinstance(event, ShardCommitted) and event.shard is not None:
+        registry().notify("neurofm_shard_committed", shard=event.shard)
+    elif isinstance(event, ConversionFinished):
+        registry().notify("neurofm_conversion_finished", summary=event.summary)
 
 
 def _overlaid(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,30 +1,26 @@
-"""Run one shard task: read its segments, transform, write the shard, its index and its table rows."""
+"""Run one shard task: read its segments, transform, write the shard and its index."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import orjson
 
 from neurofm_shards.blocks import fields_of
 from neurofm_shards.convert.inputs import worker_reader
 from neurofm_shards.convert.planning import Segment, ShardTask, TaskInput
 from neurofm_shards.errors import NeurofmShardsError, SourceError
 from neurofm_shards.format.dataset_record import ShardRecord
-from neurofm_shards.format.files import write_atomically
-from neurofm_shards.format.manifest import TableEntry, read_rows
 from neurofm_shards.plugins.entries import Entry
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import Block, ColumnSpec, Ragged
-from neurofm_shards.values import to_json
-from neurofm_shards.writing.output_folder import Output, ShardNames
+from neurofm_shards.writing.output_folder import ShardNames
 from neurofm_shards.writing.shard_writer import ShardWriter
 from neurofm_shards.writing.statistics import SessionStats, block_statistics, is_quantity, merged
 
@@ -38,7 +34,7 @@ _UNKNOWN_ROWS = 256
 
 
 @dataclass(frozen=True)
-class WorkOrder:
+class JobSpec:
     """What all tasks of one conversion have in common; picklable.
 
     Attributes
@@ -114,9 +110,9 @@ class ShardResult:
         }
 
 
-def staging_of(order: WorkOrder, shard_idx: int) -> Path:
+def staging_of(spec: JobSpec, shard_idx: int) -> Path:
     """Return the folder in which a shard and its sidecars are written before they are moved into place."""
-    return Path(order.folder) / str(shard_idx)
+    return Path(spec.folder) / str(shard_idx)
 
 
 class _UnreadableError(Exception):
@@ -128,7 +124,7 @@ class _UnreadableError(Exception):
         self.error = error
 
 
-def run_task(order: WorkOrder, task: ShardTask) -> ShardResult:
+def run_task(spec: JobSpec, task: ShardTask) -> ShardResult:
     """Write one shard.
 
     The result depends on inputs, configuration and shard number alone. With ``skip_failed``, a segment that fails is
@@ -139,13 +135,13 @@ def run_task(order: WorkOrder, task: ShardTask) -> ShardResult:
     SourceError
         An input cannot be read and ``skip_failed`` is off.
     """
-    registry().adopt(list(order.code_entries))
+    registry().adopt(list(spec.code_entries))
     segments, failures = list(task.segments), list[SegmentFailure]()
     while True:
         try:
-            result = _ShardTaskRun(order, task).run(segments)
+            result = _ShardTaskRun(spec, task).run(segments)
         except _UnreadableError as failed:  # noqa: PERF203  (a shard is started again without what failed)
-            if not order.skip_failed:
+            if not spec.skip_failed:
                 raise failed.error from failed.error.__cause__
             segment = failed.segment
             failures.append(SegmentFailure(segment.input_idx, segment.start, segment.stop, str(failed.error)))
@@ -157,19 +153,19 @@ def run_task(order: WorkOrder, task: ShardTask) -> ShardResult:
 class _ShardTaskRun:
     """One attempt at one shard."""
 
-    def __init__(self, order: WorkOrder, task: ShardTask) -> None:
-        self._order = order
+    def __init__(self, spec: JobSpec, task: ShardTask) -> None:
+        self._spec = spec
         self._task = task
-        self._transforms = _made(order.transforms)
+        self._transforms = _made(spec.transforms)
         self._drops: Counter[tuple[int, str]] = Counter()
         self._counting = ThreadPoolExecutor(1, "shard-statistics")
         self._statistics: list[Future[SessionStats]] = []
 
     def run(self, segments: Sequence[Segment]) -> ShardResult:
-        task, order = self._task, self._order
-        path = staging_of(order, task.shard_idx) / order.names.name(task.shard_idx)
+        task, spec = self._task, self._spec
+        path = staging_of(spec, task.shard_idx) / spec.names.name(task.shard_idx)
         path.parent.mkdir(exist_ok=True)
-        writer = ShardWriter(path, task.shard_idx, **order.writer)
+        writer = ShardWriter(path, task.shard_idx, **spec.writer)
         written = 0
         with self._counting:
             try:
@@ -187,7 +183,7 @@ class _ShardTaskRun:
 
     def _write_segment(self, writer: ShardWriter, segment: Segment) -> int:
         written = 0
-        rows = rows_per_block(self._order.columns)
+        rows = rows_per_block(self._spec.columns)
         for start in range(segment.start, segment.stop, rows):
             block = self._block(segment, start, min(start + rows, segment.stop))
             if len(block) == 0:
@@ -205,14 +201,14 @@ class _ShardTaskRun:
         self._statistics.append(self._counting.submit(block_statistics, block, self._quantities(block)))
 
     def _quantities(self, block: Block) -> list[str]:
-        row_numbers = {spec.name for spec in self._order.columns if spec.table is not None}
+        row_numbers = {spec.name for spec in self._spec.columns if spec.table is not None}
         return [name for name, data in block.columns.items() if name not in row_numbers and is_quantity(data)]
 
     def _block(self, segment: Segment, start: int, stop: int) -> Block:
         task_input = self._task.inputs[segment.input_idx]
         try:
             block = worker_reader().read(task_input.opening, task_input.expected, start, stop)
-            block = _placed(block, task_input, self._order.columns, start, stop)
+            block = _placed(block, task_input, self._spec.columns, start, stop)
             for kind, transform in self._transforms:
                 before = len(block)
                 block = _transformed(block, kind, transform, task_input.opening.input.name)
@@ -299,24 +295,3 @@ def transformed_columns(plan: ConversionPlan) -> Sequence[ColumnSpec]:
     for kind, transform in _made(plan.config.transforms):
         block = _transformed(block, kind, transform, name)
     return list(fields_of(block).values())
-
-
-def write_tables(
-    output: Output,
-    entries: Mapping[str, TableEntry],
-    added: Mapping[str, Sequence[Mapping[str, Any]]],
-    *,
-    durable: bool,
-) -> None:
-    """Write the tables that grow.
-
-    Rows that an older manifest knows keep their places, so its readers, who take their first ``rows`` rows, are right
-    before and after. Rows beyond them, left by an addition that never finished, are replaced.
-    """
-    for name, rows in added.items():
-        before = entries[name].rows - len(rows)
-        path = output.folder / entries[name].file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = read_rows(output.folder, entries[name], before) if before else []
-        text = orjson.dumps([*kept, *(to_json(row) for row in rows)], option=orjson.OPT_APPEND_NEWLINE)
-        write_atomically(path, [text], durable=durable)

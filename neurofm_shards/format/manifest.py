@@ -213,6 +213,11 @@ class Manifest(FrozenModel):
         """Return one column; KeyError when there is none of this name."""
         return {column.name: column for column in self.columns}[name]
 
+    @property
+    def has_fixed_columns(self) -> bool:
+        """Whether what is added must have the columns that are there; those of Python writers may differ."""
+        return not self.config or "format" in self.config
+
 
 #: A manifest of a million shards has about half of this.
 MAX_MANIFEST_BYTES = 1 << 30

@@ -42,9 +42,9 @@ def manifest(folder):
 
 def interrupted(paths, output, toy, monkeypatch, after=3):
     """Run a conversion that fails after some shards, as a full disk would make it."""
-    from neurofm_shards.convert import running
+    from neurofm_shards.convert import shard_run
 
-    publish = running.Output.publish
+    publish = shard_run.Output.publish
     done = []
 
     def failing(self, staged, *, durable):
@@ -54,7 +54,7 @@ def interrupted(paths, output, toy, monkeypatch, after=3):
         publish(self, staged, durable=durable)
 
     with monkeypatch.context() as patch:
-        patch.setattr(running.Output, "publish", failing)
+        patch.setattr(shard_run.Output, "publish", failing)
         with pytest.raises(OSError, match="No space"):
             convert_inputs(paths, output, CONFIG)
 
@@ -137,7 +137,7 @@ def test_a_power_loss_without_syncing_is_found_by_reading_everything(toys, toy, 
     config = {"shard_size": 40, "durable": False}
     convert_inputs(paths, tmp_path / "whole", config)
     out = tmp_path / "out"
-    from neurofm_shards.convert import session as api
+    from neurofm_shards.convert import commit as api
 
     with monkeypatch.context() as patch:
         patch.setattr(api, "write_manifest", None)
@@ -385,9 +385,9 @@ def test_an_interrupted_append_leaves_the_old_data_set_and_goes_on(toys, toy, tm
         convert_inputs(paths[:1], tmp_path / name, CONFIG)
     convert_inputs(paths[1:], tmp_path / "whole", CONFIG, mode="append")
     before = (tmp_path / "out/dataset_metadata.json").read_bytes()
-    from neurofm_shards.convert import running
+    from neurofm_shards.convert import shard_run
 
-    publish = running.Output.publish
+    publish = shard_run.Output.publish
     done = []
 
     def failing(self, staged, *, durable):
@@ -397,7 +397,7 @@ def test_an_interrupted_append_leaves_the_old_data_set_and_goes_on(toys, toy, tm
         publish(self, staged, durable=durable)
 
     with monkeypatch.context() as patch:
-        patch.setattr(running.Output, "publish", failing)
+        patch.setattr(shard_run.Output, "publish", failing)
         with pytest.raises(OSError, match="No space"):
             convert_inputs(paths[1:], tmp_path / "out", mode="append")
     assert (tmp_path / "out/dataset_metadata.json").read_bytes() == before

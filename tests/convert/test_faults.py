@@ -401,7 +401,7 @@ def test_the_old_data_set_can_be_read_while_a_new_one_is_written(toys, tmp_path,
     before = rows(tmp_path / "out")
     held = ShardCollection.open(tmp_path / "out", verify=True)
     with monkeypatch.context() as patch:
-        patch.setattr("neurofm_shards.convert.session.write_manifest", None)
+        patch.setattr("neurofm_shards.convert.commit.write_manifest", None)
         with pytest.raises(TypeError):
             convert_inputs(paths[1:], tmp_path / "out", CONFIG, mode="overwrite")
     assert rows(tmp_path / "out") == before
@@ -462,7 +462,7 @@ def test_an_addition_can_be_given_up(toys, tmp_path, tree, monkeypatch):
     convert_inputs(paths[:1], tmp_path / "out", CONFIG)
     before = tree(tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr("neurofm_shards.convert.session.write_manifest", None)
+        patch.setattr("neurofm_shards.convert.commit.write_manifest", None)
         with pytest.raises(TypeError):
             convert_inputs(paths[1:], tmp_path / "out", mode="append")
     with pytest.raises(ConfigError, match="unfinished append.*repair"):
@@ -479,7 +479,7 @@ def test_an_addition_whose_journal_outlived_it_stands_in_nobodys_way(toys, tmp_p
     paths = toys(a={"n": 6}, b={"n": 5}, c={"n": 4})
     convert_inputs(paths[:1], tmp_path / "out", CONFIG)
     with monkeypatch.context() as patch:
-        patch.setattr("neurofm_shards.convert.session.remove_journal", None)
+        patch.setattr("neurofm_shards.convert.commit.remove_journal", None)
         with pytest.raises(TypeError):
             convert_inputs(paths[1:2], tmp_path / "out", mode="append")
     assert ShardCollection.open(tmp_path / "out").num_samples == 11

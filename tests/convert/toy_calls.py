@@ -1,6 +1,7 @@
 """What the tests of the process pool call in its workers."""
 
 import os
+import signal
 import time
 
 from neurofm_shards.errors import ConfigError
@@ -32,3 +33,17 @@ def fail(text):
 
 def fail_stubbornly():
     raise StubbornError(1, 2)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_unless(path):
+    """Kill this worker when it is the first to come here."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return os.getpid()
+    os.kill(os.getpid(), signal.SIGKILL)
+    return None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from neurofm_shards.convert.executors import in_order, make_executor
+from neurofm_shards.convert.dispatch import Call, dispatcher
 from neurofm_shards.errors import ConfigError, InputNotFoundError, MissingPluginError, PluginError
 from neurofm_shards.plugins.entries import CodecEntry, TransformEntry
 
@@ -131,8 +131,8 @@ def test_workers_keep_out_what_the_program_keeps_out(site, fresh_registry, monke
 
     def in_a_worker():
         fresh_registry.cache_clear()
-        with make_executor("processes", 1) as executor:
-            return next(in_order(executor, eval, [(asked,)], limit=1))
+        with dispatcher("processes", 1) as made:
+            return next(made.in_order([Call(eval, (asked,), "asking")]))
 
     distributions, is_imported = in_a_worker()
     assert {"zz-first", "zz-second"} <= distributions

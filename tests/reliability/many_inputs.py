@@ -11,17 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from neurofm_shards.convert.progress import Observer
 from neurofm_shards.convert.session import convert_inputs
+from neurofm_shards.events import ShardCommitted
 
 
-class Watching(Observer):
+class Watching:
     """Notes memory and descriptors after every shard."""
 
     def __init__(self):
         self.seen = []
 
-    def shard(self, line):
+    def __call__(self, event):
+        if not isinstance(event, ShardCommitted):
+            return
         status = dict(row.split(":", 1) for row in Path("/proc/self/status").read_text().splitlines())
         self.seen.append((int(status["RssAnon"].split()[0]) / 1024, len(list(Path("/proc/self/fd").iterdir()))))
 

@@ -1,10 +1,9 @@
-"""Runs shard tasks on an executor, moves finished shards into place and records them."""
+"""Shard runs: tasks go to workers, finished shards into place and into the journal."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from concurrent.futures import Executor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,11 +11,11 @@ from typing import Any
 from typing_extensions import Self
 
 from neurofm_shards.convert.config import ConversionConfig
-from neurofm_shards.convert.executors import as_they_come
+from neurofm_shards.convert.dispatch import Answer, Call, Dispatcher
 from neurofm_shards.convert.inputs import worker_reader
 from neurofm_shards.convert.planning import ShardTask, shard_names
-from neurofm_shards.convert.progress import Observer
-from neurofm_shards.convert.work import ShardResult, WorkOrder, run_task, staging_of
+from neurofm_shards.convert.work import JobSpec, ShardResult, run_task, staging_of
+from neurofm_shards.events import Listener, ShardCommitted
 from neurofm_shards.format.unfinished import Journal, JournalContent, JournalHeader
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import ColumnSpec
@@ -25,8 +24,8 @@ from neurofm_shards.writing.output_folder import Output
 Line = dict[str, Any]
 
 
-def work_order(config: ConversionConfig, columns: tuple[ColumnSpec, ...], staging: Path) -> WorkOrder:
-    """Say what all tasks of a conversion have in common."""
+def job_spec(config: ConversionConfig, columns: tuple[ColumnSpec, ...], staging: Path) -> JobSpec:
+    """Return what all tasks of a conversion have in common."""
     writer = {
         "codec": config.codec,
         "codecs": dict(config.codecs),
@@ -34,8 +33,8 @@ def work_order(config: ConversionConfig, columns: tuple[ColumnSpec, ...], stagin
         "durable": config.durable,
         "specs": {spec.name: spec for spec in columns if spec.unit is not None or spec.table is not None},
     }
-    return WorkOrder(
-        str(staging),
+    return JobSpec(
+        str(staging.absolute()),
         columns,
         writer,
         shard_names(config),
@@ -58,12 +57,15 @@ class ShardRun:
         What is being made.
     found : JournalContent or None
         What an interrupted run has finished already; shards that are damaged or gone are made again.
-    executor : Executor
+    dispatcher : Dispatcher
         Runs the tasks.
-    workers : int
-        How many run at once.
-    observer : Observer
+    listener : Listener
         Told of every shard.
+
+    Attributes
+    ----------
+    lines : dict of int to dict
+        The journal's record of every finished shard, by number.
     """
 
     def __init__(
@@ -72,15 +74,13 @@ class ShardRun:
         config: ConversionConfig,
         header: JournalHeader,
         found: JournalContent | None,
-        executor: Executor,
-        workers: int,
-        observer: Observer,
+        dispatcher: Dispatcher,
+        listener: Listener,
     ) -> None:
         self._output = output
         self._config = config
-        self._executor = executor
-        self._limit = 2 * workers
-        self._observer = observer
+        self._dispatcher = dispatcher
+        self._listener = listener
         self.lines: dict[int, Line] = {}
         if found is not None:
             self.lines = {k: line for k, line in found.shards.items() if output.is_sound(line, found.header)}
@@ -103,13 +103,14 @@ class ShardRun:
 
     def run(self, tasks: Iterable[ShardTask], columns: tuple[ColumnSpec, ...]) -> None:
         """Run the tasks whose shards are not there yet."""
-        order = work_order(self._config, columns, self._staging)
-        calls = ((order, task) for task in tasks if task.shard_idx not in self.lines)
-        for result in as_they_come(self._executor, run_task, calls, limit=self._limit):
-            self._finish(order, result)
+        spec = job_spec(self._config, columns, self._staging)
+        calls = (Call(run_task, (spec, task), task.what) for task in tasks if task.shard_idx not in self.lines)
+        for answer in self._dispatcher.as_they_come(calls):
+            self._finish(spec, answer)
 
-    def _finish(self, order: WorkOrder, result: ShardResult) -> None:
-        staged = staging_of(order, result.shard_idx)
+    def _finish(self, spec: JobSpec, answer: Answer[ShardResult]) -> None:
+        result = answer.value
+        staged = staging_of(spec, result.shard_idx)
         if result.record is None:
             shutil.rmtree(staged)
         else:
@@ -117,6 +118,5 @@ class ShardRun:
         line = result.to_json()
         self._journal.record(line)
         self.lines[result.shard_idx] = line
-        if line["shard"] is not None:
-            registry().notify("neurofm_shard_committed", shard=line["shard"])
-        self._observer.shard(line)
+        failures = tuple(failure.error for failure in result.failures)
+        self._listener(ShardCommitted(result.shard_idx, line["shard"], failures, answer.host, answer.seconds))

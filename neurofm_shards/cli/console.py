@@ -1,0 +1,52 @@
+"""The console: results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from neurofm_shards.maintenance.validate import Report
+
+#: Colour of each severity.
+COLOURS = {"info": "cyan", "warning": "yellow", "error": "red"}
+
+
+def result_console() -> Console:
+    """Return a console for results; wide when piped, so that tables are not cut."""
+    from rich.console import Console  # noqa: PLC0415  (after --help)
+
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def note_console() -> Console:
+    """Return a console for progress and notes."""
+    from rich.console import Console  # noqa: PLC0415  (after --help)
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document, indented and with sorted keys where the order says nothing."""
+    import orjson  # noqa: PLC0415  (after --help)
+
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+    sys.stdout.write(text.decode())
+
+
+def print_report(report: Report, verdict: str) -> None:
+    """Print each finding, then one line that sums up."""
+    from rich.markup import escape  # noqa: PLC0415  (after --help)
+
+    console = result_console()
+    for finding in report.findings:
+        colour = COLOURS.get(finding.severity, "white")
+        where = " ".join(filter(None, (finding.shard, finding.key)))
+        console.print(
+            f"[{colour}]{finding.severity}[/{colour}] {escape(where or report.folder)}: {escape(finding.what)}"
+        )
+        console.print(f"  -> {finding.consequence}", markup=False)
+    size = f"{report.num_samples:,} samples in {report.num_shards:,} shards, {report.num_bytes:,} bytes"
+    console.print(f"{report.folder}: {size}: {verdict}", markup=False)

@@ -108,6 +108,10 @@ class SampleIndexError(NeurofmShardsError, IndexError):
     """A sample number is out of range."""
 
 
+class TransformError(NeurofmShardsError, RuntimeError):
+    """A transform ended an iteration that is not its own, or returned something else than a sample or batch."""
+
+
 class WorkerError(NeurofmShardsError, RuntimeError):
     """A worker thread or process died or was lost."""
 

@@ -14,9 +14,8 @@ from typing_extensions import Self
 
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, SampleIndexError, SampleNotFoundError
-from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.format.manifest import side_table
-from neurofm_shards.loading.fetch import RowReader, split_samples
+from neurofm_shards.loading.fetch import RowReader, SampleFetch
 from neurofm_shards.loading.subsets import Where, select
 from neurofm_shards.loading.tensors import count_dtypes
 from neurofm_shards.loading.transforms import SampleFunction, TransformLike, bind, is_transform, make_transforms
@@ -202,11 +201,8 @@ class ShardDataset(Dataset[dict[str, Any]]):
         return made
 
     def _set(self, reader: RowReader, rows: Rows | None, transform: Any, *, decode: bool, metadata: bool) -> None:
-        self._reader = reader
+        self._fetch = SampleFetch(reader, transform, metadata, "raise", decode)
         self._rows = rows
-        self._transform: SampleFunction | None = transform
-        self._decode = decode
-        self._metadata = metadata
         self.collection: ShardCollection = reader.collection
         names = self.collection.columns if reader.columns is None else reader.columns
         self.columns = {name: self.collection.columns[name] for name in names}
@@ -231,8 +227,8 @@ class ShardDataset(Dataset[dict[str, Any]]):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return several samples at once; torch's DataLoader calls it for every batch."""
         rows = self._chosen(np.array([operator.index(index) for index in indices], dtype=np.int64))
-        samples = self._decoded(rows) if self._decode else [self._stored(row) for row in rows.tolist()]
-        return samples if self._transform is None else [self._transform(sample) for sample in samples]
+        samples: list[dict[str, Any]] = self._fetch(rows).batch
+        return samples
 
     def position(self, key: str) -> int:
         """Return the number of the sample with this key."""
@@ -275,11 +271,3 @@ class ShardDataset(Dataset[dict[str, Any]]):
             raise SampleIndexError(f"there is no sample {int(indices[wrong][0])}: the data set has {len(self)} samples")
         places = np.where(indices < 0, indices + len(self), indices)
         return places if self._rows is None else self._rows[places]
-
-    def _decoded(self, rows: Rows) -> list[dict[str, Any]]:
-        columns, metadata, _ = self._reader.read(rows, "raise")
-        return list(split_samples(columns, metadata if self._metadata else None))
-
-    def _stored(self, row: int) -> dict[str, Any]:
-        names = [*self.columns, METADATA_FIELD] if self._metadata else list(self.columns)
-        return {name: self.collection.payload(row, name) for name in names if self.collection.has(row, name)}

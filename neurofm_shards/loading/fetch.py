@@ -17,11 +17,20 @@ from typing_extensions import Self
 
 from neurofm_shards._typing import Rows
 from neurofm_shards.blocks import concat_blocks, take
-from neurofm_shards.errors import ConfigError, FormatError
+from neurofm_shards.errors import ConfigError, FormatError, TransformError
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.loading.plans.plan import Request
-from neurofm_shards.loading.tensors import RaggedAs, batch_to_tensors, collate_webdataset, to_tensor
-from neurofm_shards.loading.transforms import BatchFunction, SampleFunction, apply
+from neurofm_shards.loading.tensors import Batch, RaggedAs, batch_to_tensors, collate_webdataset, to_tensor
+from neurofm_shards.loading.transforms import (
+    BatchFunction,
+    Describe,
+    SampleFunction,
+    apply,
+    between,
+    call,
+    name_of,
+    transformed,
+)
 from neurofm_shards.loading.workers.pipeline import Fetched, LookingAhead, Step, Task
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.reading.collection import Selection, ShardCollection
@@ -192,9 +201,13 @@ class RowReader:
             columns = self._values(rows)
         metadata = LazyMetadata.later(self.collection.metadata, rows)
         if self.transforms:
-            block = apply(self.transforms, Block(columns, metadata))
+            block = apply(self.transforms, Block(columns, metadata), partial(self.describe, rows))
             return block.columns, block.metadata, failures
         return columns, metadata, failures
+
+    def describe(self, rows: Rows, place: int) -> str:
+        """Describe one of some rows, for messages."""
+        return f"sample {self.collection.describe(int(rows[place]))}"
 
     def _values(self, rows: Rows, selection: Selection | None = None) -> dict[str, Any]:
         if selection is None:
@@ -240,19 +253,34 @@ class Finish:
         if self.ragged not in get_args(RaggedAs):
             raise ConfigError(f"ragged={self.ragged!r}; choose one of {', '.join(get_args(RaggedAs))}")
 
-    def __call__(self, values: Mapping[str, ColumnData], metadata: Sequence[Metadata]) -> Any:
-        """Return the batch."""
+    def __call__(
+        self, values: Mapping[str, ColumnData], metadata: Sequence[Metadata], describe: Describe = "sample {}".format
+    ) -> Any:
+        """Return the batch; ``describe`` names samples in messages."""
         wanted = metadata if self.metadata else None
-        if self.transform is None:
-            batch = batch_to_tensors(values, wanted, ragged=self.ragged, pad_value=self.pad_value, columns=self.columns)
-            return batch if self.batch_transform is None else self.batch_transform(batch)
-        return self.collate([self.transform(sample) for sample in split_samples(values, wanted)])
+        if self.transform is not None:
+            return self.collate(transformed(self.transform, split_samples(values, wanted), describe), describe)
+        batch = batch_to_tensors(values, wanted, ragged=self.ragged, pad_value=self.pad_value, columns=self.columns)
+        return self._last(batch, len(metadata), describe)
 
-    def collate(self, samples: Sequence[Mapping[str, Any]]) -> Any:
+    def collate(self, samples: Sequence[Mapping[str, Any]], describe: Describe = "sample {}".format) -> Any:
         """Return the batch of samples that went through ``transform`` already."""
+        for i, sample in enumerate(samples):
+            if not isinstance(sample, Mapping):
+                raise TransformError(
+                    f"transform={name_of(self.transform)} returned {type(sample).__name__} for {describe(i)}, and "
+                    "batches are made of dicts: return a dict of fields, and give what changes whole batches as "
+                    "batch_transform="
+                )
         columns = self.columns if self.transform is None else None
         batch = collate_webdataset(samples, ragged=self.ragged, pad_value=self.pad_value, columns=columns)
-        return batch if self.batch_transform is None else self.batch_transform(batch)
+        return self._last(batch, len(samples), describe)
+
+    def _last(self, batch: Batch, count: int, describe: Describe) -> Any:
+        function = self.batch_transform
+        if function is None:
+            return batch
+        return call(function, f"batch_transform={name_of(function)}", batch, partial(between, describe, count))
 
 
 class BatchFetch(LookingAhead):
@@ -288,7 +316,7 @@ class BatchFetch(LookingAhead):
         columns, metadata, failures = self.readers[number].read(rows, self._on_error, selection)
         if failures:
             _check_any_left(failures, len(rows))
-        return Fetched(self._finish(columns, metadata), failures)
+        return Fetched(self._finish(columns, metadata, partial(self._describe, request, failures)), failures)
 
     def _of_parts(self, request: Request) -> Fetched:
         blocks, failures, start = [], [], 0
@@ -300,7 +328,18 @@ class BatchFetch(LookingAhead):
         _check_any_left(failures, start)
         placed = _in_batch(request.order, failures)
         joined = self._joined(request, blocks, placed)
-        return Fetched(self._finish(joined.columns, joined.metadata), placed)
+        describe = partial(self._describe, request, placed)
+        return Fetched(self._finish(joined.columns, joined.metadata, describe), placed)
+
+    def _describe(self, request: Request, failures: Failures, place: int) -> str:
+        """Describe a sample of a request's batch, of which some could not be read."""
+        kept = np.delete(_order(request), [i for i, _ in failures])
+        at = int(kept[place])
+        for number, rows in request.parts:
+            if at < len(rows):
+                return self.readers[number].describe(rows, at)
+            at -= len(rows)
+        raise IndexError(f"{place} of {len(kept)} samples")
 
     def look_ahead(self, task: Task) -> list[Step]:
         """See :meth:`LookingAhead.look_ahead`: one search for all batches of one data set."""
@@ -438,7 +477,10 @@ class SampleFetch:
         else:
             failures = ()
             found = [self._stored(row) for row in rows.tolist()]
-        return Fetched(found if self.transform is None else [self.transform(sample) for sample in found], failures)
+        if self.transform is None:
+            return Fetched(found, failures)
+        left = np.delete(rows, [i for i, _ in failures])
+        return Fetched(transformed(self.transform, found, partial(self.reader.describe, left)), failures)
 
     def _stored(self, row: int) -> dict[str, Any]:
         collection = self.reader.collection

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypeGuard, cast, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar, cast, get_args
 
 from pydantic import BaseModel
 
-from neurofm_shards.errors import ConfigError
+from neurofm_shards.errors import ConfigError, TransformError
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import Block
+
+T = TypeVar("T")
 
 WorkerType: TypeAlias = Literal["auto", "thread", "process"]
 #: A transform, its name in the registry, its configuration, or several of these.
@@ -62,16 +65,67 @@ def bind(transforms: Sequence[Transform], manifest: BaseModel | None) -> tuple[T
     return tuple(transform.bind(content) for transform in transforms)
 
 
-def apply(transforms: Sequence[Transform], block: Block) -> Block:
+#: Describes the sample at a place of a batch, for messages.
+Describe: TypeAlias = Callable[[int], str]
+
+
+def call(function: Callable[..., T], name: str, value: object, where: Callable[[], str]) -> T:
+    """Call what somebody else wrote, so that it can fail, but neither end an iteration nor return nothing.
+
+    Parameters
+    ----------
+    function : callable
+        A transform.
+    name : str
+        What it is called in messages (``"transform=crop"``).
+    value : object
+        Given to it.
+    where : callable
+        Names the samples, once that is needed.
+
+    Raises
+    ------
+    TransformError
+        It raised StopIteration, or returned None.
+    """
+    try:
+        result = function(value)
+    except StopIteration as error:
+        raise TransformError(
+            f"{name} raised StopIteration for {where()}: a next() that found nothing, probably, which would end the "
+            "epoch here. Give it a default, next(..., None), or raise another error"
+        ) from error
+    if result is None:
+        raise TransformError(
+            f"{name} returned None for {where()}: return what is to be used instead; to leave samples out, use where="
+        )
+    return result
+
+
+def name_of(function: object) -> str:
+    """Return what a function or object is called in messages."""
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def transformed(function: SampleFunction, samples: Iterable[dict[str, Any]], describe: Describe) -> list[Any]:
+    """Return what ``transform=`` makes of samples."""
+    name = f"transform={name_of(function)}"
+    return [call(function, name, sample, partial(describe, i)) for i, sample in enumerate(samples)]
+
+
+def apply(transforms: Sequence[Transform], block: Block, describe: Describe) -> Block:
     """Run a block through transforms.
 
     Raises
     ------
     ConfigError
         One of them dropped samples: at load, that would change how many samples an epoch has.
+    TransformError
+        See :func:`call`.
     """
     for transform in transforms:
-        changed = transform.apply_block(block)
+        where = partial(between, describe, len(block))
+        changed = call(transform.apply_block, name_of(transform), block, where)
         if len(changed) != len(block):
             raise ConfigError(
                 f"the transform {type(transform).__name__} dropped {len(block) - len(changed)} of {len(block)} "
@@ -79,6 +133,11 @@ def apply(transforms: Sequence[Transform], block: Block) -> Block:
             )
         block = changed
     return block
+
+
+def between(describe: Describe, count: int) -> str:
+    """Describe the samples of a batch."""
+    return describe(0) if count == 1 else f"the {count} samples from {describe(0)} to {describe(count - 1)}"
 
 
 def choose_workers(

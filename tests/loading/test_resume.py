@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from neurofm_shards import ResumableWebDatasetLoader, create_webdataset_dataloader
+from neurofm_shards import ResumableWebDatasetLoader, WebDatasetLoader, create_webdataset_dataloader
 from neurofm_shards.errors import ConfigError, StateError
 
 SHUFFLES = [False, True, "global"]
@@ -303,3 +303,29 @@ def test_a_killed_training_run_goes_on_with_other_ranks_from_its_last_state(writ
     found = [row for shares in zip(*loaders, strict=True) for share in shares for row in rows_of(share)]
     assert found[: len(expected)] == expected
     assert len(found) - len(expected) < world_size
+
+
+@pytest.mark.filterwarnings("ignore:.*set_vital")
+@pytest.mark.parametrize("stop", [1, 2, 3, 7, 12])
+def test_persistent_workers_of_a_stateful_dataloader_continue_exactly(written, stop):
+    stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+
+    def make():
+        return stateful(
+            WebDatasetLoader(written[0], seed=3), 4, num_workers=2, persistent_workers=True, collate_fn=list
+        )
+
+    def rows(batch):
+        return [sample["metadata"]["row"] for sample in batch]
+
+    loader = make()
+    list(loader)
+    batches = iter(loader)
+    for _ in range(stop):
+        next(batches)
+    state = loader.state_dict()
+    expected = list(map(rows, batches))
+    resumed = make()
+    resumed.load_state_dict(state)
+    assert list(map(rows, resumed)) == expected
+    assert list(map(rows, resumed)) == list(map(rows, loader))

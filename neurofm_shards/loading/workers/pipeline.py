@@ -173,6 +173,10 @@ def fetch_all(fetch: Fetch, task: Task, stopped: Callable[[], bool] = _never) ->
 def _outcome(step: Step) -> Outcome:
     try:
         return step()
+    except StopIteration as error:  # raised later, in the middle of an iteration, it would end that
+        failed = WorkerError("something that a batch is made with raised StopIteration: a codec or a compression")
+        failed.__cause__ = error
+        return Failed(failed)
     except Exception as error:  # noqa: BLE001  (raised again, as it is, when the batch's turn comes)
         return Failed(error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from multiprocessing import current_process
 from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar, cast, get_args
 
 from pydantic import BaseModel
@@ -153,9 +154,14 @@ def choose_workers(
     """
     if wanted not in get_args(WorkerType):
         raise ConfigError(f"worker_type={wanted!r}; choose 'auto', 'thread' or 'process'")
+    if wanted == "process" and current_process().daemon:
+        raise ConfigError(
+            'worker_type="process": this process is a daemon (of a pool, or of a DataLoader), which may not start '
+            'others; use worker_type="thread" or "auto"'
+        )
     if wanted != "auto":
         return wanted
     held = any(item.holds_gil for item in transforms)
     held = held or (transform is not None and getattr(transform, "holds_gil", True))
     held = held or (batch_transform is not None and getattr(batch_transform, "holds_gil", False))
-    return "process" if held else "thread"
+    return "process" if held and not current_process().daemon else "thread"  # daemons may not have children

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -36,6 +37,11 @@ class Failed:
     error: BaseException
     trace: str = ""
 
+
+#: How long to wait for something before the log says so, in seconds.
+WATCH_SECONDS = 60.0
+
+_log = logging.getLogger("neurofm_shards.loading")
 
 Fetch: TypeAlias = Callable[[Request], Fetched]
 Step: TypeAlias = Callable[[], Fetched]
@@ -179,6 +185,22 @@ def _outcome(step: Step) -> Outcome:
         return Failed(failed)
     except Exception as error:  # noqa: BLE001  (raised again, as it is, when the batch's turn comes)
         return Failed(error)
+
+
+def watched(wait: Callable[[float], bool], what: Callable[[], str]) -> None:
+    """Wait for as long as it takes, and say in the log what for, once a minute.
+
+    Parameters
+    ----------
+    wait : callable
+        Waits for so many seconds at most; returns whether it is over.
+    what : callable
+        Says what is waited for.
+    """
+    waited = 0.0
+    while not wait(WATCH_SECONDS):
+        waited += WATCH_SECONDS
+        _log.warning("waiting since %.0f s for %s", waited, what())
 
 
 def emptied(outcomes: list[Outcome]) -> Iterator[Outcome]:

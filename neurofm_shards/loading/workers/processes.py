@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import mmap
 import multiprocessing
 import os
 import pickle
 import random
 import signal
+import sys
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -25,7 +30,18 @@ from neurofm_shards._process import after_fork
 from neurofm_shards.errors import ConfigError, WorkerError, portable
 from neurofm_shards.loading.order.bijection import derive_key
 from neurofm_shards.loading.plans.plan import Request
-from neurofm_shards.loading.workers.pipeline import Failed, Fetch, Fetched, Outcome, Task, Workers, emptied, fetch_all
+from neurofm_shards.loading.workers.fork_gate import GATE, PATIENCE
+from neurofm_shards.loading.workers.pipeline import (
+    WATCH_SECONDS,
+    Failed,
+    Fetch,
+    Fetched,
+    Outcome,
+    Task,
+    Workers,
+    emptied,
+    fetch_all,
+)
 from neurofm_shards.loading.workers.shared import Packed, anonymous_memory, pack, unpack
 from neurofm_shards.plugins.registry import registry
 
@@ -77,6 +93,11 @@ class Delivery:
     dropped: tuple[int, ...]
 
 
+_log = logging.getLogger("neurofm_shards.loading")
+
+_PR_SET_PDEATHSIG = 1
+#: How long a forked process may take to begin, in seconds.
+START_SECONDS = 60.0
 #: How often an idle worker looks whether its parent is still there, in seconds.
 _WATCH_SECONDS = 2.0
 #: Slots are a little larger than what they are made for, so that batches of nearly equal size share them.
@@ -115,27 +136,64 @@ class Slots:
         return self._memory[slot]
 
 
-def work(connection: Connection, inherited: Sequence[Connection], prepare: Callable[[], None], fetch: Fetch) -> None:
+@dataclass(frozen=True)
+class Start:
+    """What a worker process does first.
+
+    Attributes
+    ----------
+    inherited : tuple of Connection
+        The parent's ends of connections, which a forked child holds too; it closes them, so that the parent's end is
+        felt.
+    entries : tuple
+        What was registered in code in the parent; a forked child has it already.
+    dies_with : int or None
+        The process with which the system is to end this one, whatever it is doing then.
+    """
+
+    inherited: tuple[Connection, ...] = ()
+    entries: tuple[Any, ...] = ()
+    dies_with: int | None = None
+
+    def __call__(self) -> None:
+        """Do it."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+        for number in (signal.SIGTERM, signal.SIGUSR1):  # the parent's handlers write the parent's checkpoints
+            signal.signal(number, signal.SIG_DFL)
+        if self.dies_with is not None:
+            _die_with(self.dies_with)
+        for other in self.inherited:
+            other.close()
+        _one_torch_thread()
+        if self.entries:
+            registry().adopt(list(self.entries))
+
+
+def _die_with(parent: int) -> None:
+    """Let the system kill this process when the thread that started it ends, which has to be a main thread."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before that
+        os._exit(1)
+
+
+def work(connection: Connection, start: Start, fetch: Fetch) -> None:
     """Serve requests until the parent closes the connection or dies.
 
     Parameters
     ----------
     connection : Connection
         To the parent.
-    inherited : sequence of Connection
-        The parent's ends of connections, which a forked child holds too; closed here, so that the parent's end is felt.
-    prepare : callable
+    start : Start
         Called once, first.
     fetch : callable
         Makes the batches. Random numbers of Python, numpy and torch are seeded anew for each of them, from its
         request's seed and its position.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    for other in inherited:
-        other.close()
-    _one_torch_thread()
-    prepare()
+    start()
+    _seed(0)  # takes the locks that seeding takes: where it cannot have them, the parent hears of no start
     parent, slots = os.getppid(), Slots()
+    with suppress(OSError):  # the parent is gone; the next poll says so too
+        connection.send(None)
     while (wanted := _next_request(connection, parent)) is not None:
         slots.release(wanted.released)
         outcomes = fetch_all(_Seeded(fetch, wanted.seed), wanted.task)
@@ -201,13 +259,16 @@ class _Seeded:
         self._seed = seed
 
     def __call__(self, request: Request) -> Fetched:
-        import torch  # noqa: PLC0415  (loading alone needs torch)
-
-        number = derive_key("workers", self._seed, request.position_after) & 0xFFFF_FFFF
-        random.seed(number)
-        np.random.seed(number)  # noqa: NPY002  (what transforms use is not ours to choose)
-        torch.manual_seed(number)
+        _seed(derive_key("workers", self._seed, request.position_after) & 0xFFFF_FFFF)
         return self._fetch(request)
+
+
+def _seed(number: int) -> None:
+    import torch  # noqa: PLC0415  (loading alone needs torch)
+
+    random.seed(number)
+    np.random.seed(number)  # noqa: NPY002  (what transforms use is not ours to choose)
+    torch.manual_seed(number)
 
 
 #: How long a worker that was told to end may take over its current batch, in seconds.
@@ -221,13 +282,10 @@ class _Worker:
 
     def __init__(self, context: BaseContext, fetch: Fetch, others: list[Connection]) -> None:
         self.connection, theirs = context.Pipe()
-        forked = context.get_start_method() == "fork"
-        inherited = [*others, self.connection] if forked else []
-        prepare = _nothing if forked else partial(_adopt, registry().code_entries())
+        self._forked = context.get_start_method() == "fork"
+        start = self._start(context, (*others, self.connection))
         make = cast("Callable[..., BaseProcess]", cast("Any", context).Process)
-        self.process = make(
-            target=work, args=(theirs, inherited, prepare, fetch), name="neurofm-shards loader", daemon=True
-        )
+        self.process = make(target=work, args=(theirs, start, fetch), name="neurofm-shards loader", daemon=True)
         try:
             self.process.start()
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -238,23 +296,35 @@ class _Worker:
             ) from error
         finally:
             theirs.close()
-        self.under_way = 0
+        self.started = False
+        self.under_way: deque[Task] = deque()
         self._memory: dict[int, mmap.mmap] = {}
         self._released: deque[int] = deque()
+
+    def _start(self, context: BaseContext, connections: tuple[Connection, ...]) -> Start:
+        # a process that is started by another thread would end with that thread, one of a server's with the server
+        by_system = sys.platform == "linux" and context.get_start_method() != "forkserver"
+        parent = os.getpid() if by_system and threading.current_thread() is threading.main_thread() else None
+        if self._forked:
+            return Start(connections, (), parent)
+        return Start((), tuple(registry().code_entries()), parent)
 
     def send(self, number: int, task: Task, seed: int) -> None:
         """Hand over a task, and the slots that came free."""
         released = tuple(self._released.popleft() for _ in range(len(self._released)))
-        self.under_way += 1
+        self.under_way.append(task)
         try:
             self.connection.send(FetchRequest(number, task, released, seed))
         except OSError as error:  # it closed its end: it is dead, or about to be
             raise self.lost() from error
 
-    def receive(self) -> tuple[int, list[Outcome]]:
-        """Take one delivery."""
+    def receive(self) -> tuple[int, list[Outcome]] | None:
+        """Take one delivery; None: it has started."""
         try:
-            delivery: Delivery = self.connection.recv()
+            delivery: Delivery | None = self.connection.recv()
+            if delivery is None:
+                self.started = True
+                return None
             if delivery.new_size:
                 fd = recv_handle(self.connection)
                 try:
@@ -265,7 +335,7 @@ class _Worker:
             raise self.lost() from error
         for slot in delivery.dropped:
             del self._memory[slot]
-        self.under_way -= 1
+        self.under_way.popleft()
         memory, released = self._memory[delivery.slot], partial(self._released.append, delivery.slot)
         return delivery.number, unpack(memory, delivery.skeleton, released, copy=len(self._memory) > _MOST_SLOTS)
 
@@ -276,6 +346,22 @@ class _Worker:
             f"loader process {self.process.pid} {_ending(self.process.exitcode)} while it was making a batch; what was "
             "delivered is not affected. Load the last state to go on, with fewer workers where memory is short"
         )
+
+    def watch(self, waited: float) -> None:
+        """Say what this worker has been waited for; refuse to wait for a child that a fork left stuck."""
+        if self._forked and not self.started and waited >= START_SECONDS:
+            raise WorkerError(
+                f"loader process {self.process.pid} was forked {waited:.0f} s ago and has not begun: another thread of "
+                "this program held a lock at that moment, of torch's random numbers perhaps, which is held for ever "
+                'in the child. Use multiprocessing_context="spawn", worker_type="thread", or start it before the thread'
+            )
+        if self.under_way:
+            position = self.under_way[0][0].position_after
+            _log.warning(
+                "waiting since %.0f s for loader process %s, which makes the batch before position %d: reading it, or "
+                "a transform",
+                *(waited, self.process.pid, position),
+            )
 
     def close(self) -> None:
         """Tell the worker to end, by closing the connection."""
@@ -300,13 +386,20 @@ def _ending(code: int | None) -> str:
     return f"was killed by {signal.Signals(-code).name}{cause}"
 
 
-def _nothing() -> None:
-    """Prepare nothing: a forked child has its parent's registry."""
+def _context(wanted: str | BaseContext | None) -> BaseContext:
+    """Return how processes start, with our threads at rest where that is by fork; whoever asks opens the gate again."""
+    context = wanted if isinstance(wanted, BaseContext) else multiprocessing.get_context(_method(wanted))
+    if context.get_start_method() != "fork" or GATE.quiet() or wanted is not None:
+        return context
+    _log.warning(
+        "loading threads have been in a transform for %.0f s: worker processes are not forked but spawned", PATIENCE
+    )
+    return multiprocessing.get_context("spawn")
 
 
-def _adopt(entries: list[Any]) -> None:
-    """Register in this process what the parent registered in code."""
-    registry().adopt(entries)
+def _method(wanted: str | None) -> str | None:
+    """Return the way to start processes: by fork on Linux, so that lambdas and notebooks' functions can be sent."""
+    return "fork" if wanted is None and sys.platform == "linux" else wanted
 
 
 class ProcessWorkers(Workers):
@@ -325,7 +418,7 @@ class ProcessWorkers(Workers):
     prefetch_factor : int
         Tasks under way per process.
     context : str, multiprocessing context or None
-        How processes are started; None is Python's own choice.
+        How processes are started; None: forked on Linux, once loading threads are at rest, else Python's choice.
 
     Raises
     ------
@@ -336,7 +429,7 @@ class ProcessWorkers(Workers):
     def __init__(
         self, fetch: Fetch, count: int, prefetch_factor: int, context: str | BaseContext | None = None
     ) -> None:
-        chosen = multiprocessing.get_context(context) if context is None or isinstance(context, str) else context
+        chosen = _context(context)
         self.slots = count * prefetch_factor
         after_fork(self._forget_processes)
         self._seed = 0
@@ -351,6 +444,8 @@ class ProcessWorkers(Workers):
         except BaseException:
             self.close()
             raise
+        finally:
+            GATE.open()
 
     def begin(self, seed: int) -> None:
         """See :meth:`Workers.begin`."""
@@ -358,7 +453,7 @@ class ProcessWorkers(Workers):
 
     def submit(self, task: Task) -> None:
         """Give the task to the worker that has least to do."""
-        worker = min(self._workers, key=lambda worker: worker.under_way)
+        worker = min(self._workers, key=lambda worker: len(worker.under_way))
         worker.send(self._submitted, task, self._seed)
         self._waiting.append(self._submitted)
         self._submitted += 1
@@ -374,10 +469,15 @@ class ProcessWorkers(Workers):
     def _receive(self) -> None:
         """Take what is there, waiting for at least one delivery, or one death."""
         by_connection: dict[Any, _Worker] = {worker.connection: worker for worker in self._workers}
-        for connection in wait(list(by_connection)):  # a dead worker's connection is readable: it has come to its end
-            number, outcomes = by_connection[connection].receive()
-            if number in self._waiting:  # else it was cancelled
-                self._outcomes[number] = outcomes
+        waited = 0.0
+        while not (readable := wait(list(by_connection), WATCH_SECONDS)):
+            waited += WATCH_SECONDS
+            for worker in self._workers:
+                worker.watch(waited)
+        for connection in readable:  # a dead worker's connection is readable: it has come to its end
+            received = by_connection[connection].receive()
+            if received is not None and received[0] in self._waiting:  # else it was cancelled
+                self._outcomes[received[0]] = received[1]
 
     def cancel(self) -> None:
         """See :meth:`Workers.cancel`."""

@@ -7,11 +7,13 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from queue import SimpleQueue
 
 from neurofm_shards._process import after_fork
 from neurofm_shards.errors import ClosedError
-from neurofm_shards.loading.workers.pipeline import Fetch, Outcome, Task, Workers, emptied, fetch_all
+from neurofm_shards.loading.workers.fork_gate import GATE
+from neurofm_shards.loading.workers.pipeline import Fetch, Outcome, Task, Workers, emptied, fetch_all, watched
 
 
 class ThreadWorkers(Workers):
@@ -74,17 +76,22 @@ class _Handed:
         """Do it, in the thread that took it."""
         try:
             if not self.cancelled:
-                self._outcomes = fetch_all(self._fetch, self._task, stop.is_set)
+                with GATE.task():
+                    self._outcomes = fetch_all(self._fetch, self._task, stop.is_set)
         except BaseException as error:  # noqa: BLE001  (raised again where the result is waited for)
             self._error = error
         self._done.release()
 
     def result(self) -> list[Outcome]:
         """Wait for it."""
-        self._done.acquire()
+        watched(lambda seconds: self._done.acquire(timeout=seconds), self._description)
         if self._error is not None:
             raise self._error
         return self._outcomes
+
+    def _description(self) -> str:
+        position = self._task[0].position_after
+        return f"a thread that makes the batch before position {position:,}: reading it, or a transform"
 
 
 class _ThreadPool:
@@ -144,7 +151,7 @@ class _ThreadPool:
         self.stop()
         if threading.current_thread() not in self._threads:
             for thread in self._threads:
-                thread.join()
+                watched(partial(_joined, thread), f"the thread {thread.name} to end its batch".__str__)
         _forget_the_ended()
 
     def _forget_threads(self) -> None:
@@ -155,6 +162,11 @@ class _ThreadPool:
     def ended(self) -> bool:
         """Whether no thread is left."""
         return not any(thread.is_alive() for thread in self._threads)
+
+
+def _joined(thread: threading.Thread, seconds: float) -> bool:
+    thread.join(seconds)
+    return not thread.is_alive()
 
 
 #: All that have threads left. A thread must not run when the interpreter takes itself apart.

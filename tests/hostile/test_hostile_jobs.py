@@ -38,7 +38,7 @@ JOBS = {
 }
 
 
-TOY_PLUGIN = Path(__file__).parents[1] / "convert" / "toy_plugin.py"
+TOY_PLUGIN = Path(__file__).parents[1] / "toy_plugin.py"
 
 
 @pytest.fixture

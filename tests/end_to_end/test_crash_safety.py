@@ -27,7 +27,7 @@ from neurofm_shards.errors import (
 from neurofm_shards.format.files import OutputLock
 from neurofm_shards.reading.collection import ShardCollection
 
-TOY_PLUGIN = Path(__file__).with_name("toy_plugin.py")
+TOY_PLUGIN = Path(__file__).parents[1] / "toy_plugin.py"
 CONFIG = {"shard_size": 4}
 
 

@@ -31,7 +31,7 @@ from neurofm_shards.maintenance.validate import validate_dataset
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.writing import output_folder as output_module
 
-TOY_PLUGIN = Path(__file__).with_name("toy_plugin.py")
+TOY_PLUGIN = Path(__file__).parents[1] / "toy_plugin.py"
 CONFIG = {"shard_size": 4, "durable": False}
 
 

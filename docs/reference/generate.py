@@ -83,7 +83,8 @@ def commands() -> str:
     lines = ["# Command line", "", intro, ""]
     for name, (home, summary) in COMMANDS.items():
         parser = argparse.ArgumentParser(add_help=False)
-        importlib.import_module(home).add_arguments(parser, [])
+        module, _, attribute = home.partition(":")
+        getattr(importlib.import_module(module), attribute)().add_arguments(parser)
         lines += [f"## `neurofm-shards {name}`", "", f"{summary[0].upper()}{summary[1:]}.", "", *_arguments(parser), ""]
     return "\n".join(lines)
 

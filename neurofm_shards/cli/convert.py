@@ -1,4 +1,4 @@
-"""``neurofm-shards convert``: inputs become a data set."""
+"""``convert``: inputs become a data set."""
 
 from __future__ import annotations
 
@@ -6,48 +6,102 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurofm_shards.cli.job import Job, read_job
-from neurofm_shards.cli.options import ModelFlags, flags_of
+from neurofm_shards.cli.options import ModelFlags
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.errors import ConfigError
+from neurofm_shards.plugins.interfaces import Command
 from neurofm_shards.recordings.options import WindowOptions
 
 if TYPE_CHECKING:
+    from neurofm_shards.cli.main import Early
+    from neurofm_shards.convert.dispatch import ExecutorChoice
     from neurofm_shards.convert.session import Mode
     from neurofm_shards.maintenance.validate import Report
 
-_INPUT_FLAGS = ("-i", "--input")
 _OWN_FIELDS = ("source", "windows", "transforms")
+_MODES: tuple[Mode, ...] = ("overwrite", "resume", "append")
 
 
-def _config_flags() -> ModelFlags:
-    return ModelFlags(ConversionConfig, "conversion", skip=_OWN_FIELDS)
+@dataclass(frozen=True)
+class _Flags:
+    """The flags that are made from models: settings, windows, and the options of the sources that inputs need."""
+
+    config: ModelFlags
+    windows: ModelFlags
+    sources: Mapping[str, ModelFlags]
+
+    @classmethod
+    def of(cls, source_names: Sequence[str]) -> _Flags:
+        return cls(
+            ModelFlags(ConversionConfig, "conversion", skip=_OWN_FIELDS),
+            ModelFlags(WindowOptions, "windows"),
+            _source_flags(source_names),
+        )
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        self.config.add_to(parser.add_argument_group("data set"))
+        self.windows.add_to(parser.add_argument_group("windows (of continuous recordings)"))
+        for name, flags in self.sources.items():
+            flags.add_to(parser.add_argument_group(f"source {name}"))
+
+    def given(self, args: argparse.Namespace) -> dict[str, Any]:
+        """Return the options that were given, nested as in the model."""
+        options = self.config.given(args)
+        windows = self.windows.given(args)
+        if windows:
+            options["windows"] = windows
+        for name, flags in self.sources.items():
+            values = flags.given(args)
+            if values and "source" in options:
+                raise ConfigError(f"options of the sources {options['source']['kind']!r} and {name!r} cannot be mixed")
+            if values:
+                options["source"] = {"kind": name, **values}
+        if args.transform:
+            options["transforms"] = [_name_or_json("--transform", text) for text in args.transform]
+        return options
 
 
-def _window_flags() -> ModelFlags:
-    return ModelFlags(WindowOptions, "windows")
+class Convert(Command):
+    """Turns recordings and arrays into shards."""
+
+    #: Said of words that no flag takes.
+    bare_words = " (inputs are given with -i, the output folder with -o)"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments; those of sources are made from the plugins that the inputs need."""
+        early: Early | None = parser.get_default("early")
+        job = read_job(early.config) if early is not None and early.config else Job()
+        flags = _Flags.of(_source_names(early, job))
+        parser.set_defaults(job=job, flags=flags)
+        _add_inputs(parser)
+        _add_running(parser.add_argument_group("running"))
+        flags.add_to(parser)
+        if not flags.sources:
+            parser.epilog = "Options of a source are shown and understood when --format or an input names it."
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Run the command; 1 when an input failed or validation found something."""
+        request = _Request.of(args)
+        if not request.inputs:
+            raise ConfigError("name the inputs: -i FILES, FOLDERS or PATTERNS")
+        if args.dry_run:
+            return _dry_run(args, request)
+        if not request.output:
+            raise ConfigError("name the output folder: -o DIR")
+        return _convert(args, request)
 
 
-#: Said of words that no flag takes.
-BARE_WORDS = " (inputs are given with -i, the output folder with -o)"
-
-
-def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
-    """Add the command's arguments; those of sources are made from the plugins that the inputs need."""
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        *_INPUT_FLAGS,
-        nargs="+",
-        action="extend",
-        metavar="INPUT",
-        help="files, folders or (quoted) patterns",
+        "-i", "--input", nargs="+", action="extend", metavar="INPUT", help="files, folders or (quoted) patterns"
     )
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the data set")
     parser.add_argument("--config", metavar="JOB.toml", help="settings from a file; flags go before it")
-    parser.add_argument("-w", "--workers", type=int, metavar="N", help="how many tasks run at once (default: 1)")
-    parser.add_argument("--executor", metavar="NAME", help="where tasks run (default: processes for several workers)")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--overwrite", action="store_true", help="replace the data set that is there, when this is whole")
     mode.add_argument("--resume", action="store_true", help="go on with an interrupted conversion; retry failed inputs")
@@ -58,143 +112,150 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument(
         "--transform", action="append", metavar="NAME|JSON", help='name, or {"kind": NAME, options}; may be repeated'
     )
-    _config_flags().add_to(parser.add_argument_group("data set"))
-    _window_flags().add_to(parser.add_argument_group("windows (of continuous recordings)"))
-    names = _source_names(argv)
-    parser.set_defaults(source_names=names)
-    for name, flags in _source_flags(names).items():
-        flags.add_to(parser.add_argument_group(f"source {name}"))
-    if not names:
-        parser.epilog = "Options of a source are shown and understood when --format or an input names it."
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command; 1 when an input failed or validation found something."""
-    job = read_job(args.config) if args.config else Job()
-    config = ConversionConfig.of({"durable": True, **_merged(job, _given(args))})
-    inputs = args.input or job.input
-    if not inputs:
-        raise ConfigError("name the inputs: -i FILES, FOLDERS or PATTERNS")
-    workers = args.workers if args.workers is not None else job.workers
-    if workers < 1:
-        raise ConfigError(f"--workers must be at least 1, not {workers}")
-    executor = args.executor or job.executor
-    if args.dry_run:
-        return _dry_run(args, inputs, config, workers, executor)
-    output = args.output or job.output
-    if not output:
-        raise ConfigError("name the output folder: -o DIR")
-    return _convert(args, inputs, output, config, workers, executor)
+def _add_running(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "-w", "--workers", type=int, metavar="N", help="how many shards are written at once (default: 1)"
+    )
+    group.add_argument(
+        "--executor",
+        metavar="NAME|JSON",
+        help='where: name, or {"kind": NAME, options} (default: processes for several workers)',
+    )
+    group.add_argument(
+        "-x",
+        dest="executor_options",
+        action="append",
+        metavar="OPTION=VALUE",
+        default=[],
+        help="an option of the executor; may be repeated",
+    )
+    group.add_argument(
+        "--retries", type=int, metavar="N", help="how often what a lost worker did is redone (default: 2)"
+    )
+    group.add_argument("--events", metavar="FILE", help="append what happens to a file, as lines of JSON")
 
 
-def _convert(
-    args: argparse.Namespace,
-    inputs: list[str],
-    output: str,
-    config: ConversionConfig,
-    workers: int,
-    executor: str | None,
-) -> int:
-    from neurofm_shards.cli.conversion_report import print_summary  # noqa: PLC0415  (rich, numpy)
+@dataclass(frozen=True)
+class _Request:
+    """What is asked for, by flags and job file together."""
+
+    inputs: list[str]
+    output: str | None
+    config: ConversionConfig
+    running: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> _Request:
+        job: Job = args.job
+        config = ConversionConfig.of({"durable": True, **_merged(job, args.flags.given(args))})
+        workers = args.workers if args.workers is not None else job.workers
+        if workers < 1:
+            raise ConfigError(f"--workers must be at least 1, not {workers}")
+        running = {"workers": workers, "executor": _executor(args, job)}
+        if args.retries is not None:
+            running["retries"] = args.retries
+        return cls(args.input or job.input, args.output or job.output, config, running)
+
+
+def _convert(args: argparse.Namespace, request: _Request) -> int:
+    from neurofm_shards.cli.convert_report import print_summary  # noqa: PLC0415  (rich, numpy)
     from neurofm_shards.cli.progress import progress_listener  # noqa: PLC0415
     from neurofm_shards.convert.session import convert_inputs  # noqa: PLC0415
 
+    output = str(request.output)
+    mode: Mode = next((mode for mode in _MODES if getattr(args, mode)), "new")
     try:
-        with progress_listener() as observer:
+        with progress_listener(args.events) as observer:
             result = convert_inputs(
-                inputs, output, config, workers=workers, executor=executor, mode=_mode(args), observer=observer
+                request.inputs, output, request.config, mode=mode, observer=observer, **request.running
             )
     except (KeyboardInterrupt, OSError, MemoryError):
         if any(Path(output).glob(".neurofm/**/journal")):  # that of a replacement lies deeper
             sys.stderr.write(f"finished shards are kept: run the same command with --resume to go on in {output}\n")
         raise
-    report = _validated(output, workers) if args.validate else None
+    report = _validated(output, request.running["workers"]) if args.validate else None
     print_summary(result if report is None else {**result, "validation": report.to_json()}, as_json=args.json)
     if report is not None and not args.json:
-        from neurofm_shards.cli.validate import print_validation  # noqa: PLC0415  (after --help)
+        from neurofm_shards.cli.integrity import print_validation  # noqa: PLC0415  (after --help)
 
         print_validation(report)
     return 1 if result["failures"] or not (report is None or report.ok) else 0
 
 
 def _validated(output: str, workers: int) -> Report:
-    from neurofm_shards.cli.validate import check_folder  # noqa: PLC0415  (after --help)
+    from neurofm_shards.cli.integrity import check_folder  # noqa: PLC0415  (after --help)
 
     return check_folder(output, workers=workers)
 
 
-def _dry_run(
-    args: argparse.Namespace, inputs: list[str], config: ConversionConfig, workers: int, executor: str | None
-) -> int:
-    from neurofm_shards.cli.conversion_report import print_preview  # noqa: PLC0415  (rich, numpy)
+def _dry_run(args: argparse.Namespace, request: _Request) -> int:
+    from neurofm_shards.cli.convert_report import print_preview  # noqa: PLC0415  (rich, numpy)
     from neurofm_shards.cli.progress import progress_listener  # noqa: PLC0415
     from neurofm_shards.convert.dispatch import dispatcher  # noqa: PLC0415
     from neurofm_shards.convert.planning import plan_conversion  # noqa: PLC0415
     from neurofm_shards.convert.preview import preview  # noqa: PLC0415
 
-    with progress_listener() as observer, dispatcher(executor, workers, listener=observer) as made:
-        plan = plan_conversion(inputs, config, made, listener=observer)
+    with (
+        progress_listener(args.events) as listener,
+        dispatcher(request.running["executor"], request.running["workers"], listener=listener) as made,
+    ):
+        plan = plan_conversion(request.inputs, request.config, made, listener=listener)
         described = preview(plan)
     print_preview(described, as_json=args.json)
     return 1 if plan.failures else 0
 
 
-def _mode(args: argparse.Namespace) -> Mode:
-    if args.overwrite:
-        return "overwrite"
-    if args.resume:
-        return "resume"
-    return "append" if args.append else "new"
+def _executor(args: argparse.Namespace, job: Job) -> ExecutorChoice:
+    """Return the executor that flags and job file choose."""
+    chosen = job.executor if args.executor is None else _name_or_json("--executor", args.executor)
+    extra = dict(_option(text) for text in args.executor_options)
+    if not extra:
+        return chosen
+    if chosen is None:
+        raise ConfigError("-x gives options of an executor: name it with --executor")
+    return {**({"kind": chosen} if isinstance(chosen, str) else chosen), **extra}
 
 
-def _given(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that were given as flags, nested as in the model."""
-    options = _config_flags().given(args)
-    windows = _window_flags().given(args)
-    if windows:
-        options["windows"] = windows
-    for name, flags in _source_flags(args.source_names).items():
-        values = flags.given(args)
-        if values and "source" in options:
-            raise ConfigError(f"options of the sources {options['source']['kind']!r} and {name!r} cannot be mixed")
-        if values:
-            options["source"] = {"kind": name, **values}
-    if args.transform:
-        options["transforms"] = [_transform(text) for text in args.transform]
-    return options
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"-x {text}: write OPTION=VALUE")
+    try:
+        return name.replace("-", "_"), json.loads(value)
+    except ValueError:
+        return name.replace("-", "_"), value
 
 
-def _transform(text: str) -> Any:
+def _name_or_json(flag: str, text: str) -> Any:
     if not text.lstrip().startswith("{"):
         return text
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ConfigError(f"--transform {text}: not JSON ({error})") from error
+        raise ConfigError(f"{flag} {text}: not JSON ({error})") from error
 
 
 def _source_flags(names: Sequence[str]) -> dict[str, ModelFlags]:
+    if not names:
+        return {}
     from neurofm_shards.plugins.registry import registry  # noqa: PLC0415  (--help needs it only where inputs are named)
 
     models = {name: registry().sources.get(name).config_model() for name in names}
     return {name: ModelFlags(model, name, skip=("kind",)) for name, model in models.items() if model is not None}
 
 
-def _source_names(argv: Sequence[str]) -> list[str]:
-    """Find out, before the command line is parsed, which sources it is about."""
-    named = flags_of(argv, "--format")
-    jobs = flags_of(argv, "--config")
-    inputs = flags_of(argv, *_INPUT_FLAGS, many=True)
-    if jobs:
-        job = read_job(jobs[-1])
-        named = named or [str(job.settings.get("format", "auto"))]
-        inputs = inputs or job.input
-    if not inputs and not named:
+def _source_names(early: Early | None, job: Job) -> list[str]:
+    """Return the sources that the command line is about, as far as names and suffixes say."""
+    inputs = list(early.inputs if early is not None else ()) or job.input
+    named = (early.format if early is not None else None) or str(job.settings.get("format", "auto"))
+    if not inputs and named == "auto":
         return []
     from neurofm_shards.plugins.registry import registry  # noqa: PLC0415  (see above)
 
-    if named and named[-1] != "auto":
-        return [registry().sources.get(named[-1]).entry.name]
+    if named != "auto":
+        return [registry().sources.get(named).entry.name]
     suffixes = [text.lower().rstrip("/") for text in inputs] + _suffixes_inside(inputs)
     return [
         item.entry.name

@@ -32,8 +32,8 @@ class Job(BaseModel):
         Folder of the data set.
     workers : int
         How many tasks run at once.
-    executor : str or None
-        Where they run.
+    executor : str, dict or None
+        Where they run: its name, or its options with ``kind``.
     source, windows : mapping
         Options of the source and of the windows.
     """
@@ -43,7 +43,7 @@ class Job(BaseModel):
     input: list[str] = Field(default_factory=list)
     output: str | None = None
     workers: int = Field(1, ge=1)
-    executor: str | None = None
+    executor: str | dict[str, Any] | None = None
     source: dict[str, Any] = Field(default_factory=dict)
     windows: dict[str, Any] = Field(default_factory=dict)
 

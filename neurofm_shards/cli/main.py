@@ -1,4 +1,4 @@
-"""Finds the command, runs it, and turns errors into one line and an exit code."""
+"""The command line: find the command, parse the words once, run it, and turn errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from neurofm_shards._version import __version__
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from neurofm_shards.plugins.entries import CommandEntry
     from neurofm_shards.plugins.interfaces import Command
 
-#: Command name to (module, summary). A module offers ``add_arguments(parser, argv)`` and ``run(args) -> int``.
+#: Command name to where its :class:`~neurofm_shards.plugins.interfaces.Command` is, and a summary.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "convert": ("neurofm_shards.cli.convert", "turn recordings and arrays into shards"),
-    "inspect": ("neurofm_shards.cli.inspect", "show what is inside an input file, and what is odd about it"),
-    "info": ("neurofm_shards.cli.info", "summarise a data set or a single shard"),
-    "validate": ("neurofm_shards.cli.validate", "check a data set: structure, checksums, codecs, schema"),
-    "repair": ("neurofm_shards.cli.repair", "rebuild indexes and manifest, salvage truncated shards"),
-    "index": ("neurofm_shards.cli.index", "build the indexes of shards that came from elsewhere"),
-    "drop": ("neurofm_shards.cli.drop", "withdraw samples from a data set"),
-    "merge": ("neurofm_shards.cli.merge", "join data sets with equal columns"),
-    "plan": ("neurofm_shards.cli.plan", "show what each rank and worker will get"),
-    "shuffle-report": ("neurofm_shards.cli.shuffle_report", "say how random the order of a data set is"),
-    "plugins": ("neurofm_shards.cli.plugins", "list installed plugins, or show one"),
-    "schema": ("neurofm_shards.cli.schema", "print the JSON Schema of the configuration"),
-    "demo": ("neurofm_shards.cli.demo", "make a session, convert it, train a small decoder on it"),
+    "convert": ("neurofm_shards.cli.convert:Convert", "turn recordings and arrays into shards"),
+    "inspect": ("neurofm_shards.cli.describe:Inspect", "show what is inside an input file, and what is odd about it"),
+    "info": ("neurofm_shards.cli.describe:Info", "summarise a data set or a single shard"),
+    "validate": ("neurofm_shards.cli.integrity:Validate", "check a data set: structure, checksums, codecs, schema"),
+    "repair": ("neurofm_shards.cli.integrity:Repair", "rebuild indexes and manifest, salvage truncated shards"),
+    "index": ("neurofm_shards.cli.integrity:Index", "build the indexes of shards that came from elsewhere"),
+    "drop": ("neurofm_shards.cli.rewrite:Drop", "withdraw samples from a data set"),
+    "merge": ("neurofm_shards.cli.rewrite:Merge", "join data sets with equal columns"),
+    "plan": ("neurofm_shards.cli.order:Plan", "show what each rank and worker will get"),
+    "shuffle-report": ("neurofm_shards.cli.order:ShuffleReport", "say how random the order of a data set is"),
+    "plugins": ("neurofm_shards.cli.plugins:Plugins", "list installed plugins, or show one"),
+    "schema": ("neurofm_shards.cli.plugins:Schema", "print the JSON Schema of the configuration"),
+    "demo": ("neurofm_shards.cli.demo:Demo", "make a session, convert it, train a small decoder on it"),
 }
 
 INTERRUPTED = 130
@@ -49,7 +49,7 @@ def run(argv: Sequence[str], program: str = "neurofm-shards") -> int:
     """Run one command line and return its exit code: 0 fine, 1 findings, 2 usage, 3 plugins, 130 interrupted."""
     debug = "--debug" in argv
     try:
-        return _dispatch(list(argv), program)
+        return _run(list(argv), program)
     except NeurofmShardsError as error:
         return _failed(error, error.exit_code, debug=debug)
     except BrokenPipeError:
@@ -66,9 +66,31 @@ def run(argv: Sequence[str], program: str = "neurofm-shards") -> int:
         return _failed(RuntimeError(f"{type(error).__name__}: {error}{hint}"), 1, debug=debug)
 
 
-def _dispatch(argv: list[str], program: str) -> int:
-    command = next((word for word in argv if word in COMMANDS), None)
-    others = {} if command else _commands_of_plugins(argv)
+@dataclass(frozen=True)
+class Early:
+    """What must be known before the parser of a command can be made.
+
+    Attributes
+    ----------
+    command : str or None
+        The first word that is no option.
+    format : str or None
+        ``--format``: the source whose options become flags.
+    config : str or None
+        ``--config``: the job file.
+    inputs : tuple of str
+        ``--input``: the suffixes say which sources' options become flags.
+    """
+
+    command: str | None = None
+    format: str | None = None
+    config: str | None = None
+    inputs: tuple[str, ...] = ()
+
+
+def _run(argv: list[str], program: str) -> int:
+    early = _early(argv)
+    others = {} if early.command in COMMANDS else _commands_of_plugins(early.command)
     parser = _Parser(
         prog="neurofm-shards",
         description="Neuroscience recordings become WebDataset shards; shards become PyTorch batches.",
@@ -77,52 +99,67 @@ def _dispatch(argv: list[str], program: str) -> int:
     parser.add_argument("--version", action="version", version=f"neurofm-shards {__version__}")
     _add_global_options(parser, default=None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    module: ModuleType | None = None
+    command: Command | None = None
     chosen: argparse.ArgumentParser = parser
-    for name, (home, summary) in COMMANDS.items():
+    for name, summary in {**{name: text for name, (_, text) in COMMANDS.items()}, **_summaries(others)}.items():
         prog = program if program != "neurofm-shards" else f"neurofm-shards {name}"
         sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", prog=prog)
         _add_global_options(sub, default=argparse.SUPPRESS)
-        if name == command:
-            _apply_plugin_options(argv)
-            module, chosen = importlib.import_module(home), sub
-            module.add_arguments(sub, argv)
-    made: Command | None = None
-    for name, entry in others.items():
-        sub = commands.add_parser(name, help=entry.summary, description=entry.summary, prog=f"neurofm-shards {name}")
-        _add_global_options(sub, default=argparse.SUPPRESS)
-        if name in argv and made is None:
-            made, chosen = _made(name), sub
-            made.add_arguments(sub)
+        if name == early.command:
+            command, chosen = _made(name), sub
+            sub.set_defaults(early=early)
+            command.add_arguments(sub)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         flags = any(word.startswith("-") for word in unknown)
-        hint = "" if flags else getattr(module, "BARE_WORDS", "")
+        hint = "" if flags else getattr(command, "bare_words", "")
         chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
-    if made is not None:
-        return made.run(args)
-    if module is None:
+    if command is None:
         parser.print_help()
         return 2
-    return int(module.run(args))
+    return command.run(args)
+
+
+def _early(argv: Sequence[str]) -> Early:
+    """Read what decides which options there are; plugin options take effect, in worker processes too."""
+    parser = _Parser(prog="neurofm-shards", add_help=False, allow_abbrev=False)
+    _add_global_options(parser, default=None)
+    parser.add_argument("--format")
+    parser.add_argument("--config")
+    parser.add_argument("-i", "--input", nargs="*", action="extend", default=[])
+    options, rest = parser.parse_known_args(argv)
+    if options.no_plugins:
+        os.environ["NEUROFM_SHARDS_NO_PLUGINS"] = "1"
+    if options.strict_plugins:
+        os.environ["NEUROFM_SHARDS_STRICT_PLUGINS"] = "1"
+    if options.plugin:
+        paths = [os.path.abspath(path) for path in options.plugin]  # noqa: PTH100  (pathlib costs start-up time)
+        os.environ["NEUROFM_SHARDS_PLUGIN_FILES"] = os.pathsep.join(paths)
+    command = next((word for word in rest if not word.startswith("-")), None)
+    return Early(command, options.format, options.config, tuple(options.input))
 
 
 def _made(name: str) -> Command:
-    from neurofm_shards.plugins.registry import registry  # noqa: PLC0415  (after --version)
+    if name not in COMMANDS:
+        from neurofm_shards.plugins.registry import registry  # noqa: PLC0415  (after --version)
 
-    return cast("Command", registry().commands.instance(name))
+        return cast("Command", registry().commands.instance(name))
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    return cast("Command", getattr(importlib.import_module(module), attribute)())
 
 
-def _commands_of_plugins(argv: Sequence[str]) -> dict[str, CommandEntry]:
+def _commands_of_plugins(word: str | None) -> dict[str, CommandEntry]:
     """Return the commands that plugins register; raise when a word that is no command stands where one should."""
     from neurofm_shards.plugins.registry import registry, unknown_name  # noqa: PLC0415  (after --version)
 
-    rest = _apply_plugin_options(argv)
     known = {item.entry.name: item.entry for item in registry().commands.entries()}
-    word = next((word for word in rest if not word.startswith("-")), None)
     if word is not None and word not in known:
         raise MissingPluginError(unknown_name("command", word, [*COMMANDS, *known]))
     return known
+
+
+def _summaries(entries: Mapping[str, CommandEntry]) -> dict[str, str]:
+    return {name: entry.summary for name, entry in entries.items()}
 
 
 def _add_global_options(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -132,22 +169,6 @@ def _add_global_options(parser: argparse.ArgumentParser, default: str | None) ->
     group.add_argument("--no-plugins", action="store_true", default=switch, help="load no installed third-party plugin")
     group.add_argument("--strict-plugins", action="store_true", default=switch, help="a broken plugin is an error")
     group.add_argument("--debug", action="store_true", default=switch, help="show tracebacks")
-
-
-def _apply_plugin_options(argv: Sequence[str]) -> list[str]:
-    # Through the environment, so that worker processes see them too; before parsing, because options of the
-    # command are made from the plugins' models.
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    _add_global_options(early, default=None)
-    options, rest = early.parse_known_args(argv)
-    if options.no_plugins:
-        os.environ["NEUROFM_SHARDS_NO_PLUGINS"] = "1"
-    if options.strict_plugins:
-        os.environ["NEUROFM_SHARDS_STRICT_PLUGINS"] = "1"
-    if options.plugin:
-        paths = [os.path.abspath(path) for path in options.plugin]  # noqa: PTH100  (pathlib costs start-up time)
-        os.environ["NEUROFM_SHARDS_PLUGIN_FILES"] = os.pathsep.join(paths)
-    return rest
 
 
 def _failed(error: Exception, code: int, *, debug: bool) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import types
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -121,35 +121,3 @@ def _json_or_text(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def flags_of(argv: Sequence[str], *names: str, many: bool = False) -> list[str]:
-    """Return the values that follow a flag in a command line that is not parsed yet.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        The words of the command line.
-    *names : str
-        Spellings of the flag.
-    many : bool
-        Whether the flag takes several values.
-
-    Examples
-    --------
-    >>> flags_of(["-i", "a", "b", "-o", "c"], "-i", "--input", many=True)
-    ['a', 'b']
-    """
-    values: list[str] = []
-    taking = False
-    for word in argv:
-        flag, equals, value = word.partition("=")
-        if flag in names:
-            taking = not equals
-            values += [value] if equals else []
-        elif word.startswith("-"):
-            taking = False
-        elif taking:
-            values.append(word)
-            taking = many
-    return values

@@ -1,4 +1,4 @@
-"""``neurofm-shards plugins list|show``."""
+"""``plugins`` and ``schema``: what is installed, and which options it has."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from neurofm_shards.cli.output import note_console, print_json, result_console
+from neurofm_shards.cli.console import note_console, print_json, result_console
 from neurofm_shards.errors import ConfigError, MissingPluginError, PluginError
+from neurofm_shards.plugins.interfaces import Command
 
 if TYPE_CHECKING:
     from neurofm_shards.plugins.registry import Registered
 
 
-def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:  # noqa: ARG001
-    """Add the command's arguments."""
-    actions = parser.add_subparsers(dest="action", metavar="list|show", required=True)
-    listing = actions.add_parser("list", help="all plugins, with distribution and version; broken ones too")
-    listing.add_argument("--json", action="store_true", help="machine-readable output")
-    show = actions.add_parser("show", help="one plugin and its options")
-    show.add_argument("name", help="its name, or distribution/name")
-    show.add_argument("--json", action="store_true", help="machine-readable output")
+class Plugins(Command):
+    """Lists installed plugins, or shows one."""
 
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments."""
+        actions = parser.add_subparsers(dest="action", metavar="list|show", required=True)
+        listing = actions.add_parser("list", help="all plugins, with distribution and version; broken ones too")
+        listing.add_argument("--json", action="store_true", help="machine-readable output")
+        show = actions.add_parser("show", help="one plugin and its options")
+        show.add_argument("name", help="its name, or distribution/name")
+        show.add_argument("--json", action="store_true", help="machine-readable output")
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command; 1 when a plugin is broken."""
-    return _show(args) if args.action == "show" else _list(args)
+    def run(self, args: argparse.Namespace) -> int:
+        """Run the command; 1 when a plugin is broken."""
+        return _show(args) if args.action == "show" else _list(args)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -121,3 +124,45 @@ def _print_options(schema: dict[str, Any] | None) -> None:
         kind = facts.get("type") or " | ".join(str(o.get("type", o.get("$ref", "?"))) for o in facts.get("anyOf", ()))
         table.add_row(name, str(kind), str(facts.get("default", "")), facts.get("description", ""))
     result_console().print(table)
+
+
+class Schema(Command):
+    """Prints the JSON Schema of job files and of each plugin's options."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments."""
+        parser.add_argument("name", nargs="?", help="a plugin: its options alone")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Run the command."""
+        print_json(_of_plugin(args.name) if args.name else _of_jobs())
+        return 0
+
+
+def _of_plugin(name: str) -> dict[str, Any]:
+    from neurofm_shards.plugins.registry import registry  # noqa: PLC0415  (after --help)
+
+    short = name.rpartition("/")[2]
+    kind = next((kind for kind in registry().kinds() if short in kind.names()), registry().transforms)
+    model = kind.get(name).config_model()
+    return model.model_json_schema() if model else {"title": name, "type": "object", "properties": {}}
+
+
+def _of_jobs() -> dict[str, Any]:
+    from neurofm_shards.convert.config import ConversionConfig  # noqa: PLC0415  (after --help)
+    from neurofm_shards.plugins.registry import registry  # noqa: PLC0415
+
+    schema = ConversionConfig.model_json_schema()
+    schema["plugins"] = {}
+    for kind in registry().kinds():
+        models = {}
+        for item in kind.entries():
+            try:
+                model = item.config_model()
+            except PluginError as error:
+                note_console().print(f"left out: {error}", markup=False)
+                continue
+            if model is not None:
+                models[item.entry.name] = model.model_json_schema()
+        schema["plugins"][kind.kind] = models
+    return schema

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from neurofm_shards.cli.output import note_console
+from neurofm_shards.cli.console import note_console
 from neurofm_shards.events import (
     ActivityProgressed,
     CallRetried,

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from neurofm_shards.cli.options import ModelFlags, flags_of
+from neurofm_shards.cli.options import ModelFlags
 from neurofm_shards.recordings.options import WindowOptions
 
 
@@ -72,12 +72,6 @@ def test_every_window_option_has_a_flag():
     text = parser.format_help()
     for name in WindowOptions.model_fields:
         assert f"--{name.replace('_', '-')}" in text
-
-
-def test_flags_are_found_before_parsing():
-    argv = ["convert", "--input=a", "-i", "b", "c", "-o", "d", "--format=npz", "-i", "e"]
-    assert flags_of(argv, "-i", "--input", many=True) == ["a", "b", "c", "e"]
-    assert flags_of(argv, "--format") == ["npz"]
 
 
 def test_help_says_what_goes_into_json():

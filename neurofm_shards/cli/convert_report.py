@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from neurofm_shards.cli.output import print_json, result_console
+from neurofm_shards.cli.console import print_json, result_console
 from neurofm_shards.cli.progress import size_text, split_notes
 
 

@@ -1,0 +1,105 @@
+"""``validate``, ``repair`` and ``index``: what is damaged or missing in a data set."""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neurofm_shards.cli.console import print_json, print_report, result_console
+from neurofm_shards.cli.progress import progress_listener
+from neurofm_shards.errors import InputNotFoundError, NoShardsError
+from neurofm_shards.events import ActivityProgressed
+from neurofm_shards.plugins.interfaces import Command
+
+if TYPE_CHECKING:
+    from neurofm_shards.maintenance.validate import Report
+
+
+class Validate(Command):
+    """Checks a data set."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments."""
+        parser.add_argument("folder", type=Path, help="the data set, or any folder of shards")
+        parser.add_argument("-w", "--workers", type=int, help="shards read at once (default: one per processor)")
+        parser.add_argument("--json", action="store_true", help="machine-readable report")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Run the command; 1 when samples are lost, wrong or unreadable."""
+        report = check_folder(args.folder, workers=args.workers)
+        if args.json:
+            print_json(report.to_json())
+        else:
+            print_validation(report)
+        return 0 if report.ok else 1
+
+
+def check_folder(folder: Path | str, *, workers: int | None = None) -> Report:
+    """Validate a data set, with a bar on a terminal."""
+    from neurofm_shards.maintenance.validate import validate_dataset  # noqa: PLC0415  (after --help)
+
+    with progress_listener() as listener:
+        return validate_dataset(
+            folder,
+            workers,
+            lambda done, total: listener(ActivityProgressed("validating", done, total, "bytes")),
+        )
+
+
+def print_validation(report: Report) -> None:
+    """Print what was found and the verdict."""
+    print_report(report, "whole and readable" if report.ok else "NOT WHOLE; see the errors above")
+
+
+class Repair(Command):
+    """Rebuilds indexes and manifest, and salvages what is whole."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments."""
+        parser.add_argument("folder", type=Path, help="the data set")
+        parser.add_argument("--json", action="store_true", help="machine-readable report")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Run the command; 1 when samples are gone."""
+        from neurofm_shards.maintenance.repair import repair  # noqa: PLC0415  (after --help)
+
+        report = repair(args.folder)
+        if args.json:
+            print_json(report.to_json())
+        else:
+            print_report(report, "whole" if report.ok else "whole again, but samples are gone; see above")
+        return 0 if report.ok else 1
+
+
+class Index(Command):
+    """Builds the indexes of shards that came from elsewhere."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments."""
+        parser.add_argument("folder", type=Path, help="folder of shards")
+        parser.add_argument("--pattern", default="*.tar*", help="which files are shards (default: *.tar*)")
+        parser.add_argument("-w", "--workers", type=int, default=2, help="shards read at once (default: 2)")
+        parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Run the command."""
+        from neurofm_shards.format.index_io import load_index  # noqa: PLC0415  (after --help)
+
+        if not args.folder.is_dir():
+            raise InputNotFoundError(f"there is no folder {args.folder}")
+        paths = sorted(path for path in args.folder.glob(args.pattern) if path.is_file())
+        if not paths:
+            raise NoShardsError(f"No shards found in {args.folder} matching {args.pattern}")
+        indexes = []
+        with progress_listener() as listener, ThreadPoolExecutor(max(args.workers, 1)) as pool:
+            for index in pool.map(load_index, paths):
+                indexes.append(index)
+                listener(ActivityProgressed("indexing", len(indexes), len(paths)))
+        samples = sum(index.num_samples for index in indexes)
+        if args.json:
+            print_json({index.shard_name: index.num_samples for index in indexes})
+        else:
+            result_console().print(f"{samples:,} samples in {len(indexes):,} shards are indexed")
+        return 0

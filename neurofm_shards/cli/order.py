@@ -1,0 +1,109 @@
+"""``plan`` and ``shuffle-report``: which samples come when, on which rank and worker."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, replace
+
+from rich.table import Table
+
+from neurofm_shards.cli.console import print_json, result_console
+from neurofm_shards.plugins.interfaces import Command
+
+
+class Plan(Command):
+    """Shows what each rank and worker will get."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments."""
+        parser.add_argument("folder", help="the data set")
+        parser.add_argument("--world-size", type=int, default=1, help="number of ranks (default: 1)")
+        parser.add_argument("--batch-size", type=int, default=32, help="samples per batch and rank (default: 32)")
+        parser.add_argument("-w", "--workers", type=int, default=0, help="workers of each rank (default: 0)")
+        parser.add_argument("--shuffle", choices=("none", "local", "global"), default="local", help="order of samples")
+        parser.add_argument("--buffer-size", type=int, default=1000, help="samples shuffled together (default: 1000)")
+        parser.add_argument(
+            "--even", choices=("pad", "drop", "error"), default="pad", help="how ranks share the last batch"
+        )
+        parser.add_argument("--drop-last", action="store_true", help="leave out a last batch that is not full")
+        parser.add_argument("--where", help="samples to use, e.g. 'subject_id == \"M1\"'")
+        parser.add_argument("--split", help="named split to use")
+        parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Run the command."""
+        from neurofm_shards.loading.plans.options import PlanOptions  # noqa: PLC0415  (after --help)
+        from neurofm_shards.loading.plans.plan import SinglePlan  # noqa: PLC0415
+        from neurofm_shards.loading.shuffle_quality import plan_report  # noqa: PLC0415
+        from neurofm_shards.loading.subsets import select  # noqa: PLC0415
+        from neurofm_shards.reading.collection import ShardCollection  # noqa: PLC0415
+
+        modes: dict[str, bool | str] = {"none": False, "local": True, "global": "global"}
+        with ShardCollection.open(args.folder) as collection:
+            subset = select(collection, where=args.where, keys=None, split=args.split)
+            options = PlanOptions(
+                shuffle=modes[args.shuffle],
+                batch_size=args.batch_size,
+                buffer_size=args.buffer_size,
+                world_size=args.world_size,
+                even=args.even,
+                drop_last=args.drop_last,
+            )
+            plans = [SinglePlan(collection, replace(options, rank=rank), subset) for rank in range(args.world_size)]
+            report = plan_report(plans, args.batch_size, args.workers)
+        if args.json:
+            print_json(asdict(report))
+            return 0
+        console = result_console()
+        console.print(
+            f"{report.num_samples:,} samples in global batches of {report.global_batch:,} "
+            f"({report.world_size} ranks of {report.batch_size}): {report.padded:,} repeated, "
+            f"{report.dropped:,} left out"
+        )
+        table = Table("rank", "batches", "samples", "of them repeated", "batches per worker")
+        for share in report.ranks:
+            workers = ", ".join(map(str, share.worker_batches))
+            table.add_row(str(share.rank), f"{share.batches:,}", f"{share.samples:,}", f"{share.padding:,}", workers)
+        console.print(table)
+        return 0
+
+
+class ShuffleReport(Command):
+    """Says how random the order of a data set is."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments."""
+        parser.add_argument("folder", help="the data set")
+        parser.add_argument("--buffer-size", type=int, default=1000, help="samples shuffled together (default: 1000)")
+        parser.add_argument("--batch-size", type=int, default=32, help="samples per batch (default: 32)")
+        parser.add_argument("--seed", type=int, default=42, help="seed of the order (default: 42)")
+        parser.add_argument("--epoch", type=int, default=0, help="which epoch (default: 0)")
+        parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Run the command."""
+        from neurofm_shards.loading.shuffle_quality import shuffle_report  # noqa: PLC0415  (after --help)
+        from neurofm_shards.reading.collection import ShardCollection  # noqa: PLC0415
+
+        with ShardCollection.open(args.folder) as collection:
+            report = shuffle_report(collection, args.buffer_size, args.batch_size, seed=args.seed, epoch=args.epoch)
+        if args.json:
+            print_json(asdict(report))
+            return 0
+        groups = f"{report.grouped_by}s"
+        console = result_console()
+        console.print(
+            f"{report.num_samples:,} samples of {report.num_groups:,} {groups} in {report.num_shards:,} shards; "
+            f"batches of {report.batch_size}, buffer of {report.buffer_size:,}, {report.looked_at:,} samples looked at"
+        )
+        table = Table("shuffle", f"{groups} per batch", "longest run", "neighbours alike", "correlation with storage")
+        for mode in report.modes:
+            table.add_row(
+                mode.mode,
+                f"{mode.groups_per_batch:.1f} (random: {mode.expected_groups:.1f})",
+                f"{mode.longest_run:.1f} (random: {mode.expected_run:.1f})",
+                f"{mode.adjacent_rate:.2f} (random: {mode.expected_adjacent:.2f})",
+                f"{mode.rank_correlation:+.3f} (random: 0)",
+            )
+        console.print(table)
+        return 0

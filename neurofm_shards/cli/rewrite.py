@@ -1,0 +1,59 @@
+"""``drop`` and ``merge``: data sets that are made from others."""
+
+from __future__ import annotations
+
+import argparse
+
+from neurofm_shards.cli.console import print_json, result_console
+from neurofm_shards.plugins.interfaces import Command
+
+
+class Drop(Command):
+    """Withdraws samples from a data set."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments."""
+        parser.add_argument("folder", help="the data set")
+        parser.add_argument("--where", required=True, help="which samples, e.g. 'subject_id == \"M1\"'")
+        parser.add_argument("--dry-run", action="store_true", help="only say what would be dropped")
+        parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Run the command."""
+        from neurofm_shards.maintenance.drop import drop_samples  # noqa: PLC0415  (after --help)
+
+        result = drop_samples(args.folder, args.where, dry_run=args.dry_run)
+        if args.json:
+            print_json(result)
+            return 0
+        verb = "would be dropped" if args.dry_run else "were dropped"
+        result_console().print(
+            f"{result['dropped']:,} samples {verb}, {result['total_samples']:,} remain; "
+            f"{len(result['shards_rewritten']):,} shards rewritten, {len(result['shards_removed']):,} removed"
+        )
+        return 0
+
+
+class Merge(Command):
+    """Joins data sets with equal columns."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments."""
+        parser.add_argument("-i", "--input", nargs="+", required=True, metavar="DIR", help="data sets, in order")
+        parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for the joined data set")
+        parser.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
+        parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Run the command."""
+        from neurofm_shards.maintenance.merge import merge  # noqa: PLC0415  (after --help)
+
+        summary = merge(args.input, args.output, overwrite=args.overwrite)
+        if args.json:
+            print_json(summary)
+        else:
+            result_console().print(
+                f"{summary['total_samples']:,} samples of {len(args.input)} data sets "
+                f"in {summary['total_shards']:,} shards: {args.output}"
+            )
+        return 0

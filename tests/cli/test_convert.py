@@ -165,3 +165,52 @@ def test_inputs_without_a_flag_are_told_which_one(toy_files, tmp_path):
     assert done.returncode == 2
     assert "inputs are given with -i" in done.stderr
     assert "inputs are given" not in run("-i", *toy_files, "-o", tmp_path / "out", "--shardsize=3").stderr
+
+
+def test_executors_take_options_from_flags_json_and_job_files(toy_files, tmp_path):
+    (tmp_path / "job.toml").write_text('[executor]\nkind = "threads"\nworkers = 2\n')
+    ways = {
+        "name": ("--executor", "threads", "-w", 2),
+        "json": ("--executor", '{"kind": "threads", "workers": 2}'),
+        "options": ("--executor", "processes", "-x", "workers=2", "-x", "start=spawn"),
+        "job": ("--config", tmp_path / "job.toml"),
+        "job and flag": ("--config", tmp_path / "job.toml", "-x", "workers=1"),
+    }
+    for name, words in ways.items():
+        done = run("-i", *toy_files, "-o", tmp_path / name, "--shard-size", 3, *words)
+        assert done.returncode == 0, done.stderr
+    assert len({(tmp_path / name / "dataset_metadata.json").read_bytes() for name in ways}) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-x", "workers=2"], "name it with --executor"),
+        (["--executor", "threads", "-x", "workers"], "write OPTION=VALUE"),
+        (["--executor", "threads", "-x", "speed=3"], "speed: no such option"),
+        (["--executor", '{"kind": '], "not JSON"),
+    ],
+)
+def test_wrong_executor_options_are_one_line(toy_files, tmp_path, words, message):
+    done = run("-i", *toy_files, "-o", tmp_path / "out", *words)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+
+
+def test_events_are_appended_as_lines_of_json(toy_files, tmp_path):
+    for _ in range(2):
+        done = run(
+            "-i", *toy_files, "-o", tmp_path / "out", "--shard-size", 3, "--overwrite", "--events", tmp_path / "log"
+        )
+        assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    names = [event["event"] for event in events]
+    assert names == ["planning-started", "input-planned", "input-planned", "conversion-started"] + [
+        "shard-committed"
+    ] * 4 + ["conversion-finished"] + ["planning-started", "input-planned", "input-planned", "conversion-started"] + [
+        "shard-committed"
+    ] * 4 + ["conversion-finished"]
+    committed = [event for event in events if event["event"] == "shard-committed"]
+    assert sum(event["shard"]["num_samples"] for event in committed) == 2 * 11
+    assert all(event["host"] and event["seconds"] > 0 and event["time"] > 0 for event in committed)

@@ -181,6 +181,13 @@ def _little(dtype: np.dtype[Any]) -> str:
     return str(dtype.newbyteorder("<").str)
 
 
+def native_spec(spec: ColumnSpec) -> ColumnSpec:
+    """Return the column as it is delivered: in this machine's byte order."""
+    if spec.dtype is None:
+        return spec
+    return ColumnSpec(spec.name, np.dtype(spec.dtype).newbyteorder("=").str, spec.shape, spec.unit, spec.table)
+
+
 def fields_of(block: Block) -> Mapping[str, ColumnSpec]:
     """Return the specs of a block's columns."""
     return {name: column_spec(name, data) for name, data in block.columns.items()}

@@ -82,8 +82,24 @@ class UnsafePickleError(FormatError):
     """A pickle names something outside the allow-list, or is too large or too deep."""
 
 
+class UnsupportedError(FormatError):
+    """A file is sound, as far as one can see, but holds what this program refuses to read."""
+
+
 class IntegrityError(FormatError):
     """A checksum does not match."""
+
+
+class StorageError(NeurofmShardsError, OSError):
+    """A file cannot be opened or read for a reason that lies with the machine, not with what the file holds."""
+
+
+class AccessError(StorageError, PermissionError):
+    """A file or folder may not be opened."""
+
+
+class UnsafePathError(NeurofmShardsError, OSError):
+    """Something in the folder of a data set is a link, or not what this program would have put there."""
 
 
 class NoShardsError(NeurofmShardsError, ValueError):

@@ -22,6 +22,10 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 """Anything the tar writer can write without copying."""
 
 
+Shape: TypeAlias = "tuple[int | None, ...]"
+"""Shape of one sample's array; None stands for a length that differs between samples."""
+
+
 @dataclass(frozen=True)
 class ColumnSpec:
     """What is known of one field over all samples of a source or data set.
@@ -55,15 +59,22 @@ class ColumnSpec:
         return self.dtype is not None and (self.shape is None or None in self.shape)
 
     def merge(self, other: ColumnSpec) -> ColumnSpec:
-        """Return what holds for the samples of both: None for an axis, dtype, unit or table that differs."""
-        unit = self.unit if self.unit == other.unit else None
-        table = self.table if self.table == other.table else None
-        if self.dtype is None or self.dtype != other.dtype:
-            return ColumnSpec(self.name, None, None, unit, table)
-        if self.shape is None or other.shape is None or len(self.shape) != len(other.shape):
-            return ColumnSpec(self.name, self.dtype, None, unit, table)
-        shape = tuple(m if m == n else None for m, n in zip(self.shape, other.shape, strict=True))
-        return ColumnSpec(self.name, self.dtype, shape, unit, table)
+        """Return what holds for the samples of both: what differs (dtype, axes, unit, table) becomes None."""
+        dtype = self.dtype if self.dtype == other.dtype else None
+        return ColumnSpec(
+            self.name,
+            dtype,
+            None if dtype is None else merge_shapes(self.shape, other.shape),
+            self.unit if self.unit == other.unit else None,
+            self.table if self.table == other.table else None,
+        )
+
+
+def merge_shapes(a: Shape | None, b: Shape | None) -> Shape | None:
+    """Return the shape that both have, None for lengths that differ; None when the numbers of dimensions differ."""
+    if a is None or b is None or len(a) != len(b):
+        return None
+    return tuple(m if m == n else None for m, n in zip(a, b, strict=True))
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,11 @@ class FrameWriter:
                 self._submit(self._frame)
                 self._frame, self._filled = bytearray(FRAME_BYTES), 0
 
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of tar that were compressed so far."""
+        return sum(self._raw_sizes)
+
     def close(self) -> FrameTable | None:
         """Write what is left and the end of the file; does not close the file.
 

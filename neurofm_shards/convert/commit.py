@@ -7,27 +7,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan
 from neurofm_shards.errors import NothingToConvertError
 from neurofm_shards.format.card import write_card
-from neurofm_shards.format.dataset_record import versions_of
-from neurofm_shards.format.files import write_atomically
+from neurofm_shards.format.dataset_record import make_manifest, versions_of
 from neurofm_shards.format.manifest import (
     ColumnEntry,
     Manifest,
     ShardEntry,
     TableEntry,
-    merge_columns,
     read_rows,
     write_manifest,
+    write_rows,
 )
-from neurofm_shards.format.resolve import compression_distribution
-from neurofm_shards.format.unfinished import remove_journal
 from neurofm_shards.plugins.registry import IN_CODE, registry
 from neurofm_shards.values import to_json
-from neurofm_shards.writing.output_folder import Output
+from neurofm_shards.writing.journal import remove_journal
+from neurofm_shards.writing.output_folder import OutputFolder
 from neurofm_shards.writing.statistics import (
     ChannelStats,
     SessionStats,
@@ -39,7 +35,7 @@ from neurofm_shards.writing.statistics import (
 Line = Mapping[str, Any]
 
 
-def commit(output: Output, plan: ConversionPlan, lines: Mapping[int, Line], base: Manifest | None) -> Manifest:
+def commit(output: OutputFolder, plan: ConversionPlan, lines: Mapping[int, Line], base: Manifest | None) -> Manifest:
     """Write tables, card and, last, the manifest; then the journal is removed.
 
     Raises
@@ -47,7 +43,7 @@ def commit(output: Output, plan: ConversionPlan, lines: Mapping[int, Line], base
     NothingToConvertError
         No sample is left to make a data set of.
     """
-    manifest = make_manifest(plan, lines, base)
+    manifest = converted_manifest(plan, lines, base)
     if not manifest.shards:
         remove_journal(output.sidecars)
         reasons = "; ".join(entry["error"] for entry in manifest.failures[:1]) or "transforms dropped every sample"
@@ -61,7 +57,7 @@ def commit(output: Output, plan: ConversionPlan, lines: Mapping[int, Line], base
 
 
 def write_tables(
-    output: Output,
+    output: OutputFolder,
     entries: Mapping[str, TableEntry],
     added: Mapping[str, Sequence[Mapping[str, Any]]],
     *,
@@ -74,14 +70,12 @@ def write_tables(
     """
     for name, rows in added.items():
         before = entries[name].rows - len(rows)
-        path = output.folder / entries[name].file
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = read_rows(output.folder, entries[name], before) if before else []
-        text = orjson.dumps([*kept, *(to_json(row) for row in rows)], option=orjson.OPT_APPEND_NEWLINE)
-        write_atomically(path, [text], durable=durable)
+        table = [*kept, *(to_json(row) for row in rows)]
+        write_rows(output.folder, entries[name], table, durable=durable, mode=output.mode())
 
 
-def make_manifest(plan: ConversionPlan, lines: Mapping[int, Line], base: Manifest | None = None) -> Manifest:
+def converted_manifest(plan: ConversionPlan, lines: Mapping[int, Line], base: Manifest | None = None) -> Manifest:
     """Say what a finished conversion made; with ``base``, what it added to a data set.
 
     Parameters
@@ -95,18 +89,12 @@ def make_manifest(plan: ConversionPlan, lines: Mapping[int, Line], base: Manifes
     """
     ordered = [lines[k] for k in sorted(lines)]
     new_shards = [ShardEntry.model_validate(line["shard"]) for line in ordered if line["shard"] is not None]
-    shards = [*(base.shards if base else ()), *new_shards]
-    total_samples = sum(entry.num_samples for entry in shards)
-    columns = merge_columns([*([base.columns] if base else ()), *map(_columns, ordered)], total_samples)
-    return Manifest(
-        total_samples=total_samples,
-        total_shards=len(shards),
+    return make_manifest(
+        [*(base.shards if base else ()), *new_shards],
+        [*([base.columns] if base else ()), *map(_columns, ordered)],
+        base,
         shard_size=plan.config.shard_size,
         compression=_compression_name(plan),
-        compression_distribution=compression_distribution(_compression_name(plan)),
-        modalities=[column.name for column in columns],
-        columns=columns,
-        shards=shards,
         next_key=plan.first_number + plan.total_samples,
         statistics=_statistics(ordered, base, split=plan.config.windows.split is not None),
         tables=_tables(plan, base),

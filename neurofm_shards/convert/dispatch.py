@@ -32,6 +32,7 @@ from typing import Any, Generic, TypeVar, cast
 from neurofm_shards.errors import ConfigError, NeurofmShardsError, PluginError, WorkerError, portable
 from neurofm_shards.events import CallRetried, Listener, WorkersCounted, ignore
 from neurofm_shards.format.dataset_record import versions_of
+from neurofm_shards.format.files import write_atomically
 from neurofm_shards.plugins.host import ALLOWED_PLUGINS, NO_PLUGINS, PLUGIN_FILES, STRICT_PLUGINS
 from neurofm_shards.plugins.registry import registry
 
@@ -203,7 +204,7 @@ class Dispatcher:
             return
         token = secrets.token_hex(16)
         path = folder.absolute() / f".{token}.partial"
-        path.write_text(token)
+        write_atomically(path, [token.encode()])
         try:
             host, seen = next(iter(self.in_order([Call(probe, (str(path), token), "being looked at")])))
         finally:

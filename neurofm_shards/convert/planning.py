@@ -15,11 +15,11 @@ from neurofm_shards.errors import ConfigError, NeurofmShardsError, NothingToConv
 from neurofm_shards.events import InputPlanned, Listener, PlanningStarted, ignore
 from neurofm_shards.format.manifest import Manifest
 from neurofm_shards.format.resolve import compression_object
+from neurofm_shards.format.shard_names import ShardNames
 from neurofm_shards.plugins.entries import Entry
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.types import ColumnSpec, SourcePlan
-from neurofm_shards.writing.output_folder import ShardNames
 
 
 def merge_columns(inputs: Sequence[tuple[str, Sequence[ColumnSpec]]]) -> tuple[ColumnSpec, ...]:

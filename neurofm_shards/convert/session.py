@@ -40,12 +40,12 @@ from neurofm_shards.events import (
     broadcast,
     ignore,
 )
-from neurofm_shards.format.files import OutputLock
 from neurofm_shards.format.manifest import Manifest, summary
-from neurofm_shards.format.metadata_table import sidecar_paths
-from neurofm_shards.format.unfinished import JournalContent, JournalHeader, pending_step, remove_journal
+from neurofm_shards.format.unfinished import pending_step
 from neurofm_shards.plugins.registry import registry
-from neurofm_shards.writing.output_folder import Output, checksum
+from neurofm_shards.writing.journal import JournalContent, JournalHeader, remove_journal
+from neurofm_shards.writing.lock import OutputLock
+from neurofm_shards.writing.output_folder import OutputFolder, manifest_checksum
 
 Named = Sequence[str | os.PathLike[str]]
 Mode = Literal["new", "overwrite", "resume", "append"]
@@ -111,7 +111,7 @@ class Target:
 
     Attributes
     ----------
-    output : Output
+    output : OutputFolder
         The output folder, or the folder of its replacement.
     kind : str
         ``"convert"``, ``"append"`` or ``"retry"``.
@@ -121,7 +121,7 @@ class Target:
         What an interrupted run has left.
     """
 
-    output: Output
+    output: OutputFolder
     kind: str = "convert"
     base: Manifest | None = None
     found: JournalContent | None = None
@@ -159,7 +159,7 @@ class ConversionSession:
     ) -> None:
         self.config = config if isinstance(config, ConversionConfig) else ConversionConfig.of(dict(config or {}))
         check_config(self.config)
-        self.output = Output(Path(output_dir))
+        self.output = OutputFolder(Path(output_dir))
         self.tell = broadcast(_tell_plugins, observer)
         self._making = (executor, workers, retries)
         self._stack = ExitStack()
@@ -172,8 +172,8 @@ class ConversionSession:
             with ExitStack() as stack:
                 stack.enter_context(OutputLock(self.output.folder))
                 made = stack.enter_context(dispatcher(executor, workers, retries=retries, listener=self.tell))
+                self.output.check_no_links()
                 made.check(self.output.sidecars)
-                self.output.clean()
                 self._dispatcher, self._stack = made, stack.pop_all()
         return self
 
@@ -224,7 +224,7 @@ class ConversionSession:
 
     def shard_run(self, plan: ConversionPlan, target: Target) -> ShardRun:
         """Start writing shards."""
-        base = checksum(target.base) if target.base is not None else ""
+        base = manifest_checksum(target.base) if target.base is not None else ""
         header = JournalHeader(target.kind, identity(plan, base), plan.total_shards, plan.config.durable)
         if target.found is not None and target.kind != "convert":
             check_same(header.identity, target.found.header.identity)
@@ -255,16 +255,18 @@ class ConversionSession:
         return both
 
     def _new(self, named: Named) -> Manifest:
-        self.output.check_free()
+        self.output.check_free()  # first: a run that is refused changes nothing
+        self.output.clean()
         return self._run(self._plan(named), Target(self.output))
 
     def _overwrite(self, named: Named) -> Manifest:
         if not self.output.is_ours():
             self.output.check_free()
+        self.output.clean()
         plan = self._plan(named)  # inputs that fail cost nothing that is there
         return self._replace(self.output.begin_overwriting(), lambda new: self._run(plan, Target(new)))
 
-    def _replace(self, new: Output, convert: Callable[[Output], Manifest]) -> Manifest:
+    def _replace(self, new: OutputFolder, convert: Callable[[OutputFolder], Manifest]) -> Manifest:
         try:
             manifest = convert(new)
         except NothingToConvertError:
@@ -274,13 +276,14 @@ class ConversionSession:
         return manifest
 
     def _resume(self, named: Named) -> Manifest:
+        self.output.clean()
         replacement = self.output.replacement()
         if replacement is None:
             return self._resume_in(self.output, named)
         replacement.clean()
         return self._replace(replacement, lambda new: self._resume_in(new, named))
 
-    def _resume_in(self, output: Output, named: Named) -> Manifest:
+    def _resume_in(self, output: OutputFolder, named: Named) -> Manifest:
         manifest, journal = output.manifest(), output.journal()
         if manifest is None:
             return self._go_on(output, named, journal)
@@ -293,7 +296,7 @@ class ConversionSession:
             return manifest
         return self._add(plan_retry(manifest, planned, self.config), Target(output, "retry", manifest, journal))
 
-    def _go_on(self, output: Output, named: Named, journal: JournalContent | None) -> Manifest:
+    def _go_on(self, output: OutputFolder, named: Named, journal: JournalContent | None) -> Manifest:
         if journal is None:
             output.check_free()
             return self._run(self._plan(named), Target(output))
@@ -303,6 +306,7 @@ class ConversionSession:
         return self._run(plan, Target(output, found=journal))
 
     def _append(self, named: Named) -> Manifest:
+        self.output.clean()
         manifest, journal = self.output.manifest(), self.output.journal()
         if manifest is None:
             return self._new(named)
@@ -383,19 +387,22 @@ class IncrementalConversion:
         return self._session.finished(manifest)
 
     def discard(self) -> None:
-        """Take back what was written: all of it, or what was added to a data set."""
+        """Take back what was written: all of it, or what was added to a data set; nothing once a manifest lists it."""
         self._session.dispatcher.abandon()
         self._run.close()
         output = self._session.output
         if self._target.output != output:
             output.give_up_replacement()
-        elif self._target.base is None:
-            output.delete()
-        else:
+        elif self._target.base is not None:
             self._delete_added(output)
+        elif output.manifest() is None:
+            output.delete()
 
     def _open(self, *, overwrite: bool) -> Target:
         output = self._session.output
+        if not output.is_ours():
+            output.check_free()
+        output.clean()
         if overwrite and output.is_ours():
             return Target(output.begin_overwriting())
         base = output.manifest()
@@ -432,12 +439,9 @@ class IncrementalConversion:
             return base
         return commit(self._target.output, plan or combine(self._planned, self._config), self._run.lines, base)
 
-    def _delete_added(self, output: Output) -> None:
-        for line in self._run.lines.values():
-            if line["shard"] is not None:
-                shard = output.folder / line["shard"]["shard_name"]
-                for path in (shard, *sidecar_paths(shard)):
-                    path.unlink(missing_ok=True)
+    def _delete_added(self, output: OutputFolder) -> None:
+        lines = (line["shard"] for line in self._run.lines.values())
+        output.discard(shard["shard_name"] for shard in lines if shard is not None)
         remove_journal(output.sidecars)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -16,21 +16,22 @@ from neurofm_shards.convert.inputs import worker_reader
 from neurofm_shards.convert.planning import ShardTask, shard_names
 from neurofm_shards.convert.work import JobSpec, ShardResult, run_task, staging_of
 from neurofm_shards.events import Listener, ShardCommitted
-from neurofm_shards.format.unfinished import Journal, JournalContent, JournalHeader
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import ColumnSpec
-from neurofm_shards.writing.output_folder import Output
+from neurofm_shards.writing.journal import Journal, JournalContent, JournalHeader
+from neurofm_shards.writing.output_folder import OutputFolder
 
 Line = dict[str, Any]
 
 
-def job_spec(config: ConversionConfig, columns: tuple[ColumnSpec, ...], staging: Path) -> JobSpec:
+def job_spec(config: ConversionConfig, columns: tuple[ColumnSpec, ...], staging: Path, mode: int | None) -> JobSpec:
     """Return what all tasks of a conversion have in common."""
     writer = {
         "codec": config.codec,
         "codecs": dict(config.codecs),
         "compression": config.compression,
         "durable": config.durable,
+        "mode": mode,
         "specs": {spec.name: spec for spec in columns if spec.unit is not None or spec.table is not None},
     }
     return JobSpec(
@@ -49,7 +50,7 @@ class ShardRun:
 
     Parameters
     ----------
-    output : Output
+    output : OutputFolder
         Where to.
     config : ConversionConfig
         All settings.
@@ -70,7 +71,7 @@ class ShardRun:
 
     def __init__(
         self,
-        output: Output,
+        output: OutputFolder,
         config: ConversionConfig,
         header: JournalHeader,
         found: JournalContent | None,
@@ -99,11 +100,12 @@ class ShardRun:
         """Close the journal, which stays, and remove what was not finished."""
         self._journal.close()
         worker_reader().close()
-        shutil.rmtree(self._staging, ignore_errors=True)  # what is left is removed by the next run
+        with contextlib.suppress(OSError):  # what is left is removed by the next run
+            self._output.remove_staging(self._staging)
 
     def run(self, tasks: Iterable[ShardTask], columns: tuple[ColumnSpec, ...]) -> None:
         """Run the tasks whose shards are not there yet."""
-        spec = job_spec(self._config, columns, self._staging)
+        spec = job_spec(self._config, columns, self._staging, self._output.mode())
         calls = (Call(run_task, (spec, task), task.what) for task in tasks if task.shard_idx not in self.lines)
         for answer in self._dispatcher.as_they_come(calls):
             self._finish(spec, answer)
@@ -112,8 +114,9 @@ class ShardRun:
         result = answer.value
         staged = staging_of(spec, result.shard_idx)
         if result.record is None:
-            shutil.rmtree(staged)
+            self._output.remove_staging(staged)
         else:
+            self._journal.announce(result.record.entry.shard_name)
             self._output.publish(staged, durable=self._config.durable)
         line = result.to_json()
         self._journal.record(line)

@@ -16,11 +16,11 @@ from neurofm_shards.convert.inputs import worker_reader
 from neurofm_shards.convert.planning import Segment, ShardTask, TaskInput
 from neurofm_shards.errors import NeurofmShardsError, SourceError
 from neurofm_shards.format.dataset_record import ShardRecord
+from neurofm_shards.format.shard_names import ShardNames
 from neurofm_shards.plugins.entries import Entry
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import Block, ColumnSpec, Ragged
-from neurofm_shards.writing.output_folder import ShardNames
 from neurofm_shards.writing.shard_writer import ShardWriter
 from neurofm_shards.writing.statistics import SessionStats, block_statistics, is_quantity, merged
 
@@ -164,7 +164,6 @@ class _ShardTaskRun:
     def run(self, segments: Sequence[Segment]) -> ShardResult:
         task, spec = self._task, self._spec
         path = staging_of(spec, task.shard_idx) / spec.names.name(task.shard_idx)
-        path.parent.mkdir(exist_ok=True)
         writer = ShardWriter(path, task.shard_idx, **spec.writer)
         written = 0
         with self._counting:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
-from neurofm_shards.format.files import write_atomically
+from neurofm_shards.errors import InputNotFoundError, UnsafePathError
+from neurofm_shards.format.files import Folder, write_atomically
 from neurofm_shards.format.manifest import ColumnEntry, Manifest
 
 CARD_NAME = "README.md"
@@ -40,10 +42,10 @@ plain WebDataset tars: `tar`, `webdataset` and `datasets` read them too.
 """
 
 
-def write_card(folder: Path, manifest: Manifest, *, durable: bool = False) -> None:
+def write_card(folder: Path, manifest: Manifest, *, durable: bool = False, mode: int | None = None) -> None:
     """Write the card; somebody's own README is left alone."""
     path = folder / CARD_NAME
-    if path.exists() and not is_our_card(path):
+    if os.path.lexists(path) and not is_our_card(path):
         return
     patterns = sorted({re.sub(r"\d+", "*", shard.shard_name) for shard in manifest.shards})
     text = _TEXT.format(
@@ -53,15 +55,15 @@ def write_card(folder: Path, manifest: Manifest, *, durable: bool = False) -> No
         shards=manifest.total_shards,
         columns="\n".join(map(_row, manifest.columns)),
     )
-    write_atomically(path, [text.encode()], durable=durable)
+    write_atomically(path, [text.encode()], durable=durable, mode=mode)
 
 
 def is_our_card(path: Path) -> bool:
-    """Say whether a file is a card that this program wrote."""
+    """Return whether a file, and no link to one, is a card that this program wrote."""
     try:
-        with path.open("rb") as file:
+        with Folder.open(path.parent) as folder, os.fdopen(folder.open_file(path.name), "rb") as file:
             return _MARK.encode() in file.read(1 << 16)
-    except FileNotFoundError:
+    except (InputNotFoundError, UnsafePathError):
         return False
 
 

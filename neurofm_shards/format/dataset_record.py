@@ -53,8 +53,10 @@ def shard_record(
     )
 
 
-def column_entries(index: ShardIndex, counts: Mapping[str, int]) -> list[ColumnEntry]:
-    """Say of a shard's columns what the manifest says; ``counts`` are the samples that have each."""
+def column_entries(index: ShardIndex, counts: Mapping[str, int] | None = None) -> list[ColumnEntry]:
+    """Return what the manifest says of a shard's columns; ``counts`` are the samples that have each, where known."""
+    if counts is None:
+        counts = {name: int((column.payload_offsets >= 0).sum()) for name, column in index.columns.items()}
     entries = []
     for name, column in index.columns.items():
         if name == METADATA_FIELD:
@@ -137,15 +139,8 @@ def dataset_manifest(
         The data set that was added to has another compression.
     """
     compression = compression_name(options["compression"])
-    if base is not None and base.shards and base.compression != compression:
-        raise ConfigError(
-            f"the data set here has compression {base.compression!r}, and {compression!r} was to be added: use the "
-            "same, or overwrite=True"
-        )
-    shards = [*(base.shards if base else ()), *(record.entry for record in records)]
-    total = sum(shard.num_samples for shard in shards)
-    groups = [*([base.columns] if base else ()), *(record.columns for record in records)]
-    columns = merge_columns(groups, total)
+    if base is not None:
+        check_compression(base, compression)
     config = {
         "shard_size": shard_size,
         "codec": options["codec"],
@@ -153,23 +148,62 @@ def dataset_manifest(
         "compression": compression,
     }
     kept = base.statistics if base is not None and not records else {}
-    return Manifest(
-        total_samples=total,
-        total_shards=len(shards),
-        shard_size=base.shard_size if base else shard_size,
+    first = {"shard_size": shard_size, "config": config} if base is None else {}
+    return make_manifest(
+        [*(base.shards if base else ()), *(record.entry for record in records)],
+        [*([base.columns] if base else ()), *(record.columns for record in records)],
+        base,
         compression=compression,
-        compression_distribution=compression_distribution(compression),
-        modalities=[column.name for column in columns],
-        columns=columns,
-        shards=shards,
         next_key=next_key,
         statistics=dict(statistics if statistics is not None else kept),
-        tables=base.tables if base else {},
-        sources=base.sources if base else [],
-        failures=base.failures if base else [],
-        config=base.config if base else config,
         software=versions_of(_DISTRIBUTIONS),
+        **first,
     )
+
+
+def make_manifest(
+    shards: Sequence[ShardEntry],
+    columns: Iterable[Sequence[ColumnEntry]],
+    base: Manifest | None = None,
+    **facts: Any,
+) -> Manifest:
+    """Make the manifest of shards; totals, columns and modalities follow from them.
+
+    Parameters
+    ----------
+    shards : sequence of ShardEntry
+        All shards, in order.
+    columns : iterable of sequence of ColumnEntry
+        The columns of each shard, or of several together.
+    base : Manifest, optional
+        Says what ``facts`` do not say.
+    **facts
+        Fields of :class:`Manifest`; without ``base`` at least ``shard_size`` and ``compression``.
+    """
+    values = {} if base is None else {name: getattr(base, name) for name in Manifest.model_fields}
+    values.update(facts)
+    if "compression" in facts and "compression_distribution" not in facts:
+        values["compression_distribution"] = compression_distribution(facts["compression"])
+    total = sum(entry.num_samples for entry in shards)
+    merged = merge_columns(columns, total)
+    values.update(
+        total_samples=total,
+        total_shards=len(shards),
+        shards=list(shards),
+        columns=merged,
+        modalities=[column.name for column in merged],
+    )
+    return Manifest(**values)
+
+
+def check_compression(base: Manifest, compression: str | Compression) -> None:
+    """Refuse to add shards of one compression to a data set of another."""
+    name = compression_name(compression)
+    if base.shards and base.compression != name:
+        raise ConfigError(
+            f"the data set here has compression {base.compression!r}, and {name!r} was to be added: use the same, or "
+            "overwrite=True"
+        )
 
 
 def compression_name(compression: str | Compression) -> str:

@@ -1,32 +1,39 @@
-"""Files that appear whole or not at all, and the lock that keeps two writers of a folder apart."""
+"""Files that appear whole or not at all, and folders held by a descriptor, which no link can lead elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import itertools
 import os
 import re
+import shutil
 import stat
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
 from typing_extensions import Self
 
-from neurofm_shards.errors import FormatError, InputNotFoundError, OutputExistsError, OutputLockedError
+from neurofm_shards.errors import AccessError, FormatError, InputNotFoundError, StorageError, UnsafePathError
 from neurofm_shards.types import Buffer
 
 #: Hidden folder of a data set: indexes, tables, the journal.
 SIDECAR_DIR = ".neurofm"
+#: Folder of side tables in the hidden one.
+TABLES_DIR = "tables"
 
 #: On x86-64, and on ARM with pages of 4 KiB.
 HUGE_PAGE = 2 << 20
 
-_PARTIAL = re.compile(r"\..*\.(\d{1,9})-\d+\.partial")
-
-
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+#: What opening a link with O_NOFOLLOW fails with; which one depends on the system.
+_LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)
+#: What opening fails with where the path leads to no file: links in a circle, a socket, a name that no file can have.
+_NO_FILE = (errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG, errno.EINVAL)
+_PARTIAL = re.compile(r"\.(.*?)(?:\.(\d{1,9})-\d+)?\.partial")
 _numbers = itertools.count()
 
 
@@ -39,175 +46,341 @@ def open_regular(path: Path | str) -> int:
     ------
     InputNotFoundError
         There is no such file.
+    StorageError
+        It cannot be opened (permissions, too many open files, a failing disk).
     FormatError
-        It is no regular file, or cannot be opened (permissions, links in a circle).
+        It is no regular file, or links lead in a circle.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputNotFoundError(f"there is no file {path}") from error
+        descriptor = os.open(path, _READ)
     except (OSError, ValueError) as error:
-        raise FormatError(f"{path} cannot be opened ({error}); check its permissions") from error
+        raise open_error(path, error) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise FormatError(f"{path} is no regular file (a folder, a pipe or a device); remove it")
     return descriptor
 
 
+def open_error(path: Path | str, error: OSError | ValueError) -> InputNotFoundError | StorageError | FormatError:
+    """Return the error of this program for one that opening a file gave."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return InputNotFoundError(f"there is no file {path}")
+    if not isinstance(error, OSError) or error.errno in _NO_FILE:
+        return FormatError(f"{path} is no file that can be opened ({error}); check links")
+    if isinstance(error, PermissionError):
+        return AccessError(f"{path} cannot be opened ({error}); check its permissions")
+    return StorageError(f"{path} cannot be opened ({error}); this is a fault of the machine, not of the file")
+
+
 def names_in(folder: Path) -> list[str]:
-    """Return the names of all that lies in a folder; FormatError where that is not allowed."""
+    """Return the names of all that lies in a folder; AccessError where that is not allowed."""
     try:
         return [entry.name for entry in folder.iterdir()]
-    except (PermissionError, NotADirectoryError) as error:
-        raise FormatError(f"{folder} cannot be read ({error}); check its permissions") from error
+    except PermissionError as error:
+        raise AccessError(f"{folder} cannot be read ({error}); check its permissions") from error
+    except NotADirectoryError as error:
+        raise FormatError(f"{folder} cannot be read ({error}); it is no folder") from error
 
 
-def partial_path(path: Path) -> Path:
-    """Return a hidden name, new at each call, under which a file grows until it is whole."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.partial")
-
-
-def remove_stale_partials(folder: Path, name: str = "*") -> None:
-    """Delete the half-written files (of one name) of processes of this machine that are no more."""
-    for path in folder.glob(f".{name}.*.partial"):
-        owner = _PARTIAL.fullmatch(path.name)
-        if owner is not None and not _alive(int(owner[1])):
-            path.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Return whether a process of this machine runs."""
     try:
-        os.kill(process, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True  # somebody else's, and running
+    except (PermissionError, OverflowError):
+        return True  # somebody else's, and running; or a number that no process has, which nobody can rule out
     return True
 
 
-def publish(temporary: Path, path: Path, *, durable: bool) -> None:
-    """Give a finished (and, if durable, synced) file its name."""
-    os.replace(temporary, path)  # noqa: PTH105  (the same call, without building two more paths)
-    if durable:
-        sync_folder(path.parent)
+class Folder:
+    """An open folder; a context manager. Names are single components, and links are never followed.
 
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, pieces: Iterable[Buffer], *, durable: bool = False) -> None:
-    """Write a small file under a temporary name, then rename it; on any error nothing is left."""
-    temporary = partial_path(path)
-    temporary.unlink(missing_ok=True)
-    try:
-        with temporary.open("xb") as file:  # never through a link that somebody put there
-            file.writelines(pieces)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        publish(temporary, path, durable=durable)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-LOCK_NAME = "lock"
-
-
-class OutputLock:
-    """Holds ``<output>/.neurofm/lock``; a context manager.
-
-    The lock is the kernel's (``flock``), so a killed process cannot hold it. The file is removed at the end, so that it
-    is no part of a finished data set; so are folders that were made for it and are still empty.
-
-    Raises
-    ------
-    OutputLockedError
-        Another live writer, of this process or another, writes to the folder.
+    Parameters
+    ----------
+    descriptor : int
+        Of the folder; closed with this object.
+    path : Path
+        Where it was found, for messages.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._path = folder / SIDECAR_DIR / LOCK_NAME
-        self._made = not folder.exists()
-        self._fd = -1
-        self._release: Callable[[], object] | None = None
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self.descriptor = descriptor
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path | str, *, create: bool = False) -> Self:
+        """Open a folder. The path may hold links, but none from the hidden folder of a data set on.
+
+        Raises
+        ------
+        InputNotFoundError
+            There is no such folder.
+        UnsafePathError
+            The hidden folder, or a folder below it, is a link or no folder.
+        """
+        path = Path(path)
+        parts = path.parts
+        cut = parts.index(SIDECAR_DIR) if SIDECAR_DIR in parts else len(parts)
+        outside = Path(*parts[:cut])
+        if create:
+            outside.mkdir(parents=True, exist_ok=True)
+        try:
+            folder = cls(os.open(outside, _DIRECTORY), outside)
+        except OSError as error:
+            raise open_error(outside, error) from error
+        for name in parts[cut:]:
+            with folder:
+                folder = folder.child(name, create=create)
+        return folder
 
     def __enter__(self) -> Self:
-        self.acquire()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        self.close()
 
-    def acquire(self) -> None:
-        """Take the lock; a lock that nobody holds on to any more is released by itself."""
-        if self._folder.exists() and not self._folder.is_dir():
-            raise OutputExistsError(f"output {self._folder} is a file; name a folder")
-        while not self._acquire():
-            pass
-        made = [self._path.parent, *([self._folder] if self._made else [])]
-        self._release = weakref.finalize(self, _give_back, self._fd, self._path, made, os.getpid())
+    def close(self) -> None:
+        """Close the descriptor; harmless when it is closed."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
-    def release(self) -> None:
-        """Give the lock back; harmless when it was given back before."""
-        if self._release is not None:
-            self._release()
-
-    def _acquire(self) -> bool:
-        self._path.parent.mkdir(parents=True, exist_ok=True)  # a holder before us may have removed it
+    def child(self, name: str, *, create: bool = False) -> Self:
+        """Open a folder in this one."""
+        _check_name(name)
+        if create:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, dir_fd=self.descriptor)
         try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            return type(self)(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.descriptor), self.path / name)
+        except OSError as error:
+            raise self._error(name, error) from error
+
+    def duplicate(self) -> Self:
+        """Open this folder once more."""
+        return type(self)(os.dup(self.descriptor), self.path)
+
+    def names(self) -> list[str]:
+        """Return the names of everything in the folder, sorted."""
+        return sorted(os.listdir(self.descriptor))  # noqa: PTH208  (of a descriptor, which no Path has)
+
+    def status(self, name: str) -> os.stat_result | None:
+        """Return what the system says of an entry itself, never of what it links to; None where there is none."""
+        try:
+            return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def has(self, name: str) -> bool:
+        """Say whether there is an entry of this name, whatever it is."""
+        return self.status(name) is not None
+
+    def has_folder(self, name: str) -> bool:
+        """Say whether there is a folder of this name."""
+        found = self.status(name)
+        return found is not None and stat.S_ISDIR(found.st_mode)
+
+    def mode(self, name: str) -> int | None:
+        """Return the permission bits of a regular file; None where there is none."""
+        found = self.status(name)
+        return stat.S_IMODE(found.st_mode) if found is not None and stat.S_ISREG(found.st_mode) else None
+
+    def open_file(self, name: str, flags: int = _READ) -> int:
+        """Open a regular file that has no other name, for reading; return its descriptor.
+
+        Raises
+        ------
+        InputNotFoundError
+            There is no such file.
+        UnsafePathError
+            It is a link, or no regular file.
+        """
+        try:
+            descriptor = os.open(name, flags | os.O_NOFOLLOW, dir_fd=self.descriptor)
+        except OSError as error:
+            raise self._error(name, error) from error
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(descriptor)
+            raise UnsafePathError(f"{self.path / name} is no regular file (a folder, a pipe or a device); remove it")
+        return descriptor
+
+    def open_own_file(self, name: str, flags: int) -> int:
+        """Open a regular file for writing in place; refuse one that has another name elsewhere (a hard link)."""
+        descriptor = self.open_file(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+        if os.fstat(descriptor).st_nlink > 1:
+            os.close(descriptor)
+            raise UnsafePathError(f"{self.path / name} has a second name elsewhere (a hard link); remove it")
+        return descriptor
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file; raises what :meth:`open_file` raises."""
+        with os.fdopen(self.open_file(name), "rb") as file:
+            return file.read()
+
+    def create_file(self, name: str, mode: int | None = None) -> int:
+        """Create a file that was not there, for writing; return its descriptor.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        mode : int, optional
+            Permission bits, exactly; by default what the process gives new files.
+        """
+        descriptor = os.open(name, _CREATE, 0o666 if mode is None else 0o600, dir_fd=self.descriptor)
+        if mode is not None:
+            os.fchmod(descriptor, mode)
+        return descriptor
+
+    def write(self, name: str, pieces: Iterable[Buffer], *, durable: bool = False, mode: int | None = None) -> None:
+        """Write a file under a temporary name, then rename it; on any error nothing is left of it.
+
+        Parameters
+        ----------
+        name : str
+            Its name; a file that is there is replaced, and a link is replaced, never followed.
+        pieces : iterable of bytes-like
+            Its content.
+        durable : bool
+            Whether to sync file and folder.
+        mode : int, optional
+            Permission bits; by default those of the file that is replaced.
+        """
+        temporary = partial_name(name)
+        try:
+            with os.fdopen(self.create_file(temporary, self.mode(name) if mode is None else mode), "wb") as file:
+                file.writelines(pieces)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            self.move(temporary, self, name)
+        except BaseException:
+            self.remove(temporary)
+            raise
+        if durable:
+            self.sync()
+
+    def move(self, name: str, target: Folder, new_name: str | None = None) -> None:
+        """Rename an entry into another folder, replacing what has the name there."""
+        new_name = name if new_name is None else new_name
+        os.replace(name, new_name, src_dir_fd=self.descriptor, dst_dir_fd=target.descriptor)
+
+    def link(self, name: str, target: Folder, new_name: str) -> None:
+        """Give a file a second name in another folder; copy it where the file system has no second names."""
+        try:
+            os.link(name, new_name, src_dir_fd=self.descriptor, dst_dir_fd=target.descriptor, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                raise
+            source = os.fdopen(self.open_file(name), "rb")
+            with source, os.fdopen(target.create_file(new_name, self.mode(name)), "wb") as copy:
+                shutil.copyfileobj(source, copy)
+
+    def set_mode(self, name: str, mode: int) -> None:
+        """Set the permission bits of a regular file."""
+        descriptor = self.open_file(name)
+        try:
+            os.fchmod(descriptor, mode)
+        finally:
+            os.close(descriptor)
+
+    def remove(self, name: str) -> bool:
+        """Delete a file or link; return whether there was one."""
+        try:
+            os.unlink(name, dir_fd=self.descriptor)
         except FileNotFoundError:
             return False
-        try:
-            return self._lock(fd)
-        finally:
-            if self._fd != fd:
-                os.close(fd)
-
-    def _lock(self, fd: int) -> bool:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"{self._folder} is being written by {_holder(fd)}, or choose another output"
-            raise OutputLockedError(message) from error
-        if not self._is_current(fd):  # the holder before us removed the file between our opening and locking it
-            return False
-        with contextlib.suppress(OSError):  # it is for messages alone, and the disk may be full
-            os.truncate(fd, 0)
-            os.write(fd, str(os.getpid()).encode())
-        self._fd = fd
         return True
 
-    def _is_current(self, fd: int) -> bool:
+    def remove_folder_if_empty(self, name: str) -> None:
+        """Delete a folder that holds nothing."""
         try:
-            return os.path.samestat(os.fstat(fd), os.stat(self._path))  # noqa: PTH116
-        except FileNotFoundError:
-            return False
+            os.rmdir(name, dir_fd=self.descriptor)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
+
+    def remove_tree(self, name: str) -> None:
+        """Delete an entry, and everything below it where it is a folder; links themselves, never what they lead to."""
+        if not self.has_folder(name):
+            self.remove(name)
+            return
+        with self.child(name) as folder:
+            for entry in folder.names():
+                folder.remove_tree(entry)
+        os.rmdir(name, dir_fd=self.descriptor)
+
+    def remove_partials(self, takes: Callable[[str], bool], *, of_the_dead: bool = False) -> None:
+        """Delete half-written files whose names ``takes`` accepts; ``of_the_dead``: of processes that are no more."""
+        for name in self.names():
+            match = _PARTIAL.fullmatch(name)
+            if match is None or not takes(match[1]):
+                continue
+            if not (of_the_dead and (match[2] is None or is_alive(int(match[2])))):
+                self.remove(name)
+
+    def files(self) -> Iterator[tuple[str, ...]]:
+        """Yield the files below this folder, each as its path's components.
+
+        Raises
+        ------
+        UnsafePathError
+            Something is neither a file nor a folder: a link, a pipe, a device.
+        """
+        for name in self.names():
+            found = self.status(name)
+            if found is None:
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                with self.child(name) as folder:
+                    yield from ((name, *rest) for rest in folder.files())
+            elif stat.S_ISREG(found.st_mode):
+                yield (name,)
+            else:
+                raise UnsafePathError(f"{self.path / name} is {_kind(found.st_mode)}; remove it")
+
+    def sync(self) -> None:
+        """Make renames in the folder survive a power cut."""
+        os.fsync(self.descriptor)
+
+    def _error(self, name: str, error: OSError) -> Exception:
+        found = self.status(name)
+        if found is not None and stat.S_ISLNK(found.st_mode):
+            return UnsafePathError(
+                f"{self.path / name} is a link, and nothing below {SIDECAR_DIR} may be one; remove it"
+            )
+        if error.errno in _LINK_ERRORS:
+            return UnsafePathError(f"{self.path / name} is not the kind of file it should be; remove it")
+        return open_error(self.path / name, error)
 
 
-def _holder(fd: int) -> str:
-    said = os.pread(fd, 20, 0)
-    if said == str(os.getpid()).encode():
-        return "another writer of this program: finish it (finalize() or abort())"
-    number = f" ({said.decode()})" if said.isdigit() else ""
-    return f"another process{number}: wait for it"
+def partial_name(name: str) -> str:
+    """Return a hidden name, new at each call, under which a file grows until it is whole."""
+    return f".{name}.{os.getpid()}-{next(_numbers)}.partial"
 
 
-def _give_back(fd: int, path: Path, made: list[Path], owner: int) -> None:
-    if os.getpid() == owner:  # a forked child inherits the descriptor, and must not end the lock of its parent
-        path.unlink(missing_ok=True)
-    os.close(fd)
-    if os.getpid() == owner:
-        for folder in made:
-            with contextlib.suppress(OSError):  # it is not empty: something was written
-                folder.rmdir()
+def _check_name(name: str) -> None:
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise UnsafePathError(f"{name!r} is not the plain name of a file or folder")
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISLNK(mode):
+        return "a link"
+    return "a pipe, a socket or a device"
+
+
+def write_atomically(path: Path, pieces: Iterable[Buffer], *, durable: bool = False, mode: int | None = None) -> None:
+    """Write a small file under a temporary name, then rename it; see :meth:`Folder.write`."""
+    with Folder.open(path.parent) as folder:
+        folder.write(path.name, pieces, durable=durable, mode=mode)
+
+
+def remove_stale_partials(folder: Path, name: str | None = None) -> None:
+    """Delete the half-written files (of one name) of processes of this machine that are no more."""
+    with contextlib.suppress(InputNotFoundError), Folder.open(folder) as opened:
+        opened.remove_partials(lambda found: name in (None, found), of_the_dead=True)

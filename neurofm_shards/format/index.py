@@ -13,7 +13,7 @@ import xxhash
 
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.format.sidecar import PackedInts, pack_ints, pack_strings
-from neurofm_shards.types import Buffer, ColumnSpec
+from neurofm_shards.types import Buffer, ColumnSpec, Shape, merge_shapes
 
 if TYPE_CHECKING:
     from neurofm_shards._typing import Ints
@@ -187,7 +187,7 @@ class ColumnLog:
     def finish(self, name: str, num_samples: int, known: ColumnSpec | None) -> ColumnIndex:
         """Return the column's index."""
         forms = set(self._forms)
-        shapes = [form[1] for form in forms if form is not None]
+        shapes: list[Shape] = [form[1] for form in forms if form is not None]
         # A value without a plain form may turn out to have any shape once it is decoded.
         plain = len(shapes) == len(forms) and len({form[0] for form in forms if form is not None}) == 1
         ranks = {len(shape) for shape in shapes}
@@ -216,8 +216,11 @@ class ColumnLog:
         return pack_ints(whole)
 
 
-def _common(shapes: Sequence[tuple[int, ...]]) -> tuple[int | None, ...]:
-    return tuple(axis[0] if len(set(axis)) == 1 else None for axis in zip(*shapes, strict=True))
+def _common(shapes: Sequence[Shape]) -> Shape | None:
+    common: Shape | None = shapes[0]
+    for shape in shapes[1:]:
+        common = merge_shapes(common, shape)
+    return common
 
 
 class IndexLog:

@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
@@ -14,11 +15,13 @@ import numpy as np
 import xxhash
 
 from neurofm_shards._typing import AnyArray
-from neurofm_shards.errors import FormatError, InputNotFoundError
-from neurofm_shards.format.files import SIDECAR_DIR, open_regular
+from neurofm_shards.errors import FormatError, InputNotFoundError, NeurofmShardsError
+from neurofm_shards.format.files import SIDECAR_DIR, Folder, open_error, open_regular
 from neurofm_shards.format.index import ColumnIndex, Encoded, IndexLog, ShardIndex
 from neurofm_shards.format.resolve import find_compression
 from neurofm_shards.format.sidecar import (
+    INDEX_SUFFIX,
+    SIDECAR_SUFFIXES,
     Arrays,
     PackedInts,
     load_ints,
@@ -29,6 +32,7 @@ from neurofm_shards.format.sidecar import (
     write_arrays,
 )
 from neurofm_shards.format.tar import Member, TarReader
+from neurofm_shards.limits import most_decoded
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import ColumnSpec
 
@@ -47,39 +51,44 @@ def shard_fingerprint(path: Path | str) -> str:
     """
     descriptor = open_regular(path)
     try:
-        size = os.fstat(descriptor).st_size
-        digest = xxhash.xxh3_64(size.to_bytes(8, "little"))
-        for start in (0, size // 2, max(size - _PIECE, 0)):
-            digest.update(os.pread(descriptor, _PIECE, start))
+        return fingerprint_of(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fingerprint_of(descriptor: int) -> str:
+    """Return the fingerprint of an open shard; see :func:`shard_fingerprint`."""
+    size = os.fstat(descriptor).st_size
+    digest = xxhash.xxh3_64(size.to_bytes(8, "little"))
+    for start in (0, size // 2, max(size - _PIECE, 0)):
+        digest.update(os.pread(descriptor, _PIECE, start))
     return digest.hexdigest()
 
 
-#: A shard may decompress to this much, or to this many times its size.
-MAX_UNKNOWN_BYTES = 1 << 30
-MAX_EXPANSION = 1100
 #: Pickles of other programs say at their end, too, what they hold; larger ones are decoded rather than copied.
 _HEAD_BYTES = 1 << 22
 
 
-def build_index(shard_path: Path | str) -> ShardIndex:
+def build_index(shard_path: Path | str, *, mapped: bool = True) -> ShardIndex:
     """Read a shard from end to end and say where everything is.
 
     Parameters
     ----------
     shard_path : path-like
         A tar, or one compressed by a registered compression (found by its suffix).
+    mapped : bool
+        Whether a plain tar may be mapped, which ends the process where it shrinks meanwhile.
 
     Raises
     ------
     InputNotFoundError
         There is no such file.
     FormatError
-        The shard is damaged, truncated or hostile.
+        The shard is damaged, truncated or hostile; an :class:`~neurofm_shards.errors.UnsupportedError` where it is
+        sound but holds what is not read.
     """
     path = Path(shard_path)
-    with opened_tar(path) as (source, limit):
+    with opened_tar(path, mapped=mapped) as (source, limit):
         reader = TarReader(source, name=path.name, limit=limit, digests=True)
         log = IndexLog()
         for member in reader:
@@ -108,7 +117,7 @@ def _note(log: IndexLog, member: Member, reader: TarReader) -> None:
 
 
 @contextlib.contextmanager
-def opened_tar(path: Path) -> Iterator[tuple[memoryview | BinaryIO, int | None]]:
+def opened_tar(path: Path, *, mapped: bool = True) -> Iterator[tuple[memoryview | BinaryIO, int | None]]:
     """Give a shard's decompressed tar (mapped, or as a stream) and the most bytes it may have.
 
     Whatever a decompressor stumbles over becomes a FormatError.
@@ -117,6 +126,9 @@ def opened_tar(path: Path) -> Iterator[tuple[memoryview | BinaryIO, int | None]]
     compression = find_compression(path.name)
     with os.fdopen(open_regular(path), "rb") as file:
         if compression is None:
+            if not mapped:
+                yield file, None
+                return
             # Not closed by hand: a view of it may still be held; it goes with the last of them.
             yield _mapped(file, path) if size else memoryview(b""), None
             return
@@ -124,8 +136,10 @@ def opened_tar(path: Path) -> Iterator[tuple[memoryview | BinaryIO, int | None]]
             with compression.open(file) as stream:
                 yield stream, most_decoded(size)
         except (OSError, EOFError, ValueError, RuntimeError) as error:
-            if isinstance(error, FormatError):
+            if isinstance(error, NeurofmShardsError):
                 raise
+            if isinstance(error, OSError) and error.errno is not None:
+                raise open_error(path, error) from error
             raise FormatError(f"{path.name} cannot be decompressed ({type(error).__name__}: {error})") from error
 
 
@@ -136,19 +150,14 @@ def _mapped(file: BinaryIO, path: Path) -> memoryview:
         raise FormatError(f"{path} cannot be mapped ({error}): is it really so large?") from error
 
 
-def most_decoded(size: int) -> int:
-    """Return the most bytes that a shard of this size may decompress to."""
-    return max(MAX_UNKNOWN_BYTES, MAX_EXPANSION * size)
-
-
 def file_size(path: Path) -> int:
-    """Return a shard's size; InputNotFoundError where there is no such file, FormatError where it is out of reach."""
+    """Return a shard's size; InputNotFoundError where there is no such file, StorageError where it is out of reach."""
     try:
         return os.stat(path).st_size  # noqa: PTH116  (on a hot path)
     except FileNotFoundError as error:
         raise InputNotFoundError(f"there is no shard {path}") from error
     except OSError as error:
-        raise FormatError(f"{path} cannot be opened ({error}); check links and permissions") from error
+        raise open_error(path, error) from error
 
 
 def codec_by_extension(extension: str) -> Codec | None:
@@ -162,17 +171,11 @@ def codec_by_extension(extension: str) -> Codec | None:
 
 T = TypeVar("T")
 
-INDEX_SUFFIX = ".idx"
 INDEX_VERSION = 1
 
 _DTYPE = re.compile(r"[<>|][biufc](1|2|4|8|16)")
 _HEX = re.compile(r"[0-9a-f]{16}")
 _MAX_BYTES = 1 << 60
-
-
-def index_path(shard_path: Path) -> Path:
-    """Return where a shard's index lies beside the data."""
-    return shard_path.parent / SIDECAR_DIR / (shard_path.name + INDEX_SUFFIX)
 
 
 def cache_folder() -> Path:
@@ -182,7 +185,7 @@ def cache_folder() -> Path:
     return root / "neurofm_shards" / "sidecars"
 
 
-def load_index(shard_path: Path | str, expected_samples: int | None = None) -> ShardIndex:
+def load_index(shard_path: Path | str, expected_samples: int | None = None, *, mapped: bool = True) -> ShardIndex:
     """Return a shard's index: its sidecar where that matches the shard, else a new one, which is kept.
 
     Parameters
@@ -191,6 +194,8 @@ def load_index(shard_path: Path | str, expected_samples: int | None = None) -> S
         The shard.
     expected_samples : int, optional
         What the manifest says.
+    mapped : bool
+        See :func:`build_index`.
 
     Raises
     ------
@@ -202,13 +207,19 @@ def load_index(shard_path: Path | str, expected_samples: int | None = None) -> S
     path = Path(shard_path)
     index = _stored(path)
     if index is None:
-        index = build_index(path)
-        keep(path, INDEX_SUFFIX, lambda target: save_index(index, target))
+        index = made_index(path, mapped=mapped)
     if expected_samples not in (None, index.num_samples):
         raise FormatError(
             f"{path.name} holds {index.num_samples:,} samples, and the manifest says {expected_samples:,}: "
             "run `neurofm-shards validate` on its folder"
         )
+    return index
+
+
+def made_index(path: Path, *, mapped: bool = True) -> ShardIndex:
+    """Build a shard's index and keep it."""
+    index = build_index(path, mapped=mapped)
+    keep(path, INDEX_SUFFIX, lambda target, mode: save_index(index, target, mode=mode))
     return index
 
 
@@ -236,25 +247,41 @@ def cached_path(shard_name: str, fingerprint: str, suffix: str) -> Path:
     return cache_folder() / fingerprint[:2] / f"{fingerprint}-{shard_name[:100]}{suffix}"
 
 
-def keep(path: Path, suffix: str, save: Callable[[Path], None]) -> Path | None:
-    """Save a sidecar beside the data, else in the user's cache; return where, None when neither can be written."""
+def keep(path: Path, suffix: str, save: Callable[[Path, int], None]) -> Path | None:
+    """Save a sidecar beside the data, else in the user's cache; return where, None when neither can be written.
+
+    It can be read by those who can read the shard; in the cache by its user alone.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode) & 0o666
     beside = path.parent / SIDECAR_DIR / (path.name + suffix)
-    if not beside.parent.is_symlink() and _saved(beside, save):
+    if _saved(beside, lambda target: save(target, mode)):
         return beside
     elsewhere = cached_path(path.name, shard_fingerprint(path), suffix)
-    return elsewhere if _saved(elsewhere, save) else None
+    return elsewhere if _saved(elsewhere, lambda target: save(target, 0o600), private=True) else None
 
 
-def _saved(target: Path, save: Callable[[Path], None]) -> bool:
+def _saved(target: Path, save: Callable[[Path], None], *, private: bool = False) -> bool:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        Folder.open(target.parent, create=True).close()
+        if private:
+            for folder in (target.parent, target.parent.parent, target.parent.parent.parent):
+                folder.chmod(0o700)
         save(target)
     except OSError:
         return False  # read-only or full: a sidecar only saves time
     return True
 
 
-def save_index(index: ShardIndex, path: Path, *, durable: bool = False) -> None:
+def forget_cached(shard_name: str, fingerprint: str) -> int:
+    """Delete what the user's cache holds of a shard; return how many files that were."""
+    paths = [cached_path(shard_name, fingerprint, suffix) for suffix in SIDECAR_SUFFIXES]
+    found = [path for path in paths if path.exists()]
+    for path in found:
+        path.unlink()
+    return len(found)
+
+
+def save_index(index: ShardIndex, path: Path, *, durable: bool = False, mode: int | None = None) -> None:
     """Write an index to a sidecar."""
     arrays: Arrays = {"digests": index.digests}
     header = {
@@ -266,7 +293,7 @@ def save_index(index: ShardIndex, path: Path, *, durable: bool = False) -> None:
         "columns": [_store_column(i, column, arrays) for i, column in enumerate(index.columns.values())],
         "frames": None if index.frames is None else _store_frames(index.frames, arrays),
     }
-    write_arrays(path, header, arrays, durable)
+    write_arrays(path, header, arrays, durable, mode)
 
 
 def _store_column(number: int, column: ColumnIndex, arrays: Arrays) -> list[Any]:

@@ -18,7 +18,9 @@ from typing_extensions import Self
 
 from neurofm_shards.codecs.arrays import plain_dtype
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
-from neurofm_shards.format.files import SIDECAR_DIR, open_regular, write_atomically
+from neurofm_shards.format.files import SIDECAR_DIR, Folder, open_regular, write_atomically
+from neurofm_shards.format.shard_names import shard_file_name
+from neurofm_shards.limits import MAX_MANIFEST_BYTES
 from neurofm_shards.types import ColumnSpec
 from neurofm_shards.values import loads_unique
 
@@ -26,15 +28,7 @@ MANIFEST_NAME = "dataset_metadata.json"
 FORMAT_VERSION = 1
 MAX_COUNT = 1 << 53
 
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,254}")
 _TABLE_FILE = re.compile(r"\.neurofm/(?:[A-Za-z0-9_][A-Za-z0-9_+-]*/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
-
-
-def plain_file_name(name: str) -> str:
-    """Return the name when it is that of a file in the data set's own folder; ValueError otherwise."""
-    if not _PLAIN_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not a plain file name")
-    return name
 
 
 def _table_file(name: str) -> str:
@@ -55,7 +49,7 @@ Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 #: A plain name, or none: it appears in messages that say what to install.
 Distribution = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,199}|\([a-z]+\)|)$")]
 DType = Annotated[str, AfterValidator(_number_type)]
-FileName = Annotated[str, AfterValidator(plain_file_name)]
+FileName = Annotated[str, AfterValidator(shard_file_name)]
 
 
 class FrozenModel(BaseModel):
@@ -219,8 +213,6 @@ class Manifest(FrozenModel):
         return not self.config or "format" in self.config
 
 
-#: A manifest of a million shards has about half of this.
-MAX_MANIFEST_BYTES = 1 << 30
 _OPTIONS = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
 
@@ -229,9 +221,21 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     return orjson.dumps(manifest.model_dump(), option=_OPTIONS)
 
 
-def write_manifest(folder: Path | str, manifest: Manifest, *, durable: bool = False) -> None:
-    """Write a folder's manifest, atomically."""
-    write_atomically(Path(folder) / MANIFEST_NAME, [manifest_bytes(manifest)], durable=durable)
+def write_manifest(folder: Path | str, manifest: Manifest, *, durable: bool = False, mode: int | None = None) -> None:
+    """Write a folder's manifest, atomically; ``mode`` are its permission bits, by default those of the one before.
+
+    Raises
+    ------
+    ConfigError
+        It is larger than any reader takes.
+    """
+    data = manifest_bytes(manifest)
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ConfigError(
+            f"the manifest would have {len(data):,} bytes, and {MAX_MANIFEST_BYTES:,} are read: make larger shards, or "
+            "say less of each input"
+        )
+    write_atomically(Path(folder) / MANIFEST_NAME, [data], durable=durable, mode=mode)
 
 
 def read_manifest(folder: Path | str) -> Manifest | None:
@@ -321,16 +325,13 @@ def merge_columns(groups: Iterable[Sequence[ColumnEntry]], total_samples: int) -
 
 
 def _merge(a: ColumnEntry, b: ColumnEntry) -> ColumnEntry:
-    dtype = a.dtype if a.dtype == b.dtype else None
-    shape = None
-    if dtype is not None and a.shape is not None and b.shape is not None and len(a.shape) == len(b.shape):
-        shape = [m if m == n else None for m, n in zip(a.shape, b.shape, strict=True)]
+    both = a.spec.merge(b.spec)
     return a.model_copy(
         update={
-            "dtype": dtype,
-            "shape": shape,
-            "unit": a.unit if a.unit == b.unit else None,
-            "table": a.table if a.table == b.table else None,
+            "dtype": both.dtype,
+            "shape": None if both.shape is None else list(both.shape),
+            "unit": both.unit,
+            "table": both.table,
             "num_samples": a.num_samples + b.num_samples,
         }
     )
@@ -376,6 +377,16 @@ def side_table(folder: Path, manifest: Manifest | None, name: str) -> list[dict[
     return read_rows(folder, entries[name], entries[name].rows)
 
 
+def write_rows(
+    folder: Path, entry: TableEntry, rows: Sequence[Mapping[str, Any]], *, durable: bool, mode: int | None = None
+) -> None:
+    """Write a table; rows hold JSON values, ``mode`` are the permission bits of a file that is new."""
+    path = folder / entry.file
+    with Folder.open(path.parent, create=True) as tables:
+        text = orjson.dumps(rows, option=orjson.OPT_APPEND_NEWLINE)
+        tables.write(path.name, [text], durable=durable, mode=tables.mode(path.name) or mode)
+
+
 def read_rows(folder: Path, entry: TableEntry, rows: int) -> list[dict[str, Any]]:
     """Read the first rows of a table; those beyond belong to an addition that never finished.
 
@@ -384,12 +395,20 @@ def read_rows(folder: Path, entry: TableEntry, rows: int) -> list[dict[str, Any]
     FormatError
         The table is damaged or has fewer rows.
     """
+    return read_table(folder, entry, rows)[:rows]
+
+
+def read_table(folder: Path, entry: TableEntry, rows: int | None = None) -> list[dict[str, Any]]:
+    """Read all rows of a table's file, which has at least ``rows``, by default those of the manifest."""
+    least = entry.rows if rows is None else rows
     try:
-        table = orjson.loads((folder / entry.file).read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
+        path = folder / entry.file
+        with Folder.open(path.parent) as tables:
+            table = orjson.loads(tables.read(path.name))
+    except (FileNotFoundError, orjson.JSONDecodeError) as error:
         raise FormatError(
             f"table {entry.file} of {folder} cannot be read: {error}. Copy the hidden folder along with the shards"
         ) from error
-    if not isinstance(table, list) or len(table) < rows or not all(isinstance(row, dict) for row in table[:rows]):
-        raise FormatError(f"table {entry.file} of {folder} must be a list of at least {rows} rows")
-    return table[:rows]
+    if not isinstance(table, list) or len(table) < least or not all(isinstance(row, dict) for row in table):
+        raise FormatError(f"table {entry.file} of {folder} must be a list of at least {least} rows")
+    return table

@@ -14,11 +14,11 @@ import orjson
 
 from neurofm_shards._typing import AnyArray, Bools, Ints
 from neurofm_shards.errors import ConfigError, FormatError
-from neurofm_shards.format.files import SIDECAR_DIR
 from neurofm_shards.format.index import ShardIndex
-from neurofm_shards.format.index_io import INDEX_SUFFIX, keep, opened_tar, sidecar
+from neurofm_shards.format.index_io import keep, opened_tar, sidecar
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.format.sidecar import (
+    METADATA_SUFFIX,
     Arrays,
     PackedInts,
     PackedStrings,
@@ -201,7 +201,7 @@ def joined_texts(columns: Sequence[tuple[MetadataColumn | None, int]]) -> tuple[
 MAX_METADATA_BYTES = 1 << 24
 
 
-def metadata_of_shard(path: Path, index: ShardIndex) -> Iterator[dict[str, Any]]:
+def metadata_of_shard(path: Path, index: ShardIndex, *, mapped: bool = True) -> Iterator[dict[str, Any]]:
     """Yield the metadata of each sample of a shard; an empty dict where there is none.
 
     Raises
@@ -215,7 +215,7 @@ def metadata_of_shard(path: Path, index: ShardIndex) -> Iterator[dict[str, Any]]
         return
     places = zip(column.payload_offsets.tolist(), column.payload_sizes.tolist(), strict=True)
     keys = index.keys()
-    with opened_tar(path) as (source, limit):
+    with opened_tar(path, mapped=mapped) as (source, limit):
         payloads: Iterator[memoryview | None]
         if isinstance(source, memoryview):
             payloads = (source[offset : offset + size] if offset >= 0 else None for offset, size in places)
@@ -256,7 +256,6 @@ def parse_metadata(payload: bytes | memoryview | None, where: str) -> dict[str, 
     return values if isinstance(values, dict) else {"value": values}
 
 
-METADATA_SUFFIX = ".meta"
 METADATA_VERSION = 1
 
 
@@ -421,7 +420,7 @@ def part_of(metadata: Sequence[Mapping[str, Any]]) -> TablePart:
     return TablePart(len(metadata), kept, tuple(str(name) for name, column in made.items() if column is None))
 
 
-def save_part(part: TablePart, fingerprint: str, path: Path, *, durable: bool = False) -> None:
+def save_part(part: TablePart, fingerprint: str, path: Path, *, durable: bool = False, mode: int | None = None) -> None:
     """Write one shard's table to a sidecar."""
     arrays: Arrays = {}
     columns = [store_column(name, i, column, arrays) for i, (name, column) in enumerate(part.columns.items())]
@@ -433,7 +432,7 @@ def save_part(part: TablePart, fingerprint: str, path: Path, *, durable: bool = 
         "columns": columns,
         "omitted": list(part.omitted),
     }
-    write_arrays(path, header, arrays, durable)
+    write_arrays(path, header, arrays, durable, mode)
 
 
 def read_part(path: Path, fingerprint: str, num_rows: int) -> TablePart:
@@ -455,7 +454,7 @@ def read_part(path: Path, fingerprint: str, num_rows: int) -> TablePart:
     raise FormatError(f"metadata sidecar {path.name} is of another version of its shard")
 
 
-def load_table(shard_path: Path | str, index: ShardIndex) -> MetadataTable:
+def load_table(shard_path: Path | str, index: ShardIndex, *, mapped: bool = True) -> MetadataTable:
     """Return the table of one shard: its sidecar where that matches, else made from the metadata members, and kept.
 
     Raises
@@ -468,12 +467,11 @@ def load_table(shard_path: Path | str, index: ShardIndex) -> MetadataTable:
     part = sidecar(path, mark, METADATA_SUFFIX, lambda place: read_part(place, mark, rows))
     if part is not None:
         return MetadataTable([part])
-    made = part_of(list(metadata_of_shard(path, index)))
-    keep(path, METADATA_SUFFIX, lambda target: save_part(made, mark, target))
-    return MetadataTable([made])
+    return MetadataTable([made_part(path, index, mapped=mapped)])
 
 
-def sidecar_paths(shard_path: Path | str) -> list[Path]:
-    """Return the paths of a shard's sidecars beside the data; a function of the shard's path alone."""
-    path = Path(shard_path)
-    return [path.parent / SIDECAR_DIR / (path.name + suffix) for suffix in (INDEX_SUFFIX, METADATA_SUFFIX)]
+def made_part(path: Path, index: ShardIndex, *, mapped: bool = True) -> TablePart:
+    """Make a shard's table from its metadata members, and keep it."""
+    made = part_of(list(metadata_of_shard(path, index, mapped=mapped)))
+    keep(path, METADATA_SUFFIX, lambda target, mode: save_part(made, index.fingerprint, target, mode=mode))
+    return made

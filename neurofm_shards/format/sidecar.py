@@ -15,7 +15,6 @@ strings take few bytes: a progression is three numbers, the rest are small array
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import struct
@@ -31,20 +30,38 @@ import xxhash
 
 from neurofm_shards._typing import AnyArray, Ints
 from neurofm_shards.errors import FormatError
-from neurofm_shards.format.files import open_regular, write_atomically
+from neurofm_shards.format.files import SIDECAR_DIR, open_regular, write_atomically
 from neurofm_shards.types import Buffer
+
+#: What a shard's sidecars are called: its own name, and one of these.
+INDEX_SUFFIX = ".idx"
+METADATA_SUFFIX = ".meta"
+SIDECAR_SUFFIXES = (INDEX_SUFFIX, METADATA_SUFFIX)
 
 MAGIC = b"NFMSIDE1"
 _FIXED = struct.Struct("<8sQII")
 _ALIGN = 64
 _MAX_HEADER = 1 << 26
-#: Smaller files are read, larger ones mapped.
-_MAP_BYTES = 1 << 20
 _DTYPES = frozenset({"|u1", "<u2", "<u4", "<u8", "|i1", "<i2", "<i4", "<i8", "<f4", "<f8", "|b1"})
 
 
+def sidecar_names(shard_name: str) -> list[str]:
+    """Return the names of a shard's sidecars in the hidden folder: index and metadata table."""
+    return [shard_name + suffix for suffix in SIDECAR_SUFFIXES]
+
+
+def sidecar_paths(shard_path: Path | str) -> list[Path]:
+    """Return the paths of a shard's sidecars beside the data; a function of the shard's path alone."""
+    path = Path(shard_path)
+    return [path.parent / SIDECAR_DIR / name for name in sidecar_names(path.name)]
+
+
 def write_arrays(
-    path: Path | str, header: dict[str, Any], arrays: Mapping[str, AnyArray], durable: bool = False
+    path: Path | str,
+    header: dict[str, Any],
+    arrays: Mapping[str, AnyArray],
+    durable: bool = False,
+    mode: int | None = None,
 ) -> None:
     """Write a sidecar, atomically.
 
@@ -58,6 +75,8 @@ def write_arrays(
         Plain numbers, bytes and bools of any shape.
     durable : bool
         Whether to sync file and folder.
+    mode : int, optional
+        Permission bits; by default those of the sidecar that is replaced.
     """
     pieces = [np.ascontiguousarray(a, dtype=a.dtype.newbyteorder("<")) for a in arrays.values()]
     table, offset = [], 0
@@ -68,7 +87,9 @@ def write_arrays(
         offset += -(-array.nbytes // _ALIGN) * _ALIGN
     text = orjson.dumps({"arrays": table, "header": header})
     body = b"".join(_body(text, pieces))
-    write_atomically(Path(path), [MAGIC, xxhash.xxh3_64_intdigest(body).to_bytes(8, "little"), body], durable=durable)
+    write_atomically(
+        Path(path), [MAGIC, xxhash.xxh3_64_intdigest(body).to_bytes(8, "little"), body], durable=durable, mode=mode
+    )
 
 
 def _body(text: bytes, arrays: list[AnyArray]) -> Iterator[Buffer]:
@@ -97,14 +118,13 @@ def read_arrays(path: Path | str) -> tuple[dict[str, Any], dict[str, AnyArray]]:
         raise FormatError(f"sidecar {os.path.basename(path)}: {error}") from error  # noqa: PTH119  (on a hot path)
 
 
-def _contents(path: str) -> bytes | mmap.mmap:
+def _contents(path: str) -> bytes:
+    """Read a file whole: it is hashed whole anyway, and a map of a file that shrinks ends the process."""
     with os.fdopen(open_regular(path), "rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size > _MAP_BYTES:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return file.read() or b""
+        return file.readall() or b""
 
 
-def parse_arrays(data: bytes | mmap.mmap) -> tuple[dict[str, Any], dict[str, AnyArray]]:
+def parse_arrays(data: bytes) -> tuple[dict[str, Any], dict[str, AnyArray]]:
     """Take a container's bytes apart, checking everything.
 
     Raises
@@ -131,7 +151,7 @@ def parse_arrays(data: bytes | mmap.mmap) -> tuple[dict[str, Any], dict[str, Any
     return parsed["header"], _views(data, start, parsed.get("arrays"))
 
 
-def _views(data: bytes | mmap.mmap, start: int, table: object) -> dict[str, AnyArray]:
+def _views(data: bytes, start: int, table: object) -> dict[str, AnyArray]:
     if not isinstance(table, list):
         raise FormatError("its list of arrays is missing")
     arrays: dict[str, AnyArray] = {}

@@ -10,11 +10,12 @@ from typing import BinaryIO, NamedTuple
 
 import xxhash
 
-from neurofm_shards.errors import FormatError
+from neurofm_shards.errors import FormatError, UnsupportedError
 from neurofm_shards.format.headers import padded
 from neurofm_shards.format.keys import split_name
 
 _BLOCK = 512
+_OCTAL = re.compile(rb" *([0-7]+)[ \0]*")
 _CHUNK = 1 << 20
 #: Most zeros behind the end of an archive (tar programs pad to their record size).
 MAX_TAIL_BYTES = 1 << 20
@@ -67,6 +68,10 @@ class Cursor(ABC):
         """Return an error that names shard and offset."""
         return FormatError(f"{self.name}, byte {self.position:,}: {what}")
 
+    def refusal(self, what: str) -> UnsupportedError:
+        """Return the error for an archive that may be sound."""
+        return UnsupportedError(f"{self.name}, byte {self.position:,}: {what}")
+
     def truncated(self) -> FormatError:
         """Return the error for an archive that ends too early."""
         return self.error("the shard is truncated: it stops inside a member or has no end-of-archive blocks")
@@ -74,12 +79,26 @@ class Cursor(ABC):
     def check_tail(self, tail: bytes, length: int) -> bytes:
         """Return what follows the last member once it is known to be an end of archive and nothing else."""
         if length > MAX_TAIL_BYTES:
-            raise self.error(f"more than {MAX_TAIL_BYTES:,} bytes follow the end of the archive")
+            raise self.refusal(f"more than {MAX_TAIL_BYTES:,} bytes follow the end of the archive")
         if tail.count(0) != len(tail):
-            raise self.error("something follows the end of the archive: two archives in one file, or hidden data")
+            what = "something follows the end of the archive: two archives in one file, or hidden data"
+            raise self.refusal(what) if _holds_header(tail) else self.error(what)
         if length < 2 * _BLOCK:
             raise self.truncated()
         return tail
+
+
+def has_checksum(header: bytes) -> bool:
+    """Return whether a block is a tar header, by its checksum."""
+    stated = _OCTAL.fullmatch(header[148:156])
+    # Old tars on odd machines summed signed bytes; tarfile and GNU tar accept both, and names here are text anyway.
+    return stated is not None and int(stated[1], 8) == sum(header) - sum(header[148:156]) + 256
+
+
+def _holds_header(tail: bytes) -> bool:
+    """Return whether a member begins somewhere behind the end of an archive."""
+    blocks = (tail[at : at + _BLOCK] for at in range(0, len(tail) - _BLOCK + 1, _BLOCK))
+    return any(has_checksum(block) for block in blocks if any(block))
 
 
 class BufferCursor(Cursor):
@@ -89,7 +108,7 @@ class BufferCursor(Cursor):
         super().__init__(name, buffer.nbytes)
         self._buffer = buffer.cast("B")
         if limit is not None and buffer.nbytes > limit:
-            raise self.error(f"the archive has {buffer.nbytes:,} bytes; at most {limit:,} were expected")
+            raise self.refusal(f"the archive has {buffer.nbytes:,} bytes; at most {limit:,} were expected")
 
     def peek(self, size: int) -> memoryview:
         """Return a view of the next bytes."""
@@ -181,7 +200,7 @@ class StreamCursor(Cursor):
         more = self._file.read(size)
         self._read_bytes += len(more)
         if self._limit is not None and self._read_bytes > self._limit:
-            raise self.error(f"the shard decompresses to more than {self._limit:,} bytes, which is taken for a bomb")
+            raise self.refusal(f"the shard decompresses to more than {self._limit:,} bytes, which is taken for a bomb")
         return more
 
 
@@ -202,7 +221,6 @@ _REFUSED = {
     b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a named pipe",
     b"K": "a link", b"S": "a sparse file", b"V": "a volume label", b"M": "a part of a file", b"D": "a GNU dump folder",
 }  # fmt: skip
-_OCTAL = re.compile(rb" *([0-7]+)[ \0]*")
 _PAX_RECORD = re.compile(rb"(\d{1,6}) ([^=]{1,200})=")
 _PAX_NUMBER = re.compile(rb"\d{1,18}")
 
@@ -288,14 +306,14 @@ class TarReader:
             if parts.key != key:
                 key = parts.key
                 if key in seen_keys:
-                    raise self._error(
+                    raise self._refusal(
                         start, f"key {key!r} comes a second time; keys must be unique and samples in one piece"
                     )
                 seen_keys.add(key)
                 fields.clear()
                 self._begin_record(start)
             if parts[1:] in fields:
-                raise self._error(start, f"member {member_name!r} comes a second time")
+                raise self._refusal(start, f"member {member_name!r} comes a second time")
             fields.add((parts.field, parts.extension))
             yield Member(member_name, *parts, offset, size, start)
 
@@ -343,7 +361,7 @@ class TarReader:
             else:
                 extensions += 1
                 if extensions > MAX_EXTENSIONS:
-                    raise self._error(
+                    raise self._refusal(
                         header_at, f"more than {MAX_EXTENSIONS} extension headers stand before one member"
                     )
                 overrides = self._extension(kind, size, header_at, overrides)
@@ -366,26 +384,24 @@ class TarReader:
             )
 
     def _checked(self, header: bytes, at: int) -> tuple[bytes, int]:
-        stated = _OCTAL.fullmatch(header[148:156])
-        # Old tars on odd machines summed signed bytes; tarfile and GNU tar accept both, and names here are text anyway.
-        if stated is None or int(stated[1], 8) != sum(header) - sum(header[148:156]) + 256:
+        if not has_checksum(header):
             raise self._error(at, "a header's checksum is wrong: the shard is damaged, or not a tar")
         kind = header[156:157]
         if kind == b"\0" and header[:100].rstrip(b"\0").endswith(b"/"):
             kind = _FOLDER  # as the oldest tars said it
         if kind in _REFUSED:
-            raise self._error(at, f"a member is {_REFUSED[kind]}; shards hold plain files only")
+            raise self._refusal(at, f"a member is {_REFUSED[kind]}; shards hold plain files only")
         return kind, self._size(header[124:136], at)
 
     def _size(self, digits: bytes, at: int) -> int:
         if digits[0] & 0x80:
             size = int.from_bytes(bytes([digits[0] & 0x7F]) + digits[1:], "big")
             if digits[0] == 0xFF or size >= 1 << 62:
-                raise self._error(at, "a member's size is negative or absurd")
+                raise self._refusal(at, "a member's size is negative or absurd")
             return size
         octal = _OCTAL.fullmatch(digits)
         if octal is None:
-            raise self._error(at, f"a member's size is {digits!r}, which is no octal number")
+            raise self._refusal(at, f"a member's size is {digits!r}, which is no octal number")
         return int(octal[1], 8)
 
     def _name(self, header: bytes, at: int) -> bytes:
@@ -393,66 +409,66 @@ class TarReader:
         if header[257:263] != b"ustar\0":
             # Elsewhere these bytes say other things, which some programs take for a part of the name.
             if header[257:263] not in (b"ustar ", bytes(6)) or prefix:
-                raise self._error(at, "a header is of an unknown kind: neither USTAR, PAX, GNU nor the oldest tar")
+                raise self._refusal(at, "a header is of an unknown kind: neither USTAR, PAX, GNU nor the oldest tar")
             return name
         return prefix + b"/" + name if prefix else name
 
     def _text(self, raw: bytes, at: int) -> bytes:
         text = raw.rstrip(b"\0")
         if b"\0" in text:
-            raise self._error(at, f"a name holds a NUL byte: {text[:60]!r}")
+            raise self._refusal(at, f"a name holds a NUL byte: {text[:60]!r}")
         return text
 
     def _checked_name(self, raw: bytes, at: int) -> str:
         try:
             name = raw.decode()
         except UnicodeDecodeError as error:
-            raise self._error(at, f"member name {raw[:60]!r} is not UTF-8") from error
+            raise self._refusal(at, f"member name {raw[:60]!r} is not UTF-8") from error
         if not name or not name.isprintable():
-            raise self._error(at, f"member name {name[:60]!r} is empty or holds control characters")
+            raise self._refusal(at, f"member name {name[:60]!r} is empty or holds control characters")
         if name.startswith("/") or ".." in name.split("/") or "\\" in name:
-            raise self._error(at, f"member name {name[:60]!r} leads out of the archive")
+            raise self._refusal(at, f"member name {name[:60]!r} leads out of the archive")
         return name
 
     def _extension(self, kind: bytes, size: int, at: int, overrides: _Overrides) -> _Overrides:
         if kind not in (_LONG_NAME, _PAX, _PAX_GLOBAL):
-            raise self._error(at, f"a member is of the unknown type {kind!r}")
+            raise self._refusal(at, f"a member is of the unknown type {kind!r}")
         if size > MAX_PAX_BYTES:
-            raise self._error(at, f"an extension header has {size:,} bytes; {MAX_PAX_BYTES:,} are allowed")
+            raise self._refusal(at, f"an extension header has {size:,} bytes; {MAX_PAX_BYTES:,} are allowed")
         self._check_fits(self._cursor.position, size)
         offset = self._cursor.position
         blocks = bytes(self._cursor.peek(padded(size)))
         self._cursor.skip_to(offset + padded(size))
         if kind == _LONG_NAME:
             if blocks[size:].strip(b"\0"):
-                raise self._error(at, "a long name goes on beyond its size, where programs differ in what they read")
+                raise self._refusal(at, "a long name goes on beyond its size, where programs differ in what they read")
             return self._overridden(overrides, at, name=self._bounded(self._text(blocks[:size], at), at))
         records = self._pax_records(blocks[:size], at)
         if kind == _PAX_GLOBAL:
             if b"path" in records or b"size" in records:
-                raise self._error(at, "a global PAX header overrides names or sizes")
+                raise self._refusal(at, "a global PAX header overrides names or sizes")
             return overrides
         return self._pax_overrides(records, at, overrides)
 
     def _bounded(self, name: bytes, at: int) -> bytes:
         if len(name) > MAX_NAME_BYTES:
-            raise self._error(at, f"a member name has {len(name):,} bytes; {MAX_NAME_BYTES:,} are allowed")
+            raise self._refusal(at, f"a member name has {len(name):,} bytes; {MAX_NAME_BYTES:,} are allowed")
         return name
 
     def _pax_overrides(self, records: dict[bytes, bytes], at: int, overrides: _Overrides) -> _Overrides:
         if any(word.startswith(b"GNU.sparse") for word in records):
-            raise self._error(at, "a member is a sparse file; shards hold plain files only")
+            raise self._refusal(at, "a member is a sparse file; shards hold plain files only")
         if b"path" in records:
             overrides = self._overridden(overrides, at, name=self._bounded(records[b"path"], at))
         if b"size" in records:
             if not _PAX_NUMBER.fullmatch(records[b"size"]):
-                raise self._error(at, f"a PAX header says a size of {records[b'size'][:30]!r}")
+                raise self._refusal(at, f"a PAX header says a size of {records[b'size'][:30]!r}")
             overrides = self._overridden(overrides, at, size=int(records[b"size"]))
         return overrides
 
     def _overridden(self, overrides: _Overrides, at: int, **said: bytes | int) -> _Overrides:
         if any(getattr(overrides, word) is not None for word in said):  # programs differ in which one they believe
-            raise self._error(at, f"two extension headers before one member each give its {' and '.join(said)}")
+            raise self._refusal(at, f"two extension headers before one member each give its {' and '.join(said)}")
         return _Overrides(**{**overrides._asdict(), **said})
 
     def _pax_records(self, payload: bytes, at: int) -> dict[bytes, bytes]:
@@ -464,10 +480,13 @@ class TarReader:
             if match is None or not match.end() < stop <= len(payload) or payload[stop - 1 : stop] != b"\n":
                 raise self._error(at, "a PAX header is damaged")
             if match[2] in records:
-                raise self._error(at, f"a PAX header says {match[2]!r} twice")
+                raise self._refusal(at, f"a PAX header says {match[2]!r} twice")
             records[match[2]] = payload[match.end() : stop - 1]
             position = stop
         return records
+
+    def _refusal(self, at: int, what: str) -> UnsupportedError:
+        return UnsupportedError(f"{self.name}, byte {at:,}: {what}")
 
     def _error(self, at: int, what: str) -> FormatError:
         return FormatError(f"{self.name}, byte {at:,}: {what}")
@@ -478,25 +497,3 @@ class _Overrides(NamedTuple):
 
     name: bytes | None = None
     size: int | None = None
-
-
-def read_members(
-    source: bytes | memoryview | BinaryIO, *, name: str = "shard", limit: int | None = None
-) -> Iterator[Member]:
-    """Yield the members of a tar's samples.
-
-    Parameters
-    ----------
-    source : bytes-like or binary file
-        The tar, decompressed.
-    name : str
-        What to call the shard in errors.
-    limit : int, optional
-        Most bytes the archive may have.
-
-    Raises
-    ------
-    FormatError
-        The archive is damaged, truncated, hostile, or holds more than plain files; the message names shard and offset.
-    """
-    yield from TarReader(source, name=name, limit=limit)

@@ -17,8 +17,8 @@ from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, D
 
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
+from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.datasets import (
-    DEFAULT_PATTERN,
     Counts,
     ShardDataset,
     chosen_rows,
@@ -332,7 +332,7 @@ def create_webdataset_dataloader(
     *,
     drop_last: bool = False,
     seed: int = 42,
-    shard_pattern: str = DEFAULT_PATTERN,
+    shard_pattern: str = DEFAULT_SHARD_PATTERN,
     columns: Sequence[str] | None = None,
     where: Where | None = None,
     keys: Sequence[str] | None = None,

@@ -15,6 +15,7 @@ from typing_extensions import Self
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, SampleIndexError, SampleNotFoundError
 from neurofm_shards.format.manifest import side_table
+from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.fetch import RowReader, SampleFetch
 from neurofm_shards.loading.subsets import Where, select
 from neurofm_shards.loading.tensors import count_dtypes
@@ -23,14 +24,13 @@ from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.reading.address_space import IO
 from neurofm_shards.reading.collection import ShardCollection
 
-DEFAULT_PATTERN = "shard_*.tar*"
 Counts: TypeAlias = Literal["float32", "stored"]
 
 
 def open_shards(shard_dir: str | os.PathLike[str], pattern: str, io: IO, verify: bool) -> ShardCollection:
     """Open a folder; the default pattern means what the manifest lists, where there is one."""
     return ShardCollection.open(
-        os.fspath(shard_dir), None if pattern == DEFAULT_PATTERN else pattern, io=io, verify=verify
+        os.fspath(shard_dir), None if pattern == DEFAULT_SHARD_PATTERN else pattern, io=io, verify=verify
     )
 
 
@@ -146,7 +146,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
     def __init__(
         self,
         shard_dir: str | os.PathLike[str],
-        shard_pattern: str = DEFAULT_PATTERN,
+        shard_pattern: str = DEFAULT_SHARD_PATTERN,
         *,
         columns: Sequence[str] | None = None,
         decode: bool = True,

@@ -16,7 +16,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from neurofm_shards.errors import ConfigError, StateError
 from neurofm_shards.format.files import remove_stale_partials
-from neurofm_shards.loading.datasets import DEFAULT_PATTERN, Counts, chosen_rows, make_reader, open_shards, sample_bytes
+from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
+from neurofm_shards.loading.datasets import Counts, chosen_rows, make_reader, open_shards, sample_bytes
 from neurofm_shards.loading.fetch import OnError, SampleFetch, SkipCounter
 from neurofm_shards.loading.plans.options import PlanOptions, RemainderPolicy
 from neurofm_shards.loading.plans.plan import Request, SinglePlan
@@ -80,7 +81,7 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
     def __init__(
         self,
         shard_dir: str | os.PathLike[str],
-        shard_pattern: str = DEFAULT_PATTERN,
+        shard_pattern: str = DEFAULT_SHARD_PATTERN,
         shuffle: bool | str = True,
         shuffle_shards: bool = True,
         buffer_size: int = 1000,

@@ -6,25 +6,25 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.convert.planning import merge_columns
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.card import write_card
-from neurofm_shards.format.dataset_record import ShardRecord
-from neurofm_shards.format.files import OutputLock, write_atomically
+from neurofm_shards.format.dataset_record import ShardRecord, make_manifest
 from neurofm_shards.format.keys import automatic_number
-from neurofm_shards.format.manifest import Manifest, TableEntry, read_rows, summary, write_manifest
-from neurofm_shards.format.manifest import merge_columns as merge_column_entries
+from neurofm_shards.format.manifest import Manifest, TableEntry, read_rows, summary, write_manifest, write_rows
 from neurofm_shards.maintenance.drop import finished_manifest
 from neurofm_shards.maintenance.rewriting import Rewriter, writer_settings
 from neurofm_shards.reading.collection import ShardCollection
-from neurofm_shards.writing.output_folder import Output
+from neurofm_shards.writing.lock import OutputLock
+from neurofm_shards.writing.output_folder import OutputFolder
 from neurofm_shards.writing.statistics import SessionStats, add, manifest_statistics, sessions_from_manifest
 
 
@@ -63,27 +63,26 @@ def merge(
     """
     if len(folders) < 2:
         raise ConfigError(f"merge joins two data sets or more, and was given {len(folders)}")
-    output = Output(Path(output_dir))
+    output = OutputFolder(Path(output_dir))
     with ExitStack() as stack:
         parts = [stack.enter_context(_opened(Path(folder), output.folder)) for folder in folders]
         _check(parts)
         stack.enter_context(OutputLock(output.folder))
-        output.clean()
         if not (overwrite and output.is_ours()):
             output.check_free()
+        output.clean()
         output.give_up_replacement()
-        staging = output.new_staging()
-        manifest = _Merge(parts, staging, durable).run()
-        write_card(staging, manifest, durable=durable)
-        old = output.shard_names() if overwrite else set()
-        output.replace(staging, old - {entry.shard_name for entry in manifest.shards}, durable=durable)
+        with output.staging() as staging:
+            manifest = _Merge(parts, staging, durable).run()
+            old = output.shard_names() if overwrite else set()
+            output.replace(staging, old - {entry.shard_name for entry in manifest.shards}, durable=durable)
     return summary(output.folder, manifest)
 
 
 @dataclass(frozen=True)
 class _Part:
     folder: Path
-    output: Output
+    output: OutputFolder
     manifest: Manifest
     collection: ShardCollection
 
@@ -92,9 +91,9 @@ class _Part:
 def _opened(folder: Path, target: Path) -> Iterator[_Part]:
     if folder.resolve() == target.resolve():
         raise ConfigError(f"{folder} is both joined and written; name another output")
-    output = Output(folder)
+    output = OutputFolder(folder)
     manifest = finished_manifest(output)
-    with ShardCollection.open(folder) as collection:
+    with ShardCollection.open(folder, verify=True) as collection:
         yield _Part(folder, output, manifest, collection)
 
 
@@ -119,6 +118,8 @@ class _Merge:
 
     def __init__(self, parts: Sequence[_Part], staging: Path, durable: bool) -> None:
         self._parts = parts
+        #: As strict as the strictest of what is joined.
+        self._mode = reduce(and_, (mode for part in parts if (mode := part.output.mode()) is not None))
         self._staging = staging
         self._durable = durable
         self._rows: dict[str, list[Mapping[str, Any]]] = {}
@@ -135,7 +136,10 @@ class _Merge:
         bases = self._add_tables(part)
         self._sources += [_moved(source, bases) for source in part.manifest.sources]
         rewriter = Rewriter(
-            part.collection, part.manifest, writer_settings(part.manifest, durable=self._durable), bases
+            part.collection,
+            part.manifest,
+            writer_settings(part.manifest, durable=self._durable, mode=self._mode),
+            bases,
         )
         for k in range(len(part.collection.shard_names)):
             rows = np.arange(part.collection.starts[k], part.collection.starts[k + 1], dtype=np.int64)
@@ -169,19 +173,13 @@ class _Merge:
 
     def _manifest(self, records: Sequence[ShardRecord]) -> Manifest:
         manifests = [part.manifest for part in self._parts]
-        entries = [record.entry for record in records]
-        total = sum(entry.num_samples for entry in entries)
-        columns = merge_column_entries([record.columns for record in records], total)
         configs = [item.config for item in manifests]
-        manifest = Manifest(
-            total_samples=total,
-            total_shards=len(entries),
+        manifest = make_manifest(
+            [record.entry for record in records],
+            [record.columns for record in records],
             shard_size=max(item.shard_size for item in manifests),
             compression=manifests[0].compression,
             compression_distribution=manifests[0].compression_distribution,
-            modalities=[column.name for column in columns],
-            columns=columns,
-            shards=entries,
             next_key=self._next,
             statistics=self._statistics(manifests),
             tables=self._write_tables(),
@@ -190,7 +188,8 @@ class _Merge:
             config=configs[0] if all(config == configs[0] for config in configs) else {},
             software={name: version for item in manifests for name, version in item.software.items()},
         )
-        write_manifest(self._staging, manifest, durable=self._durable)
+        write_card(self._staging, manifest, durable=self._durable, mode=self._mode)
+        write_manifest(self._staging, manifest, durable=self._durable, mode=self._mode)
         return manifest
 
     def _statistics(self, manifests: Sequence[Manifest]) -> dict[str, Any]:
@@ -207,9 +206,7 @@ class _Merge:
         entries = {}
         for name, rows in self._rows.items():
             entry = TableEntry(file=f".neurofm/tables/{name}.json", rows=len(rows))
-            path = self._staging / entry.file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, [orjson.dumps(rows, option=orjson.OPT_APPEND_NEWLINE)], durable=self._durable)
+            write_rows(self._staging, entry, rows, durable=self._durable, mode=self._mode)
             entries[name] = entry
         return entries
 

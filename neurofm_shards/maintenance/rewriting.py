@@ -24,7 +24,7 @@ class Rewriter:
     Attributes
     ----------
     collection : ShardCollection
-        The data set.
+        The data set, opened with ``verify``: damage must not become whole by being written anew.
     manifest : Manifest
         Its manifest.
     writer : dict
@@ -52,7 +52,6 @@ class Rewriter:
         numbers : numpy.ndarray of int64, shape (n,), optional
             Numbers of new automatic keys; None keeps the samples' own ids.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         step = rows_per_block(tuple(self.collection.columns.values()))
         with ShardWriter(path, shard_idx, **self.writer) as writer:
             for start in range(0, len(rows), step):
@@ -85,11 +84,12 @@ class Rewriter:
         return merged(parts)
 
 
-def writer_settings(manifest: Manifest, *, durable: bool) -> dict[str, Any]:
+def writer_settings(manifest: Manifest, *, durable: bool, mode: int | None) -> dict[str, Any]:
     """Return how a data set's shards were written, as keyword arguments of :class:`ShardWriter`."""
     return {
         "codecs": {column.name: column.codec for column in manifest.columns if column.codec},
         "compression": manifest.config.get("compression", manifest.compression),
         "specs": {column.name: column.spec for column in manifest.columns},
         "durable": durable,
+        "mode": mode,
     }

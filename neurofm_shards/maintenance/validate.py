@@ -22,7 +22,6 @@ from neurofm_shards.format.index_io import (
     build_index,
     codec_by_extension,
     file_size,
-    index_path,
     opened_tar,
     read_index,
     shard_fingerprint,
@@ -30,6 +29,7 @@ from neurofm_shards.format.index_io import (
 from neurofm_shards.format.keys import KEY_BYTES, METADATA_FIELD, check_key
 from neurofm_shards.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 from neurofm_shards.format.metadata_table import metadata_of_shard
+from neurofm_shards.format.sidecar import sidecar_paths
 from neurofm_shards.format.tar import Member, TarReader
 from neurofm_shards.format.unfinished import why_unfinished
 from neurofm_shards.plugins.registry import registry
@@ -145,7 +145,9 @@ class ShardCheck:
 
     def _stored_index(self) -> ShardIndex | None:
         try:
-            return read_index(index_path(self.path), self.path.name, file_size(self.path), shard_fingerprint(self.path))
+            return read_index(
+                sidecar_paths(self.path)[0], self.path.name, file_size(self.path), shard_fingerprint(self.path)
+            )
         except FormatError as error:
             self._add("warning", "", str(error), "it is not used; `neurofm-shards repair` makes a new one")
         except FileNotFoundError:

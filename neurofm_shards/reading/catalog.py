@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,14 @@ import xxhash
 
 from neurofm_shards._process import after_fork
 from neurofm_shards._typing import Ints
+from neurofm_shards.blocks import native_spec
 from neurofm_shards.errors import FormatError, InputNotFoundError, IntegrityError, NoShardsError
 from neurofm_shards.format.files import names_in
 from neurofm_shards.format.index_io import load_index
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.format.manifest import MANIFEST_NAME, read_manifest
 from neurofm_shards.format.resolve import find_codec, find_compression
+from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.format.unfinished import why_unfinished
 from neurofm_shards.reading.address_space import Reader, Space
 from neurofm_shards.reading.frames_cache import ShardFile
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
     from neurofm_shards.format.manifest import Manifest
     from neurofm_shards.plugins.interfaces import Codec
 
-DEFAULT_PATTERN = "shard_*.tar*"
 #: Endings of files that are still being written, or that lie beside shards.
 _NOT_SHARDS = (".tmp", ".part", ".partial", ".incomplete", ".lock", ".idx", ".index", ".json", "~")
 
@@ -121,7 +123,7 @@ def read_catalog(shard_dir: Path | str, pattern: str | None = None, num_shards: 
     unfinished = why_unfinished(path)
     if unfinished is not None:
         raise FormatError(unfinished)
-    pattern = pattern or DEFAULT_PATTERN
+    pattern = pattern or DEFAULT_SHARD_PATTERN
     names = sorted(name for name in names_in(path) if fnmatch.fnmatchcase(name, pattern) and _is_shard(name))
     if not names:
         raise NoShardsError(f"No shards found in {path} matching {pattern}")
@@ -135,7 +137,7 @@ def _is_shard(name: str) -> bool:
 def _from_manifest(folder: Path, manifest: Manifest, pattern: str | None, num_shards: int | None) -> Catalog:
     shards = [shard for shard in manifest.shards if pattern is None or fnmatch.fnmatchcase(shard.shard_name, pattern)]
     if not shards:
-        raise NoShardsError(f"No shards found in {folder} matching {pattern or DEFAULT_PATTERN}")
+        raise NoShardsError(f"No shards found in {folder} matching {pattern or DEFAULT_SHARD_PATTERN}")
     shards = shards[:num_shards]
     there = set(names_in(folder))
     missing = [shard.shard_name for shard in shards if shard.shard_name not in there]
@@ -184,19 +186,10 @@ def _merged_columns(indexes: Sequence[ShardIndex]) -> dict[str, CatalogColumn]:
 
 def _merged_column(name: str, indexes: Sequence[ShardIndex]) -> CatalogColumn:
     found = [index.columns[name] for index in indexes if name in index.columns]
-    dtypes = {column.spec.dtype and np.dtype(column.spec.dtype).newbyteorder("=").str for column in found}
-    shapes = {column.spec.shape for column in found}
-    dtype = dtypes.pop() if len(dtypes) == 1 else None
-    shape = _merged_shape(list(shapes)) if dtype is not None else None
+    specs = [native_spec(column.spec) for column in found] or [ColumnSpec(name, None, None)]
+    spec = reduce(ColumnSpec.merge, specs)
     everywhere = len(found) == len(indexes) and all(column.packed_offsets.bounds()[0] >= 0 for column in found)
-    return CatalogColumn(ColumnSpec(name, dtype, shape), everywhere, tuple(sorted({c.codec for c in found})))
-
-
-def _merged_shape(shapes: Sequence[tuple[int | None, ...] | None]) -> tuple[int | None, ...] | None:
-    known = [shape for shape in shapes if shape is not None]
-    if len(known) < len(shapes) or len({len(shape) for shape in known}) != 1:
-        return None
-    return tuple(axis[0] if len(set(axis)) == 1 else None for axis in zip(*known, strict=True))
+    return CatalogColumn(ColumnSpec(name, spec.dtype, spec.shape), everywhere, tuple(sorted({c.codec for c in found})))
 
 
 class ShardTable:

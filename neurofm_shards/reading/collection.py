@@ -14,14 +14,14 @@ import orjson
 import xxhash
 
 from neurofm_shards._typing import Ints
-from neurofm_shards.blocks import MISSING
+from neurofm_shards.blocks import MISSING, native_spec
 from neurofm_shards.errors import ConfigError, FormatError, SampleIndexError, SampleNotFoundError, StateError
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.format.metadata_table import MetadataTable, load_table
 from neurofm_shards.reading.address_space import IO, make_space
 from neurofm_shards.reading.buffers import BufferPool
 from neurofm_shards.reading.catalog import Catalog, ShardTable, read_catalog
-from neurofm_shards.reading.columns import Column, Fetch, ListColumn, gather_at_once, make_column, native_spec
+from neurofm_shards.reading.columns import Column, Fetch, ListColumn, gather_at_once, make_column
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 
 if TYPE_CHECKING:

@@ -343,13 +343,6 @@ def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def native_spec(spec: ColumnSpec) -> ColumnSpec:
-    """Return the column as it is delivered: in this machine's byte order."""
-    if spec.dtype is None:
-        return spec
-    return ColumnSpec(spec.name, np.dtype(spec.dtype).newbyteorder("=").str, spec.shape, spec.unit, spec.table)
-
-
 def gather_at_once(
     columns: Sequence[Column], copy: RowCopy, rows: Ints, dtypes: Mapping[str, npt.DTypeLike]
 ) -> dict[str, Any] | None:

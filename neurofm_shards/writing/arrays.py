@@ -21,12 +21,13 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.dataset_record import ShardRecord, dataset_manifest
 from neurofm_shards.format.manifest import summary
 from neurofm_shards.format.resolve import compression_object
+from neurofm_shards.format.shard_names import DEFAULT_SHARD_NAMES, ShardNames
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Block, ColumnData, Metadata, Ragged
 from neurofm_shards.values import as_array
 from neurofm_shards.writing.dataset_writer import FieldWarnings, KeyRegistry
-from neurofm_shards.writing.output_folder import DEFAULT_PATTERN, ShardNames, Target
 from neurofm_shards.writing.shard_writer import ShardWriter
+from neurofm_shards.writing.writer_session import WriterSession
 
 
 def drop_pages(data: Any, start: int, stop: int) -> None:
@@ -81,7 +82,7 @@ def create_shards_from_arrays(
     metadata: Mapping[str, Any] | Sequence[Metadata] | None = None,
     *,
     sample_ids: Sequence[str | int] | None = None,
-    shard_name_pattern: str = DEFAULT_PATTERN,
+    shard_name_pattern: str = DEFAULT_SHARD_NAMES,
     compression: str | Mapping[str, Any] | Compression = "none",
     codec: str = "pyd",
     codecs: Mapping[str, str] | None = None,
@@ -145,24 +146,28 @@ def create_shards_from_arrays(
         "compression": compressed or "none",
         "durable": durable,
     }
-    target = Target(Path(output_dir), names, overwrite=overwrite)
-    keys = KeyRegistry(target.existing_keys, target.base.next_key if target.base else 1)
+    session = WriterSession(Path(output_dir), names, compressed, overwrite=overwrite)
+    keys = KeyRegistry(session.existing_keys, session.base.next_key if session.base else 1)
     written: list[str] = []
     try:
-        FieldWarnings(target.base.modalities if target.base else None).check(columns)
+        FieldWarnings(session.base.modalities if session.base else None).check(columns)
         first = keys.next_number
         if sample_ids is None:
             keys.take_automatic(count)
         else:
             keys.take_named(sample_ids)
-        job = _Job(columns, described, shard_size, first, target, options)
+        job = _Job(columns, described, shard_size, first, session, options)
         records = _run(job, workers, written, show_progress=show_progress)
-        manifest = dataset_manifest(target.base, records, shard_size, options, keys.next_number)
-        target.commit(manifest, durable=durable)
     except BaseException:
-        target.discard(written)
+        session.discard(written)
         raise
-    return summary(target.folder, manifest)
+    manifest = dataset_manifest(session.base, records, shard_size, options, keys.next_number)
+    try:
+        session.commit(manifest, durable=durable)
+    finally:
+        if session.is_committed(manifest):
+            session.end()
+    return summary(session.folder, manifest)
 
 
 def _columns(data_dict: Mapping[str, Any]) -> dict[str, ColumnData]:
@@ -233,7 +238,7 @@ class _Job:
     described: _Described
     shard_size: int
     first_key: int
-    target: Target
+    session: WriterSession
     options: Mapping[str, Any]
 
     @property
@@ -267,10 +272,11 @@ def _finished(futures: list[Future[ShardRecord]]) -> list[str]:
 
 def _write_shard(job: _Job, start: int, threads: int, advance: Callable[[int], None]) -> ShardRecord:
     stop = min(start + job.shard_size, job.count)
-    shard_idx = job.target.first_shard + start // job.shard_size
+    shard_idx = job.session.first_shard + start // job.shard_size
     writer = ShardWriter(
-        job.target.shard_path(shard_idx),
+        job.session.shard_path(shard_idx),
         shard_idx,
+        mode=job.session.mode,
         first_idx=job.first_key + start,
         overlap=threads == 1,
         threads=None if len(job.starts) == 1 else 1,

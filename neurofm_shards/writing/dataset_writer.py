@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,15 +19,20 @@ from neurofm_shards.format.dataset_record import ShardRecord, dataset_manifest
 from neurofm_shards.format.keys import automatic_key, automatic_number, named_keys
 from neurofm_shards.format.manifest import summary
 from neurofm_shards.format.resolve import compression_object
+from neurofm_shards.format.shard_names import DEFAULT_SHARD_NAMES, ShardNames
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Metadata, Sample
-from neurofm_shards.writing.output_folder import DEFAULT_PATTERN, ShardNames, Target
 from neurofm_shards.writing.shard_writer import ShardWriter
+from neurofm_shards.writing.writer_session import WriterSession
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
+
+
+_FINISHED = "this writer is finished: make another one (it adds to the data set that is there)"
+_GIVEN_UP = "this writer was given up: make another one"
 
 
 class KeyRegistry:
@@ -115,7 +121,7 @@ class KeyRegistry:
 
 
 class WebDatasetWriter:
-    """Writes samples into shards of a folder.
+    """Writes samples into shards of a folder; several threads may use one writer.
 
     Used as a context manager it finishes the data set at the end of the block; an exception in the block leaves the
     folder as it was. A finished data set that is there already is added to, with a warning.
@@ -161,7 +167,7 @@ class WebDatasetWriter:
         self,
         output_dir: str | os.PathLike[str],
         shard_size: int = 1000,
-        shard_name_pattern: str = DEFAULT_PATTERN,
+        shard_name_pattern: str = DEFAULT_SHARD_NAMES,
         compression: str | Mapping[str, Any] | Compression = "none",
         *,
         codec: str = "pyd",
@@ -181,14 +187,15 @@ class WebDatasetWriter:
             "durable": durable,
         }
         self._shard_size = shard_size
-        self._target = Target(Path(output_dir), names, overwrite=overwrite)
+        self._session = WriterSession(Path(output_dir), names, self._compression, overwrite=overwrite)
         self._records: list[ShardRecord] = []
         self._shard: ShardWriter | None = None
-        base = self._target.base
-        self._keys = KeyRegistry(self._target.existing_keys, base.next_key if base else 1)
+        base = self._session.base
+        self._keys = KeyRegistry(self._session.existing_keys, base.next_key if base else 1)
         self._warned = FieldWarnings(base.modalities if base else None)
         self._summary: dict[str, Any] | None = None
-        self._given_up = False
+        self._closed_because = ""
+        self._one_at_a_time = threading.RLock()
 
     def write_sample(self, sample: Sample, sample_id: str | int | None = None, metadata: Metadata | None = None) -> str:
         """Write one sample.
@@ -216,6 +223,10 @@ class WebDatasetWriter:
         EncodeError
             A value cannot be stored. Nothing of the sample was written, and the next one may be.
         """
+        with self._one_at_a_time:
+            return self._write(sample, sample_id, metadata)
+
+    def _write(self, sample: Sample, sample_id: str | int | None, metadata: Metadata | None) -> str:
         self._check_open()
         if not isinstance(sample, Mapping) or not sample:
             raise ConfigError(f"a sample is a dict of at least one field, not {sample!r:.80}")
@@ -276,29 +287,42 @@ class WebDatasetWriter:
         dict
             ``total_samples``, ``total_shards``, ``shard_size``, ``compression``, ``modalities`` and more, of the whole
             folder. A second call returns the same.
+
+        Raises
+        ------
+        ConfigError
+            The writer was given up.
+        OSError
+            Something cannot be written. Shards that are finished stay: call this again, or :meth:`abort`. Once the
+            manifest stands the data set is whole, whatever is raised.
         """
-        if self._summary is None:
-            self._check_open()
-            try:
-                if self._shard is not None:
-                    self._close_shard()
-                manifest = dataset_manifest(
-                    self._target.base, self._records, self._shard_size, self._options, self._keys.next_number
-                )
-                self._target.commit(manifest, durable=self._options["durable"])
-            except BaseException:
-                self.abort()
-                raise
-            self._summary = summary(self._target.folder, manifest)
-        return self._summary
+        with self._one_at_a_time:
+            return self._finish() if self._summary is None else self._summary
+
+    def _finish(self) -> dict[str, Any]:
+        self._check_open()
+        self._close_shard()
+        session = self._session
+        manifest = dataset_manifest(
+            session.base, self._records, self._shard_size, self._options, self._keys.next_number
+        )
+        result = summary(session.folder, manifest)
+        try:
+            session.commit(manifest, durable=self._options["durable"])
+        finally:
+            if session.is_committed(manifest):
+                self._summary = result
+                session.end()
+        return result
 
     def abort(self) -> None:
         """Give up: delete what was written since the writer was made. Harmless after :meth:`finalize`."""
-        if self._summary is None and not self._given_up:
-            self._given_up = True
-            if self._shard is not None:
-                self._shard.abort()
-            self._target.discard([record.entry.shard_name for record in self._records])
+        with self._one_at_a_time:
+            if self._summary is None and self._closed_because != _GIVEN_UP:
+                self._closed_because = _GIVEN_UP
+                if self._shard is not None:
+                    self._shard.abort()
+                self._session.discard([record.entry.shard_name for record in self._records])
 
     def __enter__(self) -> Self:
         return self
@@ -312,20 +336,30 @@ class WebDatasetWriter:
             self.abort()
 
     def _check_open(self) -> None:
-        if self._summary is not None or self._given_up:
-            raise ConfigError("this writer is finished: make another one (it adds to the data set that is there)")
+        if self._summary is not None or self._closed_because:
+            raise ConfigError(self._closed_because or _FINISHED)
 
     def _next_shard(self) -> ShardWriter:
-        shard_idx = self._target.first_shard + len(self._records)
-        self._shard = ShardWriter(self._target.shard_path(shard_idx), shard_idx, **self._options)
+        shard_idx = self._session.first_shard + len(self._records)
+        path = self._session.shard_path(shard_idx)
+        self._shard = ShardWriter(path, shard_idx, mode=self._session.mode, **self._options)
         return self._shard
 
     def _close_shard(self) -> None:
         shard, self._shard = self._shard, None
-        if shard is not None and shard.num_samples:
-            self._records.append(shard.close())
-        elif shard is not None:
+        if shard is None:
+            return
+        if not shard.num_samples:
             shard.abort()
+            return
+        try:
+            self._records.append(shard.close())
+        except BaseException as error:
+            self._closed_because = (
+                f"{shard.path.name} could not be written ({error}), and its {shard.num_samples:,} samples are lost: "
+                "give this writer up with abort(), or keep the shards before with `neurofm-shards repair`"
+            )
+            raise
 
 
 class FieldWarnings:

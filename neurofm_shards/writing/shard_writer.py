@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +13,14 @@ import numpy.typing as npt
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.dataset_record import ShardRecord, metadata_part, shard_record
-from neurofm_shards.format.files import partial_path, publish
+from neurofm_shards.format.files import SIDECAR_DIR, Folder, partial_name
 from neurofm_shards.format.headers import END_OF_ARCHIVE, MEMBER_BLOCK, HeaderTemplate, padded
 from neurofm_shards.format.index import Encoded, IndexLog
-from neurofm_shards.format.index_io import save_index, shard_fingerprint
+from neurofm_shards.format.index_io import fingerprint_of, save_index
 from neurofm_shards.format.keys import METADATA_FIELD, SampleKeys, automatic_keys, named_keys, one_automatic_key
-from neurofm_shards.format.metadata_table import save_part, sidecar_paths
+from neurofm_shards.format.metadata_table import save_part
 from neurofm_shards.format.resolve import compression_object
-from neurofm_shards.format.sidecar import pack_strings
+from neurofm_shards.format.sidecar import pack_strings, sidecar_names, sidecar_paths
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Block, Buffer, ColumnData, ColumnSpec, Metadata, Sample
 from neurofm_shards.writing.records import (
@@ -76,6 +77,8 @@ class ShardWriter:
         Whether a thread writes while the next samples are laid out.
     threads : int, optional
         Frames that are compressed at once.
+    mode : int, optional
+        Permission bits of the shard and its sidecars; by default what the process gives new files.
     """
 
     def __init__(
@@ -91,8 +94,10 @@ class ShardWriter:
         specs: Mapping[str, ColumnSpec] | None = None,
         overlap: bool = True,
         threads: int | None = None,
+        mode: int | None = None,
     ) -> None:
         self.path = Path(path)
+        self._mode = mode
         self.shard_idx = shard_idx
         self._durable = durable
         self.first_idx = first_idx
@@ -106,8 +111,9 @@ class ShardWriter:
         self._own: list[bytes] = []
         self._seen: set[str] = set()
         self._first_metadata = b""
-        self._partial = partial_path(self.path)
-        self._sink = _sink(self._partial, compression, overlap=overlap, threads=threads)
+        self._partial = partial_name(self.path.name)
+        self._folder = Folder.open(self.path.parent, create=True)
+        self._sink = _sink(self._folder.create_file(self._partial, mode), compression, overlap=overlap, threads=threads)
         self._records = RecordBuffer(self._sink)
         self._run: SampleRun | None = None
         self._form: SampleForm | None = None
@@ -195,9 +201,8 @@ class ShardWriter:
         try:
             return self._finish()
         except BaseException:
+            self._give_up_sidecars()
             self.abort()
-            for sidecar in sidecar_paths(self.path):
-                sidecar.unlink(missing_ok=True)
             raise
 
     def abort(self) -> None:
@@ -205,7 +210,8 @@ class ShardWriter:
         if self._open:
             self._open = False
             self._sink.abort()
-            self._partial.unlink(missing_ok=True)
+            self._folder.remove(self._partial)
+            self._folder.close()
 
     def __enter__(self) -> Self:
         return self
@@ -223,25 +229,38 @@ class ShardWriter:
         end = self._records.position
         self._records.finish(END_OF_ARCHIVE)
         frames = self._sink.finish(durable=self._durable)
-        index = self._log.finish(
-            end,
-            self._specs,
-            shard_name=self.path.name,
-            shard_bytes=self._partial.stat().st_size,
-            tar_bytes=self._records.position,
-            fingerprint=shard_fingerprint(self._partial),
-            frames=frames,
-        )
-        index_file, table_file = sidecar_paths(self.path)
-        index_file.parent.mkdir(exist_ok=True)
-        save_index(index, index_file, durable=self._durable)
+        index = self._log.finish(end, self._specs, frames=frames, **self._file_facts())
         ids = index.packed_keys if self._ids == self._log.keys else pack_strings(self._ids)
         table = metadata_part(ids, self.shard_idx, self._own)
-        save_part(table, index.fingerprint, table_file, durable=self._durable)
         record = shard_record(index, self.shard_idx, self._first_metadata, self._log.columns())
-        publish(self._partial, self.path, durable=self._durable)
+        index_file, table_file = sidecar_paths(self.path)
+        self._folder.child(SIDECAR_DIR, create=True).close()
+        save_index(index, index_file, durable=self._durable, mode=self._mode)
+        save_part(table, index.fingerprint, table_file, durable=self._durable, mode=self._mode)
+        self._folder.move(self._partial, self._folder, self.path.name)
         self._open = False
+        if self._durable:
+            self._folder.sync()
+        self._folder.close()
         return record
+
+    def _file_facts(self) -> dict[str, Any]:
+        descriptor = self._folder.open_file(self._partial)
+        try:
+            return {
+                "shard_name": self.path.name,
+                "shard_bytes": os.fstat(descriptor).st_size,
+                "tar_bytes": self._records.position,
+                "fingerprint": fingerprint_of(descriptor),
+            }
+        finally:
+            os.close(descriptor)
+
+    def _give_up_sidecars(self) -> None:
+        if self._open and self._folder.has_folder(SIDECAR_DIR):
+            with self._folder.child(SIDECAR_DIR) as sidecars:
+                for name in sidecar_names(self.path.name):
+                    sidecars.remove(name)
 
     def _next(self) -> int:
         return self.first_idx + len(self._log.keys)
@@ -367,12 +386,12 @@ class ShardWriter:
 
 
 def _sink(
-    path: Path, compression: str | Mapping[str, Any] | Compression, *, overlap: bool, threads: int | None
+    descriptor: int, compression: str | Mapping[str, Any] | Compression, *, overlap: bool, threads: int | None
 ) -> Sink:
     found = compression_object(compression)
     if found is not None:
-        return CompressedSink(path, found, threads)
-    sink = FileSink(path)
+        return CompressedSink(descriptor, found, threads)
+    sink = FileSink(descriptor)
     return BackgroundSink(sink) if overlap else sink
 
 

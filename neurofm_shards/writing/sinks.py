@@ -8,7 +8,6 @@ import queue
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,9 @@ import xxhash
 
 from neurofm_shards._typing import Bytes
 from neurofm_shards.compression.frames import FrameTable, FrameWriter
+from neurofm_shards.errors import EncodeError
 from neurofm_shards.format.files import HUGE_PAGE
+from neurofm_shards.limits import most_decoded
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Buffer
 
@@ -62,10 +63,16 @@ def write_all(descriptor: int, data: Buffer) -> None:
 
 
 class FileSink(Sink):
-    """Writes in the calling thread."""
+    """Writes in the calling thread.
 
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    Parameters
+    ----------
+    descriptor : int
+        Of the file, which is closed in the end.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
         self._buffer = np.empty(BUFFER_BYTES, np.uint8)
 
     def borrow(self) -> Bytes:
@@ -101,16 +108,16 @@ class CompressedSink(Sink):
 
     Parameters
     ----------
-    path : Path
-        The file.
+    descriptor : int
+        Of the file, which is closed in the end.
     compression : Compression
         What compresses.
     threads : int, optional
         Frames compressed at once.
     """
 
-    def __init__(self, path: Path, compression: Compression, threads: int | None) -> None:
-        self._file = path.open("wb")
+    def __init__(self, descriptor: int, compression: Compression, threads: int | None) -> None:
+        self._file = os.fdopen(descriptor, "wb")
         self._frames = FrameWriter(self._file, compression, threads)
         self._buffer = np.empty(BUFFER_BYTES, np.uint8)
 
@@ -131,6 +138,7 @@ class CompressedSink(Sink):
         """Compress what is left, and close; return the frame table."""
         table = self._frames.close()
         self._file.flush()
+        _check_expansion(self._frames.raw_bytes, self._file.tell())
         if durable:
             os.fsync(self._file.fileno())
         self._file.close()
@@ -141,6 +149,15 @@ class CompressedSink(Sink):
         self._frames.abort()
         with contextlib.suppress(OSError):  # what is still buffered need not fit: the file is about to be deleted
             self._file.close()
+
+
+def _check_expansion(raw_bytes: int, file_bytes: int) -> None:
+    """Refuse a shard that readers would take for a bomb."""
+    if raw_bytes > most_decoded(file_bytes):
+        raise EncodeError(
+            f"a shard of {raw_bytes:,} bytes shrinks to {file_bytes:,}, which every reader would take for a bomb: make "
+            "smaller shards (shard_size), or do not compress them"
+        )
 
 
 class BackgroundSink(Sink):

@@ -24,8 +24,8 @@ from neurofm_shards.errors import (
     SourceError,
     WorkerError,
 )
-from neurofm_shards.format.files import OutputLock
 from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.writing.lock import OutputLock
 
 TOY_PLUGIN = Path(__file__).parents[1] / "toy_plugin.py"
 CONFIG = {"shard_size": 4}
@@ -44,7 +44,7 @@ def interrupted(paths, output, toy, monkeypatch, after=3):
     """Run a conversion that fails after some shards, as a full disk would make it."""
     from neurofm_shards.convert import shard_run
 
-    publish = shard_run.Output.publish
+    publish = shard_run.OutputFolder.publish
     done = []
 
     def failing(self, staged, *, durable):
@@ -54,7 +54,7 @@ def interrupted(paths, output, toy, monkeypatch, after=3):
         publish(self, staged, durable=durable)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard_run.Output, "publish", failing)
+        patch.setattr(shard_run.OutputFolder, "publish", failing)
         with pytest.raises(OSError, match="No space"):
             convert_inputs(paths, output, CONFIG)
 
@@ -257,7 +257,7 @@ def test_ctrl_c_is_130_and_resumable(toys, tmp_path, tree):
 def test_two_converters_are_kept_apart_by_a_lock_that_dies_with_its_holder(toys, tmp_path):
     paths = toys(a={"n": 5})
     code = (
-        "import sys, time; from pathlib import Path; from neurofm_shards.format.files import OutputLock;"
+        "import sys, time; from pathlib import Path; from neurofm_shards.writing.lock import OutputLock;"
         f"lock = OutputLock(Path({str(tmp_path / 'out')!r})); lock.__enter__();"
         "print('held', flush=True); time.sleep(60)"
     )
@@ -387,7 +387,7 @@ def test_an_interrupted_append_leaves_the_old_data_set_and_goes_on(toys, toy, tm
     before = (tmp_path / "out/dataset_metadata.json").read_bytes()
     from neurofm_shards.convert import shard_run
 
-    publish = shard_run.Output.publish
+    publish = shard_run.OutputFolder.publish
     done = []
 
     def failing(self, staged, *, durable):
@@ -397,7 +397,7 @@ def test_an_interrupted_append_leaves_the_old_data_set_and_goes_on(toys, toy, tm
         publish(self, staged, durable=durable)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard_run.Output, "publish", failing)
+        patch.setattr(shard_run.OutputFolder, "publish", failing)
         with pytest.raises(OSError, match="No space"):
             convert_inputs(paths[1:], tmp_path / "out", mode="append")
     assert (tmp_path / "out/dataset_metadata.json").read_bytes() == before

@@ -16,14 +16,13 @@ from neurofm_shards.errors import FormatError, InputNotFoundError
 from neurofm_shards.format import index_io as index_store
 from neurofm_shards.format.index_io import (
     build_index,
-    index_path,
     load_index,
     read_index,
     save_index,
     shard_fingerprint,
 )
 from neurofm_shards.format.metadata_table import load_table
-from neurofm_shards.format.sidecar import read_arrays, write_arrays
+from neurofm_shards.format.sidecar import read_arrays, sidecar_paths, write_arrays
 from neurofm_shards.types import Block, Ragged
 from neurofm_shards.writing.shard_writer import ShardWriter
 
@@ -46,7 +45,7 @@ def test_an_index_of_another_version_of_the_shard_is_made_anew(shard, tmp_path):
     other = write(tmp_path / "other" / "s.tar", seed=1)
     shutil.copy(other, shard)
     assert load_index(shard).checksum == load_index(other).checksum
-    assert read_index(index_path(shard), "s.tar", shard.stat().st_size, shard_fingerprint(shard))
+    assert read_index(sidecar_paths(shard)[0], "s.tar", shard.stat().st_size, shard_fingerprint(shard))
 
 
 def test_times_play_no_part(shard, monkeypatch):
@@ -58,9 +57,9 @@ def test_times_play_no_part(shard, monkeypatch):
 @pytest.mark.parametrize("damage", [b"", b"NFMSIDE2", b"junk" * 100])
 def test_a_damaged_index_is_made_anew(shard, damage):
     whole = load_index(shard).checksum
-    index_path(shard).write_bytes(damage)
+    sidecar_paths(shard)[0].write_bytes(damage)
     assert load_index(shard).checksum == whole
-    assert index_path(shard).read_bytes() != damage
+    assert sidecar_paths(shard)[0].read_bytes() != damage
 
 
 def test_a_read_only_folder_s_index_goes_to_the_user_s_cache(shard, tmp_path, monkeypatch):
@@ -84,10 +83,10 @@ def test_a_wrong_number_of_samples_is_said(shard):
 
 
 def tamper(shard, change):
-    header, arrays = read_arrays(index_path(shard))
+    header, arrays = read_arrays(sidecar_paths(shard)[0])
     arrays = {name: array.copy() for name, array in arrays.items()}
     change(header, arrays)
-    write_arrays(index_path(shard), header, arrays)
+    write_arrays(sidecar_paths(shard)[0], header, arrays)
 
 
 def column(header, name):
@@ -124,7 +123,7 @@ def test_a_hostile_index_under_a_right_checksum_is_refused(shard, name):
     whole = build_index(shard)
     tamper(shard, HOSTILE[name])
     with pytest.raises(FormatError):
-        read_index(index_path(shard), "s.tar", shard.stat().st_size, shard_fingerprint(shard))
+        read_index(sidecar_paths(shard)[0], "s.tar", shard.stat().st_size, shard_fingerprint(shard))
     assert load_index(shard).columns["x"].data_offsets.tolist() == whole.columns["x"].data_offsets.tolist()
 
 
@@ -142,7 +141,7 @@ def test_whatever_an_index_says_nothing_leaves_the_shard(tmp_path_factory, data)
 
     tamper(shard, change)
     try:
-        index = read_index(index_path(shard), "s.tar", shard.stat().st_size, shard_fingerprint(shard))
+        index = read_index(sidecar_paths(shard)[0], "s.tar", shard.stat().st_size, shard_fingerprint(shard))
     except FormatError:
         return
     for found in index.columns.values():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.format.headers import header_bytes
 from neurofm_shards.format.keys import check_field, escape_key, split_name
-from neurofm_shards.format.tar import TarReader, read_members
+from neurofm_shards.format.tar import TarReader
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 
@@ -43,7 +43,7 @@ def test_members_are_where_tarfile_finds_them(fmt, stem):
     with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
         expected = [(m.name, m.offset_data, m.size) for m in tar]
     for source in (raw, io.BytesIO(raw)):
-        assert [(m.name, m.offset, m.size) for m in read_members(source)] == expected
+        assert [(m.name, m.offset, m.size) for m in TarReader(source)] == expected
 
 
 @settings(max_examples=60, deadline=None)
@@ -134,7 +134,7 @@ HOSTILE = {
 def test_hostile_archives_are_errors_that_name_shard_and_offset(name, stream):
     source = io.BytesIO(HOSTILE[name]) if stream else HOSTILE[name]
     with pytest.raises(FormatError, match=r"^bad\.tar, byte [\d,]+: "):
-        list(read_members(source, name="bad.tar"))
+        list(TarReader(source, name="bad.tar"))
 
 
 @settings(max_examples=300, deadline=None)
@@ -145,7 +145,7 @@ def test_no_damage_gives_anything_but_a_format_error(at, garbage):
     outcomes = []
     for source in (bytes(raw), io.BytesIO(bytes(raw))):
         try:
-            outcomes.append([m[:6] for m in read_members(source)])
+            outcomes.append([m[:6] for m in TarReader(source)])
         except FormatError:
             outcomes.append(None)
     assert outcomes[0] == outcomes[1]
@@ -153,7 +153,7 @@ def test_no_damage_gives_anything_but_a_format_error(at, garbage):
 
 def test_a_stream_is_not_read_beyond_its_limit():
     with pytest.raises(FormatError, match="bomb"):
-        list(read_members(io.BytesIO(archive([("a.x", bytes(100_000))])), limit=50_000))
+        list(TarReader(io.BytesIO(archive([("a.x", bytes(100_000))])), limit=50_000))
 
 
 def test_names_are_taken_apart_as_webdataset_does():

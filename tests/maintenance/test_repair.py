@@ -9,7 +9,7 @@ import pytest
 
 from neurofm_shards import create_shards_from_arrays
 from neurofm_shards.errors import FormatError
-from neurofm_shards.maintenance.repair import repair_dataset
+from neurofm_shards.maintenance.repair import repair
 from neurofm_shards.maintenance.validate import validate_dataset
 from neurofm_shards.reading.collection import ShardCollection
 
@@ -58,7 +58,7 @@ def test_all_damage_at_once_is_repaired_and_what_is_gone_is_said(tmp_path, suffi
     elif manifest == "damaged":
         (tmp_path / "dataset_metadata.json").write_bytes(b'{"shards": [')
     assert not validate_dataset(tmp_path).ok or manifest == "gone"
-    report = repair_dataset(tmp_path)
+    report = repair(tmp_path)
     kept = rows(tmp_path)
     assert len(kept) >= 40 + (0 if suffix else 4 + 9)
     assert {key for key in kept if 20 < int(key[-9:]) <= 50 or int(key[-9:]) > 60} == {
@@ -69,13 +69,13 @@ def test_all_damage_at_once_is_repaired_and_what_is_gone_is_said(tmp_path, suffi
     assert (shards[5].name in lost) == (manifest == "kept")
     assert validate_dataset(tmp_path).ok
     assert (tmp_path / "notes.txt").read_text() == "kept"
-    assert repair_dataset(tmp_path).findings == ()
+    assert repair(tmp_path).findings == ()
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_a_repair_killed_at_any_step_is_finished_by_the_next(tmp_path, suffix, monkeypatch):
     damaged(tmp_path / "whole", suffix)
-    repair_dataset(tmp_path / "whole")
+    repair(tmp_path / "whole")
     want = rows(tmp_path / "whole")
     replace = os.replace
     for number in range(60):
@@ -84,23 +84,23 @@ def test_a_repair_killed_at_any_step_is_finished_by_the_next(tmp_path, suffix, m
         shards = damaged(folder, suffix)
         calls = []
 
-        def dying(source, target, calls=calls, number=number):
+        def dying(source, target, calls=calls, number=number, **folders):
             calls.append(target)
             if len(calls) > number:
                 raise Killed
-            replace(source, target)
+            replace(source, target, **folders)
 
         finished = False
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", dying)
             with contextlib.suppress(Killed):
-                repair_dataset(folder)
+                repair(folder)
                 finished = True
         with contextlib.suppress(FormatError):
             assert set(want) >= set(rows(folder))
         with ShardCollection.open(folder / shards[6].name) as one:  # what was whole stays readable
             np.testing.assert_array_equal(one.gather(np.arange(SIZE))["x"], values()[60:])
-        repair_dataset(folder)
+        repair(folder)
         assert rows(folder) == want
         assert validate_dataset(folder).ok
         if finished:

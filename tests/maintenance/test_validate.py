@@ -12,7 +12,7 @@ import pytest
 from neurofm_shards import WebDatasetWriter, create_shards_from_arrays
 from neurofm_shards.errors import FormatError, InputNotFoundError
 from neurofm_shards.format.manifest import read_manifest
-from neurofm_shards.maintenance.repair import repair_dataset
+from neurofm_shards.maintenance.repair import repair
 from neurofm_shards.maintenance.validate import validate_dataset
 
 N, SIZE = 60, 20
@@ -125,7 +125,7 @@ def test_payloads_of_others_are_decoded(tmp_path):
 def test_repair_of_a_sound_data_set_changes_nothing(tmp_path):
     make(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert repair_dataset(tmp_path).findings == ()
+    assert repair(tmp_path).findings == ()
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
@@ -135,7 +135,7 @@ def test_whole_samples_of_a_truncated_shard_are_saved(tmp_path, compression, cut
     shards = make(tmp_path, compression)
     size = shards[1].stat().st_size
     shards[1].write_bytes(shards[1].read_bytes()[: int(size * cut)])
-    report = repair_dataset(tmp_path)
+    report = repair(tmp_path)
     kept = whole_keys(shards[1])
     lost = [key for shard, key in errors(report) if shard == shards[1].name]
     assert sorted(kept + lost) == [f"sample_{i:09d}" for i in range(SIZE + 1, 2 * SIZE + 1)]
@@ -149,7 +149,7 @@ def test_a_shard_of_which_nothing_is_left_stays_but_is_no_longer_listed(tmp_path
     shards = make(tmp_path, "bz2")  # smaller than one block of bzip2, which is all or nothing
     damaged = shards[1].read_bytes()[:9000]
     shards[1].write_bytes(damaged)
-    assert (shards[1].name, "") in errors(repair_dataset(tmp_path))
+    assert (shards[1].name, "") in errors(repair(tmp_path))
     assert shards[1].read_bytes() == damaged
     assert [shard.shard_name for shard in read_manifest(tmp_path).shards] == [shards[0].name, shards[2].name]
     assert validate_dataset(tmp_path).ok
@@ -162,7 +162,7 @@ def test_samples_around_the_damage_are_saved(tmp_path, indexed):
     flip(shards[0], 5 * record + 20)
     if not indexed:
         shutil.rmtree(tmp_path / ".neurofm")
-    report = repair_dataset(tmp_path)
+    report = repair(tmp_path)
     kept = whole_keys(shards[0])
     expected = [f"sample_{i:09d}" for i in range(1, SIZE + 1) if i != 6]
     assert kept == (expected if indexed else expected[:5])
@@ -173,7 +173,7 @@ def test_samples_around_the_damage_are_saved(tmp_path, indexed):
 def test_a_changed_number_is_never_blessed_with_a_new_checksum(tmp_path):
     shards = make(tmp_path)
     flip(shards[0], shards[0].stat().st_size // SIZE * 3 + 3000)
-    assert (shards[0].name, "sample_000000004") in errors(repair_dataset(tmp_path))
+    assert (shards[0].name, "sample_000000004") in errors(repair(tmp_path))
     assert "sample_000000004" not in whole_keys(shards[0])
 
 
@@ -185,9 +185,9 @@ def test_the_old_shard_stays_until_the_new_one_stands(tmp_path, monkeypatch):
     def broken(*_args, **_kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("neurofm_shards.maintenance.repair.publish", broken)
+    monkeypatch.setattr("neurofm_shards.writing.output_folder.Folder.move", broken)
     with pytest.raises(OSError, match="disk full"):
-        repair_dataset(tmp_path)
+        repair(tmp_path)
     assert shards[0].read_bytes() == damaged
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -197,7 +197,7 @@ def test_sidecars_and_manifest_are_made_anew_as_they_were(tmp_path, compression)
     manifest, index = read_manifest(tmp_path), min((tmp_path / ".neurofm").glob("*.meta")).read_bytes()
     shutil.rmtree(tmp_path / ".neurofm")
     (tmp_path / "dataset_metadata.json").unlink()
-    assert repair_dataset(tmp_path).ok
+    assert repair(tmp_path).ok
     remade = read_manifest(tmp_path)
     assert (remade.shards, remade.columns, remade.total_samples) == (manifest.shards, manifest.columns, N)
     assert remade.compression == manifest.compression
@@ -209,4 +209,4 @@ def test_an_unfinished_conversion_is_to_be_resumed(tmp_path):
     (tmp_path / ".neurofm").mkdir()
     (tmp_path / ".neurofm" / "journal").write_bytes(b"")
     with pytest.raises(FormatError, match="--resume"):
-        repair_dataset(tmp_path)
+        repair(tmp_path)

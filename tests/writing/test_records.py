@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from neurofm_shards.errors import EncodeError
 from neurofm_shards.format.index_io import build_index, parse_index
-from neurofm_shards.format.metadata_table import sidecar_paths
+from neurofm_shards.format.sidecar import sidecar_paths
 from neurofm_shards.types import Block
 from neurofm_shards.writing.shard_writer import ShardWriter
 

@@ -22,7 +22,8 @@ from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, EncodeError
 from neurofm_shards.format.dataset_record import ShardRecord
 from neurofm_shards.format.index_io import build_index, load_index, parse_index
-from neurofm_shards.format.metadata_table import MetadataTable, load_table, metadata_of_shard, part_of, sidecar_paths
+from neurofm_shards.format.metadata_table import MetadataTable, load_table, metadata_of_shard, part_of
+from neurofm_shards.format.sidecar import sidecar_paths
 from neurofm_shards.types import Block, ColumnSpec, Ragged
 from neurofm_shards.writing.shard_writer import ShardWriter
 from neurofm_shards.writing.sinks import FileSink
@@ -270,7 +271,7 @@ class _Full(io.BytesIO):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("step", ["save_index", "save_part", "publish", "shard_record"])
+@pytest.mark.parametrize("step", ["save_index", "save_part", "Folder.move", "shard_record"])
 def test_an_error_at_any_step_of_closing_leaves_nothing(tmp_path, monkeypatch, step):
     def broken(*_args, **_kwargs):
         raise OSError(errno.EIO, "broken")

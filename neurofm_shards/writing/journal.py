@@ -1,0 +1,193 @@
+"""Which shards of an unfinished conversion are complete: one checked line each, appended and synced.
+
+The first line says what the conversion is; a resumed run continues only if it would make the same. Before a shard is
+moved into the data set's folder, a line names it, so that it can be found whatever happens next; when it is there,
+another line records it. Every line starts with a checksum of the rest, so that a line that was torn by a crash is
+recognised and redone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import xxhash
+from pydantic import TypeAdapter, ValidationError
+
+from neurofm_shards.errors import FormatError, InputNotFoundError
+from neurofm_shards.format.files import Folder
+from neurofm_shards.format.manifest import FileName, ShardEntry
+from neurofm_shards.format.unfinished import JOURNAL_NAME
+from neurofm_shards.writing.lock import boot_id
+
+_DIGEST_BYTES = 16
+_FILE_NAME = TypeAdapter(FileName)
+
+
+@dataclass(frozen=True)
+class JournalHeader:
+    """What an unfinished conversion is.
+
+    Attributes
+    ----------
+    kind : str
+        ``"convert"``, ``"append"`` or ``"retry"``.
+    identity : mapping
+        JSON values that a resumed run must have in common: config, inputs, base.
+    total_shards : int
+        How many shards it will write at most.
+    durable : bool
+        Whether shards were synced before they were recorded.
+    boot : str
+        Which start of the machine it was written in.
+    """
+
+    kind: str
+    identity: Mapping[str, Any]
+    total_shards: int
+    durable: bool
+    boot: str = field(default_factory=boot_id)
+
+
+@dataclass(frozen=True)
+class JournalContent:
+    """A journal as it was found.
+
+    Attributes
+    ----------
+    header : JournalHeader
+        What is being made.
+    shards : dict of int to dict
+        The records of finished shards, by shard number.
+    announced : frozenset of str
+        Names of shards that were about to be moved into place.
+    sound_bytes : int
+        Length of the part whose checksums match.
+    """
+
+    header: JournalHeader
+    shards: dict[int, dict[str, Any]]
+    announced: frozenset[str]
+    sound_bytes: int
+
+    def shard_names(self) -> set[str]:
+        """Return the names of all shards that may be in the folder."""
+        recorded = (line["shard"] for line in self.shards.values())
+        return {shard["shard_name"] for shard in recorded if shard is not None} | self.announced
+
+
+def read_journal(sidecars: Path) -> JournalContent | None:
+    """Read the journal of an output's hidden folder; None where there is none or its first line was never whole.
+
+    Raises
+    ------
+    FormatError
+        It was written by another program, or made up.
+    """
+    try:
+        with Folder.open(sidecars) as folder:
+            data = folder.read(JOURNAL_NAME)
+    except InputNotFoundError:
+        return None
+    lines, sound_bytes = _sound_lines(data)
+    if not lines:
+        return None
+    try:
+        return _content(lines, sound_bytes)
+    except (KeyError, TypeError, ValidationError) as error:
+        raise FormatError(f"{sidecars / JOURNAL_NAME} is no journal of this version ({error}); remove it") from error
+
+
+def _content(lines: list[dict[str, Any]], sound_bytes: int) -> JournalContent:
+    header = JournalHeader(**lines[0])
+    shards: dict[int, dict[str, Any]] = {}
+    announced = set()
+    for line in lines[1:]:
+        if "announced" in line:
+            announced.add(_FILE_NAME.validate_python(line["announced"]))
+            continue
+        if line["shard"] is not None:
+            ShardEntry.model_validate(line["shard"])
+        shards[int(line["shard_idx"])] = line
+    return JournalContent(header, shards, frozenset(announced), sound_bytes)
+
+
+def remove_journal(sidecars: Path) -> None:
+    """Remove the journal: the conversion is finished."""
+    with Folder.open(sidecars) as folder:
+        folder.remove(JOURNAL_NAME)
+
+
+class Journal:
+    """Appends to a journal; a context manager.
+
+    Parameters
+    ----------
+    sidecars : Path
+        The output's hidden folder.
+    header : JournalHeader
+        Written first, unless ``found`` is continued.
+    found : JournalContent or None
+        What an interrupted run left; a torn last line is cut off.
+    """
+
+    def __init__(self, sidecars: Path, header: JournalHeader, found: JournalContent | None) -> None:
+        self._durable = header.durable
+        with Folder.open(sidecars, create=True) as folder:
+            if found is None:
+                folder.remove(JOURNAL_NAME)  # one whose first line was never whole
+                descriptor = folder.create_file(JOURNAL_NAME)
+            else:
+                descriptor = folder.open_own_file(JOURNAL_NAME, os.O_WRONLY)
+            self._file = os.fdopen(descriptor, "wb")
+            try:
+                self._start(folder, header, found)
+            except BaseException:
+                self._file.close()
+                raise
+
+    def _start(self, folder: Folder, header: JournalHeader, found: JournalContent | None) -> None:
+        if found is not None:
+            self._file.truncate(found.sound_bytes)
+            self._file.seek(found.sound_bytes)
+            return
+        self._append(asdict(header))
+        if self._durable:
+            folder.sync()
+            with Folder.open(folder.path.parent) as parent:
+                parent.sync()
+
+    def announce(self, shard_name: str) -> None:
+        """Say that a shard is about to be moved into the data set's folder."""
+        self._append({"announced": shard_name})
+
+    def record(self, shard: Mapping[str, Any]) -> None:
+        """Record a shard that is complete; ``shard`` has ``shard_idx``."""
+        self._append(shard)
+
+    def close(self) -> None:
+        """Close the file; the journal stays until it is removed."""
+        self._file.close()
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        text = orjson.dumps(line)
+        self._file.write(xxhash.xxh3_64_hexdigest(text).encode() + b" " + text + b"\n")
+        self._file.flush()
+        if self._durable:
+            os.fsync(self._file.fileno())
+
+
+def _sound_lines(data: bytes) -> tuple[list[dict[str, Any]], int]:
+    lines: list[dict[str, Any]] = []
+    end = 0
+    for raw in data.split(b"\n")[:-1]:
+        digest, text = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES + 1 :]
+        if xxhash.xxh3_64_hexdigest(text).encode() != digest:
+            break
+        lines.append(orjson.loads(text))
+        end += len(raw) + 1
+    return lines, end

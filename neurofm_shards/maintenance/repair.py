@@ -204,7 +204,7 @@ class _Repair:
         self._output.remove_orphans()
         with self._output.staging() as staging:
             kept = [found for verdict in verdicts if (found := self._apply(verdict, staging)) is not None]
-            manifest = self._manifest(base, kept)
+            manifest = self._manifest(base, kept, _next_number(verdicts))
             if base is None or manifest != base:
                 self._publish(manifest, kept, staging)
         total = sum(found.index.shard_bytes for found in kept)
@@ -252,7 +252,7 @@ class _Repair:
         made_part(path, index, mapped=False)
         self._say("info", path.name, "its index or metadata table was missing", "both were made anew")
 
-    def _manifest(self, base: Manifest | None, kept: list[_Listed]) -> Manifest:
+    def _manifest(self, base: Manifest | None, kept: list[_Listed], next_number: int) -> Manifest:
         entries = [_entry(found, number) for number, found in enumerate(kept)]
         if base is not None and entries == base.shards:
             return base
@@ -262,7 +262,7 @@ class _Repair:
             entries,
             [column_entries(index) for index in indexes],
             base,
-            next_key=max(base.next_key if base else 1, _next_number(indexes)),
+            next_key=max(base.next_key if base else 1, next_number),
             statistics={},
             **first,
         )
@@ -347,13 +347,14 @@ def _facts(entries: list[ShardEntry]) -> dict[str, object]:
     }
 
 
-def _next_number(indexes: Iterable[ShardIndex]) -> int:
-    """Return the number of the next automatic key: one more than the largest there is, or than there are samples."""
+def _next_number(verdicts: Iterable[_Verdict]) -> int:
+    """Return the number of the next automatic key: one more than the largest seen, in shards and in their indexes."""
     largest, total = 0, 0
-    for index in indexes:
-        total += index.num_samples
-        numbers = map(automatic_number, index.packed_keys.texts())
-        largest = max([largest, *(number for number in numbers if number is not None)])
+    for verdict in verdicts:
+        total += verdict.index.num_samples if verdict.index is not None else 0
+        for index in (verdict.index, verdict.former):
+            keys = index.packed_keys.texts() if index is not None else []
+            largest = max([largest, *(number for key in keys if (number := automatic_number(key)) is not None)])
     return 1 + max(largest, total)
 
 

@@ -500,7 +500,9 @@ def is_data_set_file(parts: tuple[str, ...]) -> bool:
 
 
 def _is_leftover(parts: tuple[str, ...]) -> bool:
-    """Return whether a file of a step is what a run that ended left in its own staging folder."""
+    """Return whether a file of a step is what a run that ended left: half-written, or in its own staging folder."""
+    if parts[-1].startswith(".") and parts[-1].endswith(".partial"):
+        return True
     return len(parts) > 1 and parts[0] == SIDECAR_DIR and (parts[1].startswith(STAGING_PREFIX) or parts[1] == LOCK_NAME)
 
 

@@ -11,12 +11,12 @@ from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import NothingToConvertError, SourceError
 from neurofm_shards.recordings.behavior import Behavior, behavior_sources
 from neurofm_shards.recordings.continuous import WindowedSeries
-from neurofm_shards.recordings.modality import Frame, WindowedModality
+from neurofm_shards.recordings.modality import WindowedModality
 from neurofm_shards.recordings.options import BehaviorOptions, SeriesOptions, WindowOptions
 from neurofm_shards.recordings.series import Series
 from neurofm_shards.recordings.spikes import BinnedEvents, SpikeEvents
 from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, normalise, subtract
-from neurofm_shards.recordings.timeline import Timeline, within
+from neurofm_shards.recordings.timeline import TimeGrid, Timeline, within
 from neurofm_shards.recordings.trains import by_path, choose, join, listing, load_trains, only
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream
 from neurofm_shards.types import ColumnData, ColumnSpec, Ragged
@@ -26,9 +26,9 @@ from neurofm_shards.values import to_json
 class Absent(WindowedModality):
     """The columns that a modality would have, with no units, channels or features; masks are False throughout."""
 
-    def __init__(self, name: str, options: WindowOptions, frame: Frame) -> None:
+    def __init__(self, name: str, options: WindowOptions, grid: TimeGrid) -> None:
         self.name = name
-        self.columns = _columns(name, options, frame)
+        self.columns = _columns(name, options, grid)
 
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:  # noqa: ARG002  (nothing to cut short)
         """Return empty columns."""
@@ -39,24 +39,24 @@ class Absent(WindowedModality):
         return np.ones(len(starts))
 
 
-def _columns(name: str, options: WindowOptions, frame: Frame) -> tuple[ColumnSpec, ...]:
+def _columns(name: str, options: WindowOptions, grid: TimeGrid) -> tuple[ColumnSpec, ...]:
     if name == "spikes":
-        counts = ColumnSpec("spikes", np.dtype(options.counts_type).str, (frame.bins, 0), "count")
+        counts = ColumnSpec("spikes", np.dtype(options.counts_type).str, (grid.bins, 0), "count")
         times = ColumnSpec("spike_times", "<f4", (None,), "s")
         units = ColumnSpec("spike_units", "<i4", (None,), None, "units")
         chosen = {"counts": (counts,), "events": (times, units), "both": (counts, times, units)}[options.spikes]
         return (*chosen, ColumnSpec("unit_ids", "<i4", (0,), None, "units"))
     if name == "events":
-        counts = ColumnSpec("events", np.dtype(options.counts_type).str, (frame.bins, 0), "count")
+        counts = ColumnSpec("events", np.dtype(options.counts_type).str, (grid.bins, 0), "count")
         return (counts, ColumnSpec("event_codes", "<i4", (0,), None, "codes"))
     if name == "behavior":
         values, mask = (
-            ColumnSpec("behavior", "<f4", (frame.bins, 0)),
-            ColumnSpec("behavior_valid", "|b1", (frame.bins, 0)),
+            ColumnSpec("behavior", "<f4", (grid.bins, 0)),
+            ColumnSpec("behavior_valid", "|b1", (grid.bins, 0)),
         )
         return (values, mask, ColumnSpec("behavior_features", "<i4", (0,), None, "features"))
     series: SeriesOptions = options.lfp if name == "lfp" else options.ophys
-    samples = frame.bins if series.rate is None else round(series.rate * frame.window_ticks / TICKS_PER_SECOND)
+    samples = grid.bins if series.rate is None else round(series.rate * grid.window_ticks / TICKS_PER_SECOND)
     table = "channels" if name == "lfp" else "rois"
     return (
         ColumnSpec(name, "<f4", (samples, 0)),
@@ -86,7 +86,7 @@ class Assembly:
     lacking: tuple[str, ...]
 
 
-def assemble(streams: Sequence[AnyStream], options: WindowOptions, frame: Frame, source_file: str) -> Assembly:
+def assemble(streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGrid, source_file: str) -> Assembly:
     """Make the modalities that are asked for, or those that are present.
 
     Raises
@@ -97,11 +97,11 @@ def assemble(streams: Sequence[AnyStream], options: WindowOptions, frame: Frame,
         A named one is missing (and ``missing`` is ``error``), or a choice between several streams is needed.
     """
     makers: Mapping[str, Callable[[], list[WindowedModality]]] = {
-        "spikes": lambda: _spikes(streams, options, frame),
-        "lfp": lambda: _series(streams, ("lfp", "raw"), "lfp", options.lfp, options, frame),
-        "behavior": lambda: _behavior(streams, options, frame),
-        "ophys": lambda: _series(streams, ("ophys",), "ophys", options.ophys, options, frame),
-        "events": lambda: _events(streams, frame, options),
+        "spikes": lambda: _spikes(streams, options, grid),
+        "lfp": lambda: _series(streams, ("lfp", "raw"), "lfp", options.lfp, options, grid),
+        "behavior": lambda: _behavior(streams, options, grid),
+        "ophys": lambda: _series(streams, ("ophys",), "ophys", options.ophys, options, grid),
+        "events": lambda: _events(streams, grid, options),
     }
     made = {name: makers[name]() for name in options.modalities or DEFAULT}
     if options.modalities is None and not any(made.values()):
@@ -120,7 +120,7 @@ def assemble(streams: Sequence[AnyStream], options: WindowOptions, frame: Frame,
             f"{source_file}: nothing to convert: looked for spikes, LFP, behaviour, imaging and events; "
             f"present: {present}"
         )
-    parts = [part for name, found in made.items() for part in found or _absent(name, options, frame)]
+    parts = [part for name, found in made.items() for part in found or _absent(name, options, grid)]
     return Assembly(tuple(parts), tuple(lacking))
 
 
@@ -170,38 +170,38 @@ def _labels(stream: IntervalStream) -> list[set[str]]:
     return rows
 
 
-def _spikes(streams: Sequence[AnyStream], options: WindowOptions, frame: Frame) -> list[WindowedModality]:
+def _spikes(streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGrid) -> list[WindowedModality]:
     tables = [s for s in streams if isinstance(s, EventStream) and s.modality == "spikes"]
     if not tables:
         return []
     path = options.unit_table_path
     stream = by_path(tables, path, "unit_table_path") if path else only(tables, "unit_table_path", "unit tables")
-    trains = load_trains(stream, frame.session_id, frame.timeline, suspicious=options.suspicious_spike_times)
+    trains = load_trains(stream, grid.session_id, grid.timeline, suspicious=options.suspicious_spike_times)
     trains = choose(trains, options.unit_filter, options.min_firing_rate_hz)
     parts: list[WindowedModality] = []
     if options.spikes != "events":
-        parts.append(BinnedEvents(trains, frame, dtype=options.counts_type, ids=("unit_ids", "units")))
+        parts.append(BinnedEvents(trains, grid, dtype=options.counts_type, ids=("unit_ids", "units")))
     if options.spikes != "counts":
-        parts.append(SpikeEvents(trains, frame, alone=options.spikes == "events"))
+        parts.append(SpikeEvents(trains, grid, alone=options.spikes == "events"))
     return parts
 
 
-def _events(streams: Sequence[AnyStream], frame: Frame, options: WindowOptions) -> list[WindowedModality]:
+def _events(streams: Sequence[AnyStream], grid: TimeGrid, options: WindowOptions) -> list[WindowedModality]:
     found = [s for s in streams if isinstance(s, EventStream) and s.modality == "events"]
     if not found:
         return []
-    trains = [load_trains(stream, frame.session_id, frame.timeline) for stream in found]
+    trains = [load_trains(stream, grid.session_id, grid.timeline) for stream in found]
     joined = join(trains)
-    return [BinnedEvents(joined, frame, name="events", dtype=options.counts_type, ids=("event_codes", "codes"))]
+    return [BinnedEvents(joined, grid, name="events", dtype=options.counts_type, ids=("event_codes", "codes"))]
 
 
-def _behavior(streams: Sequence[AnyStream], options: WindowOptions, frame: Frame) -> list[WindowedModality]:
+def _behavior(streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGrid) -> list[WindowedModality]:
     chosen: Sequence[BehaviorOptions] | None = options.behavior
     if chosen is not None and options.missing != "error":
         paths = [stream.path for stream in streams]
         chosen = [c for c in chosen if any(("/" + path).endswith("/" + c.path.strip("/")) for path in paths)]
     sources = behavior_sources(streams, chosen)
-    return [Behavior(sources, frame, named=chosen is not None or options.modalities is not None)] if sources else []
+    return [Behavior(sources, grid, named=chosen is not None or options.modalities is not None)] if sources else []
 
 
 def _series(
@@ -210,7 +210,7 @@ def _series(
     name: str,
     chosen: SeriesOptions,
     options: WindowOptions,
-    frame: Frame,
+    grid: TimeGrid,
 ) -> list[WindowedModality]:
     found: list[Series] = [
         s for s in streams if s.modality in modalities and not isinstance(s, (EventStream, IntervalStream))
@@ -221,13 +221,13 @@ def _series(
         return []
     option = f"{name}.path"
     stream = by_path(found, chosen.path, option) if chosen.path else only(found, option, f"{name} series")
-    return [WindowedSeries(stream, frame, chosen, name=name, drop_gaps=options.gaps == "drop")]
+    return [WindowedSeries(stream, grid, chosen, name=name, drop_gaps=options.gaps == "drop")]
 
 
-def _absent(name: str, options: WindowOptions, frame: Frame) -> list[WindowedModality]:
+def _absent(name: str, options: WindowOptions, grid: TimeGrid) -> list[WindowedModality]:
     if options.modalities is None or options.missing == "error":
         return []
-    return [Absent(name, options, frame)]
+    return [Absent(name, options, grid)]
 
 
 def _raw_hint(streams: Sequence[AnyStream], lacking: Sequence[str]) -> str:

@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
-from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, row_numbers
+from neurofm_shards.recordings.modality import WindowedModality, cut_short, row_numbers
 from neurofm_shards.recordings.options import BehaviorOptions
 from neurofm_shards.recordings.series import Scaled, Series, ascending, channel_names, check_series, typical_step
-from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, count_windows, to_ticks
+from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, count_windows, normalise, to_ticks
+from neurofm_shards.recordings.timeline import TimeGrid, series_coverage
 from neurofm_shards.recordings.trains import by_path, listing, load_trains, pick
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, RegularStream
 from neurofm_shards.types import ColumnData, ColumnSpec, Problem
@@ -36,16 +37,17 @@ class SampledSeries:
         Which channels.
     options : BehaviorOptions
         How values are taken.
-    frame : Frame
+    grid : TimeGrid
         Bins and windows.
     """
 
-    def __init__(self, stream: Series, columns: list[int], options: BehaviorOptions, frame: Frame) -> None:
+    def __init__(self, stream: Series, columns: list[int], options: BehaviorOptions, grid: TimeGrid) -> None:
         check_series(stream)
         self._scaled = Scaled(stream, columns)
-        self._frame = frame
+        self._grid = grid
         self._times = _Times(stream)
         self.problems = self._times.problems
+        self.covers = series_coverage(stream, grid.timeline)
         self.kind = _kind(stream, options)
         self.unit = self._scaled.unit
         self._at = options.at
@@ -60,7 +62,7 @@ class SampledSeries:
 
     def read(self, starts: Ints) -> npt.NDArray[np.float32]:
         """Return values, shape (windows, bins, columns); not-a-number where there is none."""
-        length = self._frame.window_ticks
+        length = self._grid.window_ticks
         slack = 0.0 if math.isinf(self._gap) else self._gap
         first, last = self._times.around(
             int(starts.min()) / TICKS_PER_SECOND - slack, (int(starts.max()) + length) / TICKS_PER_SECOND + slack
@@ -69,14 +71,14 @@ class SampledSeries:
             half = len(starts) // 2
             return np.concatenate([self.read(starts[:half]), self.read(starts[half:])])
         times, values = self._times.part(first, last), self._times.values(self._scaled, first, last)
-        edges = (starts[:, None] + np.arange(self._frame.bins) * self._frame.bin_ticks).ravel()
+        edges = self._grid.edges(starts)
         found = self._evaluate(times, values, edges)
         if self.kind == "circular":
             found = _wrap(found, *self._range)
-        return found.reshape(len(starts), self._frame.bins, -1).astype(np.float32, copy=False)
+        return found.reshape(len(starts), self._grid.bins, -1).astype(np.float32, copy=False)
 
     def _evaluate(self, times: Floats, values: Floats, edges: Ints) -> Floats:
-        width = self._frame.bin_ticks
+        width = self._grid.bin_ticks
         if len(times) == 0:
             return np.full((len(edges), self._scaled.width), np.nan)
         if self.kind == "instantaneous":
@@ -238,7 +240,7 @@ class Behavior(WindowedModality):
     ----------
     sources : sequence of (stream, BehaviorOptions)
         What to take, in this order.
-    frame : Frame
+    grid : TimeGrid
         Bins and windows.
     named : bool
         Whether the user asked for them: then one that cannot be used is an error, else it is left out and reported, as
@@ -248,9 +250,9 @@ class Behavior(WindowedModality):
     name = "behavior"
 
     def __init__(
-        self, sources: Sequence[tuple[AnyStream, BehaviorOptions]], frame: Frame, *, named: bool = True
+        self, sources: Sequence[tuple[AnyStream, BehaviorOptions]], grid: TimeGrid, *, named: bool = True
     ) -> None:
-        self._frame = frame
+        self._grid = grid
         self._parts: list[SampledSeries | _CountedEvents] = []
         rows: list[dict[str, Any]] = []
         problems: list[Problem] = []
@@ -259,7 +261,7 @@ class Behavior(WindowedModality):
             if isinstance(stream, IntervalStream):
                 raise ConfigError(f"{stream.path} holds intervals, not behaviour: see trial_table and epochs")
             try:
-                part, names, picked = _part(stream, options, frame)
+                part, names, picked = _part(stream, options, grid)
             except SourceError as error:
                 if named:
                     raise
@@ -268,24 +270,26 @@ class Behavior(WindowedModality):
                 continue
             self._parts.append(part)
             problems += part.problems
-            rows += _rows(stream, names, picked, part, frame)
+            rows += _rows(stream, names, picked, part, grid)
         if unusable is not None and not self._parts:
             raise unusable
         self.problems = tuple(problems)
         self.tables = {"features": rows}
-        shape = (frame.bins, len(rows))
+        shape = (grid.bins, len(rows))
         self.columns = (
             ColumnSpec("behavior", "<f4", shape),
             ColumnSpec("behavior_valid", "|b1", shape),
             ColumnSpec("behavior_features", "<i4", (len(rows),), None, "features"),
         )
+        covers = [part.covers for part in self._parts]
+        self.covers = _union(covers)
         self.facts = {"paths": [stream.path for stream, _ in sources]}
 
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
         """Return values, mask and the features' rows."""
         values = self._values(starts)
-        for i, ticks in cut_short(starts, stops, self._frame.window_ticks):
-            values[i, ticks // self._frame.bin_ticks :] = np.nan
+        for i, ticks in cut_short(starts, stops, self._grid.window_ticks):
+            values[i, ticks // self._grid.bin_ticks :] = np.nan
         return {
             "behavior": values,
             "behavior_valid": np.isfinite(values),
@@ -296,12 +300,12 @@ class Behavior(WindowedModality):
         """Return the share of known values of each window; reads the series."""
         if not self.tables["features"]:
             return np.ones(len(starts))
-        step = max(1, (1 << 22) // max(1, self._frame.bins * len(self.tables["features"])))
+        step = max(1, (1 << 22) // max(1, self._grid.bins * len(self.tables["features"])))
         parts = [np.isfinite(self._values(starts[i : i + step])).mean(axis=(1, 2)) for i in range(0, len(starts), step)]
         return np.concatenate([*parts, np.zeros(0)])
 
     def _values(self, starts: Ints) -> npt.NDArray[np.float32]:
-        nothing = np.zeros((len(starts), self._frame.bins, 0), dtype=np.float32)
+        nothing = np.zeros((len(starts), self._grid.bins, 0), dtype=np.float32)
         return np.concatenate([nothing, *(part.read(starts) for part in self._parts)], axis=2)
 
 
@@ -310,21 +314,28 @@ class _CountedEvents:
 
     kind = "events"
     unit = "count"
+    covers: Ints | None = None
 
-    def __init__(self, stream: EventStream, columns: list[int], frame: Frame) -> None:
-        trains = load_trains(stream, frame.session_id, frame.timeline)
+    def __init__(self, stream: EventStream, columns: list[int], grid: TimeGrid) -> None:
+        trains = load_trains(stream, grid.session_id, grid.timeline)
         self.problems = trains.problems
-        self._trains, self._frame, self._columns = trains, frame, columns
+        self._trains, self._grid, self._columns = trains, grid, columns
         self._width = len(stream.owners)
         self._unknown = 0 < trains.facts["total"] == trains.facts["not_a_number"]
 
     def read(self, starts: Ints) -> npt.NDArray[np.float32]:
         """Return counts, shape (windows, bins, columns)."""
-        shape = (self._frame.bins, self._width)
+        shape = (self._grid.bins, self._width)
         if self._unknown:
-            return np.full((len(starts), self._frame.bins, len(self._columns)), np.nan, dtype=np.float32)
-        counts = count_windows(self._trains.ticks, self._trains.owner, starts, self._frame.bin_ticks, shape, "uint32")
+            return np.full((len(starts), self._grid.bins, len(self._columns)), np.nan, dtype=np.float32)
+        counts = count_windows(self._trains.ticks, self._trains.owner, starts, self._grid.bin_ticks, shape, "uint32")
         return counts[:, :, self._columns].astype(np.float32)
+
+
+def _union(covers: Sequence[Ints | None]) -> Ints | None:
+    """Return the joint spans of several features; None where one of them has something everywhere."""
+    known = [spans for spans in covers if spans is not None]
+    return normalise(np.concatenate([*known, EMPTY])) if len(known) == len(covers) else None
 
 
 def behavior_sources(
@@ -340,18 +351,18 @@ def behavior_sources(
 
 
 def _part(
-    stream: EventStream | Series, options: BehaviorOptions, frame: Frame
+    stream: EventStream | Series, options: BehaviorOptions, grid: TimeGrid
 ) -> tuple[SampledSeries | _CountedEvents, tuple[str, ...], list[int]]:
     if isinstance(stream, EventStream):
         if options.kind not in {None, "events"}:
             raise ConfigError(f"{stream.path} holds events: kind={options.kind} does not apply; leave it out")
         picked = pick(stream.owners, options.columns, stream.path)
-        return _CountedEvents(stream, picked, frame), stream.owners, picked
+        return _CountedEvents(stream, picked, grid), stream.owners, picked
     if options.kind == "events":
         raise ConfigError(f"{listing([stream])} holds values, not events: choose another kind")
     names = channel_names(stream)
     picked = pick(names, options.columns, stream.path)
-    return SampledSeries(stream, picked, options, frame), names, picked
+    return SampledSeries(stream, picked, options, grid), names, picked
 
 
 def _rows(
@@ -359,11 +370,11 @@ def _rows(
     names: Sequence[str],
     picked: Sequence[int],
     part: SampledSeries | _CountedEvents,
-    frame: Frame,
+    grid: TimeGrid,
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for i in picked:
         said = {key: to_json(value) for key, value in stream.table[i].items()} if stream.table else {}
-        ids = {"id": f"{frame.session_id}/{stream.path}/{names[i]}", "session_id": frame.session_id}
+        ids = {"id": f"{grid.session_id}/{stream.path}/{names[i]}", "session_id": grid.session_id}
         rows.append({**said, **ids, "path": stream.path, "column": names[i], "unit": part.unit, "kind": part.kind})
     return rows

@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
-from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, row_numbers
+from neurofm_shards.recordings.modality import WindowedModality, cut_short, row_numbers
 from neurofm_shards.recordings.options import SeriesOptions
 from neurofm_shards.recordings.series import Scaled, Series, Track, channel_names, clock, tracks
 from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, expand, normalise, to_ticks
+from neurofm_shards.recordings.timeline import TimeGrid
 from neurofm_shards.recordings.trains import pick
 from neurofm_shards.types import ColumnData, ColumnSpec, Problem
 from neurofm_shards.values import to_json
@@ -146,7 +147,7 @@ class WindowedSeries(WindowedModality):
     ----------
     stream : Series
         Where values come from.
-    frame : Frame
+    grid : TimeGrid
         Windows.
     options : SeriesOptions
         Rate, channels, units, gaps.
@@ -161,7 +162,7 @@ class WindowedSeries(WindowedModality):
     def __init__(
         self,
         stream: Series,
-        frame: Frame,
+        grid: TimeGrid,
         options: SeriesOptions,
         *,
         name: str,
@@ -181,27 +182,28 @@ class WindowedSeries(WindowedModality):
             )
         self._tracks = tracks(scaled, when, options.rate, gap)
         nominal = options.rate or (self._tracks[0].rate if self._tracks else 1.0)
-        self._samples = _samples(nominal, frame, stream.path, options.rate)
-        self._frame = frame
+        self._samples = _samples(nominal, grid, stream.path, options.rate)
+        self._grid = grid
         rows = _block_rows(block_bytes, len(names), nominal * when.interval)  # all stored channels are read
         self._blocks = Blocks(self._tracks, scaled.width, rows)
         self.name = name
         self.problems = (*when.problems, *_calibration(stream, options), *_irregular(stream, when.times, options.rate))
         self.facts = {"path": stream.path, "rate_hz": nominal, "samples": self._samples, "unit": scaled.unit}
         table = {"ophys": "rois"}.get(name, "channels")
-        self.tables = {table: _channel_rows(stream, frame, names, picked, scaled.unit)}
+        self.tables = {table: _channel_rows(stream, grid, names, picked, scaled.unit)}
         self.columns = (
             ColumnSpec(name, "<f4", (self._samples, scaled.width), scaled.unit or None),
             ColumnSpec(f"{name}_valid", "|b1", (self._samples,)),
             ColumnSpec(f"{name}_channels", "<i4", (scaled.width,), None, table),
         )
+        self.covers = _extent(self._tracks)
         self.removals = {f"gap in {name}": _gaps(self._tracks)} if drop_gaps else {}
 
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
         """Return values, mask and channels of windows."""
         values, mask = self._blocks.cut(len(starts), self._samples, *self._pieces(starts))
-        for i, ticks in cut_short(starts, stops, self._frame.window_ticks):
-            held = ticks * self._samples // self._frame.window_ticks
+        for i, ticks in cut_short(starts, stops, self._grid.window_ticks):
+            held = ticks * self._samples // self._grid.window_ticks
             values[i, held:], mask[i, held:] = np.nan, False
         return {
             self.name: values,
@@ -234,16 +236,16 @@ class WindowedSeries(WindowedModality):
         return window[some], (begin - at)[some], track[some], begin[some], (end - begin)[some]
 
 
-def _samples(rate: float, frame: Frame, path: str, asked: float | None) -> int:
-    exact = rate * frame.window_ticks / TICKS_PER_SECOND
+def _samples(rate: float, grid: TimeGrid, path: str, asked: float | None) -> int:
+    exact = rate * grid.window_ticks / TICKS_PER_SECOND
     samples = int(np.floor(exact + _AT_START))
     if asked is not None and abs(exact - round(exact)) > _AT_START:
         raise ConfigError(
-            f"rate={asked:g} Hz gives {exact:g} samples in {frame.window_ticks / 1e6:g} ms: choose a rate that "
+            f"rate={asked:g} Hz gives {exact:g} samples in {grid.window_ticks / 1e6:g} ms: choose a rate that "
             "gives a whole number"
         )
     if samples < 1:
-        raise ConfigError(f"{path}: a window of {frame.window_ticks / 1e6:g} ms holds no sample at {rate:g} Hz")
+        raise ConfigError(f"{path}: a window of {grid.window_ticks / 1e6:g} ms holds no sample at {rate:g} Hz")
     return samples
 
 
@@ -251,6 +253,13 @@ def _block_rows(block_bytes: int, width: int, outputs_per_input: float) -> int:
     """Return how many output rows are read at once, so that their inputs fit into the block as float64."""
     inputs_per_output = max(1.0, 1 / outputs_per_input) if outputs_per_input > 0 else 1.0
     return max(1, int(block_bytes / max(1.0, 8 * width * inputs_per_output)))
+
+
+def _extent(runs: Sequence[Track]) -> Ints:
+    """Return the span from the first to the last sample."""
+    if not runs:
+        return EMPTY
+    return to_ticks(np.array([[runs[0].t0, runs[-1].t0 + runs[-1].count / runs[-1].rate]]))
 
 
 def _gaps(runs: Sequence[Track]) -> Ints:
@@ -276,11 +285,11 @@ def _irregular(stream: Series, times: Floats | None, rate: float | None) -> list
 
 
 def _channel_rows(
-    stream: Series, frame: Frame, names: Sequence[str], picked: Sequence[int], unit: str
+    stream: Series, grid: TimeGrid, names: Sequence[str], picked: Sequence[int], unit: str
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for i in picked:
         said = {key: to_json(value) for key, value in stream.table[i].items()} if stream.table else {}
-        ids = {"id": f"{frame.session_id}/{stream.path}/{names[i]}", "session_id": frame.session_id}
+        ids = {"id": f"{grid.session_id}/{stream.path}/{names[i]}", "session_id": grid.session_id}
         rows.append({**said, **ids, "table": stream.path, "channel": names[i], "stored_as": unit})
     return rows

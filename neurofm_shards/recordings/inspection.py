@@ -91,7 +91,11 @@ def _extent(recording: Recording, problems: list[Problem]) -> dict[str, Any]:
         return {}
     problems += when.problems
     start, stop = float(to_seconds(when.start)), float(to_seconds(when.stop))
-    return {"time": {"start_s": start, "stop_s": stop, "seconds": stop - start, "said by": when.said_by}}
+    found: dict[str, Any] = {"start_s": start, "stop_s": stop, "seconds": stop - start, "said by": when.said_by}
+    if len(when.pauses):
+        recorded = float(to_seconds(int((when.recorded[:, 1] - when.recorded[:, 0]).sum())))
+        found |= {"recorded_s": recorded, "pauses": len(when.pauses)}
+    return {"time": found}
 
 
 def _describe(stream: AnyStream, problems: list[Problem]) -> dict[str, Any]:

@@ -4,42 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
-from neurofm_shards.recordings.timeline import Timeline
 from neurofm_shards.types import ColumnData, ColumnSpec, Problem
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What all modalities of one recording share.
-
-    Attributes
-    ----------
-    session_id : str
-        For the ids of units, channels and features.
-    timeline : Timeline
-        Where the recording lies.
-    bins : int
-        Bins in a window.
-    bin_ticks : int
-        Width of a bin in ticks.
-    """
-
-    session_id: str
-    timeline: Timeline
-    bins: int
-    bin_ticks: int
-
-    @property
-    def window_ticks(self) -> int:
-        """Length of a window in ticks."""
-        return self.bins * self.bin_ticks
 
 
 class WindowedModality(ABC):
@@ -57,6 +28,8 @@ class WindowedModality(ABC):
     facts: Mapping[str, Any] = {}
     #: Stretches in which no window may lie, by reason.
     removals: Mapping[str, Ints] = {}
+    #: Spans in which there is anything of it; None for the whole recording.
+    covers: Ints | None = None
 
     @abstractmethod
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:

@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 Modality = Literal["spikes", "lfp", "behavior", "ophys", "events"]
 At = Literal["bin_center", "bin_end", "bin_mean"]
+LastWindow = Literal["drop", "overlap", "pad"]
 SplitBy = Literal["session", "subject", "trial", "time"]
 
 DEFAULT_OVERLAP = 0.5
@@ -99,11 +100,16 @@ class WindowOptions(_Options):
         "auto", description="when to write the column `valid`: where windows can be partly valid, or always"
     )
     # time
+    extent: Literal["auto", "units", "series", "trials", "all"] | tuple[float, float] = Field(
+        "auto",
+        description="when something was recorded: epochs, else units, series and events, without pauses (auto); the "
+        "whole stretch of one kind of streams, or of all; or seconds from and to",
+    )
     bin_size_ms: float = Field(10.0, gt=0, description="width of a bin in milliseconds")
     sequence_length: int = Field(100, ge=1, description="bins in a window")
     overlap: float = Field(DEFAULT_OVERLAP, ge=0, lt=1, description="share of a window that the next one repeats")
     stride: int | None = Field(None, ge=1, description="bins from one window to the next; instead of overlap")
-    on_last_window: Literal["drop", "overlap", "pad"] = Field(
+    on_last_window: LastWindow = Field(
         "drop", description="bins left over at the end of a stretch: drop, shift the last window back, or pad and mask"
     )
     limit_windows: int | None = Field(None, ge=1, description="at most so many windows per recording")
@@ -161,6 +167,9 @@ class WindowOptions(_Options):
         if self.bin_size_ms * 1e6 < 1:
             msg = f"bin_size_ms={self.bin_size_ms} is below the time resolution of 1 ns"
             raise ValueError(msg)
+        if not isinstance(self.extent, str) and not self.extent[0] < self.extent[1]:
+            msg = f"extent={self.extent} is not a range: the first number must be below the second"
+            raise ValueError(msg)
         if self.align_range_ms is not None and not self.align_range_ms[0] < self.align_range_ms[1]:
             msg = f"align_range_ms={self.align_range_ms} is not a range: the first number must be below the second"
             raise ValueError(msg)
@@ -194,6 +203,11 @@ class WindowOptions(_Options):
         """Start of an aligned window relative to the aligned time, in ticks."""
         first = 0.0 if self.align_range_ms is None else self.align_range_ms[0]
         return round(first * 1e6) - self.margin_bins * self.bin_ticks
+
+    @property
+    def align_stop_s(self) -> float:
+        """End of an aligned window without its margin, in seconds from the aligned time."""
+        return (self.align_start_ticks + (self.align_bins() - self.margin_bins) * self.bin_ticks) / 1e9
 
     def align_bins(self) -> int:
         """Return the number of bins of an aligned window, margins included.

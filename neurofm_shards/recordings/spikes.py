@@ -9,16 +9,16 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import SourceError
-from neurofm_shards.recordings.modality import Frame, WindowedModality, cut_short, row_numbers
+from neurofm_shards.recordings.modality import WindowedModality, cut_short, row_numbers
 from neurofm_shards.recordings.ticks import (
     TICKS_PER_SECOND,
-    bin_mask,
     count_grid,
     count_windows,
     expand,
     normalise,
     subtract,
 )
+from neurofm_shards.recordings.timeline import TimeGrid
 from neurofm_shards.recordings.trains import Trains
 from neurofm_shards.types import ColumnData, ColumnSpec, Ragged
 
@@ -33,7 +33,7 @@ class BinnedEvents(WindowedModality):
     ----------
     trains : Trains
         The events.
-    frame : Frame
+    grid : TimeGrid
         Bins and windows.
     name : str
         Name of the modality and of the column.
@@ -43,35 +43,37 @@ class BinnedEvents(WindowedModality):
         Names of the column of row numbers and of the side table.
     """
 
-    def __init__(self, trains: Trains, frame: Frame, *, name: str = "spikes", dtype: str, ids: tuple[str, str]) -> None:
+    def __init__(
+        self, trains: Trains, grid: TimeGrid, *, name: str = "spikes", dtype: str, ids: tuple[str, str]
+    ) -> None:
         self.name = name
         self.problems = trains.problems
         self.facts = trains.facts
         self.tables = {ids[1]: trains.table}
         self._trains = trains
-        self._frame = frame
+        self._grid = grid
         self._dtype = dtype
         self._ids = ids
         self._width = len(trains.table)
         self._masks = _differing(trains)
-        shape = (frame.bins, self._width)
+        shape = (grid.bins, self._width)
         self.columns = (
             ColumnSpec(name, np.dtype(dtype).str, shape, "count"),
             ColumnSpec(ids[0], "<i4", (self._width,), None, ids[1]),
         )
         if self._masks is not None:
             self.columns += (ColumnSpec(f"{name}_valid", "|b1", shape),)
-        self.removals = {"not observed": _unobserved(trains, frame)}
+        self.removals = {"not observed": _unobserved(trains, grid)}
 
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
         """Return counts, row numbers and, where units were observed at different times, a mask."""
-        bins = self._frame.bins
+        bins = self._grid.bins
         counts = np.empty((len(starts), bins, self._width), dtype=self._dtype)
         step = max(1, _CELLS_AT_ONCE // max(1, bins * self._width))
         for first in range(0, len(starts), step):
             counts[first : first + step] = self._count(starts[first : first + step])
-        for i, ticks in cut_short(starts, stops, self._frame.window_ticks):
-            counts[i, ticks // self._frame.bin_ticks :] = 0
+        for i, ticks in cut_short(starts, stops, self._grid.window_ticks):
+            counts[i, ticks // self._grid.bin_ticks :] = 0
         columns: dict[str, ColumnData] = {self.name: counts, self._ids[0]: row_numbers(self._width, len(starts))}
         if self._masks is not None:
             columns[f"{self.name}_valid"] = self._mask(starts)
@@ -85,7 +87,7 @@ class BinnedEvents(WindowedModality):
         return fraction
 
     def _count(self, starts: Ints) -> npt.NDArray[Any]:
-        bins, ticks = self._frame.bins, self._frame.bin_ticks
+        bins, ticks = self._grid.bins, self._grid.bin_ticks
         shape = (bins, self._width)
         first, last = int(starts.min()), int(starts.max())
         span = (last - first) // ticks + bins
@@ -104,9 +106,9 @@ class BinnedEvents(WindowedModality):
         return windows
 
     def _mask(self, starts: Ints) -> npt.NDArray[np.bool_]:
-        mask = np.empty((len(starts), self._frame.bins, self._width), dtype=bool)
+        mask = np.empty((len(starts), self._grid.bins, self._width), dtype=bool)
         for spans, owners in self._masks or ():
-            mask[:, :, owners] = bin_mask(spans, starts, self._frame.bins, self._frame.bin_ticks)[:, :, None]
+            mask[:, :, owners] = self._grid.mask(spans, starts)[:, :, None]
         return mask
 
 
@@ -115,9 +117,9 @@ class SpikeEvents(WindowedModality):
 
     name = "spikes"
 
-    def __init__(self, trains: Trains, frame: Frame, *, alone: bool) -> None:
+    def __init__(self, trains: Trains, grid: TimeGrid, *, alone: bool) -> None:
         self._trains = trains
-        self._frame = frame
+        self._grid = grid
         self._alone = alone
         self.columns = (
             ColumnSpec("spike_times", "<f4", (None,), "s"),
@@ -128,14 +130,14 @@ class SpikeEvents(WindowedModality):
             self.problems = trains.problems
             self.facts = trains.facts
             self.tables = {"units": trains.table}
-            self.removals = {"not observed": _unobserved(trains, frame)}
+            self.removals = {"not observed": _unobserved(trains, grid)}
 
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
         """Return the events of each window in time order.
 
         The relative time is rounded to float32 but never up to the window's end, so that all can be binned again.
         """
-        length = self._frame.window_ticks
+        length = self._grid.window_ticks
         ticks = self._trains.ticks
         first = np.searchsorted(ticks, starts, side="left")
         counts = np.searchsorted(ticks, np.minimum(stops, starts + length), side="left") - first
@@ -164,8 +166,8 @@ def _differing(trains: Trains) -> list[tuple[Ints, Ints]] | None:
     return [(spans, np.array(owners)) for spans, owners in groups.values()]
 
 
-def _unobserved(trains: Trains, frame: Frame) -> Ints:
-    whole = np.array([[frame.timeline.start, frame.timeline.stop]], dtype=np.int64)
+def _unobserved(trains: Trains, grid: TimeGrid) -> Ints:
+    recorded = grid.timeline.recorded
     if not trains.observed:
-        return whole[:0]
-    return subtract(whole, normalise(np.concatenate(trains.observed)))
+        return recorded[:0]
+    return subtract(recorded, normalise(np.concatenate(trains.observed)))

@@ -200,13 +200,6 @@ def covered(spans: Ints, starts: Ints, stops: Ints) -> Ints:
     return up_to(stops) - up_to(starts)
 
 
-def bin_mask(spans: Ints, starts: Ints, bins: int, bin_ticks: int) -> npt.NDArray[np.bool_]:
-    """Say of each bin of each window whether it lies in the set as a whole; shape (windows, bins)."""
-    edges = (starts[:, None] + np.arange(bins) * bin_ticks).ravel()
-    whole: npt.NDArray[np.bool_] = covered(spans, edges, edges + bin_ticks) == bin_ticks
-    return whole.reshape(len(starts), bins)
-
-
 def partition(extent: tuple[int, int], removals: Mapping[str, Ints]) -> list[tuple[int, int, str]]:
     """Cut an extent into labelled pieces.
 

@@ -1,21 +1,45 @@
-"""When a recording begins and ends: the epochs table, else the joint extent of its main streams, robustly."""
+"""When a recording begins and ends, and where it paused: its epochs, else all that was recorded, robustly.
+
+Time between epochs, or between streams that leave off, in which no unit fired and no series has a sample is not silence
+but was not recorded, where it is far longer than chance leaves empty at the session's joint rate.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from neurofm_shards._typing import Floats, Ints
+from neurofm_shards._typing import Bools, Floats, Ints
 from neurofm_shards.errors import NothingToConvertError, SourceError
-from neurofm_shards.recordings.ticks import TICKS_PER_SECOND, to_seconds, to_ticks
-from neurofm_shards.streams import AnyStream, IntervalStream, IrregularStream, RegularStream
+from neurofm_shards.recordings.series import steps_where, typical_step
+from neurofm_shards.recordings.ticks import (
+    EMPTY,
+    TICKS_PER_SECOND,
+    contains,
+    covered,
+    intersect,
+    normalise,
+    subtract,
+    to_seconds,
+    to_ticks,
+)
+from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, IrregularStream, RegularStream
 from neurofm_shards.types import Problem
 
-#: The streams that decide the extent: the first group of modalities that a recording has at all.
-MAIN = (("spikes", "lfp", "raw", "ophys"), ("behavior",), ("events",), ("trials", "intervals"))
+if TYPE_CHECKING:
+    from neurofm_shards.recordings.options import WindowOptions
+
+#: Who decides which times are believed: streams of later groups widen the extent of the first one that is there.
+_RANKS = (("spikes", "lfp", "raw", "ophys"), ("behavior",), ("events",), ("other",))
+#: What stands in for the extent where nothing was recorded that has a time.
+_STATED = ("trials", "intervals", "stimulus")
+#: A stream that lasts so many times as long as those of a higher rank has its times in another unit.
+_TOO_LONG = 500.0
 #: A time is garbage when it is this many times the central 98 % of its stream (at least a minute) away from them.
 _FAR = 5.0
 _NEAR_SECONDS = 60.0
@@ -23,6 +47,23 @@ _DAY_SECONDS = 86_400.0
 _STREAM_GAP = int(_DAY_SECONDS) * TICKS_PER_SECOND
 #: Streams of fewer times are sparse: the first and last are no part of their middle, and a day is near.
 _SPARSE = 200
+
+
+#: Expected number of stretches as long as a pause that chance would leave empty, as its natural logarithm.
+_BY_CHANCE = -14.0
+#: A pause is this many times as long as the longest silence of a recording, outliers left out.
+_BEYOND_USUAL = 3.0
+#: Steps between time stamps end a series' stretch where they are longer than this many intervals, and than a second.
+_SERIES_BREAK = 10.0
+_SHORTEST_BREAK = 1.0
+#: Most of a stretch between epochs has to be silent; what lies at its ends may belong to the epochs.
+_MOST = 0.9
+#: Samples of a series this far apart in seconds, or less, fill the time between them.
+_FAST = 0.05
+_OCCUPANCY_BINS = 1 << 22
+
+#: What decides the extent: ``auto``, one kind of streams, everything, or seconds from and to.
+Extent: TypeAlias = Literal["auto", "units", "series", "trials", "all"] | tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -36,17 +77,89 @@ class Timeline:
     said_by : str
         Path of what decided it.
     problems : tuple of Problem
-        Times that were not believed.
+        Times that were not believed, and pauses.
+    pauses : numpy.ndarray of int64, shape (n, 2)
+        Spans inside in which nothing was recorded.
+    stated : bool
+        Whether the file or the user says the extent, rather than the times of streams.
     """
 
     start: int
     stop: int
     said_by: str
     problems: tuple[Problem, ...] = ()
+    pauses: Ints = field(default_factory=EMPTY.copy)
+    stated: bool = False
+
+    @property
+    def whole(self) -> Ints:
+        """The extent as a span."""
+        return np.array([[self.start, self.stop]], dtype=np.int64)
+
+    @property
+    def recorded(self) -> Ints:
+        """The spans in which something was recorded."""
+        return subtract(self.whole, self.pauses)
 
 
-def timeline(streams: Sequence[AnyStream], source_file: str) -> Timeline:
+@dataclass(frozen=True)
+class TimeGrid:
+    """Bins and windows of one recording, which all its modalities share.
+
+    Attributes
+    ----------
+    session_id : str
+        For the ids of units, channels and features.
+    timeline : Timeline
+        Where the recording lies; bins count from its start.
+    bins : int
+        Bins in a window.
+    bin_ticks : int
+        Width of a bin in ticks.
+    stride_bins : int
+        Bins from one fixed window to the next.
+    """
+
+    session_id: str
+    timeline: Timeline
+    bins: int
+    bin_ticks: int
+    stride_bins: int = 1
+
+    @classmethod
+    def of(cls, options: WindowOptions, session_id: str, timeline: Timeline) -> TimeGrid:
+        """Return the grid that options ask for."""
+        return cls(session_id, timeline, options.window_bins, options.bin_ticks, options.stride_bins)
+
+    @property
+    def window_ticks(self) -> int:
+        """Length of a window in ticks."""
+        return self.bins * self.bin_ticks
+
+    def edges(self, starts: Ints) -> Ints:
+        """Return the first tick of each bin of windows, shape (windows * bins,)."""
+        flat: Ints = (starts[:, None] + np.arange(self.bins) * self.bin_ticks).ravel()
+        return flat
+
+    def mask(self, spans: Ints, starts: Ints) -> Bools:
+        """Say of each bin of each window whether it lies in a set of spans as a whole; shape (windows, bins)."""
+        edges = self.edges(starts)
+        whole: Bools = covered(spans, edges, edges + self.bin_ticks) == self.bin_ticks
+        return whole.reshape(len(starts), self.bins)
+
+
+def timeline(streams: Sequence[AnyStream], source_file: str, extent: Extent = "auto") -> Timeline:
     """Find the extent of a recording, whatever modalities are asked for.
+
+    Parameters
+    ----------
+    streams : sequence of stream
+        All streams of the recording.
+    source_file : str
+        For messages.
+    extent : {"auto", "units", "series", "trials", "all"} or (float, float)
+        ``auto``: the epochs, else all that was recorded (units, series, events), widened by trials that adjoin it, with
+        pauses found. The others take the whole stretch of those streams, or between two times in seconds.
 
     Raises
     ------
@@ -55,23 +168,57 @@ def timeline(streams: Sequence[AnyStream], source_file: str) -> Timeline:
     SourceError
         What would have one cannot be read; the message is that of the first such stream.
     """
+    if not isinstance(extent, str):
+        return Timeline(int(to_ticks(extent[0])), int(to_ticks(extent[1])), "the option extent", stated=True)
     problems: list[Problem] = []
     failures: list[SourceError] = []
+    if extent != "auto":
+        found = _joint([stream for stream in streams if _counts(stream, extent)], problems, failures)
+        found = found and replace(found, stated=True)
+        return found or _no_time(streams, source_file, failures, f"extent={extent} finds nothing that ")
     for stream in streams:
         if isinstance(stream, IntervalStream) and stream.modality == "epochs":
             said = _epochs(stream, streams, problems)
             if said is not None:
-                return said
-    for group in MAIN:
-        found = _joint([stream for stream in streams if stream.modality in group], problems, failures)
-        if found is not None:
-            return found
+                return _between_epochs(said, stream, streams)
+    found = _recorded(streams, problems, failures)
+    if found is not None:
+        return _between_streams(found, streams)
+    found = _joint([stream for stream in streams if stream.modality in _STATED], problems, failures)
+    return found or _no_time(streams, source_file, failures, "")
+
+
+def _no_time(streams: Sequence[AnyStream], source_file: str, failures: list[SourceError], what: str) -> NoReturn:
     if failures:
         raise failures[0]
+    if what:
+        raise SourceError(
+            f"{source_file}: {what}has a time; present: {', '.join(s.path for s in streams) or 'nothing'}"
+        )
     raise NothingToConvertError(
-        f"{source_file}: nothing in it has a time: looked for spikes, LFP, imaging, behaviour, events and "
-        f"trials among {len(streams)} streams"
+        f"{source_file}: nothing in it has a time: looked for spikes, LFP, imaging, behaviour, other series, events "
+        f"and trials among {len(streams)} streams"
     )
+
+
+def _counts(stream: AnyStream, extent: str) -> bool:
+    kinds: Mapping[str, bool] = {
+        "units": stream.modality == "spikes",
+        "series": isinstance(stream, (RegularStream, IrregularStream)) and stream.modality != "stimulus",
+        "trials": stream.modality == "trials",
+        "all": stream.modality != "invalid",
+    }
+    return kinds[extent]
+
+
+def _recorded(streams: Sequence[AnyStream], problems: list[Problem], failures: list[SourceError]) -> Timeline | None:
+    """Return the joint extent of units, series and events; those of a lower rank may not stretch it beyond belief."""
+    found: Timeline | None = None
+    counted = [stream for stream in streams if not isinstance(stream, IntervalStream)]
+    for group in _RANKS:
+        ranked = [stream for stream in counted if stream.modality in group]
+        found = _joint(ranked, problems, failures, found)
+    return found
 
 
 def within(when: Timeline, start: Floats, stop: Floats) -> Ints:
@@ -101,21 +248,27 @@ def _epochs(stream: IntervalStream, streams: Sequence[AnyStream], problems: list
         start, stop = start[near], stop[near]
     if len(start) == 0:
         return None
-    return Timeline(int(to_ticks(start.min())), int(to_ticks(stop.max())), stream.path, tuple(problems))
+    return Timeline(int(to_ticks(start.min())), int(to_ticks(stop.max())), stream.path, tuple(problems), stated=True)
 
 
-def _near(start: Floats, stop: Floats, streams: Sequence[AnyStream]) -> npt.NDArray[np.bool_]:
-    """Say which epochs lie within a day of the main streams; all of them where there are none."""
-    for group in MAIN:
+def _near(start: Floats, stop: Floats, streams: Sequence[AnyStream]) -> Bools:
+    """Say which epochs lie within a day of the streams of the first rank; all of them where there are none."""
+    for group in (*_RANKS, _STATED):
         found = _joint([stream for stream in streams if stream.modality in group], [], [])
         if found is not None:
             low, high = found.start / TICKS_PER_SECOND - _DAY_SECONDS, found.stop / TICKS_PER_SECOND + _DAY_SECONDS
-            near: npt.NDArray[np.bool_] = (start >= low) & (stop <= high)
+            near: Bools = (start >= low) & (stop <= high)
             return near
     return np.ones(len(start), dtype=bool)
 
 
-def _joint(streams: Sequence[AnyStream], problems: list[Problem], failures: list[SourceError]) -> Timeline | None:
+def _joint(
+    streams: Sequence[AnyStream],
+    problems: list[Problem],
+    failures: list[SourceError],
+    known: Timeline | None = None,
+) -> Timeline | None:
+    """Return the joint extent of streams and of what is known already, without those that cannot belong to it."""
     extents = []
     for stream in streams:
         try:
@@ -127,15 +280,21 @@ def _joint(streams: Sequence[AnyStream], problems: list[Problem], failures: list
         if found is not None:
             extents.append((found, stream.path))
     if not extents:
-        return None
+        return known
     (start, stop), said_by = max(extents, key=lambda item: item[0][1] - item[0][0])
     paths = [said_by]
+    if known is not None:
+        start, stop, said_by, paths = known.start, known.stop, known.said_by, [known.said_by]
+    longest = (stop - start) * _TOO_LONG + _STREAM_GAP if known is not None else math.inf
     for (first, last), path in extents:
         if path == said_by:
             continue
+        where = f"lies at {to_seconds(first):.6g} to {to_seconds(last):.6g} s"
         if first > stop + _STREAM_GAP or last < start - _STREAM_GAP:
-            where = f"lies at {to_seconds(first):.6g} to {to_seconds(last):.6g} s, more than a day from {said_by}"
-            problems.append(_distrust(path, where))
+            problems.append(_distrust(path, f"{where}, more than a day from {said_by}"))
+            continue
+        if last - first > longest:
+            problems.append(_distrust(path, f"{where}, hundreds of times as long as {said_by}: times in another unit?"))
             continue
         start, stop = min(start, first), max(stop, last)
         paths.append(path)
@@ -155,9 +314,20 @@ def _extent(stream: AnyStream, problems: list[Problem]) -> tuple[int, int] | Non
     elif isinstance(stream, IrregularStream):
         times = stream.timestamps()
     else:
-        times = stream.read()[0]
+        times = np.concatenate([stream.read()[0], *(spans.ravel() for spans in _observations(stream))])
     found = robust_extent(times, stream.path, problems)
-    return None if found is None else (int(to_ticks(found[0])), int(to_ticks(found[1])) + 1)
+    if found is None:
+        return None
+    lasting = 0 if isinstance(stream, IntervalStream) else 1
+    if isinstance(stream, IrregularStream):
+        lasting = _last_interval(times)
+    return int(to_ticks(found[0])), int(to_ticks(found[1])) + lasting
+
+
+def _last_interval(times: Floats) -> int:
+    """Return how long in ticks the last sample of a series lasts: as long as the others, where they are fast."""
+    step = typical_step(times)
+    return int(to_ticks(step)) if 0 < step <= _FAST else 1
 
 
 def robust_extent(times: Floats, path: str, problems: list[Problem]) -> tuple[float, float] | None:
@@ -196,3 +366,168 @@ def _middle(times: Floats) -> tuple[float, float]:
     ordered = np.sort(times)
     inner = ordered[1:-1] if len(ordered) > 2 else ordered
     return float(inner[0]), float(inner[-1])
+
+
+def _between_epochs(said: Timeline, epochs: IntervalStream, streams: Sequence[AnyStream]) -> Timeline:
+    """Return the extent of epochs with the pauses between them; epochs may as well label parts of one recording."""
+    gaps = subtract(said.whole, normalise(within(said, epochs.start, epochs.stop)))
+    if len(gaps) == 0:
+        return said
+    activity = Activity.of(said, streams, inner_gaps=True)
+    silent = activity.silences()
+    found = np.concatenate([EMPTY, *(_longest_inside(silent, low, high) for low, high in gaps)])
+    return _paused(said, found, activity.usual_silence(found))
+
+
+def _between_streams(found: Timeline, streams: Sequence[AnyStream]) -> Timeline:
+    """Return the extent of all that was recorded, widened by trials, with the pauses that no trial claims.
+
+    A gap inside a series makes no pause: the options of series say what becomes of it.
+    """
+    activity = Activity.of(found, streams, inner_gaps=False)
+    usual = activity.usual_silence(EMPTY)
+    when = _paused(found, subtract(activity.silences(), _claimed(found, streams)), usual)
+    return _widened(when, streams, usual)
+
+
+def _paused(when: Timeline, silent: Ints, usual: int) -> Timeline:
+    """Return a timeline with those of some silent spans as pauses that are longer than usual."""
+    found = silent[silent[:, 1] - silent[:, 0] > usual]
+    if len(found) == 0:
+        return when
+    seconds = float(to_seconds(int((found[:, 1] - found[:, 0]).sum())))
+    first = f"{to_seconds(int(found[0, 0])):.6g} to {to_seconds(int(found[0, 1])):.6g} s"
+    what = f"nothing was recorded for {seconds:.6g} s in {len(found)} pauses (the first: {first})"
+    problem = Problem(when.said_by, what, "no windows there, and no part of rates; extent=all takes it for silence")
+    return replace(when, problems=(*when.problems, problem), pauses=found)
+
+
+def _longest_inside(silent: Ints, low: int, high: int) -> Ints:
+    """Return the silent span that fills most of a stretch, or none."""
+    inside = intersect(silent, np.array([[low, high]], dtype=np.int64))
+    lengths = inside[:, 1] - inside[:, 0]
+    if len(lengths) == 0 or lengths.max() < _MOST * (high - low):
+        return EMPTY
+    at = int(lengths.argmax())
+    return inside[at : at + 1]
+
+
+def _claimed(when: Timeline, streams: Sequence[AnyStream]) -> Ints:
+    """Return the time that trials and other intervals say was recorded."""
+    tables = [s for s in streams if isinstance(s, IntervalStream) and s.modality in ("trials", "intervals")]
+    return normalise(np.concatenate([EMPTY, *(within(when, table.start, table.stop) for table in tables)]))
+
+
+def _widened(when: Timeline, streams: Sequence[AnyStream], reach: int) -> Timeline:
+    """Widen an extent by the trials that adjoin it: as far as chance may have left the beginning and the end empty."""
+    tables = [stream for stream in streams if isinstance(stream, IntervalStream) and stream.modality == "trials"]
+    start, stop, paths = when.start, when.stop, [when.said_by]
+    wide = Timeline(when.start - reach, when.stop + reach, "")
+    for table in tables:
+        known = np.isfinite(table.start) & np.isfinite(table.stop) & (table.start < table.stop)
+        first, last = table.start[known] * TICKS_PER_SECOND, table.stop[known] * TICKS_PER_SECOND
+        near = (first >= wide.start) & (last <= wide.stop)
+        if near.any():
+            low, high = int(first[near].min()), int(last[near].max())
+            if low < start or high > stop:
+                paths.append(table.path)
+            start, stop = min(start, low), max(stop, high)
+    return replace(when, start=start, stop=stop, said_by=", ".join(paths))
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What was recorded when: times of all events, and the stretches that series and observations cover.
+
+    Attributes
+    ----------
+    when : Timeline
+        Only what lies in it.
+    occupied : numpy.ndarray of int64, shape (n,)
+        Bins of ``width`` ticks that hold an event, ascending.
+    events : int
+        Number of events.
+    covered : numpy.ndarray of int64, shape (m, 2)
+        Spans covered by series, and in which units were observed by the file's own word.
+    width : int
+    """
+
+    when: Timeline
+    occupied: Ints
+    events: int
+    covered: Ints
+    width: int
+
+    @classmethod
+    def of(cls, when: Timeline, streams: Sequence[AnyStream], *, inner_gaps: bool) -> Activity:
+        """Collect the activity of all streams; one that cannot be read shows none.
+
+        With ``inner_gaps`` a series covers no time between samples far apart, else all from its first to its last one.
+        """
+        width = max(1, -(-(when.stop - when.start) // _OCCUPANCY_BINS))
+        occupied = np.zeros((when.stop - when.start) // width + 1, dtype=bool)
+        events, spans = 0, [EMPTY]
+        for stream in streams:
+            if isinstance(stream, IntervalStream):
+                continue
+            with contextlib.suppress(SourceError):  # reported by the extent, and an error where it is asked for
+                if isinstance(stream, EventStream):
+                    ticks = _inside(stream.read()[0], when)
+                    occupied[(ticks - when.start) // width] = True
+                    events += len(ticks)
+                    spans += [within(when, *np.asarray(seen).T) for seen in _observations(stream)]
+                else:
+                    spans.append(series_coverage(stream, when, inner_gaps=inner_gaps))
+        return cls(when, np.flatnonzero(occupied).astype(np.int64), events, normalise(np.concatenate(spans)), width)
+
+    def silences(self) -> Ints:
+        """Return the spans in which nothing was recorded, to the width of a bin."""
+        busy = np.stack([self.occupied, self.occupied + 1], axis=1) * self.width + self.when.start
+        return subtract(self.when.whole, normalise(np.concatenate([busy, self.covered])))
+
+    def usual_silence(self, doubtful: Ints) -> int:
+        """Return how long in ticks nothing may happen by chance, at the joint rate of all events and as they cluster.
+
+        With ``n`` events at rate ``r``, ``n exp(-r t)`` silences of ``t`` or more are expected by chance (Poisson).
+        Bursts leave longer ones: three times the longest is usual still, without doubtful spans and outliers.
+        """
+        if self.events == 0:
+            return 0
+        seconds = (self.when.stop - self.when.start) / TICKS_PER_SECOND
+        by_chance = (math.log(self.events) - _BY_CHANCE) / (self.events / seconds)
+        middles = (self.occupied[1:] + self.occupied[:-1]) * self.width // 2 + self.when.start
+        steps = np.diff(self.occupied)[~contains(doubtful, middles)]
+        rank = len(steps) - 1 - max(self.events // 1000, min(3, self.events // 100))
+        longest = int(np.partition(steps, rank)[rank]) * self.width if rank >= 0 else self.width
+        return round(max(by_chance * TICKS_PER_SECOND, _BEYOND_USUAL * longest))
+
+
+def series_coverage(stream: RegularStream | IrregularStream, when: Timeline, *, inner_gaps: bool = False) -> Ints:
+    """Return the span from a series' first to its last sample; ``inner_gaps``: without its long steps."""
+    if isinstance(stream, RegularStream):
+        bounds = np.array([[stream.t0, stream.t0 + stream.shape[0] / stream.rate]])
+        return within(when, *bounds.T)
+    times = np.asarray(stream.timestamps(), dtype=np.float64)
+    times = times[np.isfinite(times)]
+    if len(times) == 0:
+        return EMPTY
+    if len(times) > 1 and (times[1:] < times[:-1]).any():
+        times = np.sort(times)
+    interval = typical_step(times)
+    longest = max(_SERIES_BREAK * interval, _SHORTEST_BREAK) if inner_gaps else math.inf
+    breaks = steps_where(times, lambda steps: steps > longest)
+    starts = times[np.concatenate([[0], breaks + 1])]
+    stops = times[np.concatenate([breaks, [len(times) - 1]])] + _last_interval(times) / TICKS_PER_SECOND
+    return within(when, starts, stops)
+
+
+def _inside(times: Floats, when: Timeline) -> Ints:
+    low, high = when.start / TICKS_PER_SECOND, when.stop / TICKS_PER_SECOND
+    return np.clip(to_ticks(times[(times >= low) & (times <= high)]), when.start, when.stop)
+
+
+def _observations(stream: EventStream) -> list[Floats]:
+    """Return when owners were observed, where the file says it of all of them."""
+    said = [] if stream.observed is None else list(stream.observed())
+    known = [spans for spans in said if spans is not None and len(spans)]
+    return known if len(known) == len(said) else []

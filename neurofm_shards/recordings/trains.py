@@ -270,13 +270,13 @@ def _reports(path: str, facts: Mapping[str, int]) -> list[Problem]:
 
 
 def _observed(stream: EventStream, timeline: Timeline) -> tuple[Ints, ...]:
-    whole = np.array([[timeline.start, timeline.stop]], dtype=np.int64)
+    recorded = timeline.recorded
     if stream.observed is None:
-        return (whole,) * len(stream.owners)
+        return (recorded,) * len(stream.owners)
     said = [
         None if spans is None else np.asarray(spans, dtype=np.float64).reshape(-1, 2) for spans in stream.observed()
     ]
-    return tuple(whole if spans is None else normalise(within(timeline, *spans.T)) for spans in said)
+    return tuple(recorded if spans is None else normalise(within(timeline, *spans.T)) for spans in said)
 
 
 def _counted_inside(ticks: Ints, owners: npt.NDArray[np.int32], observed: Sequence[Ints]) -> Ints:

@@ -242,8 +242,7 @@ def _stops(stream: IntervalStream, align: Floats | None, options: WindowOptions,
     if not absent.any() or options.nan_stop == "drop":
         return stop
     if options.nan_stop == "align_range":
-        last = (options.align_start_ticks + (options.align_bins() - options.margin_bins) * options.bin_ticks) / 1e9
-        stop[absent] = (stream.start if align is None else align)[absent] + last
+        stop[absent] = (stream.start if align is None else align)[absent] + options.align_stop_s
         return stop
     known = np.sort(stream.start[is_time(stream.start)])
     after = np.searchsorted(known, stream.start, side="right")

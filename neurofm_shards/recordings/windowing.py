@@ -21,10 +21,9 @@ from neurofm_shards.recordings.assembly import (
     invalid_times,
     nothing,
 )
-from neurofm_shards.recordings.modality import Frame
 from neurofm_shards.recordings.options import WindowOptions
-from neurofm_shards.recordings.ticks import bin_mask, normalise, subtract, to_seconds
-from neurofm_shards.recordings.timeline import Timeline, timeline
+from neurofm_shards.recordings.ticks import EMPTY, intersect, normalise, subtract, to_seconds
+from neurofm_shards.recordings.timeline import TimeGrid, Timeline, timeline
 from neurofm_shards.recordings.trials import Labels, Trials, load_trials
 from neurofm_shards.recordings.windows import (
     PURGED,
@@ -46,6 +45,7 @@ from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Source
 VALID = "valid"
 TOO_LITTLE = "below min_valid_fraction"
 LIMIT = "beyond limit_windows"
+NOT_RECORDED = "not recorded"
 
 
 def windowed(recording: Recording, options: WindowOptions | None = None) -> Samples:
@@ -76,18 +76,18 @@ def windowed(recording: Recording, options: WindowOptions | None = None) -> Samp
     """
     options = options or WindowOptions()
     streams = [_read_once(stream) for stream in recording.streams]
-    when = timeline(streams, recording.source_file)
-    frame = Frame(recording.session_id, when, options.window_bins, options.bin_ticks)
-    assembly = assemble(streams, options, frame, recording.source_file)
+    when = timeline(streams, recording.source_file, options.extent)
+    grid = TimeGrid.of(options, recording.session_id, when)
+    assembly = assemble(streams, options, grid, recording.source_file)
     trials = load_trials([s for s in streams if isinstance(s, IntervalStream)], options, when)
     valid, removals = _validity(streams, assembly, options, when)
-    cut = _cut(recording, options, when, trials, valid, removals)
-    cut = _enough(cut, assembly, options, valid)
+    cut = _cut(recording, options, grid, trials, valid, removals)
+    cut = _enough(cut, assembly, options, grid, valid)
     if assembly.lacking and options.missing == "skip":
         cut = cut.keep(np.zeros(0, dtype=np.int64), f"session without {', '.join(assembly.lacking)}")
     if options.limit_windows is not None:
         cut = cut.keep(np.arange(min(len(cut), options.limit_windows)), LIMIT)
-    return RecordingSamples(recording, options, frame, assembly, trials, cut, valid)
+    return RecordingSamples(recording, options, grid, assembly, trials, cut, valid)
 
 
 class RecordingSamples(Samples):
@@ -97,7 +97,7 @@ class RecordingSamples(Samples):
         self,
         recording: Recording,
         options: WindowOptions,
-        frame: Frame,
+        grid: TimeGrid,
         assembly: Assembly,
         trials: Trials | None,
         cut: Cut,
@@ -105,7 +105,7 @@ class RecordingSamples(Samples):
     ) -> None:
         self._recording = recording
         self._options = options
-        self._frame = frame
+        self._grid = grid
         self._parts = assembly.parts
         self._trials = trials
         self._cut = cut
@@ -117,7 +117,7 @@ class RecordingSamples(Samples):
         """Say what there is; everything needed was found when the recording was opened."""
         columns = [spec for part in self._parts for spec in part.columns]
         if self._masked:
-            columns.append(ColumnSpec(VALID, "|b1", (self._frame.bins,)))
+            columns.append(ColumnSpec(VALID, "|b1", (self._grid.bins,)))
         trials = self._trials
         return SourcePlan(
             num_samples=len(self._cut),
@@ -127,7 +127,7 @@ class RecordingSamples(Samples):
             drops={**(trials.drops if trials else {}), **self._cut.drops},
             problems=(
                 *self._recording.problems,
-                *self._frame.timeline.problems,
+                *self._grid.timeline.problems,
                 *(problem for part in self._parts for problem in part.problems),
                 *(trials.problems if trials else ()),
             ),
@@ -145,7 +145,7 @@ class RecordingSamples(Samples):
         for part in self._parts:
             columns.update(part.read(starts, stops))
         if self._masked:
-            columns[VALID] = _mask(self._valid, starts, stops, self._frame)
+            columns[VALID] = _mask(self._valid, starts, stops, self._grid)
         return Block(columns, self._metadata(start, stop))
 
     def close(self) -> None:
@@ -154,13 +154,13 @@ class RecordingSamples(Samples):
 
     def _metadata(self, start: int, stop: int) -> list[Metadata]:
         starts = self._cut.starts[start:stop]
-        ends = starts + self._frame.window_ticks
+        ends = starts + self._grid.window_ticks
         where = {
             "session_id": self._recording.session_id,
             "subject_id": self._recording.subject_id,
             "source_file": self._recording.source_file,
         }
-        origin = float(to_seconds(self._frame.timeline.start))
+        origin = float(to_seconds(self._grid.timeline.start))
         rows = [
             {**where, "window_start_s": first, "window_stop_s": last, "origin_s": origin, "split": split}
             for first, last, split in zip(
@@ -172,7 +172,7 @@ class RecordingSamples(Samples):
         return rows
 
     def _facts(self) -> dict[str, Any]:
-        when, options = self._frame.timeline, self._options
+        when, options = self._grid.timeline, self._options
         splits = {name: self._cut.splits.count(name) for name in dict.fromkeys(self._cut.splits) if name}
         facts: dict[str, Any] = {
             "session_id": self._recording.session_id,
@@ -187,6 +187,10 @@ class RecordingSamples(Samples):
             "splits": splits,
             "modalities": {part.name: dict(part.facts) for part in self._parts if part.facts},
         }
+        if len(when.pauses):
+            facts["recorded_s"] = float(to_seconds(int((when.recorded[:, 1] - when.recorded[:, 0]).sum())))
+        if options.extent != "auto":
+            facts["extent"] = options.extent
         if options.sampling == "trial":
             facts |= {"align_field": options.align_field, "margin_bins": options.margin_bins}
         return facts
@@ -211,51 +215,51 @@ def _validity(
         removals[INVALID] = bad
     elif len(bad):
         masked.append(bad)
-    whole = np.array([[when.start, when.stop]], dtype=np.int64)
-    return subtract(whole, normalise(np.concatenate([*removals.values(), *masked, whole[:0]]))), removals
+    covers = [when.whole if part.covers is None or when.stated else part.covers for part in assembly.parts]
+    if len(empty := subtract(when.whole, intersect(when.recorded, normalise(np.concatenate([*covers, EMPTY]))))):
+        removals[NOT_RECORDED] = empty
+    return subtract(when.whole, normalise(np.concatenate([*removals.values(), *masked, EMPTY]))), removals
 
 
 def _cut(
     recording: Recording,
     options: WindowOptions,
-    when: Timeline,
+    grid: TimeGrid,
     trials: Trials | None,
     valid: Ints,
     removals: Mapping[str, Ints],
 ) -> Cut:
-    split = options.split
+    split, when = options.split, grid.timeline
     aligned = trials.align if trials is not None else None
     whole = whole_split(split, recording)
     if split is None or whole is not None:
-        territories = everywhere(whole or "", when)
+        regions = everywhere(whole or "", when)
     elif split.by == "time":
-        territories = by_time(options, split, when, valid)
+        regions = by_time(split, grid, valid)
     elif trials is not None and aligned is None:
-        territories = by_trial(options, split, when, recording.session_id, trials)
+        regions = by_trial(split, grid, trials)
     else:
-        territories = everywhere("", when)
+        regions = everywhere("", when)
     if aligned is None or trials is None:
-        return cut_fixed(options, when, removals, territories)
-    cut = cut_trials(options, when, aligned, removals, territories)
+        return cut_fixed(grid, options.on_last_window, removals, regions)
+    cut = cut_trials(options, grid, aligned, removals, regions)
     if split is None or split.by != "trial":
         return cut
     names = trial_splits(split, recording.session_id, trials)
     cut = cut.assigned([names[i] for i in cut.origin])
     cut = cut.keep(np.array([i for i, name in enumerate(cut.splits) if name], dtype=np.int64), UNSPLIT)
-    length = options.window_bins * options.bin_ticks
-    stay = clear_of_others(cut.starts, length, cut.splits, list(split.fractions), purge_ticks(options, split))
+    stay = clear_of_others(cut.starts, grid.window_ticks, cut.splits, list(split.fractions), purge_ticks(split, grid))
     return cut.keep(stay, PURGED)
 
 
-def _enough(cut: Cut, assembly: Assembly, options: WindowOptions, valid: Ints) -> Cut:
+def _enough(cut: Cut, assembly: Assembly, options: WindowOptions, grid: TimeGrid, valid: Ints) -> Cut:
     """Leave out windows in which too small a share of any modality is valid."""
     if options.min_valid_fraction <= 0 or len(cut) == 0:
         return cut
-    spans = options.window_bins * options.bin_ticks
-    frame_valid: Floats = bin_mask(valid, cut.starts, options.window_bins, options.bin_ticks).mean(axis=1)
+    frame_valid: Floats = grid.mask(valid, cut.starts).mean(axis=1)
     cut = cut.keep(np.flatnonzero(frame_valid >= options.min_valid_fraction), TOO_LITTLE)
     for part in assembly.parts:
-        share = np.minimum(part.valid_fraction(cut.starts), (cut.stops - cut.starts) / spans)
+        share = np.minimum(part.valid_fraction(cut.starts), (cut.stops - cut.starts) / grid.window_ticks)
         cut = cut.keep(np.flatnonzero(share >= options.min_valid_fraction), f"{TOO_LITTLE}: {part.name}")
     return cut
 
@@ -264,6 +268,6 @@ def _masked(options: WindowOptions) -> bool:
     return options.masks == "always" or options.on_last_window == "pad" or options.invalid == "mask"
 
 
-def _mask(valid: Ints, starts: Ints, stops: Ints, frame: Frame) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    ends = starts[:, None] + (np.arange(frame.bins) + 1) * frame.bin_ticks
-    return bin_mask(valid, starts, frame.bins, frame.bin_ticks) & (ends <= stops[:, None])
+def _mask(valid: Ints, starts: Ints, stops: Ints, grid: TimeGrid) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    ends = starts[:, None] + (np.arange(grid.bins) + 1) * grid.bin_ticks
+    return grid.mask(valid, starts) & (ends <= stops[:, None])

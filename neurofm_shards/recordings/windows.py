@@ -11,9 +11,9 @@ import xxhash
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.errors import SourceError
-from neurofm_shards.recordings.options import SplitOptions, WindowOptions
+from neurofm_shards.recordings.options import LastWindow, SplitOptions, WindowOptions
 from neurofm_shards.recordings.ticks import EMPTY, covered, intersect, normalise, partition, subtract, to_seconds
-from neurofm_shards.recordings.timeline import Timeline
+from neurofm_shards.recordings.timeline import TimeGrid, Timeline
 from neurofm_shards.recordings.trials import Trials
 from neurofm_shards.streams import Recording
 from neurofm_shards.values import to_json
@@ -23,7 +23,7 @@ UNSPLIT = "in no split"
 
 
 @dataclass(frozen=True)
-class Territories:
+class SplitRegions:
     """Stretches of time by split, and those that belong to none.
 
     Attributes
@@ -80,10 +80,11 @@ def whole_split(options: SplitOptions | None, recording: Recording) -> str | Non
     return None
 
 
-def by_time(options: WindowOptions, split: SplitOptions, timeline: Timeline, valid: Ints) -> Territories:
+def by_time(split: SplitOptions, grid: TimeGrid, valid: Ints) -> SplitRegions:
     """Divide the valid time of a recording into consecutive stretches, on bin edges, with a gap after each cut."""
     if len(valid) == 0:
-        return Territories({}, {})
+        return SplitRegions({}, {})
+    timeline = grid.timeline
     lengths = valid[:, 1] - valid[:, 0]
     before = np.cumsum(lengths) - lengths
     names = [name for name, fraction in split.fractions.items() if fraction > 0]
@@ -91,24 +92,23 @@ def by_time(options: WindowOptions, split: SplitOptions, timeline: Timeline, val
     targets = np.rint(reached * lengths.sum()).astype(np.int64)
     at = np.searchsorted(before, targets, side="right") - 1
     cuts = valid[at, 0] + targets - before[at]
-    cuts = timeline.start + -(-(cuts - timeline.start) // options.bin_ticks) * options.bin_ticks
+    cuts = timeline.start + -(-(cuts - timeline.start) // grid.bin_ticks) * grid.bin_ticks
     edges = np.concatenate([[timeline.start], cuts, [timeline.stop]])
     stretches = [(int(a), int(b), name) for a, b, name in zip(edges[:-1], edges[1:], names, strict=True)]
-    return _territories(stretches, purge_ticks(options, split))
+    return _regions(stretches, purge_ticks(split, grid))
 
 
-def by_trial(
-    options: WindowOptions, split: SplitOptions, timeline: Timeline, session_id: str, trials: Trials
-) -> Territories:
+def by_trial(split: SplitOptions, grid: TimeGrid, trials: Trials) -> SplitRegions:
     """Give each trial, with the time until the next one starts, to a split; a gap follows each change."""
-    names = trial_splits(split, session_id, trials)
+    timeline = grid.timeline
+    names = trial_splits(split, grid.session_id, trials)
     starts, first = np.unique(np.clip(trials.start, timeline.start, timeline.stop), return_index=True)
     if len(starts) == 0:
-        return Territories({}, {UNSPLIT: np.array([[timeline.start, timeline.stop]], dtype=np.int64)})
+        return SplitRegions({}, {UNSPLIT: timeline.whole})
     edges = np.concatenate([starts, [timeline.stop]])
     edges[0] = timeline.start
     stretches = [(int(a), int(b), names[i]) for a, b, i in zip(edges[:-1], edges[1:], first, strict=True) if b > a]
-    return _territories(stretches, purge_ticks(options, split))
+    return _regions(stretches, purge_ticks(split, grid))
 
 
 def trial_splits(split: SplitOptions, session_id: str, trials: Trials) -> list[str]:
@@ -119,9 +119,9 @@ def trial_splits(split: SplitOptions, session_id: str, trials: Trials) -> list[s
     return [name if (name := str(to_json(value))) in split.fractions else "" for value in said]
 
 
-def purge_ticks(options: WindowOptions, split: SplitOptions) -> int:
+def purge_ticks(split: SplitOptions, grid: TimeGrid) -> int:
     """Return the gap between splits, in whole bins."""
-    return int(np.ceil(split.purge * options.window_bins)) * options.bin_ticks
+    return int(np.ceil(split.purge * grid.bins)) * grid.bin_ticks
 
 
 def clear_of_others(starts: Ints, length: int, names: Sequence[str], order: Sequence[str], purge: int) -> Ints:
@@ -138,7 +138,7 @@ def clear_of_others(starts: Ints, length: int, names: Sequence[str], order: Sequ
     return np.flatnonzero(stay)
 
 
-def _territories(stretches: Sequence[tuple[int, int, str]], purge: int) -> Territories:
+def _regions(stretches: Sequence[tuple[int, int, str]], purge: int) -> SplitRegions:
     changes = [
         (start, start + purge)
         for (start, _, name), (_, _, before) in zip(stretches[1:], stretches[:-1], strict=True)
@@ -149,7 +149,7 @@ def _territories(stretches: Sequence[tuple[int, int, str]], purge: int) -> Terri
     for start, stop, name in stretches:
         spans.setdefault(name, []).append((start, stop))
     unsplit = normalise(spans.pop("", []))
-    return Territories(
+    return SplitRegions(
         {name: subtract(normalise(found), gaps) for name, found in spans.items()},
         {UNSPLIT: unsplit, PURGED: gaps},
     )
@@ -203,9 +203,7 @@ class Cut:
         return replace(self, splits=tuple(splits))
 
 
-def cut_fixed(
-    options: WindowOptions, timeline: Timeline, removals: Mapping[str, Ints], territories: Territories
-) -> Cut:
+def cut_fixed(grid: TimeGrid, last: LastWindow, removals: Mapping[str, Ints], regions: SplitRegions) -> Cut:
     """Cut windows of a fixed length one after the other inside every stretch that nothing is removed from.
 
     Windows begin on the bin grid, which begins at the timeline's start. A stretch that was removed counts for as many
@@ -216,17 +214,18 @@ def cut_fixed(
     SourceError
         There would be more windows than fit into memory, as where a time is wrong by years.
     """
-    _check_number(timeline, options)
+    _check_number(grid)
+    timeline = grid.timeline
     drops: Counter[str] = Counter()
     found: list[tuple[Ints, Ints, str]] = []
-    for start, stop, reason in partition((timeline.start, timeline.stop), {**territories.removals, **removals}):
+    for start, stop, reason in partition((timeline.start, timeline.stop), {**regions.removals, **removals}):
         if reason:
-            drops[reason] += sum(_number(start, stop, timeline, options))
+            drops[reason] += sum(_number(start, stop, grid))
             continue
         piece = np.array([[start, stop]], dtype=np.int64)
-        for split, spans in territories.spans.items():
+        for split, spans in regions.spans.items():
             for low, high in intersect(piece, spans):
-                starts, stops, left = _tile(int(low), int(high), timeline, options)
+                starts, stops, left = _tile(int(low), int(high), grid, last)
                 found.append((starts, stops, split))
                 drops[INCOMPLETE] += left
     starts = np.concatenate([_NONE, *(part for part, _, _ in found)])
@@ -237,8 +236,9 @@ def cut_fixed(
     return Cut(starts[order], stops[order], tuple(splits[i] for i in order), np.full(len(starts), -1), counted)
 
 
-def _check_number(timeline: Timeline, options: WindowOptions) -> None:
-    number, _ = _number(timeline.start, timeline.stop, timeline, options)
+def _check_number(grid: TimeGrid) -> None:
+    timeline = grid.timeline
+    number, _ = _number(timeline.start, timeline.stop, grid)
     if number > _MOST_WINDOWS:
         raise SourceError(
             f"the recording lasts from {to_seconds(timeline.start):.6g} to {to_seconds(timeline.stop):.6g} s, as "
@@ -249,62 +249,62 @@ def _check_number(timeline: Timeline, options: WindowOptions) -> None:
 
 def cut_trials(
     options: WindowOptions,
-    timeline: Timeline,
+    grid: TimeGrid,
     align: Ints,
     removals: Mapping[str, Ints],
-    territories: Territories,
+    regions: SplitRegions,
 ) -> Cut:
     """Cut one window around each aligned time; one that touches removed time is dropped for that reason."""
     starts = align + options.align_start_ticks
-    length = options.window_bins * options.bin_ticks
-    whole = np.array([[timeline.start, timeline.stop]], dtype=np.int64)
+    length = grid.window_ticks
     cut = Cut(starts, starts + length, ("",) * len(starts), np.arange(len(starts)), {})
     least = 1 if options.on_last_window == "pad" else length
-    cut = cut.keep(np.flatnonzero(covered(whole, cut.starts, cut.stops) >= least), OUTSIDE)
-    for reason, spans in {**territories.removals, **removals}.items():
+    cut = cut.keep(np.flatnonzero(covered(grid.timeline.whole, cut.starts, cut.stops) >= least), OUTSIDE)
+    for reason, spans in {**regions.removals, **removals}.items():
         cut = cut.keep(np.flatnonzero(covered(spans, cut.starts, cut.stops) == 0), reason)
-    if len(territories.spans) == 1:
-        return cut.assigned([*territories.spans] * len(cut))
+    if len(regions.spans) == 1:
+        return cut.assigned([*regions.spans] * len(cut))
     splits = np.full(len(cut), "", dtype=object)
-    for split, spans in territories.spans.items():
+    for split, spans in regions.spans.items():
         splits[covered(spans, cut.starts, cut.stops) == length] = split
     return cut.assigned([str(split) for split in splits]).keep(np.flatnonzero(splits != ""), PURGED)
 
 
-def everywhere(split: str, timeline: Timeline) -> Territories:
+def everywhere(split: str, timeline: Timeline) -> SplitRegions:
     """Return one split that holds a whole recording."""
-    return Territories({split: np.array([[timeline.start, timeline.stop]], dtype=np.int64)}, {})
+    return SplitRegions({split: timeline.whole}, {})
 
 
-def _bins(start: int, stop: int, timeline: Timeline, options: WindowOptions) -> tuple[int, int, int]:
+def _bins(start: int, stop: int, grid: TimeGrid) -> tuple[int, int, int]:
     """Return the first whole bin of a stretch, the first behind it, and the first behind any part of it."""
-    width = options.bin_ticks
-    low, high = start - timeline.start, stop - timeline.start
+    width, origin = grid.bin_ticks, grid.timeline.start
+    low, high = start - origin, stop - origin
     first = -(-low // width)
     return first, max(first, high // width), max(first, -(-high // width))
 
 
-def _number(start: int, stop: int, timeline: Timeline, options: WindowOptions) -> tuple[int, int]:
+def _number(start: int, stop: int, grid: TimeGrid) -> tuple[int, int]:
     """Return how many windows a stretch holds, and whether (0 or 1) bins are left over."""
-    first, last, end = _bins(start, stop, timeline, options)
+    first, last, end = _bins(start, stop, grid)
     bins = last - first
-    whole = max(0, (bins - options.window_bins) // options.stride_bins + 1)
-    used = (whole - 1) * options.stride_bins + options.window_bins if whole else 0
+    whole = max(0, (bins - grid.bins) // grid.stride_bins + 1)
+    used = (whole - 1) * grid.stride_bins + grid.bins if whole else 0
     return whole, int(end - first > used)
 
 
-def _tile(start: int, stop: int, timeline: Timeline, options: WindowOptions) -> tuple[Ints, Ints, int]:
+def _tile(start: int, stop: int, grid: TimeGrid, last_window: LastWindow) -> tuple[Ints, Ints, int]:
     """Return starts and stops of the windows of a stretch, and how many windows (0 or 1) were left over."""
-    first, last, end = _bins(start, stop, timeline, options)
-    whole, left = _number(start, stop, timeline, options)
-    numbers = first + np.arange(whole, dtype=np.int64) * options.stride_bins
-    stops = numbers + options.window_bins
-    following = first + whole * options.stride_bins
-    if left and options.on_last_window == "pad" and following < last:  # else none of its bins would be valid
+    origin = grid.timeline.start
+    first, last, end = _bins(start, stop, grid)
+    whole, left = _number(start, stop, grid)
+    numbers = first + np.arange(whole, dtype=np.int64) * grid.stride_bins
+    stops = numbers + grid.bins
+    following = first + whole * grid.stride_bins
+    if left and last_window == "pad" and following < last:  # else none of its bins would be valid
         numbers, left = np.append(numbers, following), 0
-        stops = np.append(stops, end if stop == timeline.stop else last)
-    elif left and options.on_last_window == "overlap" and last - first >= options.window_bins:
+        stops = np.append(stops, end if stop == grid.timeline.stop else last)
+    elif left and last_window == "overlap" and last - first >= grid.bins:
         left = 0
-        if numbers[-1] != last - options.window_bins:
-            numbers, stops = np.append(numbers, last - options.window_bins), np.append(stops, last)
-    return timeline.start + numbers * options.bin_ticks, timeline.start + stops * options.bin_ticks, left
+        if numbers[-1] != last - grid.bins:
+            numbers, stops = np.append(numbers, last - grid.bins), np.append(stops, last)
+    return origin + numbers * grid.bin_ticks, origin + stops * grid.bin_ticks, left

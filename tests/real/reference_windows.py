@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 BILLION = 1_000_000_000
 
 
-def extent(epochs, trains):
-    """Return the first and one past the last nanosecond of a recording: its epochs, else its events."""
+def extent(epochs, trains, trials=None):
+    """Return the first and one past the last nanosecond of a recording: its epochs, else its events and near trials."""
     if epochs is not None:
         return int(epochs[0].min()), int(epochs[1].max())
-    filled = [train for train in trains if len(train)]
-    return min(int(train[0]) for train in filled), max(int(train[-1]) for train in filled) + 1
+    times = np.sort(np.concatenate(trains))
+    start, stop = int(times[0]), int(times[-1]) + 1
+    if trials is None:
+        return start, stop
+    reach = usual_silence(times)
+    first, last = (np.array(trials[name], dtype=float) * 1e9 for name in ("start_time", "stop_time"))
+    near = (first >= start - reach) & (last <= stop + reach)
+    low, high = (np.rint(each[near]).astype(np.int64) for each in (first, last))
+    return min([start, *low.tolist()]), max([stop, *high.tolist()])
+
+
+def usual_silence(times):
+    """Return the longest silence in ns that events leave by chance or in bursts: three times the longest but a few."""
+    gaps, n = np.sort(np.diff(times)), len(times)
+    few = max(n // 1000, min(3, n // 100))
+    return max((np.log(n) + 14) * (times[-1] - times[0]) / n, 3 * gaps[-1 - few])
+
+
+def starts_in_epochs(epochs, width, bins, stride):
+    """Return window starts where only epochs were recorded, and how many windows were left out."""
+    origin, found, left = int(epochs[0].min()), [], 0
+    bounds = sorted(zip(epochs[0].tolist(), epochs[1].tolist(), strict=True))
+    for start, stop in bounds:
+        starts, part = fixed_starts(origin - (origin - start) // width * width, stop, width, bins, stride)
+        found, left = [*found, starts], left + part
+    for (_, start), (stop, _) in pairwise(bounds):
+        starts, part = fixed_starts(origin - (origin - start) // width * width, stop, width, bins, stride)
+        left += len(starts) + part
+    return np.concatenate(found), left
 
 
 def fixed_starts(start, stop, width, bins, stride):

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from reference_files import epochs, event_times, series, spike_trains, to_ns, trial_table
+from reference_recordings import LICKS
 from reference_windows import centres, circular_distance, counts, extent, fixed_starts, interpolated, trials_around
 
 from neurofm_shards.errors import SourceError
@@ -99,7 +100,7 @@ def test_aind_is_behaviour_alone_on_its_own_clock(shared_data, windows_of):
     plan, block = windows_of(AIND, overlap=0.0)
     assert set(block.columns) == {"behavior", "behavior_valid", "behavior_features"}
     trains = event_times(path, AIND_EVENTS)
-    start, stop = extent(None, trains)
+    start, stop = extent(None, trains, trial_table(path))
     starts, left = fixed_starts(start, stop, 10_000_000, 100, 100)
     assert [entry["window_start_s"] for entry in block.metadata] == (starts / 1e9).tolist()
     assert sum(plan.drops.values()) == left
@@ -109,7 +110,9 @@ def test_aind_is_behaviour_alone_on_its_own_clock(shared_data, windows_of):
     assert known.sum() == 5
     assert np.array_equal(block.columns["behavior"], wanted, equal_nan=True)
     assert (block.columns["behavior_valid"] == known).all()
-    assert block.metadata[0]["window_start_s"] == 1301167.688576
+    assert (
+        block.metadata[0]["window_start_s"] == 1301166.154496
+    )  # a trial begins a second and a half before the first event
 
 
 @pytest.mark.parametrize("name", [AIND, "anm00239123_photostim_trials.nwb"])
@@ -136,7 +139,7 @@ def test_windows_around_cues_hold_the_reference_counts(shared_data, windows_of):
         name, sampling="trial", align_field="cue_start_time", align_range_ms=(-500.0, 1000.0), modalities=("spikes",)
     )
     cues = np.array(table["cue_start_time"])
-    low, high = extent(None, trains)
+    low, high = extent(None, trains, table)
     starts = to_ns(cues[np.isfinite(cues)]) - 500_000_000
     inside = (starts >= low) & (starts + 1_500_000_000 <= high)
     assert np.array_equal(block.columns["spikes"], counts(trains, starts[inside], 10_000_000, 150))
@@ -163,7 +166,7 @@ def test_trials_that_count_from_their_own_start_are_refused_until_they_are_decla
     table, (_, trains) = trial_table(shared_data / name), spike_trains(shared_data / name)
     plan, block = windows_of(name, relative_columns=RELATIVE, **choice)
     starts = to_ns(np.array(table["start_time"]) + np.array(table["cue_start_time"])) - 500_000_000
-    low, high = extent(None, trains)
+    low, high = extent(None, [*trains, *event_times(shared_data / name, LICKS)], table)
     inside = (starts >= low) & (starts + 1_000_000_000 <= high)
     assert np.array_equal(block.columns["spikes"], counts(trains, starts[inside], 10_000_000, 100))
     assert sum(plan.drops.values()) == int((~inside).sum())

@@ -6,14 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from reference_files import epochs, regular_series, series, spike_trains, to_ns, trial_table
+from reference_files import regular_series, series, spike_trains, to_ns, trial_table
+from reference_recordings import expected
 from reference_shards import column, read_samples
 from reference_windows import (
     centres,
     circular_distance,
     counts,
-    extent,
-    fixed_starts,
     interpolated,
     samples_of_windows,
     trials_around,
@@ -50,8 +49,7 @@ def test_counts_of_several_sessions_in_one_data_set(shared_data, converted):
     seen = 0
     for name in SPIKING:
         ids, trains = spike_trains(shared_data / name)
-        start, stop = extent(epochs(shared_data / name), trains)
-        starts, _ = fixed_starts(start, stop, 10_000_000, 100, 100)
+        starts = expected(shared_data / name, stride=100)[1]
         found = by_file[name]
         assert [sample["metadata"]["window_start_s"] for sample in found] == (starts / 1e9).tolist()
         assert np.array_equal(column(found, "spikes"), counts(trains, starts, 10_000_000, 100))

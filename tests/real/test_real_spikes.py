@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from reference_files import epochs, spike_trains
-from reference_windows import counts, extent, fixed_starts
+from reference_recordings import expected
+from reference_windows import counts, fixed_starts
 
 pytestmark = pytest.mark.plugins
 pytest.importorskip("h5py")
@@ -17,14 +18,6 @@ SPIKING = (
     "anm372793_unsorted_spikes.nwb",
     "retina_R1_nwb_1.0.6.nwb",
 )
-
-
-def expected(path, width_ms=10.0, bins=100, stride=50):
-    ids, trains = spike_trains(path)
-    start, stop = extent(epochs(path), trains)
-    width = round(width_ms * 1e6)
-    starts, left = fixed_starts(start, stop, width, bins, stride)
-    return ids, starts, left, counts(trains, starts, width, bins), start
 
 
 @pytest.mark.parametrize("options", [{}, {"bin_size_ms": 20.0, "sequence_length": 33, "stride": 33}])

@@ -16,8 +16,7 @@ from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.recordings import InMemoryRecording, RegularStream, SeriesOptions, WindowOptions, windowed
 from neurofm_shards.recordings.continuous import WindowedSeries
 from neurofm_shards.recordings.memory import events, intervals, irregular, regular
-from neurofm_shards.recordings.modality import Frame
-from neurofm_shards.recordings.timeline import Timeline
+from neurofm_shards.recordings.timeline import TimeGrid, Timeline
 
 signal = pytest.importorskip("scipy.signal")
 rng = np.random.default_rng(0)
@@ -78,7 +77,7 @@ def test_integers_without_a_scale_are_reported_as_uncalibrated():
 )
 def test_a_window_holds_the_samples_from_its_start_on_whatever_the_block_size(offset, stride, block_bytes):
     stream, values = lfp(samples=900, rate=1000.0)
-    frame = Frame("s", Timeline(0, 10**9, ""), 10, 10_000_000)
+    frame = TimeGrid("s", Timeline(0, 10**9, ""), 10, 10_000_000)
     cut = WindowedSeries(stream, frame, SeriesOptions(), name="lfp", drop_gaps=True, block_bytes=block_bytes)
     starts = (offset + np.arange(20) * stride * 3) * 1_000_000
     columns = cut.read(starts, starts + frame.window_ticks)
@@ -108,7 +107,7 @@ def test_resampling_is_that_of_scipy_over_the_whole_segment(rates):
 @pytest.mark.parametrize("block_bytes", [700, 5000, 40_000])
 def test_resampled_values_do_not_depend_on_the_block_size(block_bytes):
     stream = regular("lfp", rng.normal(size=(5000, 3)), 1000.0)
-    frame = Frame("s", Timeline(0, 5 * 10**9, ""), 10, 10_000_000)
+    frame = TimeGrid("s", Timeline(0, 5 * 10**9, ""), 10, 10_000_000)
     starts = np.arange(40) * 100_000_000
     whole, parts = (
         WindowedSeries(stream, frame, SeriesOptions(rate=300), name="lfp", drop_gaps=True, block_bytes=size).read(

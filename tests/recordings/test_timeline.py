@@ -12,7 +12,7 @@ import pytest
 
 from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed
-from neurofm_shards.recordings.memory import events, intervals
+from neurofm_shards.recordings.memory import events, intervals, irregular, regular
 from neurofm_shards.recordings.timeline import timeline
 
 GARBAGE = -1.5e9
@@ -101,3 +101,115 @@ def test_a_trial_at_no_possible_time_is_dropped_and_an_impossible_stop_is_none()
     )
     assert samples.plan().drops["trial without a start time"] == 1
     assert [said["trial"] for said in samples.read(0, samples.plan().num_samples).metadata] == [0, 2]
+
+
+def poisson(rate, *stretches, seed=0):
+    random = np.random.default_rng(seed)
+    return np.sort(np.concatenate([random.uniform(a, b, int(rate * (b - a))) for a, b in stretches]))
+
+
+def lengths(spans):
+    return [round((b - a) / 1e9, 3) for a, b in spans.tolist()]
+
+
+def cut(*streams, **options):
+    recording = InMemoryRecording(list(streams))
+    return windowed(recording, WindowOptions(**{"sequence_length": 100, "overlap": 0, **options}))
+
+
+def test_silence_between_epochs_is_a_pause_and_no_part_of_rates():
+    times = poisson(60, (0, 10), (30, 40))
+    samples = cut(epochs([0.0, 30.0], [10.0, 40.0]), units(times))
+    plan = samples.plan()
+    starts = [row["window_start_s"] for row in samples.read(0, plan.num_samples).metadata]
+    assert starts == [*range(10), *range(30, 40)]
+    assert plan.drops == {"not recorded": 20}
+    assert plan.tables["units"][0]["firing_rate_hz"] == pytest.approx(len(times) / 20)
+    assert plan.metadata["recorded_s"] == 20.0
+
+
+def test_epochs_that_label_parts_of_one_recording_stay_labels():
+    times = poisson(60, (0, 40))
+    plan = cut(epochs([0.0, 30.0], [10.0, 40.0]), units(times)).plan()
+    assert (plan.num_samples, plan.drops) == (40, {})
+    assert plan.tables["units"][0]["firing_rate_hz"] == pytest.approx(len(times) / 40)
+
+
+@pytest.mark.parametrize("table", [True, False])
+def test_a_few_sparse_units_do_not_make_a_pause(table):
+    times = poisson(0.3, (0, 10), (30, 40))
+    streams = [epochs([0.0, 30.0], [10.0, 40.0])] if table else []
+    when = timeline([*streams, units(np.concatenate([[0.0], times, [40.0]]))], "file")
+    assert len(when.pauses) == 0
+
+
+def test_a_series_that_goes_on_between_epochs_makes_them_labels():
+    when = timeline(
+        [epochs([0.0, 30.0], [10.0, 40.0]), units(poisson(60, (0, 10), (30, 40))), regular("p", np.zeros(400), 10.0)],
+        "file",
+    )
+    assert len(when.pauses) == 0
+
+
+def test_bursts_of_one_unit_are_not_parted_by_pauses():
+    random = np.random.default_rng(3)
+    starts = np.cumsum(random.exponential(20.0, 60))
+    times = np.sort(np.concatenate([start + np.cumsum(random.exponential(0.01, 20)) for start in starts]))
+    assert len(timeline([units(times)], "file").pauses) == 0
+
+
+def test_without_epochs_streams_that_leave_off_make_a_pause():
+    when = timeline([units(poisson(60, (0, 10), (30, 40)))], "file")
+    assert np.allclose(lengths(when.pauses), [20.0], atol=0.2)
+    when = timeline([regular("a", np.zeros(100), 100.0), regular("b", np.zeros(100), 100.0, t0=5.0)], "file")
+    assert lengths(when.pauses) == [4.0]
+
+
+def test_trials_without_spikes_widen_the_extent_only_near_what_was_recorded():
+    times = poisson(1.0, (20, 80), seed=1)
+    trials = intervals("trials", np.arange(10.0, 90.0, 5.0), np.arange(10.0, 90.0, 5.0) + 5)
+    when = timeline([units(times), trials], "file")
+    assert (when.start / 1e9, when.stop / 1e9) == (10.0, 90.0)
+    fast = poisson(100.0, (1000, 1080), seed=1)
+    early = intervals("trials", [2.0, 999.95], [990.0, 1010.0])
+    when = timeline([units(fast), early], "file")
+    assert when.start / 1e9 == 999.95
+
+
+def test_the_extent_is_that_of_units_series_and_events_together():
+    streams = [
+        units(poisson(50, (10, 20))),
+        irregular("x", np.zeros(3001), np.arange(3001) / 100),
+        events("licks", {"l": poisson(5, (0, 35))}, modality="events"),
+    ]
+    start, stop, _ = extent(*streams)
+    assert start == 0.0
+    assert stop == pytest.approx(35.0, abs=1.0)
+
+
+def test_the_option_extent_chooses():
+    streams = [units(poisson(50, (10, 20))), regular("x", np.zeros(3000), 100.0, modality="other")]
+    trials = intervals("trials", [5.0], [25.0])
+    for option, wanted in (("series", (0, 30)), ("trials", (5, 25)), ("all", (0, 30)), ((2.0, 12.0), (2, 12))):
+        when = timeline([*streams, trials], "file", option)
+        assert (when.start / 1e9, when.stop / 1e9) == wanted
+        assert len(when.pauses) == 0
+    when = timeline([*streams, trials], "file", "units")
+    assert (round(when.start / 1e9), round(when.stop / 1e9)) == (10, 20)
+    with pytest.raises(SourceError, match="extent=trials finds nothing that has a time"):
+        timeline(streams, "file", "trials")
+    assert cut(*streams, extent="units").plan().metadata["extent"] == "units"
+    with pytest.raises(ValueError, match="is not a range"):
+        WindowOptions(extent=(3.0, 1.0))
+
+
+def test_a_window_in_which_nothing_that_is_taken_was_recorded_is_dropped():
+    streams = [
+        regular("a", np.zeros(100), 100.0, modality="behavior"),
+        regular("b", np.arange(100.0), 100.0, t0=5.0, modality="other"),
+    ]
+    samples = cut(*streams, behavior=[{"path": "b"}])
+    plan = samples.plan()
+    assert plan.num_samples == 1
+    assert samples.read(0, 1).metadata[0]["window_start_s"] == 5.0
+    assert plan.drops == {"not recorded": 5}

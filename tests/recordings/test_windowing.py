@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from neurofm_shards.errors import NothingToConvertError, SampleIndexError, SourceError
 from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed
 from neurofm_shards.recordings.memory import events, intervals, irregular, regular
-from neurofm_shards.recordings.ticks import bin_mask, contains, covered, intersect, normalise, partition, subtract
+from neurofm_shards.recordings.ticks import contains, covered, intersect, normalise, partition, subtract
+from neurofm_shards.recordings.timeline import TimeGrid, Timeline
 from neurofm_shards.streams import Recording
 
 spans = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=6)
@@ -52,7 +53,7 @@ def test_a_partition_covers_everything_once_with_the_first_reason_that_holds(fir
 
 @given(spans)
 def test_a_bin_is_valid_when_all_of_it_is(found):
-    mask = bin_mask(normalise(found), np.array([3, 20]), 5, 4)
+    mask = TimeGrid("", Timeline(0, 60, ""), 5, 4).mask(normalise(found), np.array([3, 20]))
     for w, start in enumerate([3, 20]):
         for k in range(5):
             assert mask[w, k] == (set(range(start + 4 * k, start + 4 * k + 4)) <= members(found))

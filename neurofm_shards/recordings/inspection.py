@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -166,9 +167,10 @@ def _clock(stream: Series, problems: list[Problem]) -> dict[str, Any]:
     when = clock(stream)
     problems += when.problems
     if when.times is None:
-        gaps = len(when.segments) - 1
+        breaks = [after.t0 - before.end for before, after in pairwise(when.segments)]
         rate = 1 / when.interval if when.interval else 0.0
-        return {"time stamps": "regular", "rate_hz": rate, "gaps": gaps, "first_s": when.segments[0].t0}
+        leaf = {"time stamps": "regular", "rate_hz": rate, "gaps": len(breaks), "first_s": when.segments[0].t0}
+        return {**leaf, **_some("longest_gap_s", max(breaks, default=0.0)), "last_s": when.segments[-1].end}
     if len(when.times) == 0:
         problems.append(Problem(stream.path, "no time stamp is a number", "all its values are masked"))
         return {"time stamps": "none is a number"}

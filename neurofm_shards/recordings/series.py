@@ -41,6 +41,11 @@ class Segment:
     t0: float
     rate: float
 
+    @property
+    def end(self) -> float:
+        """Seconds at which the last sample's interval ends."""
+        return self.t0 + (self.stop - self.first) / self.rate
+
 
 @dataclass(frozen=True)
 class Clock:

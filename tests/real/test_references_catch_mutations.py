@@ -86,15 +86,15 @@ def test_a_forgotten_scale_and_a_shifted_sample_are_noticed(shared_data, windows
 
 def patched_times(monkeypatch, change):
     """Make the program itself wrong: spike times are changed where the plugin hands them over."""
-    from neurofm_shards_nwb import units
+    from neurofm_shards_nwb import tables
 
-    original = units._reader
+    original = tables._reader
 
     def wrong(*arguments):
         read = original(*arguments)
         return lambda: change(*read())
 
-    monkeypatch.setattr(units, "_reader", wrong)
+    monkeypatch.setattr(tables, "_reader", wrong)
 
 
 PROGRAM_MUTATIONS = {

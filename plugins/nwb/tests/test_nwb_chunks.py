@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import SourceError
-from neurofm_shards_nwb import spooling
-from neurofm_shards_nwb.arrays import StoredArray
+from neurofm_shards_nwb import hdf5_file as spooling
+from neurofm_shards_nwb.content import StoredArray
 
 VALUES = np.random.default_rng(3).integers(-3000, 3000, (700, 5), dtype=np.int16)
 

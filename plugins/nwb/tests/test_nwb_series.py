@@ -350,12 +350,13 @@ def test_gaps_are_described_and_not_closed(write_nwb):
     times = np.concatenate([np.arange(50) / 10, np.arange(50) / 10 + 60])
     path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(series("p", np.sin(times), timestamps=times)))
     assert np.array_equal(streams_of(path)["acquisition/p"].timestamps(), times)
-    leaves = NwbSource().inspect((str(path),)).tree["series"]["acquisition/p"]
-    assert leaves["gaps"] == "1, 55.100 s in all, longest 55.100 s"
+    leaves = NwbSource().inspect((str(path),)).tree["behavior"]["acquisition/p"]
+    assert leaves["gaps"] == 1
+    assert leaves["longest_gap_s"] == pytest.approx(55.0)
 
 
 def test_reads_are_lazy_and_any_range_is_right(write_nwb, monkeypatch):
-    from neurofm_shards_nwb.arrays import StoredArray
+    from neurofm_shards_nwb.content import StoredArray
 
     data = np.random.default_rng(0).integers(-100, 100, (5000, 2), dtype=np.int16)
     path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(electrical(nwbfile, data=data, conversion=1e-6)))

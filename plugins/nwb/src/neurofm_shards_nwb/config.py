@@ -15,5 +15,5 @@ class NwbConfig(PluginConfig):
     kind: Literal["nwb"] = "nwb"
     reader: Literal["auto", "pynwb", "h5py"] = Field(
         "auto",
-        description="auto: pynwb, and h5py for the plain parts of what pynwb cannot construct; or only one of them",
+        description="auto: h5py, and pynwb for what is built unlike known schemas; or only one of them",
     )

@@ -1,11 +1,13 @@
-"""What a file holds, in terms that do not depend on how it was read (pynwb, h5py, Zarr)."""
+"""What a file holds, in terms that do not depend on how it was read: arrays read in pieces, tables, series, events."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,143 @@ import numpy.typing as npt
 
 from neurofm_shards.errors import SourceError
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.arrays import StoredArray, plain
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An h5py or Zarr dataset (or an array pynwb holds in memory), with its place in the file for messages.
+
+    Attributes
+    ----------
+    data : object
+        Anything with ``shape``, ``dtype`` and slicing, or a list.
+    where : str
+        ``"FILE: path/in/file"``.
+    """
+
+    data: Any
+    where: str
+    process: int = field(default_factory=os.getpid)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape as stored; ``()`` for a dataset without a dataspace, which holds nothing."""
+        shape = self.data.shape if hasattr(self.data, "shape") else np.shape(self.data)
+        return tuple(int(n) for n in shape or ())
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values as stored; ``object`` for text and references."""
+        dtype = getattr(self.data, "dtype", None)
+        return dtype if isinstance(dtype, np.dtype) else np.asarray(self.data[:0] if self.shape else self.data).dtype
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """Chunk shape, or None where the data are contiguous."""
+        return getattr(self.data, "chunks", None)
+
+    @cached_property
+    def hole(self) -> str:
+        """Why values of a dataset were never written, or lie in a file that is not there; empty where all are there.
+
+        HDF5 gives the fill value for them, zero as a rule, as if it were data. Not-a-number as fill value says as much
+        itself.
+        """
+        what = _unwritten(self.data)
+        return f"{self.where}: {what}; get the file again, or leave its modality out" if what else ""
+
+    def __len__(self) -> int:
+        return self.shape[0] if self.shape else 0
+
+    def read(self, start: int, stop: int, axis: int = 0) -> npt.NDArray[Any]:
+        """Return the values ``start`` to ``stop`` along ``axis``.
+
+        Raises
+        ------
+        SourceError
+            The values cannot be decoded, or another process opened the file.
+        """
+        return self.part(start, stop, (), axis)
+
+    def part(self, start: int, stop: int, other: tuple[slice, ...], axis: int = 0) -> npt.NDArray[Any]:
+        """Return the values ``start`` to ``stop`` along ``axis``, and only those in ``other`` along the axes behind it.
+
+        Raises
+        ------
+        SourceError
+            See :meth:`read`.
+        """
+        if os.getpid() != self.process:
+            raise SourceError(
+                f"{self.where} was opened by process {self.process} and is read in {os.getpid()}: HDF5 handles do not "
+                "survive a fork; open the file in the process that reads it"
+            )
+        if self.hole:
+            raise SourceError(self.hole)
+        where: Any = ((slice(None),) * axis) + (slice(start, stop), *other)
+        where = where if len(where) > 1 else where[0]
+        try:
+            return np.asarray(self.data[where])
+        except (OSError, RuntimeError, ValueError, KeyError) as error:  # what h5py raises for damaged data
+            raise SourceError(self._read_problem(start, stop, error)) from error
+
+    def all(self) -> npt.NDArray[Any]:
+        """Return all values."""
+        return self.read(0, len(self))
+
+    def _read_problem(self, start: int, stop: int, error: Exception) -> str:
+        text = str(error)
+        if "required filter" in text or "can't open directory" in text or "plugin" in text:
+            return (
+                f"{self.where} is stored with an HDF5 filter that is not installed ({text}): install it, for most "
+                "with 'pip install hdf5plugin' and 'import hdf5plugin' in a --plugin file"
+            )
+        return (
+            f"{self.where}: values {start} to {stop} cannot be read ({text}): a chunk is damaged; get the file again, "
+            "or leave this series out with --modalities"
+        )
+
+
+def _unwritten(data: Any) -> str:
+    """Say which part of an HDF5 dataset was never written; empty for whole ones and for other arrays."""
+    properties = getattr(getattr(data, "id", None), "get_create_plist", None)
+    if properties is None or not data.size or (data.dtype.kind == "f" and np.isnan(data.fillvalue)):
+        return ""
+    layout = properties().get_layout()
+    if layout == 3:  # H5D_VIRTUAL
+        folder = Path(data.file.filename).parent
+        lost = sorted(
+            {s.file_name for s in data.virtual_sources() if s.file_name != "." and not (folder / s.file_name).is_file()}
+        )
+        return f"it is put together of other files, and {', '.join(lost[:3])} cannot be found" if lost else ""
+    if layout == 2:  # H5D_CHUNKED
+        want = math.prod(-(-size // chunk) for size, chunk in zip(data.shape, data.chunks, strict=True))
+        there = data.id.get_num_chunks()
+        return f"{want - there} of its {want} chunks were never written" if there < want else ""
+    return "its values were never written" if layout == 1 and not data.id.get_storage_size() else ""
+
+
+def text(value: object) -> str:
+    """Return stored text, which is bytes in some files and str in others, as str without surrounding blanks."""
+    if isinstance(value, np.ndarray):
+        value = value.item() if value.size == 1 else " ".join(text(part) for part in value.ravel())
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip()
+    return "" if value is None else str(value).strip()
+
+
+def plain(value: object) -> Any:
+    """Turn one stored value into what JSON can hold: numbers, bools, text, lists; objects become their names."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, (np.ndarray, list, tuple)):
+        parts = value.tolist() if isinstance(value, np.ndarray) else value
+        return [plain(part) for part in parts] if isinstance(parts, (list, tuple)) else plain(parts)
+    if isinstance(value, bytes):
+        return text(value)
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    return str(getattr(value, "name", None) or type(value).__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +160,7 @@ class Column:
 
     Attributes
     ----------
-    name, description : str
+    name : str
         As in the file.
     data : StoredArray
         The values; of all rows end to end when ``indexes`` is not empty.
@@ -36,7 +174,6 @@ class Column:
 
     name: str
     data: StoredArray
-    description: str = ""
     indexes: tuple[StoredArray, ...] = ()
     rows_of: Table | None = None
     resolve: Callable[[object], str] | None = None
@@ -105,7 +242,7 @@ class Table:
     ids : StoredArray or None
         The rows' own ids.
     plain : bool
-        False for a type of an extension that pynwb could not construct: its columns may mean anything.
+        False for a type that an extension defines and no class was made for: its columns may mean anything.
     """
 
     path: str
@@ -165,6 +302,10 @@ class Series:
         Name and neurodata type of what it lies in, the innermost first.
     data, timestamps : StoredArray or None
         None where the file has none.
+    time_unit : str
+        Unit of the time stamps as the file says it; ``"seconds"`` by the schema.
+    confidence : StoredArray or None
+        How sure each sample's value is, as pose estimation says it.
     broken : str
         Why the series cannot be read, as a whole message; empty when it can.
     external : bool
@@ -185,8 +326,32 @@ class Series:
     channel_conversion: npt.NDArray[np.float64] | None = None
     continuity: str = ""
     region: Region | None = None
+    time_unit: str = ""
+    confidence: StoredArray | None = None
     broken: str = ""
     external: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventList:
+    """Times of events, with codes and what they mean (ndx-events 0.1 and 0.2).
+
+    Attributes
+    ----------
+    types : tuple of str
+        Its neurodata types, the most derived first.
+    timestamps, codes : StoredArray or None
+        A time and a code for each event; without codes all events are of one kind.
+    labels : tuple of str
+        Meaning of each code, by position.
+    """
+
+    path: str
+    types: tuple[str, ...]
+    timestamps: StoredArray | None
+    codes: StoredArray | None = None
+    labels: tuple[str, ...] = ()
+    description: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +367,7 @@ class FileContent:
     series : sequence of Series
     tables : sequence of Table
         All tables, of whatever kind.
+    events : sequence of EventList
     other : mapping of str to str
         Path to neurodata type of what is in the file and is neither of these.
     problems : sequence of Problem
@@ -215,5 +381,6 @@ class FileContent:
     series: Sequence[Series]
     tables: Sequence[Table]
     close: Callable[[], None]
+    events: Sequence[EventList] = ()
     other: Mapping[str, str] = field(default_factory=dict)
     problems: Sequence[Problem] = ()

@@ -1,4 +1,4 @@
-"""Events and labelled intervals that NWB files store as time series."""
+"""Events and labelled intervals, which NWB files store as time series, tables or lists of their own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.streams import EventStream, IntervalStream
-from neurofm_shards_nwb.arrays import StoredArray, text
-from neurofm_shards_nwb.content import Series
+from neurofm_shards.types import Problem
+from neurofm_shards_nwb.content import EventList, Series, StoredArray, Table, small_columns, text
 
 #: Time stamps looked at to tell events from samples.
 _LOOK_AT = 10_000
@@ -126,3 +126,91 @@ def interval_series(series: Series) -> IntervalStream:
         stop=np.array(stops, dtype=np.float64),
         columns={"type": kinds},
     )
+
+
+#: More different texts than this are remarks, not kinds of events.
+_MOST_KINDS = 256
+
+
+def describe_event_table(table: Table) -> tuple[EventStream | None, list[Problem]]:
+    """Describe an EventsTable: its first text column of few values says what kind each event is.
+
+    Returns
+    -------
+    (EventStream or None, list of Problem)
+        None when the table has no time stamps.
+    """
+    times = table.columns.get("timestamp")
+    if times is None:
+        return None, [Problem(table.path, "no timestamp column", "not taken as events")]
+    owners, owner, label = _kinds(table)
+    other = [name for name in table.columns if name not in ("timestamp", label)]
+    problems = [Problem(table.path, f"columns {', '.join(other)}", "left in the file", "info")] if other else []
+
+    def read() -> tuple[Floats, Ints]:
+        return times.data.all().astype(np.float64), owner
+
+    stream = EventStream(
+        path=table.path,
+        modality="events",
+        kind_name=table.types[0],
+        description=table.description,
+        read=read,
+        owners=owners,
+    )
+    return stream, problems
+
+
+def _kinds(table: Table) -> tuple[tuple[str, ...], Ints, str]:
+    """Return the kinds, each event's number among them, and the column that says so; else one kind, the table."""
+    for name in sorted(small_columns(table), key=lambda name: name != "annotation"):
+        values = table.columns[name].values()
+        if values and all(isinstance(value, str) for value in values):
+            different, owner = np.unique(np.asarray(values), return_inverse=True)
+            if len(different) <= _MOST_KINDS:
+                return tuple(str(kind) for kind in different), owner.astype(np.int64).ravel(), name
+    return (table.path.rpartition("/")[2],), np.zeros(len(table), dtype=np.int64), ""
+
+
+def describe_annotated_events(table: Table) -> tuple[EventStream | None, list[Problem]]:
+    """Describe an AnnotatedEventsTable (ndx-events 0.1 and 0.2): a row for each kind of event, with all its times."""
+    times = table.columns.get("event_times")
+    if times is None or not times.indexes:
+        return None, [Problem(table.path, "no event_times for each row", "not taken as events")]
+    labels = table.columns["label"].values() if "label" in table.columns else table.row_ids
+    owners = tuple(f"{label}#{row}" if labels.count(label) > 1 else str(label) for row, label in enumerate(labels))
+
+    def read() -> tuple[Floats, Ints]:
+        ends = times.ends()
+        total = int(ends[-1]) if len(ends) else 0
+        owner = np.repeat(np.arange(len(ends), dtype=np.int64), np.diff(ends, prepend=0))
+        return times.data.read(0, total).astype(np.float64), owner
+
+    return _event_stream(table.path, table.types[0], table.description, read, owners), []
+
+
+def describe_event_list(listed: EventList) -> tuple[EventStream | None, list[Problem]]:
+    """Describe Events, LabeledEvents or TTLs of ndx-events 0.1 and 0.2; without labels the name is the one code."""
+    stamps, name = listed.timestamps, listed.path.rpartition("/")[2]
+    if stamps is None:
+        return None, [Problem(listed.path, "events without time stamps", "not taken", "error")]
+    codes = (
+        np.zeros(len(stamps), dtype=np.int64) if listed.codes is None else listed.codes.all().astype(np.int64).ravel()
+    )
+    if len(codes) != len(stamps):
+        what = f"{len(codes)} codes for {len(stamps)} time stamps"
+        return None, [Problem(listed.path, what, "which event is which is unknown: not taken", "error")]
+    used, owner = np.unique(codes, return_inverse=True)
+    labels = [listed.labels[code] if 0 <= code < len(listed.labels) else str(code) for code in used.tolist()]
+    owners = tuple(labels) if listed.codes is not None else (name,)
+
+    def read() -> tuple[Floats, Ints]:
+        return stamps.all().astype(np.float64), owner.astype(np.int64).ravel()
+
+    return _event_stream(listed.path, listed.types[0], listed.description, read, owners), []
+
+
+def _event_stream(
+    path: str, kind: str, description: str, read: Callable[[], tuple[Floats, Ints]], owners: tuple[str, ...]
+) -> EventStream:
+    return EventStream(path=path, modality="events", kind_name=kind, description=description, read=read, owners=owners)

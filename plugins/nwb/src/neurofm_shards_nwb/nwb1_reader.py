@@ -12,8 +12,7 @@ import numpy as np
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.arrays import StoredArray, plain, text
-from neurofm_shards_nwb.h5_reader import inner_path
+from neurofm_shards_nwb.content import StoredArray, plain, text
 
 _FACTS = {"identifier": "identifier", "session_description": "session_description"} | {
     "session_start_time": "session_start_time",
@@ -74,7 +73,8 @@ def _groups(group: Any, kind: str) -> Iterator[Any]:
 def _units(path: str, group: Any) -> EventStream:
     names = [name for name in group if hasattr(group.get(name), "keys") and "times" in group[name]]
     names.sort(key=_natural)
-    times = [StoredArray(group[name]["times"], f"{path}: {inner_path(group)}/{name}/times") for name in names]
+    place = str(group.name).strip("/")
+    times = [StoredArray(group[name]["times"], f"{path}: {place}/{name}/times") for name in names]
     table = [
         {"id": name, "description": text(group[name]["unit_description"][()])}
         if "unit_description" in group[name]
@@ -82,7 +82,7 @@ def _units(path: str, group: Any) -> EventStream:
         for name in names
     ]
     return EventStream(
-        path=inner_path(group),
+        path=place,
         modality="spikes",
         kind_name="UnitTimes",
         description=text(group.attrs.get("source")),

@@ -1,17 +1,55 @@
-"""Reads an NWB 2.x file through pynwb: schemas, extensions, links and older layouts are its business."""
+"""Reads NWB 2.x through pynwb: what is asked for with reader=pynwb, files built unlike known schemas, Zarr stores."""
 
 from __future__ import annotations
 
+import importlib
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from neurofm_shards.errors import MissingPluginError, SourceError
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.arrays import StoredArray, plain, text
-from neurofm_shards_nwb.content import Column, FileContent, Region, Series, Table
-from neurofm_shards_nwb.links import name_resolver
+from neurofm_shards_nwb.content import Column, FileContent, Region, Series, StoredArray, Table, plain, text
+from neurofm_shards_nwb.hdf5_reader import name_resolver
+
+
+class _Shared(threading.local):
+    """One type map per thread: filling it is not safe from several."""
+
+    def __init__(self) -> None:
+        self.known: tuple[str, ...] = ()
+        self.types: Any = None
+
+
+_SHARED = _Shared()
+
+
+def open_io(file: Any) -> Any:
+    """Return a ``pynwb.NWBHDF5IO`` on an open file, with the schemas that the file brings.
+
+    pynwb loads a cached schema only when no schema of that name is loaded (in whatever version); where all are, loading
+    changes nothing, and the type map that other files have used does as well.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Opened for reading.
+    """
+    import pynwb  # noqa: PLC0415  (only when a file is opened)
+    from hdmf.build import BuildManager  # noqa: PLC0415
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks about cached schemas: they are about software, not about the file
+        known = tuple(pynwb.available_namespaces())
+        if not set(pynwb.NWBHDF5IO.get_namespaces(file=file)) <= set(known):
+            return pynwb.NWBHDF5IO(file=file, mode="r", load_namespaces=True)
+        if _SHARED.known != known:  # an extension was loaded since
+            _SHARED.known, _SHARED.types = known, pynwb.get_type_map()
+        return pynwb.NWBHDF5IO(file=file, mode="r", manager=BuildManager(_SHARED.types))
+
 
 #: Types of pynwb's own class tree that say nothing about the data.
 _FRAMEWORK = ("NWBDataInterface", "NWBContainer", "NWBMixin", "Container", "AbstractContainer", "NWBTable", "object")
@@ -71,6 +109,7 @@ class _View:
         self._file = path
         self._items: dict[str, Any] = {}
         self._paths: dict[int, str] = {}
+        self._builders: dict[int, Any] = {}
         self._tables: dict[int, Table] = {}
         self.problems: list[Problem] = []
         for item in nwbfile.objects.values():
@@ -78,6 +117,7 @@ class _View:
             item_path = str(builder.path).removeprefix("root").strip("/")
             self._items[item_path] = item
             self._paths[id(item)] = item_path
+            self._builders[id(item)] = builder
 
     def find(self, kind: str) -> list[Any]:
         return [item for path, item in sorted(self._items.items()) if kind in _types(item)]
@@ -102,14 +142,21 @@ class _View:
             timestamps=self._array(item.timestamps, f"{path}/timestamps"),
             rate=None if item.rate is None else float(item.rate),
             t0=None if item.starting_time is None else float(item.starting_time),
-            unit=text(item.unit),
+            unit=text(self._said(item, "unit", item.unit)),
             conversion=float(item.conversion),
             offset=float(item.offset or 0.0),
             channel_conversion=None if conversion is None else np.asarray(conversion, dtype=np.float64),
             continuity=text(getattr(item, "continuity", None)),
             region=self._region(getattr(item, "electrodes", None) or getattr(item, "rois", None), path),
+            confidence=self._array(getattr(item, "confidence", None), f"{path}/confidence"),
             external=getattr(item, "external_file", None) is not None,
         )
+
+    def _said(self, item: Any, name: str, otherwise: Any) -> Any:
+        """Return an attribute of a series' data as the file has it: pynwb replaces some by what the schema says."""
+        builder = self._builders[id(item)]
+        data = builder.datasets.get("data") or getattr(builder.links.get("data"), "builder", None)
+        return otherwise if data is None else data.attributes.get(name, otherwise)
 
     def table(self, item: Any) -> Table:
         if id(item) not in self._tables:
@@ -141,7 +188,6 @@ class _View:
         return Column(
             name=name,
             data=self._need(item.data if resolve is None else stored, f"{path}/{item.name}"),
-            description=text(item.description),
             indexes=tuple(indexes),
             rows_of=None if target is None else self.table(target),
             resolve=resolve,
@@ -200,3 +246,29 @@ def _problems(caught: Sequence[warnings.WarningMessage]) -> list[Problem]:
         for message in messages
         if not any(part in message for part in _NOT_ABOUT_DATA)
     ]
+
+
+def open_zarr(path: str) -> FileContent:
+    """Open a Zarr store.
+
+    Raises
+    ------
+    MissingPluginError
+        hdmf-zarr is not installed.
+    SourceError
+        The store cannot be opened or constructed.
+    """
+    try:
+        module = importlib.import_module("hdmf_zarr.nwb")
+    except ImportError as error:
+        raise MissingPluginError(
+            f"{path} is an NWB store in Zarr, and hdmf-zarr is not installed ({error}): "
+            "pip install 'neurofm-shards-nwb[zarr]'"
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            io = module.NWBZarrIO(path, mode="r", load_namespaces=True)
+            return read_with_pynwb(path, io, io.close)
+        except Exception as error:
+            raise SourceError(f"{path} cannot be read as an NWB store in Zarr ({error}): get it again") from error

@@ -1,4 +1,4 @@
-"""An NWB file as a recording: all of its streams, described and not read."""
+"""An NWB file as a recording: who it is, and all of its streams, described and not read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,53 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import xxhash
+
 from neurofm_shards.errors import SourceError
+from neurofm_shards.plugins.toolkit import file_fingerprint
 from neurofm_shards.streams import AnyStream, Recording
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.content import FileContent
-from neurofm_shards_nwb.event_tables import describe_event_table
-from neurofm_shards_nwb.identity import ids_of
-from neurofm_shards_nwb.intervals import describe_intervals
+from neurofm_shards_nwb.events import describe_annotated_events, describe_event_list, describe_event_table
 from neurofm_shards_nwb.series import describe_series
-from neurofm_shards_nwb.units import describe_units
+from neurofm_shards_nwb.tables import describe_intervals, describe_units
+
+
+def ids_of(path: str, facts: Mapping[str, Any]) -> tuple[str, str, list[Problem]]:
+    """Return session id and subject id: the file's own, else its identifier, else its name.
+
+    Returns
+    -------
+    (str, str, list of Problem)
+        Session id, subject id, and a note on each fall-back.
+    """
+    name = Path(path).name.removesuffix(".zarr").removesuffix(".nwb")
+    fallback, source = (str(facts["identifier"]), "identifier") if facts.get("identifier") else (name, "file name")
+    problems = [
+        Problem(where, "empty or missing", f"the file's {source} {fallback!r} is used instead", "info")
+        for key, where in (("session_id", "general/session_id"), ("subject_id", "general/subject/subject_id"))
+        if not facts.get(key)
+    ]
+    return str(facts.get("session_id") or fallback), str(facts.get("subject_id") or fallback), problems
+
+
+def fingerprint(path: str, linked: list[str]) -> str:
+    """Return what identifies the content of a file (and of the files it links to), wherever it lies."""
+    return file_fingerprint([path, *linked])
+
+
+def folder_fingerprint(path: str) -> str:
+    """Return what identifies the content of a Zarr store: names and sizes of all files, content of small ones."""
+    digest = xxhash.xxh3_128()
+    root = Path(path)
+    digest.update(root.name.encode())
+    for file in sorted(root.rglob("*")):
+        if file.is_file():
+            size = file.stat().st_size
+            digest.update(f"{file.relative_to(root).as_posix()}\0{size}\0".encode())
+            with file.open("rb") as content:
+                digest.update(content.read(4096))
+    return f"xxh3-{digest.hexdigest()}"
 
 
 class NwbRecording(Recording):
@@ -80,9 +118,15 @@ def describe(content: FileContent) -> tuple[list[AnyStream], list[Problem]]:
             stream, odd = describe_units(content.path, table)
         elif "TimeIntervals" in table.types:
             stream, odd = describe_intervals(table)
+        elif "AnnotatedEventsTable" in table.types or "AnnotatedEvents" in table.types:
+            stream, odd = describe_annotated_events(table)
         elif "EventsTable" in table.types and table.plain:
             stream, odd = describe_event_table(table)
         streams += [] if stream is None else [stream]
+        problems += odd
+    for listed in content.events:
+        event_list, odd = describe_event_list(listed)
+        streams += [] if event_list is None else [event_list]
         problems += odd
     for series in content.series:
         described = describe_series(content.path, series)

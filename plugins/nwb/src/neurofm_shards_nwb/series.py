@@ -1,7 +1,9 @@
-"""Turns the series of a file into streams."""
+"""Turns the series of a file into streams: their modality, axes, scale and clock."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast, get_args
@@ -13,12 +15,144 @@ from neurofm_shards._typing import Floats
 from neurofm_shards.errors import SourceError
 from neurofm_shards.streams import AnyStream, Continuity, IrregularStream, RegularStream
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.arrays import StoredArray
-from neurofm_shards_nwb.circular import circular_range
-from neurofm_shards_nwb.content import Series, small_columns
+from neurofm_shards_nwb.content import Series, StoredArray, small_columns
 from neurofm_shards_nwb.events import event_stream, interval_series, looks_like_events
-from neurofm_shards_nwb.modality import modality_of
-from neurofm_shards_nwb.spooling import time_reader
+from neurofm_shards_nwb.hdf5_file import time_reader
+
+#: Above this rate an electrical series is wide-band, wherever it lies: LFP is stored at 0.5 to 2.5 kHz.
+WIDE_BAND_HZ = 5000.0
+BEHAVIOR_CONTAINERS = (
+    "Position",
+    "CompassDirection",
+    "EyeTracking",
+    "PupilTracking",
+    "BehavioralTimeSeries",
+    "BehavioralEvents",
+)
+_BEHAVIOR_MODULE = re.compile(r"behaviou?r", re.IGNORECASE)
+
+
+#: Neurodata type to modality; the first that a series is decides.
+_BY_TYPE = (
+    ("ImageSeries", "image"),
+    ("IndexSeries", "image"),
+    ("PatchClampSeries", "raw"),
+    ("SpikeEventSeries", "raw"),
+    ("RoiResponseSeries", "ophys"),
+    ("IntervalSeries", "intervals"),
+    ("AnnotationSeries", "events"),
+)
+
+
+def modality_of(series: Series) -> str:
+    """Return the modality of a series, ``"image"`` for what is not converted, ``"other"`` for what is unknown."""
+    if series.external:
+        return "image"
+    for kind, modality in _BY_TYPE:
+        if kind in series.types:
+            return modality
+    if "ElectricalSeries" in series.types:
+        return "lfp" if is_lfp(series) else "raw"
+    return _general(series)
+
+
+def is_lfp(series: Series) -> bool:
+    """Say whether an electrical series is a local field potential; wide-band data are not, whatever their container.
+
+    A series within LFP, or in FilteredEphys or anywhere else without ``AP`` in its name, counts when its rate is at
+    most 5 kHz. Without a rate (time stamps only) the container or the name has to say so.
+    """
+    name = series.path.rpartition("/")[2]
+    if series.rate is not None and series.rate > WIDE_BAND_HZ:
+        return False
+    if _within(series, ("LFP",)) or _says(name, "LFP?|lfp"):
+        return True
+    if _says(name, "AP|raw|Raw|spikes?|muae?"):
+        return False
+    return series.rate is not None or _within(series, ("FilteredEphys",))
+
+
+def _general(series: Series) -> str:
+    place = series.path.partition("/")[0]
+    if place == "stimulus":
+        return "stimulus"
+    if "SpatialSeries" in series.types or _within(series, BEHAVIOR_CONTAINERS):
+        return "behavior"
+    if series.rate is not None and series.rate > WIDE_BAND_HZ:
+        return "raw"
+    if series.types[0] != "TimeSeries":
+        return "other"
+    in_module = any(_BEHAVIOR_MODULE.search(name) for name, _ in series.containers)
+    return "behavior" if in_module or place == "acquisition" else "other"
+
+
+def _within(series: Series, kinds: tuple[str, ...]) -> bool:
+    return any(kind in kinds for _, kind in series.containers)
+
+
+def _says(name: str, words: str) -> bool:
+    """Say whether a name contains a word, as its own or in camel case (``ElectricalSeriesAP``, ``probe_lfp``)."""
+    return re.search(rf"(?:^|[^A-Za-z]|(?<=[a-z]))(?:{words})(?![a-z])", name) is not None
+
+
+_RADIANS = re.compile(r"^rad(ian)?s?$", re.IGNORECASE)
+_DEGREES = re.compile(r"^(deg(ree)?s?|°)$", re.IGNORECASE)
+_NAMES = re.compile(r"head.?dir|heading|orientation|compass|azimuth|yaw|phase", re.IGNORECASE)
+#: Values looked at to tell [0, 2 pi) from [-pi, pi).
+_LOOK_AT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Circle:
+    """The range of a circular variable, or None."""
+
+    range: tuple[float, float] | None
+    problems: tuple[Problem, ...] = ()
+
+
+def circular_range(series: Series) -> Circle:
+    """Decide whether a series is circular.
+
+    A spatial series is when it lies in CompassDirection, or is named like an angle, and its unit is radians or degrees
+    (an angle without a unit is judged by its values). The range starts at 0, or at minus half a turn where there are
+    values below 0; values beyond one turn are an unwrapped angle, which is not circular.
+    """
+    compass = any(kind == "CompassDirection" for _, kind in series.containers)
+    named = "SpatialSeries" in series.types and _NAMES.search(series.path.rpartition("/")[2]) is not None
+    if series.data is None or not (compass or named) or series.data.dtype.kind not in "fiu":
+        return Circle(None)
+    low, high = _extremes(series)
+    turn = _turn(series.unit, high - low) if compass or _has_angle_unit(series.unit) else None
+    if turn is None:
+        return Circle(None)
+    start = 0.0 if low >= 0 else -turn / 2
+    if high > start + turn * 1.001 or low < start - turn * 0.001:
+        what = f"an angle from {low:.4g} to {high:.4g}, more than a turn of {turn:.4g}"
+        return Circle(None, (Problem(series.path, what, "taken as unwrapped: interpolated as it is", "info"),))
+    return Circle((start, start + turn))
+
+
+def _has_angle_unit(unit: str) -> bool:
+    return bool(_RADIANS.match(unit) or _DEGREES.match(unit))
+
+
+def _turn(unit: str, extent: float) -> float | None:
+    if _RADIANS.match(unit):
+        return math.tau
+    if _DEGREES.match(unit):
+        return 360.0
+    if unit and unit.lower() not in ("unknown", "n/a", "a.u.", "na"):
+        return None
+    return math.tau if extent <= math.tau * 1.001 else 360.0
+
+
+def _extremes(series: Series) -> tuple[float, float]:
+    """Return the smallest and largest finite value of the beginning of a series, in physical units."""
+    assert series.data is not None  # noqa: S101  (the caller has looked)
+    values = series.data.read(0, min(len(series.data), _LOOK_AT)).astype(np.float64) * series.conversion + series.offset
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+
 
 _UNITS = {"volts": "V", "volt": "V", "v": "V", "radians": "rad", "radian": "rad", "degrees": "deg", "degree": "deg"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,13 @@ else:
 
 #: Far more than settings and the names of inputs need.
 MAX_JOB_BYTES = 1 << 20
+#: Far deeper than settings are, which have three levels. TOML parsers take quadratic time for deep keys.
+MAX_JOB_DEPTH = 32
+#: Strings and comments, in which nothing counts, and what nests or ends a key.
+_TOKENS = re.compile(
+    r'''"""(?:[^\\]|\\.?)*?(?:"""|\Z)|'{3}.*?(?:'{3}|\Z)|"(?:[^"\\\n]|\\.?)*"?|'[^'\n]*'?|\#[^\n]*|[][{}.,=\n]''',
+    re.DOTALL,
+)
 
 
 class Job(BaseModel):
@@ -61,14 +69,14 @@ def read_job(path: str) -> Job:
     InputNotFoundError
         There is none.
     ConfigError
-        It is no regular file, too large, no TOML, or a field has the wrong type.
+        It is no regular file, too large, too deep, no TOML, or a field has the wrong type.
     """
     try:
-        values = tomllib.loads(_text(path))
+        text = _text(path)
+        _check_depth(text)
+        values = tomllib.loads(text)
     except InputNotFoundError:
         raise InputNotFoundError(f"job file {path} does not exist") from None
-    except RecursionError:
-        raise ConfigError(f"job file {path} is nested too deeply; settings are at most three levels deep") from None
     except (FormatError, OSError, ValueError) as error:
         raise ConfigError(f"job file {path} cannot be read as TOML: {' '.join(str(error).split())[:300]}") from error
     if isinstance(values.get("input"), str):
@@ -87,3 +95,21 @@ def _text(path: str) -> str:
     if len(data) > MAX_JOB_BYTES:
         raise ValueError(f"it has more than {MAX_JOB_BYTES:,} bytes")
     return data.decode()
+
+
+def _check_depth(text: str) -> None:
+    """Refuse brackets and dotted keys that are nested too deeply, in one pass."""
+    brackets = dots = 0
+    for token in _TOKENS.finditer(text):
+        match token[0]:
+            case "[" | "{":
+                brackets, dots = brackets + 1, 0
+            case "]" | "}":
+                brackets, dots = brackets - 1, 0
+            case ".":
+                dots += 1
+            case "," | "=" | "\n":
+                dots = 0
+        if max(brackets, dots) > MAX_JOB_DEPTH:
+            line = text.count("\n", 0, token.start()) + 1
+            raise ValueError(f"line {line} is nested too deeply: settings have at most three levels")

@@ -213,7 +213,7 @@ def test_a_killed_worker_is_a_clear_error_and_resumable(toys, tmp_path, tree):
 def test_workers_die_with_a_killed_parent(toys, tmp_path):
     paths = toys(a={"n": 400, "slow_s": 0.2})
     running = subprocess.Popen(command(paths, tmp_path / "out", workers=2), start_new_session=True)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while len(group := processes_of(running.pid)) < 4 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(group) >= 4  # itself, fork server, resource tracker and workers
@@ -241,11 +241,11 @@ def test_ctrl_c_is_130_and_resumable(toys, tmp_path, tree):
     running = subprocess.Popen(
         command(paths, tmp_path / "out", workers=2), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while not list((tmp_path / "out").glob("*.tar")) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(running.pid, signal.SIGINT)
-    _, err = running.communicate(timeout=30)
+    _, err = running.communicate(timeout=300)
     assert running.returncode == 130, err
     assert "--resume" in err
     assert "Traceback" not in err

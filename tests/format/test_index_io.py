@@ -199,8 +199,8 @@ def test_a_thousand_indexes_open_in_a_fraction_of_a_second(tmp_path):
     index = load_index(tmp_path / "s.tar")
     save_index(index, tmp_path / "i")
     size, mark = index.shard_bytes, index.fingerprint
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(1000):
         read_index(tmp_path / "i", "s.tar", size, mark)
         shard_fingerprint(tmp_path / "s.tar")
-    assert time.perf_counter() - start < 5  # 0.2 s on an idle machine; the figure is kept by the benchmarks
+    assert time.process_time() - start < 5  # of processor time; 0.2 s on an idle machine

@@ -15,6 +15,8 @@ JOBS = {
     "duplicate keys": b"shard_size = 3\nshard_size = 4",
     "deep arrays": b"input = " + DEEP.encode(),
     "deep tables": b"[" + b".".join([b"a"] * 50_000) + b"]",
+    "deep keys": b".".join([b"a"] * 1000) + b" = 1",
+    "deep inline tables": b"x = " + b"{a = " * 1000 + b"1" + b"}" * 1000,
     "nan where a number is wanted": b"bin_size_ms = nan",
     "infinity where a number is wanted": b"bin_size_ms = inf",
     "a negative size": b"shard_size = -1",
@@ -48,12 +50,13 @@ def folder(tmp_path):
 
 
 def convert(folder):
-    """Run the command with bounded memory and time."""
+    """Run the command with bounded memory and processor time; a hang is given minutes."""
     code = "import resource; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)); "
+    code += "resource.setrlimit(resource.RLIMIT_CPU, (20, 20)); "
     code += "from neurofm_shards.__main__ import main; raise SystemExit(main())"
     command = [sys.executable, "-c", code, "convert", "--config", "job.toml"]
     command += ["--plugin", str(TOY_PLUGIN), "-o", "out"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
 
 
 def assert_refused(folder):

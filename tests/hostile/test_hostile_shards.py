@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 DRIVER = Path(__file__).parent / "shards" / "driver.py"
-#: Most memory that one attempt may add, in bytes, and the longest it may take, in seconds.
+#: Most memory that one attempt may add, in bytes, and the most processor time it may take, in seconds.
 MEMORY = 400 << 20
 SECONDS = 60
 #: Commands that look at manifest and indexes only, or at more than the loader; they may differ in what they say.

@@ -218,7 +218,7 @@ def test_forked_children_read_while_threads_of_the_parent_do(ours, values, io):
             child.start()
             children.append(child)
         for child in children:
-            child.join(30)
+            child.join(300)
         stop.set()
         for thread in threads:
             thread.join()
@@ -235,7 +235,7 @@ def test_a_forked_child_does_not_wait_for_readers_that_only_its_parent_has(ours,
     with ShardCollection.open(ours, io=io) as data, data._space.reading():
         child = multiprocessing.get_context("fork").Process(target=close_in_child, args=(data,))
         child.start()
-        child.join(10)
+        child.join(300)
         found = child.exitcode
         child.kill()
         assert found == 0
@@ -247,7 +247,7 @@ def close_in_child(data):
         closing.start()
         closing.join(0.1)
         waits_for_its_own = closing.is_alive()
-    closing.join(5)
+    closing.join(300)
     os._exit(0 if waits_for_its_own and not closing.is_alive() else 1)
 
 
@@ -287,7 +287,7 @@ def test_closing_waits_until_the_last_reader_is_done(ours, io):
         closing.start()
         closing.join(0.1)
         assert closing.is_alive()
-    closing.join(10)
+    closing.join(300)
     assert not closing.is_alive()
 
 
@@ -429,24 +429,24 @@ def test_a_damaged_frame_is_named_and_the_others_still_read(tmp_path):
         np.testing.assert_array_equal(data.gather([0, 24])["x"], values[[0, 24]])
 
 
-def test_a_million_samples_open_quickly_and_in_little_memory(tmp_path):
+def test_a_million_samples_open_in_little_time_and_memory(tmp_path):
     folder = write_many(tmp_path / "big")
     code = """
 import resource, sys, time
 import numpy as np
 from neurofm_shards.reading.collection import ShardCollection
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-start = time.perf_counter()
+start = time.process_time()
 data = ShardCollection.open(sys.argv[1])
-opened = time.perf_counter() - start
 first = data.gather(np.random.default_rng(0).integers(0, data.num_samples, 32))
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(data.num_samples, opened, time.perf_counter() - start, grown)
+print(data.num_samples, time.process_time() - start, grown)
 """
     done = subprocess.run([sys.executable, "-c", code, str(folder)], check=True, capture_output=True, text=True)
-    count, _, _, grown_kib = done.stdout.split()
+    count, seconds, grown_kib = done.stdout.split()
     assert int(count) == 1_000_000
     assert int(grown_kib) < 150 << 10
+    assert float(seconds) < 20  # of processor time; 0.2 s on an idle machine
 
 
 def write_many(folder):

@@ -97,11 +97,11 @@ class Victim:
             if not pool:
                 return False
             os.kill(random.choice(pool), signal.SIGKILL)  # noqa: S311
-            assert self.wait(60), "a program whose worker was killed hangs"
+            assert self.wait(300), "a program whose worker was killed hangs"
             return self.code != 0
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL) if target == "group" else os.kill(self.pid, signal.SIGKILL)
-        self.wait(60)
+        self.wait(300)
         self.wait_for_orphans()
         return self.code == -signal.SIGKILL
 
@@ -111,7 +111,7 @@ class Victim:
 
     def wait_for_orphans(self):
         """Wait until no process of its session is left."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while members(self.pid) and time.monotonic() < deadline:
             time.sleep(0.002)
         assert not members(self.pid), "workers outlive a killed program"

@@ -180,6 +180,6 @@ def test_a_million_positions_take_a_fraction_of_a_second():
 
 
 def _seconds(order):
-    begin = time.perf_counter()
+    begin = time.process_time()
     order(np.arange(10**6))
-    return time.perf_counter() - begin
+    return time.process_time() - begin

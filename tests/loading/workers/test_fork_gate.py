@@ -112,7 +112,7 @@ def test_children_die_with_their_parent_whatever_they_do(hundred, tmp_path, how)
     with script(tmp_path, STUCK, hundred, how) as process:
         children = [int(process.stdout.readline()) for _ in range(2)]
         process.kill()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while any(map(alive, children)) and time.monotonic() < deadline:
         time.sleep(0.05)
     left = [child for child in children if alive(child)]
@@ -129,20 +129,20 @@ def test_tasks_wait_while_somebody_forks_and_forks_wait_for_tasks():
         with gate.task():
             order.append(name)
             entered.set()
-            leave.wait(60)
+            leave.wait(300)
 
     first = threading.Thread(target=task, args=("first",))
     first.start()
-    assert entered.wait(60)
+    assert entered.wait(300)
     assert not gate.quiet(0.01)
     second = threading.Thread(target=task, args=("second",))
     second.start()
     leave.set()
-    assert gate.quiet(60)
+    assert gate.quiet(300)
     order.append("fork")
     gate.open()
-    second.join(60)
-    first.join(60)
+    second.join(300)
+    first.join(300)
     assert order == ["first", "fork", "second"]
 
 
@@ -152,8 +152,8 @@ def test_two_tasks_that_fork_do_not_wait_for_each_other():
 
     def task():
         with gate.task():
-            both.wait(60)
-            found.append(gate.quiet(60))
+            both.wait(300)
+            found.append(gate.quiet(300))
             gate.open()
 
     threads = [threading.Thread(target=task) for _ in range(2)]

@@ -40,5 +40,5 @@ def test_threads_that_started_do_not_wait_for_one_that_cannot(monkeypatch):
         ThreadWorkers(lambda request: request, 4, 2)
     for thread in threading.enumerate():
         if thread.name.startswith("neurofm-shards"):
-            thread.join(20)
+            thread.join(300)
             assert not thread.is_alive()

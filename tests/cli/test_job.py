@@ -1,0 +1,59 @@
+"""Job files: what a parser would take long over never reaches it."""
+
+import contextlib
+import time
+
+import pytest
+
+from neurofm_shards.cli import job
+from neurofm_shards.errors import ConfigError
+
+DEEP = "[" * 1000
+#: Texts in which nothing is nested, though it looks so.
+SHALLOW = {
+    "a basic string": f'stem = "{DEEP}\\"{DEEP}"',
+    "a literal string": f"stem = '{DEEP}'",
+    "long strings": f'stem = """\n{DEEP}"\\"""{DEEP}"""\nother = \'\'\'\n{DEEP}\'\'\'',
+    "a comment": f"stem = 1 # {DEEP}",
+    "many numbers": f"stem = [{', '.join(['1.5'] * 1000)}]",
+    "many tables": "\n".join(f"[a.b{i}]\nc.d = 1" for i in range(1000)),
+}
+NESTED = {
+    "arrays": f"stem = {DEEP}{']' * 1000}",
+    "arrays over lines": "stem = " + "[\n" * 1000 + "]" * 1000,
+    "inline tables": "stem = " + "{a = " * 1000 + "1" + "}" * 1000,
+    "a table": f"[{'.'.join(['a'] * 1000)}]",
+    "a dotted key": f"{' . '.join(['a'] * 1000)} = 1",
+    "a key of quoted parts": ".".join(['"a"'] * 1000) + " = 1",
+    "a key behind strings": f'a = \'{DEEP}\'\nb = """x"""\n{".".join(["a"] * 1000)} = 1',
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "job.toml"
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_what_is_nested_too_deeply_never_reaches_the_parser(path, monkeypatch, name):
+    path.write_text(NESTED[name])
+    monkeypatch.setattr(job.tomllib, "loads", lambda _: pytest.fail("the parser was asked"))
+    with pytest.raises(ConfigError, match=r"job\.toml .*line \d+ is nested too deeply"):
+        job.read_job(str(path))
+
+
+@pytest.mark.parametrize("name", SHALLOW)
+def test_what_only_looks_nested_is_read(path, name):
+    path.write_text(SHALLOW[name])
+    assert dict(job.read_job(str(path)).settings) == job.tomllib.loads(SHALLOW[name])
+
+
+@pytest.mark.parametrize("piece", ["[", ".", '"""', '"""\\', "'''a", '"\n', "\\", '"', "a.b,", "# \n"])
+def test_a_megabyte_of_anything_is_looked_at_once(path, monkeypatch, piece):
+    """A quadratic scan of it would take hours."""
+    path.write_text(piece * ((1 << 20) // len(piece)))
+    monkeypatch.setattr(job.tomllib, "loads", lambda _: {})
+    before = time.process_time()
+    with contextlib.suppress(ConfigError):
+        job.read_job(str(path))
+    assert time.process_time() - before < 20  # 0.6 s on an idle machine

@@ -1,0 +1,323 @@
+"""Facts about a data set, from its manifest, indexes and metadata table; no sample is read."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.errors import ConfigError, FormatError
+from neurofm_shards.format.manifest import Manifest
+from neurofm_shards.loading.datasets import ShardDataset
+from neurofm_shards.reading.collection import ShardCollection
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+#: Name of the split of samples that belong to none.
+NO_SPLIT = "(no split)"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A text for each sample, as numbers of distinct texts.
+
+    Attributes
+    ----------
+    codes : numpy.ndarray of int64, shape (n,)
+        Number of each sample's text in ``names``.
+    names : list of str
+        The distinct texts.
+    """
+
+    codes: Ints
+    names: list[str]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of samples of each text, in order of appearance."""
+        found = np.bincount(self.codes, minlength=len(self.names)).tolist()
+        return dict(zip(self.names, found, strict=True))
+
+
+@dataclass(frozen=True)
+class Session:
+    """One session of a data set.
+
+    Attributes
+    ----------
+    name, subject, source : str
+        Its ids and the file it was read from; empty where they are unknown.
+    samples : int
+        Its samples.
+    splits : mapping of str to int
+        Samples by split.
+    extent : tuple of (float, float) or None
+        First and last second of the recording.
+    covered_s : float or None
+        Seconds that lie in at least one window.
+    bin_ms, window_bins : float and int, or None
+        Width of a bin, and bins in a window.
+    drops : mapping of str to int
+        Windows left out, by reason.
+    tables : mapping of str to int
+        Rows in each side table (units, channels).
+    """
+
+    name: str
+    subject: str = ""
+    source: str = ""
+    samples: int = 0
+    splits: Mapping[str, int] = field(default_factory=dict)
+    extent: tuple[float, float] | None = None
+    covered_s: float | None = None
+    bin_ms: float | None = None
+    window_bins: int | None = None
+    drops: Mapping[str, int] = field(default_factory=dict)
+    tables: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProblemGroup:
+    """The same problem in one place or in many.
+
+    Attributes
+    ----------
+    severity, what, consequence : str
+        As the source said.
+    where : list of str
+        Places, each once.
+    sources : int
+        Inputs that have it.
+    """
+
+    severity: str
+    what: str
+    consequence: str
+    where: list[str]
+    sources: int
+
+
+class DatasetFacts:
+    """What the manifest and the metadata table say of a data set.
+
+    Parameters
+    ----------
+    path : path-like
+        A folder of shards, or one shard.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.dataset = ShardDataset(path, counts="stored")
+        self.collection: ShardCollection = self.dataset.collection
+        self.num_samples = self.collection.num_samples
+        self.sessions_of = self._labels("session_id", self.num_samples)
+        self.splits_of = self._labels("split", self.num_samples, missing=NO_SPLIT)
+        self.subjects_of = self._labels("subject_id", self.num_samples)
+        self.start, self.stop = self._times()
+        self.sessions = self._sessions()
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest; None for shards from elsewhere."""
+        return self.collection.manifest
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether samples belong to splits."""
+        return self.splits_of.names != [NO_SPLIT]
+
+    def metadata_names(self) -> list[str]:
+        """Return the names of the metadata of samples."""
+        return self.collection.metadata_table().names
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        """Return a side table; no rows where there is none."""
+        try:
+            return self.dataset.table(name)
+        except ConfigError:
+            return []
+
+    def source_facts(self) -> list[dict[str, Any]]:
+        """Return what the sources say of themselves."""
+        return [] if self.manifest is None else [dict(source) for source in self.manifest.sources]
+
+    def problems(self) -> list[ProblemGroup]:
+        """Return the problems of all inputs, equal ones together, the gravest first."""
+        found: dict[tuple[str, str, str], tuple[dict[str, None], set[int]]] = {}
+        for number, source in enumerate(self.source_facts()):
+            for problem in source.get("problems") or ():
+                kind = (str(problem["severity"]), str(problem["what"]), str(problem["consequence"]))
+                places, sources = found.setdefault(kind, ({}, set()))
+                places[str(problem["where"])] = None
+                sources.add(number)
+        order = ("error", "warning", "info")
+        groups = [ProblemGroup(*kind, list(places), len(sources)) for kind, (places, sources) in found.items()]
+        return sorted(groups, key=lambda group: (order.index(group.severity), -group.sources))
+
+    def leaks(self) -> list[dict[str, Any]]:
+        """Return the pairs of splits with windows that overlap in time, or that share sessions or subjects."""
+        names = [name for name in self.splits_of.names if name != NO_SPLIT]
+        pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+        return [self._leak(a, b) for a, b in pairs]
+
+    def _leak(self, a: str, b: str) -> dict[str, Any]:
+        in_a, in_b = (self.splits_of.codes == self.splits_of.names.index(name) for name in (a, b))
+        return {
+            "splits": (a, b),
+            "sessions": _shared(self.sessions_of, in_a, in_b),
+            "subjects": _shared(self.subjects_of, in_a, in_b),
+            "overlapping": self._overlapping(in_a, in_b),
+        }
+
+    def _overlapping(self, in_a: npt.NDArray[np.bool_], in_b: npt.NDArray[np.bool_]) -> int | None:
+        """Return how many windows of one share time with one of the other; None where times are unknown."""
+        if self.start is None or self.stop is None:
+            return None
+        start, stop = self._on_one_axis(self.start, self.stop)
+        return _touching(start, stop, in_a, in_b) + _touching(start, stop, in_b, in_a)
+
+    def _on_one_axis(self, start: Floats, stop: Floats) -> tuple[Floats, Floats]:
+        """Put the sessions one behind the other in time, so that one pass looks at all of them."""
+        codes, count = self.sessions_of.codes, len(self.sessions_of.names)
+        first, last = np.full(count, np.inf), np.full(count, -np.inf)
+        np.minimum.at(first, codes, start)
+        np.maximum.at(last, codes, stop)
+        ends = np.cumsum(last - first + 1.0)
+        shift = np.concatenate([[0.0], ends[:-1]]) - first
+        return start + shift[codes], stop + shift[codes]
+
+    def _labels(self, name: str, count: int, missing: str = "") -> Labels:
+        table = self.collection.metadata_table()
+        if name not in table.names:
+            return Labels(np.zeros(count, np.int64), [missing])
+        codes, names = table.codes(name)
+        codes = np.asarray(codes, np.int64)
+        if bool((codes < 0).any()):
+            codes, names = np.where(codes < 0, len(names), codes), [*names, missing]
+        return Labels(codes, [text or missing for text in names])
+
+    def _times(self) -> tuple[Floats | None, Floats | None]:
+        table = self.collection.metadata_table()
+        if not {"window_start_s", "window_stop_s"} <= set(table.names):
+            return None, None
+        start, stop = (np.asarray(table.values(name), np.float64) for name in ("window_start_s", "window_stop_s"))
+        return (start, stop) if bool((np.isfinite(start) & np.isfinite(stop)).all()) else (None, None)
+
+    def _sessions(self) -> list[Session]:
+        counted = self._split_counts()
+        covered = self._covered()
+        subjects = self._subject_of_sessions()
+        said: dict[str, list[dict[str, Any]]] = {}
+        for source in self.source_facts():
+            said.setdefault(str(source.get("session_id") or ""), []).append(source)
+        found = []
+        for number, name in enumerate(self.sessions_of.names):
+            by_split = dict(zip(self.splits_of.names, counted[number].tolist(), strict=True))
+            splits = {split: count for split, count in by_split.items() if count}
+            facts = _session_facts(said.get(name, []))
+            seconds = None if covered is None else float(covered[number])
+            total = int(counted[number].sum())
+            found.append(Session(name, subjects[number], samples=total, splits=splits, covered_s=seconds, **facts))
+        return found
+
+    def _split_counts(self) -> Ints:
+        sessions, splits = len(self.sessions_of.names), len(self.splits_of.names)
+        flat = np.bincount(self.sessions_of.codes * splits + self.splits_of.codes, minlength=sessions * splits)
+        return flat.reshape(sessions, splits)
+
+    def _subject_of_sessions(self) -> list[str]:
+        found = np.full(len(self.sessions_of.names), -1, np.int64)
+        found[self.sessions_of.codes] = self.subjects_of.codes
+        return [self.subjects_of.names[code] if code >= 0 else "" for code in found.tolist()]
+
+    def _covered(self) -> Floats | None:
+        """Return the seconds of each session that lie in at least one window."""
+        if self.start is None or self.stop is None:
+            return None
+        start, stop = self._on_one_axis(self.start, self.stop)
+        order = np.argsort(start, kind="stable")
+        start, stop, codes = start[order], stop[order], self.sessions_of.codes[order]
+        reached = np.concatenate([[-np.inf], np.maximum.accumulate(stop)[:-1]]) if len(stop) else stop
+        added = np.maximum(0.0, stop - np.maximum(start, reached))
+        return np.bincount(codes, added, len(self.sessions_of.names)).astype(np.float64)
+
+
+def _session_facts(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join what the inputs of one session say; one is the rule."""
+    drops: Counter[str] = Counter()
+    tables: Counter[str] = Counter()
+    for source in sources:
+        drops.update(source.get("drops") or {})
+        tables.update({name: int(stop - first) for name, (first, stop) in (source.get("tables") or {}).items()})
+    facts = [source.get("facts") or {} for source in sources]
+    extents = [tuple(map(float, said["extent_s"])) for said in facts if said.get("extent_s")]
+    return {
+        "source": ", ".join(str(file) for source in sources for file in source.get("files") or ()),
+        "extent": (min(a for a, _ in extents), max(b for _, b in extents)) if extents else None,
+        "bin_ms": facts[0].get("bin_size_ms") if facts else None,
+        "window_bins": facts[0].get("window_bins") if facts else None,
+        "drops": dict(drops),
+        "tables": dict(tables),
+    }
+
+
+def _shared(labels: Labels, in_a: npt.NDArray[np.bool_], in_b: npt.NDArray[np.bool_]) -> list[str]:
+    both = np.intersect1d(labels.codes[in_a], labels.codes[in_b])
+    return [labels.names[code] for code in both.tolist() if labels.names[code]]
+
+
+def _touching(start: Floats, stop: Floats, of: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_]) -> int:
+    """Return how many windows of one set share time with a window of another set that starts no later."""
+    first, last = start[others], stop[others]
+    order = np.argsort(first, kind="stable")
+    first, reached = first[order], np.maximum.accumulate(last[order]) if len(last) else last
+    at = np.searchsorted(first, start[of], side="right") - 1
+    found = at >= 0
+    return int((reached[at[found]] > start[of][found] + 1e-9).sum())
+
+
+def drawn_rows(facts: DatasetFacts, number: int) -> Ints:
+    """Return rows that represent the data set: some of every split, spread evenly over sessions and time."""
+    number = min(number, facts.num_samples)
+    counts = np.array(list(facts.splits_of.counts().values()))
+    present = counts > 0
+    shares = np.maximum(np.floor(counts / max(1, counts.sum()) * number), present).astype(np.int64)
+    while shares.sum() < number:
+        shares[int(np.argmax(np.where(shares < counts, counts / np.maximum(shares, 1), -1)))] += 1
+    rows = []
+    for code, share in enumerate(shares.tolist()):
+        own = np.flatnonzero(facts.splits_of.codes == code)
+        rows.append(
+            own[np.linspace(0, len(own) - 1, min(share, len(own))).round().astype(np.int64)] if share else own[:0]
+        )
+    return np.sort(np.unique(np.concatenate(rows)))
+
+
+def total_drops(sessions: Sequence[Session]) -> dict[str, int]:
+    """Return the windows left out of all sessions, by reason, most frequent first."""
+    total: Counter[str] = Counter()
+    for session in sessions:
+        total.update(session.drops)
+    return dict(total.most_common())
+
+
+def open_facts(path: str | os.PathLike[str]) -> DatasetFacts:
+    """Open a data set for a report.
+
+    Raises
+    ------
+    FormatError
+        It is damaged.
+    NoShardsError, InputNotFoundError
+        There are no shards.
+    """
+    facts = DatasetFacts(path)
+    if facts.num_samples == 0:
+        raise FormatError(f"{facts.path}: the data set holds no samples, so there is nothing to draw")
+    return facts

@@ -1,0 +1,270 @@
+"""Figures that need data: spectra, distributions and the oddest samples, from samples that represent the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards.types import Ragged
+from neurofm_shards_report.facts import DatasetFacts, drawn_rows
+from neurofm_shards_report.pictures import SampleView
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+#: Most samples, and bytes of samples, that measures are made from.
+MAX_SAMPLES, MAX_BYTES = 256, 256 << 20
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Power spectral density of a column over the drawn samples.
+
+    Attributes
+    ----------
+    frequency : numpy.ndarray, shape (f,)
+        In hertz.
+    median, low, high : numpy.ndarray, shape (f,)
+        Median, 5th and 95th percentile over channels, in ``unit``.
+    unit : str
+        Squared unit of the column per hertz.
+    samples : int
+        Samples that it is made from.
+    """
+
+    column: str
+    frequency: Floats
+    median: Floats
+    low: Floats
+    high: Floats
+    unit: str
+    samples: int
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Valid values of one feature over the drawn samples.
+
+    Attributes
+    ----------
+    edges, counts : numpy.ndarray, shape (bins + 1,) and (bins,)
+        Histogram between the 0.1st and 99.9th percentile.
+    outside : int
+        Values beyond it.
+    number, invalid : int
+        Valid and masked values.
+    """
+
+    column: str
+    name: str
+    unit: str
+    edges: Floats
+    counts: npt.NDArray[np.int64]
+    outside: int
+    number: int
+    invalid: int
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A sample that is the worst by one measure.
+
+    Attributes
+    ----------
+    row : int
+        Its number.
+    why : str
+        The measure and its value.
+    """
+
+    row: int
+    why: str
+
+
+class DrawnSamples:
+    """Samples that represent a data set, column by column.
+
+    Parameters
+    ----------
+    facts : DatasetFacts
+        The data set.
+    """
+
+    def __init__(self, facts: DatasetFacts) -> None:
+        self._facts = facts
+        collection = facts.collection
+        each = max(1, int(collection.catalog.tar_bytes.sum()) // max(1, facts.num_samples))
+        self.rows = drawn_rows(facts, max(1, min(MAX_SAMPLES, MAX_BYTES // each)))
+        self.columns: dict[str, Any] = collection.gather(self.rows)
+        self.units = {name: spec.unit for name, spec in collection.columns.items() if spec.unit}
+        self.metadata = collection.metadata(self.rows)
+
+    def view(self, row: int, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> SampleView:
+        """Return one sample of the data set, ready to be drawn."""
+        collection = self._facts.collection
+        values = {name: data[0] for name, data in collection.gather(np.array([row])).items()}
+        values = {name: value for name, value in values.items() if value is not None}
+        return SampleView(values, collection.metadata(np.array([row]))[0], tables, self.units, self.bin_ms)
+
+    @property
+    def bin_ms(self) -> float | None:
+        """Width of a bin, where all sessions have one."""
+        widths = {session.bin_ms for session in self._facts.sessions}
+        return widths.pop() if len(widths) == 1 else None
+
+    def valid(self, column: str) -> Array | None:
+        """Return which values of a column are valid, as its mask says."""
+        for name in (f"{column}_valid", "valid"):
+            mask = self.columns.get(name)
+            if isinstance(mask, np.ndarray) and mask.dtype == np.bool_:
+                return mask
+        return None
+
+    def valid_shares(self) -> dict[str, float]:
+        """Return the share of valid values of each column that has a mask."""
+        masks = {name: data for name, data in self.columns.items() if name == "valid" or name.endswith("_valid")}
+        shares = {}
+        for name, mask in masks.items():
+            values = mask.values if isinstance(mask, Ragged) else mask
+            if isinstance(values, np.ndarray) and values.dtype == np.bool_ and values.size:
+                shares["all modalities together" if name == "valid" else name.removesuffix("_valid")] = float(
+                    values.mean()
+                )
+        return shares
+
+    def counts_per_unit(self) -> Floats | None:
+        """Return the mean count in a bin of each unit, of data sets without a table of units."""
+        counts = self.columns.get("spikes")
+        if not isinstance(counts, np.ndarray) or counts.ndim != 3 or "unit_ids" in self.columns:
+            return None
+        return np.asarray(counts.mean(axis=(0, 1), dtype=np.float64))
+
+    def spectra(self) -> list[Spectrum]:
+        """Return the spectra of field potentials."""
+        found = [self._spectrum(name) for name in self.columns if name == "lfp"]
+        return [spectrum for spectrum in found if spectrum is not None]
+
+    def _spectrum(self, column: str) -> Spectrum | None:
+        data = self.columns[column]
+        seconds = self._window_seconds()
+        if not isinstance(data, np.ndarray) or data.ndim != 3 or data.shape[1] < 16 or seconds is None:
+            return None
+        whole = np.isfinite(data).all(axis=(1, 2))
+        mask = self.valid(column)
+        if mask is not None:
+            whole &= mask.all(axis=tuple(range(1, mask.ndim)))
+        data = data[whole]
+        if not len(data):
+            return None
+        rate = data.shape[1] / seconds
+        power = np.stack([_density(sample, rate) for sample in data]).mean(axis=0)[1:]
+        low, median, high = np.quantile(power, (0.05, 0.5, 0.95), axis=1)
+        frequency = np.fft.rfftfreq(data.shape[1], 1 / rate)[1:]
+        unit = self.units.get(column)
+        return Spectrum(column, frequency, median, low, high, f"{unit}²/Hz" if unit else "1/Hz", len(data))
+
+    def _window_seconds(self) -> float | None:
+        """Return the length of the drawn windows, where all have the same."""
+        facts = self._facts
+        if facts.start is None or facts.stop is None:
+            return None
+        lengths = facts.stop[self.rows] - facts.start[self.rows]
+        return float(lengths[0]) if len(lengths) and np.allclose(lengths, lengths[0], atol=1e-6) else None
+
+    def distributions(self, limit: int = 12) -> list[Distribution]:
+        """Return the distributions of behaviour, one per feature."""
+        data = self.columns.get("behavior")
+        if not isinstance(data, np.ndarray) or data.ndim != 3:
+            return []
+        mask = self.valid("behavior")
+        if mask is None:
+            mask = np.isfinite(data)
+        elif mask.ndim == 2:
+            mask = np.broadcast_to(mask[:, :, None], data.shape)
+        numbers = self.columns.get("behavior_features")
+        same = isinstance(numbers, np.ndarray) and bool((numbers == numbers[0]).all())
+        table = self._facts.table("features") if same else []
+        features = [table[i] for i in numbers[0].tolist()] if isinstance(numbers, np.ndarray) and table else []
+        found = []
+        for i in range(min(limit, data.shape[2])):
+            row = features[i] if features else {}
+            name = "/".join(str(row["path"]).rsplit("/", 2)[-2:]) if row.get("path") else f"behavior {i}"
+            column = row.get("column")
+            name = name if column in (None, "", "0") else f"{name} {column}"
+            found.append(_distribution(data[:, :, i], mask[:, :, i], name, str(row.get("unit") or "")))
+        return found
+
+    def oddest(self) -> list[Odd]:
+        """Return the worst of the drawn samples by several measures, each sample once."""
+        found: dict[int, Odd] = {}
+        for score, text in self._scores():
+            at = int(np.nanargmax(score)) if np.isfinite(score).any() else -1
+            if at >= 0 and score[at] > 0:
+                row = int(self.rows[at])
+                found.setdefault(row, Odd(row, text(at)))
+        return list(found.values())
+
+    def _scores(self) -> list[tuple[Floats, Any]]:
+        scores: list[tuple[Floats, Any]] = []
+        spikes = self.columns.get("spikes")
+        if isinstance(spikes, np.ndarray) and spikes.ndim == 3:
+            total = spikes.sum(axis=(1, 2), dtype=np.float64)
+            scores.append((total, lambda i: f"most spikes: {total[i]:.0f} (median {np.median(total):.0f})"))
+            silent = (spikes.sum(axis=1) == 0).mean(axis=1)
+            scores.append((silent, lambda i: f"most silent units: {silent[i]:.0%} (median {np.median(silent):.0%})"))
+        lfp = self.columns.get("lfp")
+        if isinstance(lfp, np.ndarray) and lfp.ndim == 3:
+            size = np.nan_to_num(np.abs(lfp)).max(axis=(1, 2)).astype(np.float64)
+            unit = self.units.get("lfp", "")
+            scores.append((size, lambda i: f"largest LFP: {size[i]:.3g} {unit} (median {np.median(size):.3g} {unit})"))
+        behavior, mask = self.columns.get("behavior"), self.valid("behavior")
+        if isinstance(behavior, np.ndarray) and behavior.ndim == 3:
+            far = _deviation(behavior)
+            scores.append((far, lambda i: f"farthest behaviour: {far[i]:.1f} standard deviations from the mean"))
+        if mask is not None:
+            hidden = 1 - mask.mean(axis=tuple(range(1, mask.ndim)))
+            scores.append((hidden, lambda i: f"most behaviour masked: {hidden[i]:.0%}"))
+        return scores
+
+
+def _density(sample: Array, rate: float) -> Floats:
+    """Return the one-sided power spectral density of each channel, with a Hann window (Welch 1967, one segment)."""
+    window = np.hanning(len(sample))[:, None]
+    centred = sample - sample.mean(axis=0, dtype=np.float64)
+    power = np.abs(np.fft.rfft(centred * window, axis=0)) ** 2 / (rate * (window**2).sum())
+    power[1 : -1 if len(sample) % 2 == 0 else None] *= 2
+    return np.asarray(power)
+
+
+def _distribution(values: Array, mask: Array, name: str, unit: str) -> Distribution:
+    kept = values[mask & np.isfinite(values)].astype(np.float64)
+    if not len(kept):
+        return Distribution("behavior", name, unit, np.array([0.0, 1.0]), np.zeros(1, np.int64), 0, 0, values.size)
+    low, high = np.quantile(kept, (0.001, 0.999))
+    inside = kept[(kept >= low) & (kept <= high)]
+    counts, edges = np.histogram(inside, 40, (low, high) if high > low else (low - 0.5, low + 0.5))
+    return Distribution(
+        "behavior",
+        name,
+        unit,
+        edges,
+        counts.astype(np.int64),
+        len(kept) - len(inside),
+        len(kept),
+        values.size - len(kept),
+    )
+
+
+def _deviation(values: Array) -> Floats:
+    """Return the largest deviation from a feature's mean in each sample, in standard deviations."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        finite = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
+        known = np.isfinite(finite)
+        count = np.maximum(known.sum(axis=(0, 1)), 1)
+        mean = np.where(known, finite, 0).sum(axis=(0, 1)) / count
+        std = np.sqrt(np.where(known, (finite - mean) ** 2, 0).sum(axis=(0, 1)) / count)
+        far = np.where(known & (std > 0), np.abs(finite - mean) / np.where(std > 0, std, 1), 0)
+    return np.asarray(far.max(axis=(1, 2)))

@@ -1,0 +1,169 @@
+"""A page: sections of texts, tables and figures, rendered into one HTML file that loads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, ClassVar
+
+import jinja2
+from matplotlib.figure import Figure
+
+from neurofm_shards_report.style import svg
+
+#: Most rows of a table.
+MAX_TABLE_ROWS = 300
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+    kind: ClassVar[str] = "text"
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines as they are."""
+
+    text: str
+    kind: ClassVar[str] = "code"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and values."""
+
+    rows: Sequence[tuple[str, str]]
+    kind: ClassVar[str] = "facts"
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a table's column, and whether it holds numbers."""
+
+    text: str
+    number: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, folded away or not."""
+
+    heads: Sequence[Head]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    folded: bool = False
+    more: str = ""
+    kind: ClassVar[str] = "table"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with a caption, and the numbers behind it."""
+
+    svg: str
+    caption: str
+    table: Table | None = None
+    kind: ClassVar[str] = "figure"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Figures side by side."""
+
+    figures: Sequence[Picture]
+    kind: ClassVar[str] = "samples"
+
+
+Part = Text | Code | Facts | Table | Picture | Samples
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page."""
+
+    id: str
+    title: str
+    parts: Sequence[Part]
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What a reader should know first; ``severity`` is ``error``, ``warning``, ``info`` or ``good``."""
+
+    severity: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """The whole page."""
+
+    title: str
+    lead: str
+    sections: Sequence[Section]
+    alarms: Sequence[Alarm] = field(default_factory=tuple)
+
+    @property
+    def version(self) -> str:
+        """Version of this distribution."""
+        return version("neurofm-shards-report")
+
+
+def table(
+    heads: str, rows: Iterable[Sequence[Any]], *, title: str = "", folded: bool = False, numbers: Sequence[int] = ()
+) -> Table:
+    """Make a table.
+
+    Parameters
+    ----------
+    heads : str
+        Heads of the columns, separated by ``|``.
+    rows : iterable of sequence
+        Cells; numbers get thousands separators, None an empty cell.
+    title : str
+        Title, or what a folded table is called.
+    folded : bool
+        Show the title only, until it is opened.
+    numbers : sequence of int
+        Columns that are aligned as numbers.
+    """
+    cells = [[cell(value) for value in row] for row in rows]
+    more = f"{len(cells) - MAX_TABLE_ROWS:,} more rows are not shown." if len(cells) > MAX_TABLE_ROWS else ""
+    names = [Head(text, i in numbers) for i, text in enumerate(heads.split("|"))]
+    return Table(names, cells[:MAX_TABLE_ROWS], title, folded, more)
+
+
+def cell(value: Any) -> str:
+    """Return a value as a table shows it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Figures:
+    """Turns figures into pictures with ids of their own."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def picture(self, figure: Figure, caption: str, behind: Table | None = None) -> Picture:
+        """Return a figure as a picture; the caption is also the text for those who do not see it."""
+        self._number += 1
+        return Picture(svg(figure, f"f{self._number}", caption), caption, behind)
+
+
+def render(page: Page) -> str:
+    """Return the page as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("neurofm_shards_report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    return environment.get_template("report.html").render(page=page).lstrip()

@@ -1,0 +1,90 @@
+"""Facts are those of the data, counted here in another way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_shards import make
+
+from neurofm_shards_report.facts import DatasetFacts, drawn_rows
+from neurofm_shards_report.figures import joined
+from neurofm_shards_report.measures import DrawnSamples
+
+
+def brute_force(facts):
+    """Count windows that share time with a window of another split in the same session, one pair at a time."""
+    found = {}
+    session, split = facts.sessions_of.codes, facts.splits_of.codes
+    for i in range(facts.num_samples):
+        for j in range(facts.num_samples):
+            apart = session[i] != session[j] or split[i] == split[j]
+            if not apart and facts.start[i] < facts.stop[j] and facts.start[j] < facts.stop[i]:
+                names = facts.splits_of.names
+                found.setdefault(frozenset((names[split[i]], names[split[j]])), set()).add(i)
+    return found
+
+
+def test_sessions_splits_and_covered_seconds(shards):
+    facts = DatasetFacts(shards)
+    assert [(s.name, s.subject, s.samples, s.covered_s) for s in facts.sessions] == [
+        ("s0", "mouse", 10, 10.0),
+        ("s1", "mouse", 10, 10.0),
+    ]
+    assert facts.splits_of.counts() == {"train": 12, "val": 4, "test": 4}
+    assert facts.sessions[0].splits == {"train": 6, "val": 2, "test": 2}
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_leaks_are_found_where_there_are_some(tmp_path, overlap):
+    facts = DatasetFacts(make(tmp_path / "shards", overlap=overlap))
+    expected = brute_force(facts)
+    for leak in facts.leaks():
+        rows = expected.get(frozenset(leak["splits"]), set())
+        assert bool(leak["overlapping"]) is bool(rows)
+        assert leak["overlapping"] <= len(rows) <= 2 * leak["overlapping"]
+        assert leak["sessions"] == ["s0", "s1"]
+
+
+def test_covered_seconds_count_overlapping_windows_once(tmp_path):
+    facts = DatasetFacts(make(tmp_path / "shards", overlap=True))
+    assert [session.covered_s for session in facts.sessions] == [pytest.approx(5.5)] * 2
+
+
+def test_drawn_rows_have_some_of_every_split_and_session(shards):
+    facts = DatasetFacts(shards)
+    for number in (3, 6, 12, 20, 99):
+        rows = drawn_rows(facts, number)
+        assert len(set(rows.tolist())) == len(rows) == min(number, 20)
+        assert set(facts.splits_of.codes[rows].tolist()) == {0, 1, 2}
+    assert set(facts.sessions_of.codes[drawn_rows(facts, 6)].tolist()) == {0, 1}
+
+
+def test_stretches_join_what_touches():
+    start, stop = np.array([0.0, 0.5, 3.0, 2.0]), np.array([1.0, 1.5, 4.0, 3.0])
+    assert joined(start, stop) == [(0.0, 1.5), (2.0, 2.0)]
+
+
+def test_shares_of_valid_values_and_distributions_are_those_of_the_data(shards):
+    facts = DatasetFacts(shards)
+    drawn = DrawnSamples(facts)
+    assert len(drawn.rows) == 20
+    assert drawn.valid_shares() == {"behavior": pytest.approx(0.9)}
+    for found in drawn.distributions():
+        assert (found.number, found.invalid) == (900, 100)
+        assert found.counts.sum() + found.outside == 900
+    assert drawn.counts_per_unit() == pytest.approx(drawn.columns["spikes"].mean(axis=(0, 1)))
+
+
+def test_the_spectrum_has_its_peak_and_its_power_where_they_are(shards):
+    (found,) = DrawnSamples(DatasetFacts(shards)).spectra()
+    assert found.frequency[found.median.argmax()] == pytest.approx(20.0)
+    power = found.median.sum() * (found.frequency[1] - found.frequency[0])
+    assert power == pytest.approx((1e-4) ** 2 / 2, rel=0.05)  # mean square of a sine
+
+
+def test_the_oddest_sample_is_the_one_with_most_spikes(shards):
+    facts = DatasetFacts(shards)
+    counts = facts.collection.gather(np.arange(20))["spikes"].sum(axis=(1, 2))
+    odd = DrawnSamples(facts).oddest()
+    assert odd[0].row == counts.argmax()
+    assert f"most spikes: {counts.max()}" in odd[0].why

@@ -1,0 +1,143 @@
+"""The page is whole, loads nothing, escapes what files say, and says the numbers of the data."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from neurofm_shards import create_shards_from_arrays
+from neurofm_shards.errors import InputNotFoundError
+from neurofm_shards_report import report
+
+VOID = {"meta", "link", "br", "img", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that elements close in order, and keeps ids, addresses and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.addresses, self.tags, self.text = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        said = dict(attributes)
+        self.tags.append((tag, said))
+        self.ids += [said["id"]] if "id" in said else []
+        self.addresses += [said[name] for name in ("src", "href", "xlink:href") if name in said]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def text(shards, tmp_path_factory):
+    return report(shards, tmp_path_factory.mktemp("page") / "report.html").read_text(encoding="utf-8")
+
+
+def test_it_is_well_formed_and_loads_nothing(text):
+    page = Page(text)
+    assert page.open == []
+    assert text.startswith("<!DOCTYPE html>")
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert not re.search(r"url\((?!#|&quot;#)", text)
+    assert len(set(page.ids)) == len(page.ids)
+    assert {address[1:] for address in page.addresses if address.startswith("#")} <= set(page.ids)
+
+
+def test_every_picture_has_a_text(text):
+    pictures = [said for tag, said in Page(text).tags if tag == "svg"]
+    assert len(pictures) > 15
+    assert all(said.get("role") == "img" and said.get("aria-label") for said in pictures)
+
+
+def test_it_says_the_numbers_of_the_data(text):
+    said = " ".join("".join(Page(text).text).split())
+    for words in (
+        "20 samples, 3 shards.",
+        "2 sessions of 1 subject",
+        "No window of one split overlaps in time",
+        "mean over 20 windows",
+    ):
+        assert words in said
+
+
+def test_it_is_the_same_for_the_same_data(text, shards, tmp_path):
+    assert report(shards, tmp_path / "again.html").read_text(encoding="utf-8") == text
+
+
+def test_names_from_files_are_escaped(tmp_path):
+    metadata = [{"session_id": "<script>alert(1)</script>&'\"", "split": "<b>"}] * 6
+    create_shards_from_arrays(tmp_path / "shards", {"spikes": np.ones((6, 5, 3))}, metadata=metadata)
+    page = Page(report(tmp_path / "shards", tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert {"script", "b"}.isdisjoint(tag for tag, _ in page.tags)
+
+
+def test_arrays_without_sessions_and_times_have_a_report(tmp_path):
+    create_shards_from_arrays(tmp_path / "shards", {"image": np.ones((6, 8, 40), "u1"), "label": np.arange(6)})
+    text = report(tmp_path / "shards", tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "no timeline" in text
+    assert Page(text).open == []
+
+
+def test_a_missing_path_is_an_error(tmp_path):
+    with pytest.raises(InputNotFoundError, match="nothing.here does not exist"):
+        report(tmp_path / "nothing.here", tmp_path / "report.html")
+
+
+def test_the_commands_write_files_and_say_so_as_json(shards, tmp_path):
+    def run(*words):
+        done = subprocess.run(
+            [sys.executable, "-m", "neurofm_shards", *map(str, words)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    found = json.loads(run("report", shards, "-o", tmp_path / "r.html", "--json"))
+    assert found == {"report": str(tmp_path / "r.html"), "bytes": (tmp_path / "r.html").stat().st_size}
+    found = json.loads(run("show", shards, "3", "sample_000000005", "-o", tmp_path / "s.png", "--json"))
+    assert [(tmp_path / f"s_{i}.png").read_bytes()[:4] for i in (1, 2)] == [b"\x89PNG"] * 2
+    assert [entry["sample"] for entry in found] == ["3", "sample_000000005"]
+    assert "spikes (50 x 6)" in run("show", shards, "-1")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["show", "DIR", "99"], "99"),
+        (["show", "DIR", "nobody"], "nobody"),
+        (["show", "DIR", "0", "-o", "x.txt"], "ends in .png, .svg, .pdf"),
+        (["show", "DIR", "0", "-o", "x.png", "--columns", "spkes"], "no column 'spkes'"),
+        (["report", "nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_mistakes_are_one_line(words, said, shards, tmp_path):
+    named = [str(shards) if word == "DIR" else word for word in words]
+    done = subprocess.run(
+        [sys.executable, "-m", "neurofm_shards", *named], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_listing_plugins_imports_no_matplotlib():
+    code = "import sys, neurofm_shards_report.plugin; sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

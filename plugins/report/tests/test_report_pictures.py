@@ -1,0 +1,97 @@
+"""Samples are drawn with what is known of them, and nothing false is written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from neurofm_shards import ShardDataset
+from neurofm_shards.errors import ConfigError
+from neurofm_shards_report import pictures, plot_sample, register_picture
+from neurofm_shards_report.facts import DatasetFacts
+from neurofm_shards_report.pictures import engineering
+from neurofm_shards_report.show import as_characters, encoded, view_of
+
+
+def titles(figure):
+    return [axes.get_title(loc="left") for axes in figure.axes]
+
+
+def test_each_column_gets_a_panel_and_masks_do_not(shards):
+    figure = plot_sample(ShardDataset(shards)[1])
+    assert [title.partition(":")[0] for title in titles(figure)] == ["spikes", "lfp", "behavior", "gain"]
+
+
+def test_axes_may_be_given(shards):
+    figure = Figure()
+    axes = figure.subplots(2, 1)
+    assert plot_sample(ShardDataset(shards)[1], columns=["lfp", "spikes"], axes=list(axes)) is figure
+    with pytest.raises(ConfigError, match="2 axes for 4 panels"):
+        plot_sample(ShardDataset(shards)[1], axes=list(axes))
+
+
+def test_units_are_ordered_by_region_and_activity(shards):
+    counts = np.zeros((10, 4), np.uint8)
+    counts[:, 0], counts[:, 1], counts[:, 2], counts[:, 3] = 1, 5, 2, 9
+    tables = {"units": [{"location": name} for name in ("CA1", "V1", "CA1", "V1")]}
+    figure = plot_sample({"spikes": counts, "unit_ids": np.arange(4)}, tables=tables, bin_ms=10.0)
+    (axes,) = figure.axes
+    assert axes.images[0].get_array()[:, 0].tolist() == [2, 1, 9, 5]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["CA1", "V1"]
+    assert axes.images[0].get_extent()[1] == pytest.approx(0.1)
+
+
+def test_a_spike_stands_at_its_time_in_its_units_row():
+    sample = {
+        "spike_times": np.array([0.25, 0.5], "f4"), "spike_units": np.array([7, 3]), "unit_ids": np.array([3, 7]),
+        "metadata": {"window_start_s": 100.0, "window_stop_s": 101.0},
+    }  # fmt: skip
+    (axes,) = plot_sample(sample).axes
+    assert axes.lines[0].get_xydata().tolist() == [[100.25, 1.0], [100.5, 0.0]]
+
+
+def test_masked_values_are_shaded_and_not_drawn():
+    values = np.arange(20.0).reshape(10, 2)
+    valid = np.ones((10, 2), bool)
+    valid[3:5] = False
+    (axes,) = plot_sample({"behavior": values, "behavior_valid": valid}, bin_ms=100.0).axes
+    assert np.isnan(axes.lines[0].get_ydata()).nonzero()[0].tolist() == [3, 4]
+    (shade,) = axes.patches
+    assert (shade.get_x(), shade.get_width()) == (pytest.approx(0.3), pytest.approx(0.2))
+
+
+def test_a_feature_that_is_wholly_masked_says_so():
+    sample = {"behavior": np.full((10, 1), np.nan), "behavior_valid": np.zeros((10, 1), bool)}
+    (axes,) = plot_sample(sample).axes
+    assert axes.texts[0].get_text() == "0\nmasked"
+
+
+def test_an_own_picture_is_used(monkeypatch):
+    monkeypatch.setattr(pictures, "_REGISTERED", {})
+    register_picture(
+        "pupil", lambda axes, view, column: axes.set_title(f"mine: {view.values[column].size}", loc="left")
+    )
+    assert titles(plot_sample({"pupil": np.zeros(5)})) == ["mine: 5"]
+
+
+def test_nothing_to_draw_is_an_error():
+    with pytest.raises(ConfigError, match="nothing in the sample can be drawn: words"):
+        plot_sample({"words": "only"})
+
+
+@pytest.mark.parametrize(("value", "said"), [(2e-4, "200 µ"), (0.05, "50 m"), (1, "1 "), (5e3, "5 k"), (1e-7, "100 n")])
+def test_scale_bars_have_si_prefixes(value, said):
+    assert engineering(value) == said
+
+
+def test_terminals_get_characters_or_pictures(shards):
+    view = view_of(DatasetFacts(shards), "2")
+    text = as_characters(view, 60, ascii_only=True)
+    assert text.isascii()
+    assert max(map(len, text.splitlines())) <= 110
+    assert "behavior (50 x 2)" in text
+    kitty = encoded(b"x" * 9000, "kitty")
+    assert kitty.count("\x1b_G") == 3
+    assert kitty.startswith("\x1b_Ga=T,f=100,m=1;")
+    assert kitty.rstrip().rpartition("\x1b_G")[2].startswith("m=0;")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         register_source,
         register_transform,
     )
-    from neurofm_shards.reading.info import ShardedDatasetInfo
+    from neurofm_shards.reading.info import ShardedDatasetInfo, report
     from neurofm_shards.writing.arrays import create_shards_from_arrays
     from neurofm_shards.writing.dataset_writer import WebDatasetWriter
 
@@ -52,6 +52,7 @@ _HOMES = {
     "register_executor": "neurofm_shards.plugins.registry",
     "register_source": "neurofm_shards.plugins.registry",
     "register_transform": "neurofm_shards.plugins.registry",
+    "report": "neurofm_shards.reading.info",
     "save_splits": "neurofm_shards.loading.subsets",
     "split": "neurofm_shards.loading.splits",
 }
@@ -76,6 +77,7 @@ __all__ = [
     "register_executor",
     "register_source",
     "register_transform",
+    "report",
     "save_splits",
     "split",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,35 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from neurofm_shards.format.manifest import Manifest
+
+
+def report(path: str | os.PathLike[str], output: str | os.PathLike[str] = "report.html") -> Path:
+    """Write an HTML page of pictures and tables about a data set or a recording.
+
+    Runs the command ``report`` of whichever plugin provides it: ``pip install 'neurofm-shards[report]'``.
+
+    Parameters
+    ----------
+    path : path-like
+        A folder of shards, one shard, or an input file that a source plugin reads.
+    output : path-like
+        The file to write.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    MissingPluginError
+        No installed plugin provides the command.
+    """
+    command = registry().commands.instance("report")
+    parser = ArgumentParser()
+    command.add_arguments(parser)
+    command.run(parser.parse_args([os.fspath(path), "--output", os.fspath(output)]))
+    return Path(output)
 
 
 class ShardedDatasetInfo:

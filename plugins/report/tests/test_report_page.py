@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+import neurofm_shards
 from neurofm_shards import create_shards_from_arrays
 from neurofm_shards.errors import InputNotFoundError
 from neurofm_shards_report import report
@@ -141,3 +142,8 @@ def test_mistakes_are_one_line(words, said, shards, tmp_path):
 def test_listing_plugins_imports_no_matplotlib():
     code = "import sys, neurofm_shards_report.plugin; sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_core_runs_the_command_of_whoever_provides_it(shards, tmp_path):
+    path = neurofm_shards.report(shards, tmp_path / "core.html")
+    assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")

@@ -7,7 +7,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from neurofm_shards.cli.output import note_console, print_json
+from neurofm_shards.cli.console import note_console, print_json
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Command
 

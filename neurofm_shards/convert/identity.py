@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan
 from neurofm_shards.errors import ConfigError
 
@@ -53,9 +54,8 @@ def check_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
     ConfigError
         Saying what differs.
     """
-    differences = _config_differences(now["config"], before["config"]) + _input_differences(
-        now["inputs"], before["inputs"]
-    )
+    differences = config_differences(now["config"], before["config"])
+    differences += _input_differences(now["inputs"], before["inputs"])
     if now["base"] != before["base"]:
         differences.append("the data set it adds to has changed")
     if differences:
@@ -67,16 +67,16 @@ def check_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
 
 
 def config_differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Say in words how two configurations differ."""
-    return _config_differences(now, before)
+    """Say in words how settings differ from stored ones; options that are newer than those have their defaults."""
+    return _differences(now, ConversionConfig.of(dict(before)).content())
 
 
-def _config_differences(now: Mapping[str, Any], before: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _differences(now: Mapping[str, Any], before: Mapping[str, Any], prefix: str = "") -> list[str]:
     found = []
     for name in [*now, *(name for name in before if name not in now)]:
         a, b = now.get(name), before.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _config_differences(a, b, f"{prefix}{name}.")
+            found += _differences(a, b, f"{prefix}{name}.")
         elif a != b:
             found.append(f"{prefix}{name} is {a!r} and was {b!r}")
     return found

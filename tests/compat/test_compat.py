@@ -94,10 +94,10 @@ def tree(folder):
 
 
 def contents(folder):
-    """Return the bytes of all shards, and the manifest without versions of software."""
+    """Return the bytes of all shards, and the manifest without versions of software and options."""
     files = {path.name: path.read_bytes() for path in folder.glob("shard_*")}
     manifest = json.loads((folder / "dataset_metadata.json").read_text(encoding="utf-8"))
-    return files, {key: value for key, value in manifest.items() if key != "software"}
+    return files, {key: value for key, value in manifest.items() if key not in {"software", "config"}}
 
 
 def check_samples(folder, count, columns=None):
@@ -221,6 +221,15 @@ def check_trials(folder, letters):
     for name in ("spikes", "behavior"):
         values = np.concatenate([columns[name] for columns in expected])
         assert np.array_equal(np.stack([found[i][name].numpy() for i in range(len(found))]), values)
+
+
+def test_a_finished_conversion_is_known_as_such(copied, inputs):
+    needs(NWB)
+    folder = copied("data_sets", "tables")
+    before = tree(folder)
+    settings = ("--bin-size-ms", "100", "--sequence-length", "10", "--overlap", "0", "--shard-size", "4")
+    run("convert", "-i", inputs / "session_a.nwb", "-o", folder, *settings, "--resume")
+    assert {path: data for path, data in tree(folder).items() if path.name != "lock"} == before
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,71 @@ if TYPE_CHECKING:
 Continuity = Literal["continuous", "step", "instantaneous"]
 
 
+@dataclass(frozen=True)
+class Extent:
+    """Where a stream lies in time, found out before, so that its times need not be read for that.
+
+    Attributes
+    ----------
+    span : (int, int) or None
+        First tick and the one behind the last (ticks of 1 ns); None where no time is to be believed.
+    problems : tuple of Problem
+        Times that were not believed.
+    """
+
+    span: tuple[int, int] | None
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class EventCounts:
+    """How many events of each owner lie in a stretch of time.
+
+    Attributes
+    ----------
+    start, stop : int
+        The stretch, in ticks.
+    first, last : int
+        The events in it, by their place in time order.
+    counts, seen : numpy.ndarray of int64, shape (owners,)
+        Events of each owner, and how many of them while it was observed.
+    """
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    counts: Ints
+    seen: Ints
+
+
+@dataclass(frozen=True)
+class SortedEvents:
+    """Events in time order, and what was odd before they were sorted.
+
+    Attributes
+    ----------
+    ticks : numpy.ndarray of int64, shape (n,)
+        Every time that is one, ascending, ties in the order found; ticks of 1 ns.
+    owner : numpy.ndarray of int, shape (n,)
+        Whose each is.
+    total, not_a_number, unsorted : int
+        Events found; times that are no number; times before the one listed ahead of them for the same owner.
+    suspicions : tuple of str
+        Why the times may be no seconds of the session.
+    known : EventCounts or None
+        Counts that need not be made again.
+    """
+
+    ticks: Ints
+    owner: npt.NDArray[Any]
+    total: int
+    not_a_number: int
+    unsorted: int
+    suspicions: tuple[str, ...] = ()
+    known: EventCounts | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stream:
     """What every stream has.
@@ -38,12 +103,15 @@ class Stream:
         The input format's own name for it (a neurodata type, say), for messages and ``inspect``.
     description : str
         Free text from the file.
+    extent : Extent or None
+        Where its times lie, where that is known without reading them.
     """
 
     path: str
     modality: str
     kind_name: str = ""
     description: str = ""
+    extent: Extent | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +129,15 @@ class EventStream(Stream):
         One JSON dict of properties per owner (``quality``, ``region``, electrodes, ...), in the order of ``owners``.
     observed : callable or None
         Returns, per owner, an array (k, 2) of observed intervals in seconds, or None where nothing is said.
+    in_order : callable or None
+        Returns the events as they were sorted before; then ``read`` is for those who want seconds.
     """
 
     read: Callable[[], tuple[Floats, Ints]]
     owners: tuple[str, ...]
     table: Sequence[Mapping[str, Any]] = ()
     observed: Callable[[], Sequence[Floats | None]] | None = None
+    in_order: Callable[[], SortedEvents] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,7 +149,7 @@ class SpikeEvents(WindowedModality):
         offsets = np.concatenate([[0], np.cumsum(counts)])
         columns: dict[str, ColumnData] = {
             "spike_times": Ragged(times, offsets),
-            "spike_units": Ragged(self._trains.owner[index], offsets),
+            "spike_units": Ragged(self._trains.owner[index].astype(np.int32, copy=False), offsets),
         }
         if self._alone:
             columns["unit_ids"] = row_numbers(len(self._trains.table), len(starts))

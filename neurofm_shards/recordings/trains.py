@@ -14,9 +14,16 @@ import numpy.typing as npt
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.expressions import compile_expression
-from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, contains, normalise, to_ticks
+from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, contains, is_time, normalise, to_ticks
 from neurofm_shards.recordings.timeline import Timeline, within
-from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, RegularStream
+from neurofm_shards.streams import (
+    AnyStream,
+    EventCounts,
+    EventStream,
+    IntervalStream,
+    RegularStream,
+    SortedEvents,
+)
 from neurofm_shards.types import Problem
 from neurofm_shards.values import to_json
 
@@ -37,7 +44,7 @@ class Trains:
     ----------
     ticks : numpy.ndarray of int64, shape (n,)
         Times, ascending; ties in file order; only those inside the recording's extent.
-    owner : numpy.ndarray of int32, shape (n,)
+    owner : numpy.ndarray of int, shape (n,)
         Row of ``table`` of each.
     table : tuple of dict
         JSON properties of each owner: ``id`` (``session/table/unit``), ``session_id``, ``table``, ``unit``, what the
@@ -51,7 +58,7 @@ class Trains:
     """
 
     ticks: Ints
-    owner: npt.NDArray[np.int32]
+    owner: npt.NDArray[Any]
     table: tuple[Mapping[str, Any], ...]
     observed: tuple[Ints, ...]
     facts: Mapping[str, int]
@@ -78,27 +85,62 @@ def load_trains(stream: EventStream, session_id: str, timeline: Timeline, *, sus
         Ids repeat, owners are out of range, or times are suspicious and that is not allowed.
     """
     _check_ids(stream)
+    events = stream.in_order() if stream.in_order is not None else sorted_events(stream)
+    problems = _suspicions(stream.path, events.suspicions, suspicious)
+    observed = observed_spans(stream, timeline)
+    inside = events.known
+    if inside is None or (inside.start, inside.stop) != (timeline.start, timeline.stop):
+        inside = counted(events, timeline, len(stream.owners), observed if stream.observed is not None else None)
+    kept = inside.last - inside.first
+    facts = {
+        "total": events.total,
+        "not_a_number": events.not_a_number,
+        "unsorted_steps": events.unsorted,
+        "outside": events.total - events.not_a_number - kept,
+    }
+    problems += _reports(stream.path, facts)
+    return Trains(
+        ticks=events.ticks[inside.first : inside.last],
+        owner=events.owner[inside.first : inside.last],
+        table=_table(stream, session_id, inside.counts, inside.seen, observed),
+        observed=observed,
+        facts={**facts, "kept": kept},
+        problems=tuple(problems),
+    )
+
+
+def sorted_events(stream: EventStream) -> SortedEvents:
+    """Read events, look through them as they were found, and sort those that have a time.
+
+    Raises
+    ------
+    SourceError
+        They cannot be read, or owners are out of range.
+    """
     times, owner = _checked(stream)
+    total = len(times)
     known = np.isfinite(times)
-    missing = len(times) - int(known.sum())
+    missing = total - int(known.sum())
     if missing:
         times, owner = times[known], owner[known]
     unsorted = _unsorted(times, owner)
-    problems = _suspicions(stream, times, owner, unsorted, suspicious)
-    ticks, owners, outside = _sorted_inside(times, owner, timeline)
-    facts = {"total": len(known), "not_a_number": missing, "unsorted_steps": unsorted, "outside": outside}
-    problems += _reports(stream.path, facts)
-    observed = _observed(stream, timeline)
-    counts = np.bincount(owners, minlength=len(stream.owners))
-    seen = counts if stream.observed is None else _counted_inside(ticks, owners, observed)
-    return Trains(
-        ticks=ticks,
-        owner=owners,
-        table=_table(stream, session_id, counts, seen, observed),
-        observed=observed,
-        facts={**facts, "kept": len(ticks)},
-        problems=tuple(problems),
-    )
+    suspicions = _suspicious(times, owner, unsorted)
+    near = is_time(times)
+    if not near.all():
+        times, owner = times[near], owner[near]
+    ticks, owners = to_ticks(times), owner.astype(np.int32)
+    if (ticks[1:] < ticks[:-1]).any():
+        ticks, owners = in_order(ticks, owners)
+    return SortedEvents(ticks, owners, total, missing, unsorted, suspicions)
+
+
+def counted(events: SortedEvents, timeline: Timeline, width: int, observed: Sequence[Ints] | None) -> EventCounts:
+    """Count the events of each of ``width`` owners inside a recording, and while they were observed."""
+    first, last = np.searchsorted(events.ticks, [timeline.start, timeline.stop], side="left").tolist()
+    ticks, owner = events.ticks[first:last], events.owner[first:last]
+    counts = np.bincount(owner, minlength=width)
+    seen = counts if observed is None else _counted_inside(ticks, owner, observed)
+    return EventCounts(timeline.start, timeline.stop, first, last, counts, seen)
 
 
 def choose(trains: Trains, unit_filter: str | None, min_rate: float) -> Trains:
@@ -197,19 +239,23 @@ def _unsorted(times: Floats, owner: Ints) -> int:
     return int(((times[1:] < times[:-1]) & (owner[1:] == owner[:-1])).sum())
 
 
-def _suspicions(stream: EventStream, times: Floats, owner: Ints, unsorted: int, suspicious: str) -> list[Problem]:
+def _suspicious(times: Floats, owner: Ints, unsorted: int) -> tuple[str, ...]:
     found = []
     head = times[:1000]
     if len(np.unique(head)) >= _MIN_EVENTS and (head == np.rint(head)).all() and (times == np.rint(times)).all():
         found.append("all times are whole numbers: they look like sample numbers, not seconds")
     if unsorted >= _FEWEST_RESTARTS and _restarts(times, owner):
         found.append("times go back to the start again and again: they look as if they restarted in every trial")
+    return tuple(found)
+
+
+def _suspicions(path: str, found: Sequence[str], suspicious: str) -> list[Problem]:
     if found and suspicious == "error":
         raise SourceError(
-            f"{stream.path}: {'; '.join(found)}. Correct the file, or say suspicious_spike_times=allow to take them as "
+            f"{path}: {'; '.join(found)}. Correct the file, or say suspicious_spike_times=allow to take them as "
             "seconds of the session."
         )
-    return [Problem(stream.path, what, "taken as seconds of the session, as allowed") for what in found]
+    return [Problem(path, what, "taken as seconds of the session, as allowed") for what in found]
 
 
 def _restarts(times: Floats, owner: Ints) -> bool:
@@ -219,20 +265,6 @@ def _restarts(times: Floats, owner: Ints) -> bool:
     back = (times[:-1] - times[1:])[same]
     jumps = int((back > _RESTART * (times.max() - times.min())).sum())
     return jumps >= _FEWEST_RESTARTS and jumps >= _RESTART_SHARE * len(back)
-
-
-def _sorted_inside(times: Floats, owner: Ints, timeline: Timeline) -> tuple[Ints, npt.NDArray[np.int32], int]:
-    near = (times > timeline.start / TICKS_PER_SECOND - 1) & (times < timeline.stop / TICKS_PER_SECOND + 1)
-    if not near.all():
-        times, owner, total = times[near], owner[near], len(near)
-    else:
-        total = len(times)
-    ticks = to_ticks(times)
-    owners = owner.astype(np.int32)
-    if (ticks[1:] < ticks[:-1]).any():
-        ticks, owners = in_order(ticks, owners)
-    first, last = np.searchsorted(ticks, [timeline.start, timeline.stop], side="left")
-    return ticks[first:last], owners[first:last], total - int(last - first)
 
 
 def in_order(ticks: Ints, owners: npt.NDArray[np.int32]) -> tuple[Ints, npt.NDArray[np.int32]]:
@@ -269,7 +301,8 @@ def _reports(path: str, facts: Mapping[str, int]) -> list[Problem]:
     ]
 
 
-def _observed(stream: EventStream, timeline: Timeline) -> tuple[Ints, ...]:
+def observed_spans(stream: EventStream, timeline: Timeline) -> tuple[Ints, ...]:
+    """Return when each owner was observed, in ticks; whenever something was recorded where nothing is said."""
     recorded = timeline.recorded
     if stream.observed is None:
         return (recorded,) * len(stream.owners)
@@ -279,7 +312,7 @@ def _observed(stream: EventStream, timeline: Timeline) -> tuple[Ints, ...]:
     return tuple(recorded if spans is None else normalise(within(timeline, *spans.T)) for spans in said)
 
 
-def _counted_inside(ticks: Ints, owners: npt.NDArray[np.int32], observed: Sequence[Ints]) -> Ints:
+def _counted_inside(ticks: Ints, owners: npt.NDArray[Any], observed: Sequence[Ints]) -> Ints:
     """Count the events of each owner while it was observed."""
     order = np.argsort(owners, kind="stable")
     edges = np.searchsorted(owners[order], np.arange(len(observed) + 1))

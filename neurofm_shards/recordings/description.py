@@ -1,0 +1,326 @@
+"""A recording as JSON values, and back: all that is said of it and of its streams, without the streams' arrays.
+
+What windows are planned from is in here (extents, clocks, units with their counts and observed times, interval tables),
+so that a recording that was stored is opened by reading one small text. Numbers come back as they were, not-a-number
+and infinity included.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from neurofm_shards._typing import Floats, Ints
+from neurofm_shards.errors import FormatError, SourceError
+from neurofm_shards.recordings.series import check_series
+from neurofm_shards.recordings.timeline import Timeline, extent
+from neurofm_shards.recordings.trains import counted, observed_spans, sorted_events
+from neurofm_shards.streams import (
+    AnyStream,
+    EventCounts,
+    EventStream,
+    Extent,
+    IntervalStream,
+    IrregularStream,
+    RegularStream,
+    SortedEvents,
+)
+from neurofm_shards.types import Problem
+from neurofm_shards.values import to_json
+
+#: Raised when what is written here changes so that older code cannot read it.
+VERSION = 1
+#: Kinds of numbers that are stored; texts and objects are described only.
+STORED_KINDS = "biufc"
+#: Names of fields leave room for the key and the codec in a tar header.
+_LONGEST_FIELD = 40
+
+
+class StoredArrays(Protocol):
+    """Where the arrays of a stored recording are to be had, by field."""
+
+    def whole(self, field: str) -> npt.NDArray[Any]:
+        """Return a whole array; memory that is mapped where it can be."""
+
+    def rows(self, field: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return some rows of an array."""
+
+
+def floats_to_json(values: Floats | float) -> Any:
+    """Return numbers as JSON holds them: not-a-number is None, infinity a text; all others keep every bit."""
+    array = np.asarray(values, dtype=np.float64)
+    return array.tolist() if np.isfinite(array).all() else _spelled(array.tolist())
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_spelled(item) for item in value]
+    if value != value:  # noqa: PLR0124  (NaN)
+        return None
+    return value if abs(value) != np.inf else ("inf" if value > 0 else "-inf")
+
+
+def floats_from_json(values: Any) -> Floats:
+    """Return what :func:`floats_to_json` was given, as an array."""
+    return np.asarray(values, dtype=np.float64)
+
+
+def _float(value: Any) -> float:
+    return float(floats_from_json(value))
+
+
+def field_names(streams: Sequence[AnyStream]) -> list[str]:
+    """Return a field name for each stream: as much of the end of its path as tells it from the others.
+
+    >>> from neurofm_shards.recordings.memory import events
+    >>> field_names([events("a/units", {}), events("b/units", {}), events("processing/licks", {})])
+    ['a_units', 'b_units', 'licks']
+    """
+    paths = [[_slug(part) for part in stream.path.split("/") if part] or ["stream"] for stream in streams]
+    lengths = [1] * len(paths)
+    while True:
+        names = ["_".join(path[-n:]) for path, n in zip(paths, lengths, strict=True)]
+        repeated = {name for name, count in Counter(names).items() if count > 1}
+        longer = [i for i, name in enumerate(names) if name in repeated and lengths[i] < len(paths[i])]
+        if not longer:
+            break
+        for i in longer:
+            lengths[i] += 1
+    return [_unique(name, stream.path, name in repeated) for name, stream in zip(names, streams, strict=True)]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9-]+", "_", text.lower()).strip("_-") or "x"
+
+
+def _unique(name: str, path: str, repeated: bool) -> str:
+    if not repeated and len(name) <= _LONGEST_FIELD:
+        return name
+    return f"{name[: _LONGEST_FIELD - 9]}_{xxhash.xxh3_64_hexdigest(path.encode())[:8]}"
+
+
+@dataclass(frozen=True)
+class SeriesFacts:
+    """What a series is besides its values."""
+
+    stream: RegularStream | IrregularStream
+    stamps: Floats | None
+
+
+def described_events(
+    stream: EventStream, field: str, when: Timeline
+) -> tuple[dict[str, Any], SortedEvents]:
+    """Return what is said of events, and the events in time order."""
+    events = stream.in_order() if stream.in_order is not None else sorted_events(stream)
+    spans = observed_spans(stream, when)
+    said = None if stream.observed is None else stream.observed()
+    known = counted(events, when, len(stream.owners), None if said is None else spans)
+    return {
+        **_common(stream, "events", field),
+        "extent": _extent_to_json(extent(stream)),
+        "rows": len(events.ticks),
+        "owners": list(stream.owners),
+        "table": [to_json(dict(row)) for row in stream.table],
+        "observed": None
+        if said is None
+        else [None if spans is None else floats_to_json(np.asarray(spans).reshape(-1, 2)) for spans in said],
+        "total": events.total,
+        "not_a_number": events.not_a_number,
+        "unsorted": events.unsorted,
+        "suspicions": list(events.suspicions),
+        "inside": {
+            "span": [known.start, known.stop],
+            "events": [known.first, known.last],
+            "counts": known.counts.tolist(),
+            "seen": known.seen.tolist(),
+        },
+    }, events
+
+
+def described_series(stream: RegularStream | IrregularStream, field: str) -> tuple[dict[str, Any], Floats | None]:
+    """Return what is said of a series, and its time stamps where it has them."""
+    said = {
+        **_common(stream, "regular", field),
+        "shape": list(stream.shape),
+        "dtype": np.dtype(stream.dtype).str,
+        "unit": stream.unit,
+        "scale": floats_to_json(stream.scale),
+        "offset": floats_to_json(stream.offset),
+        "calibrated": bool(stream.calibrated),
+        "channels": list(stream.channels),
+        "table": [to_json(dict(row)) for row in stream.table],
+        "continuity": stream.continuity,
+        "circular": None if stream.circular is None else floats_to_json(np.asarray(stream.circular)),
+    }
+    check_series(stream)
+    if isinstance(stream, RegularStream):
+        return {**said, "rate": floats_to_json(stream.rate), "t0": floats_to_json(stream.t0)}, None
+    stamps = np.asarray(stream.timestamps(), dtype=np.float64)
+    if stamps.shape != stream.shape[:1]:
+        raise SourceError(f"{stream.path}: {len(stamps)} time stamps for {stream.shape[0]} samples")
+    return {**said, "kind": "irregular", "extent": _extent_to_json(extent(stream))}, stamps
+
+
+def described_intervals(stream: IntervalStream) -> dict[str, Any]:
+    """Return all of an interval table."""
+    return {
+        **_common(stream, "intervals", ""),
+        "start": floats_to_json(stream.start),
+        "stop": floats_to_json(stream.stop),
+        "columns": {name: [to_json(value) for value in values] for name, values in stream.columns.items()},
+        "relative_columns": list(stream.relative_columns),
+    }
+
+
+def described_failure(stream: AnyStream, error: SourceError) -> dict[str, Any]:
+    """Return what is said of a stream that cannot be read: opening it again fails in the same words."""
+    return {**_common(stream, "unreadable", ""), "error": str(error)}
+
+
+def _common(stream: AnyStream, kind: str, field: str) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "field": field,
+        "path": stream.path,
+        "modality": stream.modality,
+        "kind_name": stream.kind_name,
+        "description": stream.description,
+    }
+
+
+def _extent_to_json(found: Extent) -> dict[str, Any]:
+    return {"span": None if found.span is None else list(found.span), "problems": problems_to_json(found.problems)}
+
+
+def problems_to_json(problems: Sequence[Problem]) -> list[list[str]]:
+    """Return problems as JSON values."""
+    return [[item.where, item.what, item.consequence, item.severity] for item in problems]
+
+
+def problems_from_json(values: Sequence[Sequence[str]]) -> tuple[Problem, ...]:
+    """Return what :func:`problems_to_json` was given."""
+    return tuple(Problem(*item) for item in values)
+
+
+def stream_of(said: Mapping[str, Any], arrays: StoredArrays) -> AnyStream:
+    """Return a stored stream, whose arrays are read when they are needed.
+
+    Raises
+    ------
+    FormatError
+        The description is not one that this release wrote.
+    """
+    makers: Mapping[str, Callable[[Mapping[str, Any], StoredArrays], AnyStream]] = {
+        "events": _events,
+        "regular": _series,
+        "irregular": _series,
+        "intervals": _intervals,
+        "unreadable": _unreadable,
+    }
+    try:
+        return makers[said["kind"]](said, arrays)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(
+            f"the description of a stored stream is damaged ({type(error).__name__}: {error}); run "
+            "`neurofm-shards validate`"
+        ) from error
+
+
+def _base(said: Mapping[str, Any]) -> dict[str, Any]:
+    known = said.get("extent")
+    found = None
+    if known is not None:
+        span = known["span"]
+        found = Extent(None if span is None else (int(span[0]), int(span[1])), problems_from_json(known["problems"]))
+    return {name: said[name] for name in ("path", "modality", "kind_name", "description")} | {"extent": found}
+
+
+def _events(said: Mapping[str, Any], arrays: StoredArrays) -> EventStream:
+    inside, observed = said["inside"], said["observed"]
+    known = EventCounts(
+        *map(int, inside["span"]),
+        *map(int, inside["events"]),
+        np.asarray(inside["counts"], dtype=np.int64),
+        np.asarray(inside["seen"], dtype=np.int64),
+    )
+    ticks, owner = f"{said['field']}_ticks", f"{said['field']}_owner"
+
+    def in_order() -> SortedEvents:
+        return SortedEvents(
+            arrays.whole(ticks),
+            arrays.whole(owner),
+            int(said["total"]),
+            int(said["not_a_number"]),
+            int(said["unsorted"]),
+            tuple(said["suspicions"]),
+            known,
+        )
+
+    def read() -> tuple[Floats, Ints]:
+        return arrays.whole(ticks) / 1e9, arrays.whole(owner).astype(np.int64)
+
+    spans = None if observed is None else [None if item is None else floats_from_json(item) for item in observed]
+    return EventStream(
+        **_base(said),
+        read=read,
+        owners=tuple(said["owners"]),
+        table=said["table"],
+        observed=None if spans is None else (lambda: spans),
+        in_order=in_order,
+    )
+
+
+def _series(said: Mapping[str, Any], arrays: StoredArrays) -> RegularStream | IrregularStream:
+    field, circular = said["field"], said["circular"]
+    dtype, width = np.dtype(said["dtype"]), tuple(int(n) for n in said["shape"])
+
+    def read(start: int, stop: int) -> npt.NDArray[Any]:
+        if dtype.kind not in STORED_KINDS:
+            raise SourceError(f"{said['path']} holds {dtype}, no numbers, and its values were not stored")
+        return arrays.rows(f"{field}_values", start, stop)
+
+    common = {
+        **_base(said),
+        "shape": width,
+        "dtype": dtype.str,
+        "read": read,
+        "unit": said["unit"],
+        "scale": _scale(said["scale"]),
+        "offset": _scale(said["offset"]),
+        "calibrated": said["calibrated"],
+        "channels": tuple(said["channels"]),
+        "table": said["table"],
+        "continuity": said["continuity"],
+        "circular": None if circular is None else (_float(circular[0]), _float(circular[1])),
+    }
+    if said["kind"] == "regular":
+        return RegularStream(**common, rate=_float(said["rate"]), t0=_float(said["t0"]))
+    return IrregularStream(**common, timestamps=lambda: arrays.whole(f"{field}_times"))
+
+
+def _scale(value: Any) -> float | Floats:
+    return floats_from_json(value) if isinstance(value, list) else _float(value)
+
+
+def _intervals(said: Mapping[str, Any], _arrays: StoredArrays) -> IntervalStream:
+    return IntervalStream(
+        **_base(said),
+        start=floats_from_json(said["start"]),
+        stop=floats_from_json(said["stop"]),
+        columns=said["columns"],
+        relative_columns=tuple(said["relative_columns"]),
+    )
+
+
+def _unreadable(said: Mapping[str, Any], _arrays: StoredArrays) -> EventStream:
+    def fail() -> Any:
+        raise SourceError(said["error"])
+
+    return EventStream(**_base(said), read=fail, owners=())

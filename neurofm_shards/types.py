@@ -45,6 +45,9 @@ class ColumnSpec:
         Name of the side table whose row numbers this integer column holds (``"units"``), or None. Row numbers are
         local to one input when a source hands them over; conversion shifts them to rows of the data-set-wide table.
         Negative numbers mean "none" and are never shifted.
+    optional : bool
+        Whether inputs, and samples of one input, may lack the field or hold another type under its name: pieces of
+        recordings, which have what streams they have.
     """
 
     name: str
@@ -52,6 +55,7 @@ class ColumnSpec:
     shape: tuple[int | None, ...] | None
     unit: str | None = None
     table: str | None = None
+    optional: bool = False
 
     @property
     def ragged(self) -> bool:
@@ -67,6 +71,7 @@ class ColumnSpec:
             None if dtype is None else merge_shapes(self.shape, other.shape),
             self.unit if self.unit == other.unit else None,
             self.table if self.table == other.table else None,
+            self.optional or other.optional,
         )
 
 
@@ -173,6 +178,8 @@ class SourcePlan:
     tables : mapping of str to sequence of dict
         Side tables of this input (``"units"``, ``"channels"``): one JSON dict per row. Conversion joins those of all
         inputs, in input order, into one table per data set.
+    sample_bytes : tuple of int
+        Bytes of the arrays of each sample, where they differ so much that shards are bounded by them; else empty.
     """
 
     num_samples: int
@@ -182,6 +189,7 @@ class SourcePlan:
     drops: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    sample_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

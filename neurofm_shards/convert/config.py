@@ -5,13 +5,16 @@ from __future__ import annotations
 from string import Formatter
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing_extensions import Self
 
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.recordings.options import WindowOptions
 
 #: Fields that say how to run, not what to make: they change no byte of a data set.
 RUN_FIELDS = frozenset({"on_error", "durable"})
+#: Fields that say how recordings are stored; a data set of windows does not record them.
+RECORDING_FIELDS = frozenset({"layout", "shard_bytes", "piece_bytes"})
 #: What a session id can be made of.
 TEMPLATE_FIELDS = ("session_id", "subject_id", "stem", "parent")
 
@@ -29,11 +32,22 @@ class ConversionConfig(BaseModel):
 
     format: str = Field("auto", description="name of the source plugin; auto finds it by suffix and content")
     source: dict[str, Any] = Field(default_factory=dict, description="options of the source plugin")
+    layout: Literal["windows", "recordings"] = Field(
+        "windows",
+        description="windows: recordings are cut into samples now; recordings: their streams are stored as they are, "
+        "and windows are chosen when they are loaded or converted again",
+    )
     windows: WindowOptions = Field(WindowOptions(), description="how continuous recordings are cut into samples")
     transforms: tuple[dict[str, Any], ...] = Field(
         (), description="transforms applied to every sample, in order: their kind and options"
     )
     shard_size: int = Field(1000, ge=1, lt=1 << 53, description="samples per shard")
+    shard_bytes: int = Field(
+        1 << 30, ge=1, lt=1 << 53, description="bytes of the arrays in a shard of recordings, about"
+    )
+    piece_bytes: int = Field(
+        256 << 20, ge=1, lt=1 << 53, description="bytes of the arrays in one sample of a stored recording, at most"
+    )
     shard_name_pattern: str = Field("shard_{shard_idx:06d}.tar", description="how shards are named")
     compression: str | dict[str, Any] = Field("none", description="compression of shards: none, or a plugin's name")
     codec: str = Field("pyd", description="codec of arrays: pyd or npy, or a plugin's name")
@@ -67,9 +81,34 @@ class ConversionConfig(BaseModel):
             return transforms
         return tuple({"kind": item} if isinstance(item, str) else item for item in transforms)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _readable_by_all(cls, options: Any) -> Any:
+        """Store the arrays of recordings as .npy, which most programs open, unless another codec is asked for."""
+        if isinstance(options, dict) and options.get("layout") == "recordings":
+            return {"codec": "npy", **options}
+        return options
+
+    @model_validator(mode="after")
+    def _fits_the_layout(self) -> Self:
+        given = self.model_fields_set
+        if self.layout == "windows" and given & {"shard_bytes", "piece_bytes"}:
+            different = {"shard_bytes", "piece_bytes"} & {
+                name for name in given if getattr(self, name) != type(self).model_fields[name].default
+            }
+            if different:
+                raise ValueError(f"{', '.join(sorted(different))} bound stored recordings: say layout=recordings too")
+        if self.layout == "recordings" and (self.windows != WindowOptions() or self.transforms):
+            raise ValueError(
+                "layout=recordings stores streams as they are, without windows or transforms: choose them when the "
+                "data set is loaded (windows={...}), or when it is converted to windows"
+            )
+        return self
+
     def content(self) -> dict[str, Any]:
         """Return the settings that decide the bytes of a data set, as JSON values."""
-        return self.model_dump(mode="json", exclude=set(RUN_FIELDS))
+        skipped = RUN_FIELDS | (RECORDING_FIELDS if self.layout == "windows" else {"windows", "transforms", "shard_size"})
+        return self.model_dump(mode="json", exclude=set(skipped))
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> ConversionConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from neurofm_shards.plugins.registry import Kind, Registered, install_hint_for_f
 
 if TYPE_CHECKING:
     from neurofm_shards.recordings.options import WindowOptions
+    from neurofm_shards.streams import Recording
     from neurofm_shards.types import Block, SourcePlan
 
 _GLOB_CHARACTERS = frozenset("*?[")
@@ -132,10 +133,16 @@ def _grouped(matches: list[tuple[str, Registered[SourceEntry]]], options: dict[s
         text = model.model_dump_json() if model is not None else "{}"
         opener = source.make(own)
         inputs += [
-            (min(position[path] for path in group), Input(tuple(group), name, text, opener))
+            (_place(group, position), Input(tuple(group), name, text, opener))
             for group in opener.group(paths)
         ]
     return [item for _, item in sorted(inputs, key=lambda pair: pair[0])]
+
+
+def _place(group: Sequence[str], position: Mapping[str, int]) -> int:
+    """Return the place of an input among those named: that of its first file, or of the folder or file it lies in."""
+    places = [position.get(path, position.get(os.path.dirname(path))) for path in group]  # noqa: PTH120
+    return min((place for place in places if place is not None), default=len(position))
 
 
 def _check_options(options: dict[str, object], names: list[str]) -> None:
@@ -251,11 +258,14 @@ class Opening:
         Used when the source gives a recording.
     session_template : str
         See ``ConversionConfig.session_template``.
+    piece_bytes : int or None
+        Bytes of the samples that a recording is stored in as it is; None where it is cut into windows.
     """
 
     input: Input
     windows: WindowOptions
     session_template: str = "{session_id}"
+    piece_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -267,7 +277,7 @@ class Opened:
     samples : Samples
         What to read from.
     is_recording : bool
-        Whether windows were cut from a recording.
+        Whether they are windows or pieces of a recording.
     """
 
     samples: Samples
@@ -286,15 +296,34 @@ def open_input(opening: Opening) -> Opened:
     try:
         opened = opening.input.source.open(opening.input.paths)
         if isinstance(opened, Samples):
+            _check_cut_is_wanted(opening, opened)
             return Opened(opened, is_recording=False)
-        from neurofm_shards.recordings import windowed  # noqa: PLC0415  (only recordings need windows)
-
         opened.session_id = session_name(opening, opened.session_id, opened.subject_id)
-        return Opened(windowed(opened, opening.windows), is_recording=True)
+        return Opened(_samples(opened, opening), is_recording=True)
     except NeurofmShardsError as error:
         raise _named(error, name) from error
     except Exception as error:  # a plugin may raise anything
         raise SourceError(f"{name} cannot be opened: {type(error).__name__}: {error}") from error
+
+
+def _samples(recording: Recording, opening: Opening) -> Samples:
+    """Cut a recording into windows, or into the pieces that it is stored in."""
+    if opening.piece_bytes is not None:
+        from neurofm_shards.recordings.pieces import RecordingPieces  # noqa: PLC0415  (needed by few)
+
+        return RecordingPieces(recording, opening.piece_bytes)
+    from neurofm_shards.recordings import windowed  # noqa: PLC0415  (only recordings need windows)
+
+    return windowed(recording, opening.windows)
+
+
+def _check_cut_is_wanted(opening: Opening, samples: Samples) -> None:
+    if opening.piece_bytes is not None:
+        samples.close()
+        raise ConfigError(
+            f"{opening.input.name} holds samples that are cut already, and layout=recordings stores recordings: leave "
+            "it out, or give the source's options that say where time is"
+        )
 
 
 def _named(error: NeurofmShardsError, name: str) -> NeurofmShardsError:

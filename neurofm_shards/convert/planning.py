@@ -38,10 +38,16 @@ def merge_columns(inputs: Sequence[tuple[str, Sequence[ColumnSpec]]]) -> tuple[C
     first_name, first = inputs[0]
     merged = {spec.name: spec for spec in first}
     for name, columns in inputs[1:]:
-        _check_names(first_name, set(merged), name, {spec.name for spec in columns})
+        _check_names(first_name, _required(merged.values()), name, _required(columns))
         for spec in columns:
-            merged[spec.name] = _merge(first_name, merged[spec.name], name, spec)
+            before = merged.setdefault(spec.name, spec)
+            both = before.optional and spec.optional
+            merged[spec.name] = before.merge(spec) if both else _merge(first_name, before, name, spec)
     return tuple(merged.values())
+
+
+def _required(columns: Iterable[ColumnSpec]) -> set[str]:
+    return {spec.name for spec in columns if not spec.optional}
 
 
 def _check_names(first_name: str, first: set[str], name: str, names: set[str]) -> None:
@@ -182,6 +188,53 @@ def cut(stretches: Sequence[tuple[int, int, int]], shard_size: int, first: int =
     if current:
         shards.append(tuple(current))
     return shards
+
+
+def cut_by_bytes(
+    stretches: Sequence[tuple[int, int, int]], sizes: Mapping[int, Sequence[int]], shard_bytes: int, first: int = 1
+) -> list[tuple[Segment, ...]]:
+    """Give each input shards of its own, of about ``shard_bytes`` each.
+
+    Parameters
+    ----------
+    stretches : sequence of (input_idx, start, stop)
+        The samples, in order.
+    sizes : mapping of int to sequence of int
+        Bytes of each sample of each input.
+    shard_bytes : int
+        Bytes per shard; a larger sample has one of its own.
+    first : int
+        Key number of the first sample.
+
+    Examples
+    --------
+    >>> shards = cut_by_bytes([(0, 0, 3), (1, 0, 1)], {0: [4, 4, 4], 1: [1]}, 8)
+    >>> [[(s.input_idx, s.start, s.stop, s.first) for s in shard] for shard in shards]
+    [[(0, 0, 2, 1)], [(0, 2, 3, 3)], [(1, 0, 1, 4)]]
+    """
+    shards: list[tuple[Segment, ...]] = []
+    for input_idx, start, stop in stretches:
+        begin, held = start, 0
+        for i in range(start, stop):
+            size = sizes[input_idx][i]
+            if i > begin and held + size > shard_bytes:
+                shards.append((Segment(input_idx, begin, i, first + begin - start),))
+                begin, held = i, 0
+            held += size
+        if stop > begin:
+            shards.append((Segment(input_idx, begin, stop, first + begin - start),))
+        first += stop - start
+    return shards
+
+
+def _shards(
+    stretches: Sequence[tuple[int, int, int]], planned: Sequence[InputPlan], config: ConversionConfig, first: int = 1
+) -> tuple[tuple[Segment, ...], ...]:
+    """Cut samples into shards as the layout says."""
+    if config.layout == "windows":
+        return tuple(cut(stretches, config.shard_size, first))
+    sizes = {i: item.plan.sample_bytes for i, item in enumerate(planned) if item.plan is not None}
+    return tuple(cut_by_bytes(stretches, sizes, config.shard_bytes, first))
 
 
 @dataclass(frozen=True)
@@ -365,7 +418,8 @@ def plan_inputs(
 ) -> list[InputPlan]:
     """Open each input once; the result is in the order of the inputs."""
     entries = registry().code_entries()
-    openings = [Opening(item, config.windows, config.session_template) for item in inputs]
+    pieces = config.piece_bytes if config.layout == "recordings" else None
+    openings = [Opening(item, config.windows, config.session_template, pieces) for item in inputs]
     skip = config.on_error == "skip"
     calls = [Call(plan_input, (entries, opening, skip), f"opening {opening.input.name}") for opening in openings]
     listener(PlanningStarted(len(inputs)))
@@ -407,8 +461,8 @@ def combine(planned: Sequence[InputPlan], config: ConversionConfig) -> Conversio
     columns = merge_columns([(item.name, item.columns) for item in giving])
     bases, tables = join_tables(planned, {})
     stretches = [(i, 0, item.num_samples) for i, item in enumerate(planned)]
-    shards = cut(stretches, config.shard_size)
-    return ConversionPlan(config, tuple(planned), columns, tuple(shards), tables=tables, bases=tuple(bases))
+    shards = _shards(stretches, planned, config)
+    return ConversionPlan(config, tuple(planned), columns, shards, tables=tables, bases=tuple(bases))
 
 
 def join_tables(
@@ -525,7 +579,7 @@ def _addition(
     present = {source["session_id"]: source["files"][0] for source in manifest.sources if "session_id" in source}
     check_sessions([item for item in giving if not item.again], present)
     fixed = manifest.has_fixed_columns and not config.transforms
-    known = [("the data set", tuple(column.spec for column in manifest.columns))] if fixed else []
+    known = [("the data set", manifest.specs)] if fixed else []
     columns = merge_columns([*known, *((item.name, item.columns) for item in giving)])
     rows = {name: entry.rows for name, entry in manifest.tables.items()}
     bases, tables = join_tables([replace(item, plan=None) if item.again else item for item in inputs], rows)
@@ -542,7 +596,7 @@ def _addition(
         config,
         tuple(inputs),
         columns,
-        tuple(cut(stretches, config.shard_size, manifest.next_key)),
+        _shards(stretches, inputs, config, manifest.next_key),
         first_shard=1 + max((entry.shard_idx for entry in manifest.shards), default=-1),
         first_number=manifest.next_key,
         tables=tables,

@@ -200,7 +200,7 @@ class _ShardTaskRun:
         self._statistics.append(self._counting.submit(block_statistics, block, self._quantities(block)))
 
     def _quantities(self, block: Block) -> list[str]:
-        row_numbers = {spec.name for spec in self._spec.columns if spec.table is not None}
+        row_numbers = {spec.name for spec in self._spec.columns if spec.table is not None or spec.optional}
         return [name for name, data in block.columns.items() if name not in row_numbers and is_quantity(data)]
 
     def _block(self, segment: Segment, start: int, stop: int) -> Block:
@@ -236,6 +236,8 @@ def _transformed(block: Block, kind: str, transform: Transform, name: str) -> Bl
 def rows_per_block(columns: Sequence[ColumnSpec]) -> int:
     """Return how many samples to hold in memory at once."""
     size = 0
+    if any(spec.optional for spec in columns):  # pieces of recordings, each as large as many windows
+        return 1
     for spec in columns:
         if spec.dtype is None:
             continue
@@ -248,8 +250,8 @@ def rows_per_block(columns: Sequence[ColumnSpec]) -> int:
 def _placed(block: Block, task_input: TaskInput, columns: Sequence[ColumnSpec], start: int, stop: int) -> Block:
     """Check a source's block, number its rows, and make table rows and session ids those of the data set."""
     name = task_input.opening.input.name
-    wanted = {spec.name for spec in columns}
-    if set(block.columns) != wanted:
+    wanted, optional = {spec.name for spec in columns}, {spec.name for spec in columns if spec.optional}
+    if not wanted - optional <= set(block.columns) <= wanted:
         raise SourceError(
             f"{name}: samples {start} to {stop} have columns {sorted(block.columns)}, not {sorted(wanted)}"
         )
@@ -257,7 +259,8 @@ def _placed(block: Block, task_input: TaskInput, columns: Sequence[ColumnSpec], 
         raise SourceError(f"{name}: asked for samples {start} to {stop}, its source gave {len(block)}")
     rows = np.arange(start, stop) if block.rows is None else np.asarray(block.rows, np.int64)
     bases = dict(task_input.bases)
-    columns_now = {spec.name: shifted(block.columns[spec.name], bases.get(spec.table or "", 0)) for spec in columns}
+    bases_of = {spec.name: bases.get(spec.table or "", 0) for spec in columns}
+    columns_now = {name: shifted(block.columns[name], base) for name, base in bases_of.items() if name in block.columns}
     metadata = block.metadata
     if task_input.session_id is not None:
         metadata = [{**item, "session_id": task_input.session_id} for item in metadata]

@@ -13,7 +13,7 @@ import xxhash
 
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.format.sidecar import PackedInts, pack_ints, pack_strings
-from neurofm_shards.types import Buffer, ColumnSpec, Shape, merge_shapes
+from neurofm_shards.types import ArrayLayout, Buffer, ColumnSpec, Shape, merge_shapes
 
 if TYPE_CHECKING:
     from neurofm_shards._typing import Ints
@@ -51,6 +51,13 @@ class ColumnIndex:
     packed_sizes: PackedInts
     packed_data: PackedInts | None = None
     packed_shape: tuple[PackedInts, ...] | None = None
+
+    def place(self, row: int) -> ArrayLayout | None:
+        """Return where one sample's array lies in the tar, rows first; None where it has to be decoded."""
+        if self.packed_data is None or self.spec.dtype is None or not self.spec.shape or self.packed_data.at(row) < 0:
+            return None
+        axes = self.spec.shape if self.packed_shape is None else [axis.at(row) for axis in self.packed_shape]
+        return ArrayLayout(self.spec.dtype, tuple(int(n or 0) for n in axes), self.packed_data.at(row))
 
     @property
     def payload_offsets(self) -> Ints:

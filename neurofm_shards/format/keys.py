@@ -19,6 +19,8 @@ KEY_BYTES = 56
 NAME_BYTES = 100
 #: The field that holds a sample's metadata.
 METADATA_FIELD = "metadata"
+#: The field of a stored recording's first sample that describes the recording; only such data sets have it.
+RECORDING_FIELD = "recording"
 
 _KEY = re.compile(r"(?!__)[A-Za-z0-9_-]+")
 _FIELD = re.compile(r"(?!__)[A-Za-z0-9_-]+")

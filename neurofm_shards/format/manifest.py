@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -19,6 +20,7 @@ from typing_extensions import Self
 from neurofm_shards.codecs.arrays import plain_dtype
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
 from neurofm_shards.format.files import SIDECAR_DIR, Folder, open_regular, write_atomically
+from neurofm_shards.format.keys import RECORDING_FIELD
 from neurofm_shards.format.shard_names import shard_file_name
 from neurofm_shards.limits import MAX_MANIFEST_BYTES
 from neurofm_shards.types import ColumnSpec
@@ -202,6 +204,16 @@ class Manifest(FrozenModel):
         if len({column.name for column in self.columns}) != len(self.columns):
             raise ValueError("two columns have one name")
         return self
+
+    @property
+    def stores_recordings(self) -> bool:
+        """Whether samples are pieces of recordings as they were found, to be cut into windows when they are read."""
+        return any(column.name == RECORDING_FIELD and column.extension == "json" for column in self.columns)
+
+    @property
+    def specs(self) -> tuple[ColumnSpec, ...]:
+        """The columns as the rest of the program describes them; a recording may lack any of them."""
+        return tuple(replace(column.spec, optional=self.stores_recordings) for column in self.columns)
 
     def column(self, name: str) -> ColumnEntry:
         """Return one column; KeyError when there is none of this name."""

@@ -98,10 +98,11 @@ def _opened(folder: Path, target: Path) -> Iterator[_Part]:
 
 
 def _check(parts: Sequence[_Part]) -> None:
-    merge_columns([(str(part.folder), [column.spec for column in part.manifest.columns]) for part in parts])
+    merge_columns([(str(part.folder), part.manifest.specs) for part in parts])
     kinds = {part.manifest.compression for part in parts}
-    codecs = {tuple(sorted((c.name, c.codec) for c in part.manifest.columns)) for part in parts}
-    if len(kinds) > 1 or len(codecs) > 1:
+    named = [(c.name, c.codec) for part in parts for c in part.manifest.columns]
+    differing = len(set(named)) > len({name for name, _ in named})
+    if len(kinds) > 1 or differing:
         raise ConfigError(
             f"data sets differ in compression {sorted(kinds)} or codecs; convert them alike to merge them"
         )

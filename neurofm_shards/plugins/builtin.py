@@ -1,11 +1,25 @@
-"""The built-in codecs, compressions and executors, registered through the same hooks as everybody else's."""
+"""The built-in source, codecs, compressions and executors, registered through the same hooks as everybody else's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neurofm_shards.plugins.entries import CodecEntry, CompressionEntry, ExecutorEntry
+from neurofm_shards.plugins.entries import CodecEntry, CompressionEntry, ExecutorEntry, SourceEntry
 from neurofm_shards.plugins.hookspecs import hookimpl
+
+
+@hookimpl
+def neurofm_register_sources() -> Sequence[SourceEntry]:
+    """Describe the source that reads data sets of stored recordings."""
+    return (
+        SourceEntry(
+            name="recordings",
+            summary="data sets that were converted with --layout recordings",
+            factory="neurofm_shards.stored.source:RecordingsSource",
+            suffixes=("dataset_metadata.json",),
+            folders=True,
+        ),
+    )
 
 
 @hookimpl

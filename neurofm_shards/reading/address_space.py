@@ -80,6 +80,10 @@ class Space(ABC):
         self._bounds[shard] = source.bounds
         self._first_frames[shard] = self.frames.add(source, int(self.bases[shard]))
 
+    def stays(self, shard: int) -> bool:  # noqa: ARG002  (bytes that are read into memory do not)
+        """Return whether the bytes of an attached shard keep their place in memory until the space is closed."""
+        return False
+
     @abstractmethod
     def reading(self) -> Reader:
         """Return a context manager that holds the space open, and the frames that are read, for one gather."""
@@ -206,6 +210,10 @@ class MappedSpace(Space):
     def everything(self) -> Bytes:
         """The whole range of addresses."""
         return self._arena.bytes
+
+    def stays(self, shard: int) -> bool:
+        """See :meth:`Space.stays`; frames of compressed shards come and go."""
+        return bool(self._first_frames[shard] < 0)
 
     def _attach_plain(self, shard: int, file: ShardFile) -> None:
         with file.open() as fd:

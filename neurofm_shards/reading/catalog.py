@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -91,15 +91,19 @@ class Catalog:
     indexes: Mapping[int, ShardIndex] = field(default_factory=dict)
 
 
-def read_catalog(shard_dir: Path | str, pattern: str | None = None, num_shards: int | None = None) -> Catalog:
+#: Which files of a folder are shards: those that match, those of these names, or those that the manifest lists.
+Pattern: TypeAlias = "str | tuple[str, ...] | None"
+
+
+def read_catalog(shard_dir: Path | str, pattern: Pattern = None, num_shards: int | None = None) -> Catalog:
     """Find the shards of a folder.
 
     Parameters
     ----------
     shard_dir : path-like
         A folder, or one shard.
-    pattern : str or None
-        Names to take. None: all that the manifest lists, or ``shard_*.tar*`` where there is none.
+    pattern : str, tuple of str or None
+        Names to take: those that match, or these very ones, whatever the manifest says. None: all that the manifest lists, or ``shard_*.tar*`` where there is none.
     num_shards : int or None
         Take the first so many only.
 
@@ -117,6 +121,8 @@ def read_catalog(shard_dir: Path | str, pattern: str | None = None, num_shards: 
         return _from_indexes(path.parent, [path.name])
     if not os.path.isdir(path):  # noqa: PTH112
         raise InputNotFoundError(f"there is no folder {path}; check shard_dir")
+    if isinstance(pattern, tuple):
+        return _from_indexes(path, pattern[:num_shards])
     manifest = read_manifest(path)
     if manifest is not None:
         return _from_manifest(path, manifest, pattern, num_shards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,8 +21,8 @@ from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.format.metadata_table import MetadataTable, load_table
 from neurofm_shards.reading.address_space import IO, make_space
 from neurofm_shards.reading.buffers import BufferPool
-from neurofm_shards.reading.catalog import Catalog, ShardTable, read_catalog
-from neurofm_shards.reading.columns import Column, Fetch, ListColumn, gather_at_once, make_column
+from neurofm_shards.reading.catalog import Catalog, Pattern, ShardTable, read_catalog
+from neurofm_shards.reading.columns import Column, Fetch, ListColumn, gather_at_once, make_column, native
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ class ShardCollection:
     """
 
     def __init__(
-        self, catalog: Catalog, source: tuple[str, str | None], io: IO, cache_bytes: int, verify: bool
+        self, catalog: Catalog, source: tuple[str, Pattern], io: IO, cache_bytes: int, verify: bool
     ) -> None:
         self._source = source
         self._options = (io, cache_bytes, verify)
@@ -206,7 +207,7 @@ class ShardCollection:
     def open(
         cls,
         shard_dir: Path | str,
-        pattern: str | None = None,
+        pattern: Pattern = None,
         *,
         io: IO = "auto",
         cache_bytes: int = DEFAULT_CACHE_BYTES,
@@ -218,8 +219,8 @@ class ShardCollection:
         ----------
         shard_dir : path-like
             A folder of shards, or one shard.
-        pattern : str, optional
-            File names to take. Default: what the manifest lists, or ``shard_*.tar*`` where there is none.
+        pattern : str or tuple of str, optional
+            File names to take, or the names themselves. Default: what the manifest lists, or ``shard_*.tar*`` where there is none.
         io : {"auto", "mmap", "pread"}
             How files are read. ``pread`` is for file systems that are not trusted with memory maps (a mapped file
             that shrinks while it is read ends the process). ``auto`` maps, unless the platform cannot hold the maps.
@@ -407,6 +408,47 @@ class ShardCollection:
                 self._shards.check_records(reader, where)
             return self._shards.bytes_of(reader, shard, start, start + index.packed_sizes.at(local)).tobytes()
 
+    def array(self, row: int, column: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Return one sample's array, or some of its rows, without copying them where they are mapped.
+
+        For arrays that are too large to be gathered. What is returned must not be written to, and must not be used
+        once the data set is closed: it may be memory of the data set itself.
+
+        Parameters
+        ----------
+        row : int
+            The sample.
+        column : str
+            The field, which it must have.
+        start, stop : int
+            Rows of the array; all by default.
+
+        Raises
+        ------
+        ConfigError
+            This sample has no such field.
+        FormatError
+            It holds no array, or a damaged one.
+        """
+        if not self.has(row, column):
+            raise ConfigError(f"sample {self.describe(row)} has no field {column!r}")
+        shard, local = self.locate(row)
+        with self._space.reading() as reader:
+            if self._verify:
+                self._shards.check_records(reader, self._checked([row]))
+            place = self._shards.attach(shard).columns[column].place(local)
+            if place is None:
+                payload = self.payload(row, column)
+                (value,) = self._shards.decode(column, self._checked([row]), [np.frombuffer(payload, np.uint8)])
+                return native(np.asarray(value)[start:stop])
+            shape = (len(range(place.shape[0])[start:stop]), *place.shape[1:])
+            dtype = np.dtype(place.dtype)
+            row_bytes = math.prod(place.shape[1:]) * dtype.itemsize
+            first = place.offset + start * row_bytes
+            found = self._shards.bytes_of(reader, shard, first, first + shape[0] * row_bytes)
+            values = found.view(dtype).reshape(shape)
+            return native(values if self._space.stays(shard) else values.copy())
+
     # -- names
 
     def keys(self, rows: npt.ArrayLike) -> list[str]:
@@ -495,7 +537,7 @@ def _object(value: Any) -> Metadata:
 
 
 def _reopen(
-    source: tuple[str, str | None], num_shards: int, fingerprint: str, options: tuple[IO, int, bool]
+    source: tuple[str, Pattern], num_shards: int, fingerprint: str, options: tuple[IO, int, bool]
 ) -> ShardCollection:
     """Open the same shards in another process; shards appended since do not matter."""
     collection = ShardCollection(read_catalog(*source, num_shards=num_shards), source, *options)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +18,7 @@ import xxhash
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import FormatError, SourceError
+from neurofm_shards.values import to_json
 from neurofm_shards.recordings.series import check_series
 from neurofm_shards.recordings.timeline import Timeline, extent
 from neurofm_shards.recordings.trains import counted, observed_spans, sorted_events
@@ -33,7 +33,6 @@ from neurofm_shards.streams import (
     SortedEvents,
 )
 from neurofm_shards.types import Problem
-from neurofm_shards.values import to_json
 
 #: Raised when what is written here changes so that older code cannot read it.
 VERSION = 1
@@ -106,14 +105,6 @@ def _unique(name: str, path: str, repeated: bool) -> str:
     return f"{name[: _LONGEST_FIELD - 9]}_{xxhash.xxh3_64_hexdigest(path.encode())[:8]}"
 
 
-@dataclass(frozen=True)
-class SeriesFacts:
-    """What a series is besides its values."""
-
-    stream: RegularStream | IrregularStream
-    stamps: Floats | None
-
-
 def described_events(
     stream: EventStream, field: str, when: Timeline
 ) -> tuple[dict[str, Any], SortedEvents]:
@@ -127,7 +118,7 @@ def described_events(
         "extent": _extent_to_json(extent(stream)),
         "rows": len(events.ticks),
         "owners": list(stream.owners),
-        "table": [to_json(dict(row)) for row in stream.table],
+        "table": [{name: to_json(value) for name, value in row.items()} for row in stream.table],
         "observed": None
         if said is None
         else [None if spans is None else floats_to_json(np.asarray(spans).reshape(-1, 2)) for spans in said],
@@ -155,7 +146,7 @@ def described_series(stream: RegularStream | IrregularStream, field: str) -> tup
         "offset": floats_to_json(stream.offset),
         "calibrated": bool(stream.calibrated),
         "channels": list(stream.channels),
-        "table": [to_json(dict(row)) for row in stream.table],
+        "table": [{name: to_json(value) for name, value in row.items()} for row in stream.table],
         "continuity": stream.continuity,
         "circular": None if stream.circular is None else floats_to_json(np.asarray(stream.circular)),
     }
@@ -181,7 +172,8 @@ def described_intervals(stream: IntervalStream) -> dict[str, Any]:
 
 def described_failure(stream: AnyStream, error: SourceError) -> dict[str, Any]:
     """Return what is said of a stream that cannot be read: opening it again fails in the same words."""
-    return {**_common(stream, "unreadable", ""), "error": str(error)}
+    shape = list(stream.shape) if isinstance(stream, (RegularStream, IrregularStream)) else None
+    return {**_common(stream, "unreadable", ""), "shape": shape, "error": str(error)}
 
 
 def _common(stream: AnyStream, kind: str, field: str) -> dict[str, Any]:
@@ -302,7 +294,7 @@ def _series(said: Mapping[str, Any], arrays: StoredArrays) -> RegularStream | Ir
     }
     if said["kind"] == "regular":
         return RegularStream(**common, rate=_float(said["rate"]), t0=_float(said["t0"]))
-    return IrregularStream(**common, timestamps=lambda: arrays.whole(f"{field}_times"))
+    return IrregularStream(**common, timestamps=lambda: arrays.whole(said["times"]))
 
 
 def _scale(value: Any) -> float | Floats:
@@ -319,8 +311,11 @@ def _intervals(said: Mapping[str, Any], _arrays: StoredArrays) -> IntervalStream
     )
 
 
-def _unreadable(said: Mapping[str, Any], _arrays: StoredArrays) -> EventStream:
-    def fail() -> Any:
+def _unreadable(said: Mapping[str, Any], _arrays: StoredArrays) -> AnyStream:
+    def fail(*_: int) -> Any:
         raise SourceError(said["error"])
 
-    return EventStream(**_base(said), read=fail, owners=())
+    if said["shape"] is None:
+        return EventStream(**_base(said), read=fail, owners=())
+    shape = tuple(int(n) for n in said["shape"])
+    return IrregularStream(**_base(said), shape=shape, dtype="<f8", read=fail, timestamps=fail)

@@ -1,0 +1,110 @@
+"""A stored recording as a recording again: the streams it was made of, read out of the data set when they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards._typing import Ints
+from neurofm_shards.errors import FormatError
+from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.recordings.description import problems_from_json, stream_of
+from neurofm_shards.stored.catalog import Held, borders, description_of
+from neurofm_shards.streams import AnyStream, Recording
+
+
+class PieceArrays:
+    """The arrays of one stored recording, put together from its pieces.
+
+    Parameters
+    ----------
+    collection : ShardCollection
+        The data set.
+    rows : numpy.ndarray of int64, shape (pieces,)
+        The samples that hold the pieces.
+    said : mapping
+        The recording's description.
+    """
+
+    def __init__(self, collection: ShardCollection, rows: Ints, said: Mapping[str, Any]) -> None:
+        self._collection = collection
+        self._rows = rows
+        self._said = said
+        self._borders: dict[str, Ints] = {}
+
+    def whole(self, field: str) -> npt.NDArray[Any]:
+        """Return a whole array: memory of the data set where it is one piece, else new memory."""
+        return self.rows(field, 0, int(self.borders(field)[-1]))
+
+    def rows(self, field: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return some rows of an array, whatever pieces they lie in."""
+        edges = self.borders(field)
+        start, stop = min(max(start, 0), int(edges[-1])), min(max(stop, 0), int(edges[-1]))
+        first = int(np.searchsorted(edges, start, side="right")) - 1
+        last = max(first + 1, int(np.searchsorted(edges, stop, side="left")))
+        parts = [self._piece(field, i, start, stop) for i in range(max(first, 0), min(last, len(self._rows)))]
+        if len({(part.dtype, part.shape[1:]) for part in parts}) != 1:
+            raise FormatError(f"the pieces of {field!r} differ in type or shape; run `neurofm-shards validate`")
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def borders(self, field: str) -> Ints:
+        """Return the first row of each piece of an array, and the number of its rows."""
+        found = self._borders.get(field)
+        if found is None:
+            found = self._borders[field] = borders(self._said, field, self._rows)
+        return found
+
+    def _piece(self, field: str, i: int, start: int, stop: int) -> npt.NDArray[Any]:
+        begin, end = self.borders(field)[i : i + 2].tolist()
+        low, high = max(start, begin) - begin, max(min(stop, end), max(start, begin)) - begin
+        part = self._collection.array(int(self._rows[i]), field, low, high)
+        if len(part) != high - low:
+            raise FormatError(
+                f"sample {self._collection.describe(int(self._rows[i]))}: {field!r} is shorter than the {end - begin} "
+                "rows that its recording promises; run `neurofm-shards validate`"
+            )
+        return part
+
+
+class StoredRecording(Recording):
+    """A recording of a data set that stores recordings.
+
+    Parameters
+    ----------
+    collection : ShardCollection
+        The data set; streams are views of its memory where they can be, so it must stay open while they are used.
+    recording : Held
+        Which of its recordings.
+    owned : bool
+        Whether to close the data set with the recording.
+    """
+
+    def __init__(self, collection: ShardCollection, recording: Held, *, owned: bool = False) -> None:
+        self._collection = collection
+        self._owned = owned
+        self.description = description_of(collection, recording)
+        self.arrays = PieceArrays(collection, recording.rows, self.description)
+        said = self.description
+        try:
+            self.session_id, self.subject_id = str(said["session_id"]), str(said["subject_id"])
+            self.source_file, self.fingerprint = str(said["source_file"]), str(said["fingerprint"])
+            self.facts, self.problems = dict(said["facts"]), problems_from_json(said["problems"])
+            self._streams = tuple(stream_of(stream, self.arrays) for stream in said["streams"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(
+                f"{collection.catalog.folder}: the description of recording {recording.session_id!r} is damaged "
+                f"({type(error).__name__}: {error}); run `neurofm-shards validate`"
+            ) from error
+
+    @property
+    def streams(self) -> Sequence[AnyStream]:
+        """The streams, with the paths they had in the input."""
+        return self._streams
+
+    def close(self) -> None:
+        """Close the data set, where it was opened for this recording alone."""
+        if self._owned:
+            self._collection.close()

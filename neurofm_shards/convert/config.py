@@ -107,7 +107,9 @@ class ConversionConfig(BaseModel):
 
     def content(self) -> dict[str, Any]:
         """Return the settings that decide the bytes of a data set, as JSON values."""
-        skipped = RUN_FIELDS | (RECORDING_FIELDS if self.layout == "windows" else {"windows", "transforms", "shard_size"})
+        skipped = RUN_FIELDS | (
+            RECORDING_FIELDS if self.layout == "windows" else {"windows", "transforms", "shard_size"}
+        )
         return self.model_dump(mode="json", exclude=set(skipped))
 
     @classmethod

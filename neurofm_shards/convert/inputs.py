@@ -132,10 +132,7 @@ def _grouped(matches: list[tuple[str, Registered[SourceEntry]]], options: dict[s
         model = source.validate(own)
         text = model.model_dump_json() if model is not None else "{}"
         opener = source.make(own)
-        inputs += [
-            (_place(group, position), Input(tuple(group), name, text, opener))
-            for group in opener.group(paths)
-        ]
+        inputs += [(_place(group, position), Input(tuple(group), name, text, opener)) for group in opener.group(paths)]
     return [item for _, item in sorted(inputs, key=lambda pair: pair[0])]
 
 

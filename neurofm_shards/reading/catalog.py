@@ -103,7 +103,8 @@ def read_catalog(shard_dir: Path | str, pattern: Pattern = None, num_shards: int
     shard_dir : path-like
         A folder, or one shard.
     pattern : str, tuple of str or None
-        Names to take: those that match, or these very ones, whatever the manifest says. None: all that the manifest lists, or ``shard_*.tar*`` where there is none.
+        Names to take: those that match, or these very ones, whatever the manifest says. None: all that the
+        manifest lists, or ``shard_*.tar*`` where there is none.
     num_shards : int or None
         Take the first so many only.
 

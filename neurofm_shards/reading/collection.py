@@ -180,9 +180,7 @@ class ShardCollection:
         What is known without opening shards.
     """
 
-    def __init__(
-        self, catalog: Catalog, source: tuple[str, Pattern], io: IO, cache_bytes: int, verify: bool
-    ) -> None:
+    def __init__(self, catalog: Catalog, source: tuple[str, Pattern], io: IO, cache_bytes: int, verify: bool) -> None:
         self._source = source
         self._options = (io, cache_bytes, verify)
         self._verify = verify
@@ -220,7 +218,8 @@ class ShardCollection:
         shard_dir : path-like
             A folder of shards, or one shard.
         pattern : str or tuple of str, optional
-            File names to take, or the names themselves. Default: what the manifest lists, or ``shard_*.tar*`` where there is none.
+            File names to take, or the names themselves. Default: what the manifest lists, or ``shard_*.tar*``
+            where there is none.
         io : {"auto", "mmap", "pread"}
             How files are read. ``pread`` is for file systems that are not trusted with memory maps (a mapped file
             that shrinks while it is read ends the process). ``auto`` maps, unless the platform cannot hold the maps.

@@ -18,7 +18,6 @@ import xxhash
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import FormatError, SourceError
-from neurofm_shards.values import to_json
 from neurofm_shards.recordings.series import check_series
 from neurofm_shards.recordings.timeline import Timeline, extent
 from neurofm_shards.recordings.trains import counted, observed_spans, sorted_events
@@ -33,6 +32,7 @@ from neurofm_shards.streams import (
     SortedEvents,
 )
 from neurofm_shards.types import Problem
+from neurofm_shards.values import to_json
 
 #: Raised when what is written here changes so that older code cannot read it.
 VERSION = 1
@@ -105,9 +105,7 @@ def _unique(name: str, path: str, repeated: bool) -> str:
     return f"{name[: _LONGEST_FIELD - 9]}_{xxhash.xxh3_64_hexdigest(path.encode())[:8]}"
 
 
-def described_events(
-    stream: EventStream, field: str, when: Timeline
-) -> tuple[dict[str, Any], SortedEvents]:
+def described_events(stream: EventStream, field: str, when: Timeline) -> tuple[dict[str, Any], SortedEvents]:
     """Return what is said of events, and the events in time order."""
     events = stream.in_order() if stream.in_order is not None else sorted_events(stream)
     spans = observed_spans(stream, when)
@@ -236,9 +234,12 @@ def _base(said: Mapping[str, Any]) -> dict[str, Any]:
 
 def _events(said: Mapping[str, Any], arrays: StoredArrays) -> EventStream:
     inside, observed = said["inside"], said["observed"]
+    (start, stop), (first, last) = map(int, inside["span"]), map(int, inside["events"])
     known = EventCounts(
-        *map(int, inside["span"]),
-        *map(int, inside["events"]),
+        start,
+        stop,
+        first,
+        last,
         np.asarray(inside["counts"], dtype=np.int64),
         np.asarray(inside["seen"], dtype=np.int64),
     )

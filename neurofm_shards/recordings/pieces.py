@@ -216,7 +216,7 @@ class RecordingPieces(Samples):
 
     def _add_stamps(self, field: str, stamps: Floats, before: Callable[[int], int]) -> str:
         """Store time stamps, once for all series that share them; return the field they are in."""
-        known = self._stamps.setdefault(xxhash.xxh3_128_hexdigest(np.ascontiguousarray(stamps)), field)
+        known = self._stamps.setdefault(xxhash.xxh3_128_hexdigest(np.ascontiguousarray(stamps).tobytes()), field)
         if known == field:
             self._add(field, stamps, before)
         return known
@@ -233,7 +233,7 @@ def _unscaled(stream: RegularStream | IrregularStream) -> bool:
 
 
 def _little(dtype: str) -> str:
-    return np.dtype(dtype).newbyteorder("<").str
+    return str(np.dtype(dtype).newbyteorder("<").str)
 
 
 def _of_ticks(ticks: Ints) -> Callable[[int], int]:
@@ -271,20 +271,19 @@ def _borders(arrays: Sequence[StoredArray], piece_bytes: int) -> list[int]:
     borders, total = [_EARLIEST], held(_LATEST)
     while total - held(borders[-1]) > piece_bytes:
         start = borders[-1]
-        room = held(start) + piece_bytes
-        border = _last(lambda tick, room=room: held(tick) <= room, start, _LATEST)  # type: ignore[misc]
+        border = _last(held, held(start) + piece_bytes, start)
         if held(border) == held(start):  # one moment holds more than fits
-            least = held(start)
-            border = _last(lambda tick, least=least: held(tick) <= least, start, _LATEST) + 1  # type: ignore[misc]
+            border = _last(held, held(start), start) + 1
             if held(border) == total:
                 break
         borders.append(border)
     return [*borders, _LATEST]
 
 
-def _last(fits: Callable[[int], bool], low: int, high: int) -> int:
-    """Return the last number from ``low`` to below ``high`` that fits, given that ``low`` does and ``high`` does not."""
+def _last(held: Callable[[int], int], room: int, low: int) -> int:
+    """Return the last tick from ``low`` on before which no more than ``room`` bytes lie; there are more before some."""
+    high = _LATEST
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        low, high = (middle, high) if held(middle) <= room else (low, middle)
     return low

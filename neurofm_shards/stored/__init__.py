@@ -1,1 +1,1 @@
-"""Recordings that were stored as they are: read as recordings again, and as windows that are cut when they are asked for."""
+"""Recordings that were stored as they are, read as recordings again or as windows that are cut when asked for."""

@@ -47,8 +47,8 @@ def check_recordings(collection: ShardCollection) -> None:
     if RECORDING_FIELD not in collection.columns:
         raise ConfigError(
             f"{collection.catalog.folder} holds samples that are cut already ({', '.join(collection.columns)}), and "
-            "windows are cut out of recordings: store those with `neurofm-shards convert --layout recordings`, or leave "
-            "windows out"
+            "windows are cut out of recordings: store those with `neurofm-shards convert --layout recordings`, or "
+            "leave windows out"
         )
 
 
@@ -134,7 +134,9 @@ def borders(said: Mapping[str, Any], field: str, pieces: Sequence[int] | Ints) -
     try:
         rows = np.asarray(said["rows"][field], dtype=np.int64)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise FormatError(f"a recording's description does not say which rows of {field!r} are in which piece") from error
+        raise FormatError(
+            f"a recording's description does not say which rows of {field!r} are in which piece"
+        ) from error
     if rows.shape != (len(pieces) + 1,) or rows[0] != 0 or (np.diff(rows) < 0).any():
         raise FormatError(f"a recording's description is damaged: {field!r} has rows {rows.tolist()[:10]}")
     return rows

@@ -43,9 +43,10 @@ class PieceArrays:
         """Return some rows of an array, whatever pieces they lie in."""
         edges = self.borders(field)
         start, stop = min(max(start, 0), int(edges[-1])), min(max(stop, 0), int(edges[-1]))
-        first = int(np.searchsorted(edges, start, side="right")) - 1
-        last = max(first + 1, int(np.searchsorted(edges, stop, side="left")))
-        parts = [self._piece(field, i, start, stop) for i in range(max(first, 0), min(last, len(self._rows)))]
+        last_piece = len(self._rows) - 1
+        first = min(int(np.searchsorted(edges, start, side="right")) - 1, last_piece)
+        last = min(max(first, int(np.searchsorted(edges, stop, side="left")) - 1), last_piece)
+        parts = [self._piece(field, i, start, stop) for i in range(first, last + 1)]
         if len({(part.dtype, part.shape[1:]) for part in parts}) != 1:
             raise FormatError(f"the pieces of {field!r} differ in type or shape; run `neurofm-shards validate`")
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -59,7 +60,8 @@ class PieceArrays:
 
     def _piece(self, field: str, i: int, start: int, stop: int) -> npt.NDArray[Any]:
         begin, end = self.borders(field)[i : i + 2].tolist()
-        low, high = max(start, begin) - begin, max(min(stop, end), max(start, begin)) - begin
+        low = max(start - begin, 0)
+        high = max(min(stop, end) - begin, low)
         part = self._collection.array(int(self._rows[i]), field, low, high)
         if len(part) != high - low:
             raise FormatError(

@@ -10,7 +10,7 @@ from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.format.manifest import MANIFEST_NAME, read_manifest
 from neurofm_shards.plugins.interfaces import Source
 from neurofm_shards.reading.collection import ShardCollection
-from neurofm_shards.stored.catalog import held, shards_by_recording
+from neurofm_shards.stored.catalog import Held, held, shards_by_recording
 from neurofm_shards.stored.recording import StoredRecording
 from neurofm_shards.streams import Recording
 
@@ -45,14 +45,16 @@ class RecordingsSource(Source):
         SourceError
             The shards do not hold one recording, whole.
         """
-        folder = Path(paths[0]).parent
-        collection = ShardCollection.open(folder, tuple(Path(path).name for path in paths))
+        collection = ShardCollection.open(Path(paths[0]).parent, tuple(Path(path).name for path in paths))
         try:
-            found = held(collection)
-            if len(found) != 1:
-                sessions = ", ".join(recording.session_id for recording in found)
-                raise SourceError(f"{paths[0]}: its shards hold {len(found)} recordings ({sessions}), not one")
-            return StoredRecording(collection, found[0], owned=True)
+            return StoredRecording(collection, _only(held(collection), paths[0]), owned=True)
         except BaseException:
             collection.close()
             raise
+
+
+def _only(found: Sequence[Held], path: str) -> Held:
+    if len(found) == 1:
+        return found[0]
+    sessions = ", ".join(recording.session_id for recording in found)
+    raise SourceError(f"{path}: its shards hold {len(found)} recordings ({sessions}), not one")

@@ -9,8 +9,8 @@ import tarfile
 
 import numpy as np
 import pytest
-
 from made_recordings import session
+
 from neurofm_shards import convert_inputs
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.maintenance.drop import drop_samples

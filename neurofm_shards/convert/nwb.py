@@ -41,12 +41,15 @@ class NWBToWebDatasetConverter:
         Share of a window that the next one repeats.
     compression : str
         ``"none"``, ``"gz"``, ``"bz2"``, ``"xz"``, or what a plugin offers.
-    codec : str
-        ``"pyd"`` or ``"npy"``.
+    codec : str, optional
+        ``"pyd"`` (the default for windows) or ``"npy"`` (for recordings).
     workers : int
         Processes that write shards.
     overwrite : bool
         Replace a data set that is there.
+    layout : {"windows", "recordings"}
+        Cut recordings into windows, or store them as they are, to be cut when they are loaded; then the arguments that
+        say how to cut are not used, and further window options are refused.
     on_error : {"fail", "skip"}
         Raise at a file that fails, or leave it out and record it in the manifest.
     durable : bool
@@ -78,30 +81,32 @@ class NWBToWebDatasetConverter:
         overlap: float = 0.5,
         *,
         compression: str = "none",
-        codec: str = "pyd",
+        codec: str | None = None,
         workers: int = 1,
         overwrite: bool = False,
+        layout: Literal["windows", "recordings"] = "windows",
         on_error: Literal["fail", "skip"] = "fail",
         durable: bool = False,
         source: dict[str, Any] | None = None,
         **windows: Any,
     ) -> None:
         registry().sources.get("nwb")
-        sized = {"bin_size_ms": bin_size_ms, "sequence_length": sequence_length, "modalities": modalities, **windows}
+        sized = {"bin_size_ms": bin_size_ms, "sequence_length": sequence_length, "modalities": modalities}
         if "stride" not in windows:
             sized["overlap"] = overlap
-        self.config = ConversionConfig.of(
-            {
-                "format": "nwb",
-                "shard_size": shard_size,
-                "compression": compression,
-                "codec": codec,
-                "source": source or {},
-                "windows": sized,
-                "on_error": on_error,
-                "durable": durable,
-            }
-        )
+        options: dict[str, Any] = {
+            "format": "nwb",
+            "layout": layout,
+            "shard_size": shard_size,
+            "compression": compression,
+            "source": source or {},
+            "windows": windows if layout == "recordings" else {**sized, **windows},
+            "on_error": on_error,
+            "durable": durable,
+        }
+        if codec is not None:
+            options["codec"] = codec
+        self.config = ConversionConfig.of(options)
         self._session = ConversionSession(output_dir, self.config, workers=max(workers, 1))
         self._overwrite = overwrite
         self._conversion: IncrementalConversion | None = None

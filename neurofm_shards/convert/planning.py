@@ -341,6 +341,11 @@ class ConversionPlan:
         return len(self.shards)
 
     @property
+    def full_shards(self) -> int:
+        """Shards that stay as they are when inputs are added: full ones, and those of recordings."""
+        return self.total_shards if self.config.layout == "recordings" else self.total_samples // self.config.shard_size
+
+    @property
     def splits(self) -> dict[str, int]:
         """Windows that are planned for each split, empty where none was asked for.
 

@@ -373,7 +373,7 @@ class IncrementalConversion:
         plan = self._plan([*self._planned, *new])
         self._planned += new
         if plan is not None:
-            self._write(plan, plan.total_samples // self._config.shard_size)
+            self._write(plan, plan.full_shards)
         return sum(item.num_samples for item in new)
 
     def finish(self) -> dict[str, Any]:

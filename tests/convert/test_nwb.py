@@ -195,3 +195,14 @@ def test_splits_are_counted_and_empty_ones_named(files, tmp_path, capsys):
     assert list(splits) == ["train", "test"]
     assert min(splits.values()) > 0
     assert "no samples" not in told("time", {"train": 0.6, "test": 0.4}, "--dry-run").out
+
+
+def test_recordings_are_stored_file_by_file_as_all_at_once(files, tmp_path, tree):
+    with NWBToWebDatasetConverter(tmp_path / "one", layout="recordings") as converter:
+        for path in files:
+            assert converter.convert_nwb_file(path) == 1
+            assert len(list((tmp_path / "one").glob("*.tar"))) == files.index(path) + 1
+    convert_inputs(files, tmp_path / "all", {"format": "nwb", "layout": "recordings"})
+    assert tree(tmp_path / "one") == tree(tmp_path / "all")
+    with pytest.raises(ConfigError, match="choose them when"):
+        NWBToWebDatasetConverter(tmp_path / "two", layout="recordings", stride=3)

@@ -5,9 +5,11 @@ A format plugin describes streams; it never bins, resamples or cuts. :mod:`neuro
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy.typing as npt
@@ -24,37 +26,20 @@ Continuity = Literal["continuous", "step", "instantaneous"]
 
 
 @dataclass(frozen=True)
-class Extent:
-    """Where a stream lies in time, found out before, so that its times need not be read for that.
-
-    Attributes
-    ----------
-    span : (int, int) or None
-        First tick and the one behind the last (ticks of 1 ns); None where no time is to be believed.
-    problems : tuple of Problem
-        Times that were not believed.
-    """
-
-    span: tuple[int, int] | None
-    problems: tuple[Problem, ...] = ()
-
-
-@dataclass(frozen=True)
 class EventCounts:
-    """How many events of each owner lie in a stretch of time.
+    """How many events of each owner lie in a recording.
 
     Attributes
     ----------
-    start, stop : int
-        The stretch, in ticks.
+    recorded : numpy.ndarray of int64, shape (k, 2)
+        The spans, in ticks, in which something was recorded.
     first, last : int
         The events in it, by their place in time order.
     counts, seen : numpy.ndarray of int64, shape (owners,)
         Events of each owner, and how many of them while it was observed.
     """
 
-    start: int
-    stop: int
+    recorded: Ints
     first: int
     last: int
     counts: Ints
@@ -103,15 +88,12 @@ class Stream:
         The input format's own name for it (a neurodata type, say), for messages and ``inspect``.
     description : str
         Free text from the file.
-    extent : Extent or None
-        Where its times lie, where that is known without reading them.
     """
 
     path: str
     modality: str
     kind_name: str = ""
     description: str = ""
-    extent: Extent | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +204,15 @@ class IntervalStream(Stream):
 AnyStream: TypeAlias = EventStream | RegularStream | IrregularStream | IntervalStream
 
 
+def read_once(stream: AnyStream) -> AnyStream:
+    """Let a stream's times be read once although extent, windows and values all need them."""
+    if isinstance(stream, EventStream):
+        return replace(stream, read=functools.cache(stream.read))
+    if isinstance(stream, IrregularStream):
+        return replace(stream, timestamps=functools.cache(stream.timestamps))
+    return stream
+
+
 class Recording(ABC):
     """One session: ids, facts, and lazily read streams. A context manager; used in one thread of one process."""
 
@@ -236,6 +227,8 @@ class Recording(ABC):
     facts: Mapping[str, Any]
     #: What the plugin noticed.
     problems: Sequence[Problem]
+    #: What ``recordings.timeline.timeline`` found before, by the name of the extent: no times need to be read for it.
+    timelines: Mapping[str, Any] = MappingProxyType({})
 
     @property
     @abstractmethod

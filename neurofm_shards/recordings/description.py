@@ -7,6 +7,7 @@ and infinity included.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +20,12 @@ import xxhash
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import FormatError, SourceError
 from neurofm_shards.recordings.series import check_series
-from neurofm_shards.recordings.timeline import Timeline, extent
+from neurofm_shards.recordings.timeline import NAMED_EXTENTS, Timeline, timeline
 from neurofm_shards.recordings.trains import counted, observed_spans, sorted_events
 from neurofm_shards.streams import (
     AnyStream,
     EventCounts,
     EventStream,
-    Extent,
     IntervalStream,
     IrregularStream,
     RegularStream,
@@ -113,7 +113,6 @@ def described_events(stream: EventStream, field: str, when: Timeline) -> tuple[d
     known = counted(events, when, len(stream.owners), None if said is None else spans)
     return {
         **_common(stream, "events", field),
-        "extent": _extent_to_json(extent(stream)),
         "rows": len(events.ticks),
         "owners": list(stream.owners),
         "table": [{name: to_json(value) for name, value in row.items()} for row in stream.table],
@@ -125,7 +124,7 @@ def described_events(stream: EventStream, field: str, when: Timeline) -> tuple[d
         "unsorted": events.unsorted,
         "suspicions": list(events.suspicions),
         "inside": {
-            "span": [known.start, known.stop],
+            "recorded": known.recorded.tolist(),
             "events": [known.first, known.last],
             "counts": known.counts.tolist(),
             "seen": known.seen.tolist(),
@@ -154,7 +153,7 @@ def described_series(stream: RegularStream | IrregularStream, field: str) -> tup
     stamps = np.asarray(stream.timestamps(), dtype=np.float64)
     if stamps.shape != stream.shape[:1]:
         raise SourceError(f"{stream.path}: {len(stamps)} time stamps for {stream.shape[0]} samples")
-    return {**said, "kind": "irregular", "extent": _extent_to_json(extent(stream))}, stamps
+    return {**said, "kind": "irregular"}, stamps
 
 
 def described_intervals(stream: IntervalStream) -> dict[str, Any]:
@@ -185,8 +184,45 @@ def _common(stream: AnyStream, kind: str, field: str) -> dict[str, Any]:
     }
 
 
-def _extent_to_json(found: Extent) -> dict[str, Any]:
-    return {"span": None if found.span is None else list(found.span), "problems": problems_to_json(found.problems)}
+def timelines_to_json(streams: Sequence[AnyStream], source_file: str) -> dict[str, Any]:
+    """Return the timeline of each extent that has a name, but for those that find nothing.
+
+    Raises
+    ------
+    NothingToConvertError
+        Nothing has a time.
+    SourceError
+        What would have one cannot be read.
+    """
+    found = {"auto": timeline(streams, source_file)}
+    for name in NAMED_EXTENTS:
+        with contextlib.suppress(SourceError):  # raised again where it is asked for
+            found.setdefault(name, timeline(streams, source_file, name))
+    return {
+        name: {
+            "span": [when.start, when.stop],
+            "said_by": when.said_by,
+            "problems": problems_to_json(when.problems),
+            "pauses": when.pauses.tolist(),
+            "stated": when.stated,
+        }
+        for name, when in found.items()
+    }
+
+
+def timelines_from_json(said: Mapping[str, Any]) -> dict[str, Timeline]:
+    """Return what :func:`timelines_to_json` was given."""
+    return {
+        name: Timeline(
+            int(item["span"][0]),
+            int(item["span"][1]),
+            str(item["said_by"]),
+            problems_from_json(item["problems"]),
+            np.asarray(item["pauses"], dtype=np.int64).reshape(-1, 2),
+            bool(item["stated"]),
+        )
+        for name, item in said.items()
+    }
 
 
 def problems_to_json(problems: Sequence[Problem]) -> list[list[str]]:
@@ -224,20 +260,14 @@ def stream_of(said: Mapping[str, Any], arrays: StoredArrays) -> AnyStream:
 
 
 def _base(said: Mapping[str, Any]) -> dict[str, Any]:
-    known = said.get("extent")
-    found = None
-    if known is not None:
-        span = known["span"]
-        found = Extent(None if span is None else (int(span[0]), int(span[1])), problems_from_json(known["problems"]))
-    return {name: said[name] for name in ("path", "modality", "kind_name", "description")} | {"extent": found}
+    return {name: said[name] for name in ("path", "modality", "kind_name", "description")}
 
 
 def _events(said: Mapping[str, Any], arrays: StoredArrays) -> EventStream:
     inside, observed = said["inside"], said["observed"]
-    (start, stop), (first, last) = map(int, inside["span"]), map(int, inside["events"])
+    first, last = map(int, inside["events"])
     known = EventCounts(
-        start,
-        stop,
+        np.asarray(inside["recorded"], dtype=np.int64).reshape(-1, 2),
         first,
         last,
         np.asarray(inside["counts"], dtype=np.int64),

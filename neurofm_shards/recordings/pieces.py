@@ -23,7 +23,7 @@ from neurofm_shards.format.keys import RECORDING_FIELD
 from neurofm_shards.plugins.interfaces import Samples
 from neurofm_shards.recordings import description
 from neurofm_shards.recordings.ticks import TICKS_PER_SECOND
-from neurofm_shards.recordings.timeline import Timeline, timeline
+from neurofm_shards.recordings.timeline import Timeline
 from neurofm_shards.streams import (
     AnyStream,
     EventStream,
@@ -31,6 +31,7 @@ from neurofm_shards.streams import (
     IrregularStream,
     Recording,
     RegularStream,
+    read_once,
 )
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Problem, SourcePlan
 from neurofm_shards.values import to_json
@@ -96,8 +97,9 @@ class RecordingPieces(Samples):
     def __init__(self, recording: Recording, piece_bytes: int = PIECE_BYTES) -> None:
         self._recording = recording
         self._problems: list[Problem] = list(recording.problems)
-        streams = recording.streams
-        when = timeline(streams, recording.source_file)
+        streams = [read_once(stream) for stream in recording.streams]
+        timelines = description.timelines_to_json(streams, recording.source_file)
+        when = description.timelines_from_json(timelines)["auto"]
         self._arrays: list[StoredArray] = []
         self._stamps: dict[str, str] = {}
         names = description.field_names(streams)
@@ -112,6 +114,7 @@ class RecordingPieces(Samples):
             "fingerprint": recording.fingerprint,
             "facts": to_json(dict(recording.facts)),
             "problems": description.problems_to_json(recording.problems),
+            "timelines": timelines,
             "pieces": len(self),
             "rows": self._rows,
             "streams": said,

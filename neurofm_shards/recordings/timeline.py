@@ -10,7 +10,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias, get_args
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from neurofm_shards.recordings.ticks import (
     to_seconds,
     to_ticks,
 )
-from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, IrregularStream, RegularStream
+from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, IrregularStream, Recording, RegularStream
 from neurofm_shards.types import Problem
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ _FAST = 0.05
 _OCCUPANCY_BINS = 1 << 22
 
 #: What decides the extent: ``auto``, one kind of streams, everything, or seconds from and to.
-Extent: TypeAlias = Literal["auto", "units", "series", "trials", "all"] | tuple[float, float]
+NamedExtent: TypeAlias = Literal["auto", "units", "series", "trials", "all"]
+Extent: TypeAlias = NamedExtent | tuple[float, float]
+NAMED_EXTENTS: tuple[NamedExtent, ...] = get_args(NamedExtent)
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,12 @@ def timeline(streams: Sequence[AnyStream], source_file: str, extent: Extent = "a
         return _between_streams(found, streams)
     found = _joint([stream for stream in streams if stream.modality in _STATED], problems, failures)
     return found or _no_time(streams, source_file, failures, "")
+
+
+def known_timeline(recording: Recording, extent: Extent) -> Timeline | None:
+    """Return the timeline of a recording where it was found before; None where it is still to be found."""
+    known: Timeline | None = recording.timelines.get(extent) if isinstance(extent, str) else None
+    return known
 
 
 def _no_time(streams: Sequence[AnyStream], source_file: str, failures: list[SourceError], what: str) -> NoReturn:

@@ -89,7 +89,7 @@ def load_trains(stream: EventStream, session_id: str, timeline: Timeline, *, sus
     problems = _suspicions(stream.path, events.suspicions, suspicious)
     observed = observed_spans(stream, timeline)
     inside = events.known
-    if inside is None or (inside.start, inside.stop) != (timeline.start, timeline.stop):
+    if inside is None or not np.array_equal(inside.recorded, timeline.recorded):
         inside = counted(events, timeline, len(stream.owners), observed if stream.observed is not None else None)
     kept = inside.last - inside.first
     facts = {
@@ -140,7 +140,7 @@ def counted(events: SortedEvents, timeline: Timeline, width: int, observed: Sequ
     ticks, owner = events.ticks[first:last], events.owner[first:last]
     counts = np.bincount(owner, minlength=width)
     seen = counts if observed is None else _counted_inside(ticks, owner, observed)
-    return EventCounts(timeline.start, timeline.stop, first, last, counts, seen)
+    return EventCounts(timeline.recorded, first, last, counts, seen)
 
 
 def choose(trains: Trains, unit_filter: str | None, min_rate: float) -> Trains:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ from neurofm_shards.recordings.assembly import (
 )
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.ticks import EMPTY, intersect, normalise, subtract, to_seconds
-from neurofm_shards.recordings.timeline import TimeGrid, Timeline, timeline
+from neurofm_shards.recordings.timeline import TimeGrid, Timeline, known_timeline, timeline
 from neurofm_shards.recordings.trials import Labels, Trials, load_trials
 from neurofm_shards.recordings.windows import (
     PURGED,
@@ -39,7 +37,7 @@ from neurofm_shards.recordings.windows import (
     trial_splits,
     whole_split,
 )
-from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, Recording
+from neurofm_shards.streams import AnyStream, IntervalStream, Recording, read_once
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, SourcePlan
 
 VALID = "valid"
@@ -75,8 +73,8 @@ def windowed(recording: Recording, options: WindowOptions | None = None) -> Samp
         The options do not fit the recording.
     """
     options = options or WindowOptions()
-    streams = [_read_once(stream) for stream in recording.streams]
-    when = timeline(streams, recording.source_file, options.extent)
+    streams = [read_once(stream) for stream in recording.streams]
+    when = known_timeline(recording, options.extent) or timeline(streams, recording.source_file, options.extent)
     grid = TimeGrid.of(options, recording.session_id, when)
     assembly = assemble(streams, options, grid, recording.source_file)
     trials = load_trials([s for s in streams if isinstance(s, IntervalStream)], options, when)
@@ -194,11 +192,6 @@ class RecordingSamples(Samples):
         if options.sampling == "trial":
             facts |= {"align_field": options.align_field, "margin_bins": options.margin_bins}
         return facts
-
-
-def _read_once(stream: AnyStream) -> AnyStream:
-    """Let an event stream's times be read once although extent and spikes both need them."""
-    return replace(stream, read=functools.cache(stream.read)) if isinstance(stream, EventStream) else stream
 
 
 def _validity(

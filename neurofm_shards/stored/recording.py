@@ -11,7 +11,7 @@ import numpy.typing as npt
 from neurofm_shards._typing import Ints
 from neurofm_shards.errors import FormatError
 from neurofm_shards.reading.collection import ShardCollection
-from neurofm_shards.recordings.description import problems_from_json, stream_of
+from neurofm_shards.recordings.description import problems_from_json, stream_of, timelines_from_json
 from neurofm_shards.stored.catalog import Held, borders, description_of
 from neurofm_shards.streams import AnyStream, Recording
 
@@ -94,6 +94,7 @@ class StoredRecording(Recording):
             self.session_id, self.subject_id = str(said["session_id"]), str(said["subject_id"])
             self.source_file, self.fingerprint = str(said["source_file"]), str(said["fingerprint"])
             self.facts, self.problems = dict(said["facts"]), problems_from_json(said["problems"])
+            self.timelines = timelines_from_json(said["timelines"])
             self._streams = tuple(stream_of(stream, self.arrays) for stream in said["streams"])
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(

@@ -101,6 +101,7 @@ def window_options(draw):
         ),
         "spikes": draw(st.sampled_from(["counts", "events", "both"])),
         "missing": "mask",
+        "extent": draw(st.sampled_from(["auto", "auto", "units", "all", (2.0, 7.5)])),
         "masks": draw(st.sampled_from(["auto", "always"])),
         "invalid": draw(st.sampled_from(["drop", "mask", "ignore"])),
         "gaps": draw(st.sampled_from(["drop", "mask"])),

@@ -12,6 +12,7 @@ from torch.utils.data import get_worker_info
 
 from neurofm_shards._process import after_fork
 from neurofm_shards.errors import ConfigError
+from neurofm_shards.loading.agreement import Agreement
 from neurofm_shards.loading.plans.options import PlanOptions
 from neurofm_shards.loading.plans.plan import EpochPlan
 from neurofm_shards.loading.ranks import RankRequest, Ranks, warn_of_lonely_task
@@ -112,11 +113,14 @@ class Progress:
         self._counter = LocalEpochCounter() if counter is None else counter
         self._place = request.find()
         self._plan = self._planned()
+        self._agreement = Agreement(self._plan)
         self._iteration = 0
         self._offset = 0
         self._now: tuple[int, int] | None = None
         after_fork(self._forget_iteration)
         self._report()
+        if get_worker_info() is None:
+            self._agreement.tell(self._plan)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_now": None}  # another process's iterations are its own
@@ -152,8 +156,10 @@ class Progress:
 
     def begin(self) -> tuple[int, int, int]:
         """Begin an iteration; return its number, its epoch and the position it starts at."""
-        _ = self.plan
+        plan = self.plan
         warn_of_lonely_task(self._place)
+        if get_worker_info() is None:
+            self._agreement.confirm(plan)
         self._iteration += 1
         self._now = epoch, position = self._counter.upcoming, self._offset
         self._counter.upcoming, self._offset = epoch + 1, 0

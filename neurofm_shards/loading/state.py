@@ -183,19 +183,17 @@ def _short(value: object) -> str:
     return text if len(text) <= 200 else text[:200] + "..."
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any], verbs: tuple[str, str]) -> str:
-    """Name the settings that differ between two identities: "seed was 1, is 2"."""
-    names = [key for key in {**one, **other} if one.get(key) != other.get(key)]
-    first, second = verbs
-    return "; ".join(
-        f"{LABELS.get(name, name)} {first} {_short(one.get(name, 'not set'))}, {second} "
-        f"{_short(other.get(name, 'not set'))}"
-        for name in names
-    )
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what differs between two identities: what it is called, its value in one, and in the other."""
+    return [
+        (LABELS.get(name, name), _short(one.get(name, "not set")), _short(other.get(name, "not set")))
+        for name in {**one, **other}
+        if one.get(name) != other.get(name)
+    ]
 
 
 def _of_another_run(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     data = any(saved.get(name) != now.get(name) for name in ("dataset", "shards", "samples", "datasets"))
     advice = "load the data set it was saved with" if data else "use the settings it was saved with"
-    said = differences(saved, now, ("was", "is"))
+    said = "; ".join(f"{label} was {before}, is {after}" for label, before, after in differences(saved, now))
     return f"the state belongs to another run: {said}. To resume, {advice}; or start anew"

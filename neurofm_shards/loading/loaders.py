@@ -22,7 +22,7 @@ from neurofm_shards.loading.fetch import OnError, SampleFetch, SkipCounter
 from neurofm_shards.loading.plans.options import PlanOptions, RemainderPolicy
 from neurofm_shards.loading.plans.plan import Request, SinglePlan
 from neurofm_shards.loading.progress import Progress, SharedEpochCounter, worker_place
-from neurofm_shards.loading.ranks import RankRequest
+from neurofm_shards.loading.ranks import RankRequest, warn_of_second_division
 from neurofm_shards.loading.state import LoaderState, read_state, save_state
 from neurofm_shards.loading.subsets import Where
 from neurofm_shards.loading.transforms import (
@@ -131,7 +131,9 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         if self._exhausted:  # this worker had given its share when the state was saved
             self._exhausted = False
             return iter(())
-        return self._samples(*self._progress.begin())
+        begun = self._progress.begin()
+        warn_of_second_division(self._progress.place)
+        return self._samples(*begun)
 
     def _samples(self, iteration: int, epoch: int, position: int) -> Iterator[dict[str, Any]]:
         for chunk in self._chunks(epoch, position):

@@ -21,6 +21,9 @@ from neurofm_shards.loading.state import LoaderState
 #: A DataLoader with more workers than this is refused.
 MOST_WORKERS = 1023
 
+#: Orders with which loaders of this process have begun.
+_begun: set[str] = set()
+
 _log = logging.getLogger("neurofm_shards.loading")
 
 
@@ -158,6 +161,7 @@ class Progress:
         """Begin an iteration; return its number, its epoch and the position it starts at."""
         plan = self.plan
         warn_of_lonely_task(self._place)
+        self._note_repetition(plan)
         if get_worker_info() is None:
             self._agreement.confirm(plan)
         self._iteration += 1
@@ -207,6 +211,19 @@ class Progress:
         self._counter.upcoming, self._offset = epoch, position
         self._now = None
         self._iteration += 1  # an iteration that still runs no longer says where the loader stands
+
+    def _note_repetition(self, plan: EpochPlan) -> None:
+        """Say so when the first epoch of another loader had this very order."""
+        first = self._iteration == 0 and self._counter.upcoming == 0 and self._offset == 0
+        if not first or plan.identity().get("shuffle") is False or get_worker_info() is not None:
+            return
+        order = repr((sorted(plan.identity().items()), plan.sharding))
+        if order in _begun:
+            _log.warning(
+                "this loader begins in the same order as one before it, with the same data and seed: where each epoch "
+                "has a new loader (reload_dataloaders_every_n_epochs), call set_epoch(epoch), or keep the loader"
+            )
+        _begun.add(order)
 
     def _forget_iteration(self) -> None:
         self._now = None  # a forked child's iterations are its own

@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from neurofm_shards.errors import ConfigError
@@ -107,6 +108,34 @@ def warn_of_lonely_task(place: Ranks) -> None:
             "give all samples to each)",
             stacklevel=2,
         )
+
+
+def warn_of_second_division(place: Ranks) -> None:
+    """Warn where the samples, divided here, are divided once more by Accelerate, which Hugging Face's Trainer uses."""
+    if place.world_size > 1 and _inside_accelerate():
+        warnings.warn(
+            f"this loader gives rank {place.rank} of {place.world_size} its part of the samples, and Accelerate "
+            "divides that part once more, so that most samples reach nobody: make the loader with shard=False, or use "
+            "create_webdataset_dataloader, which Accelerate leaves alone",
+            stacklevel=2,
+        )
+
+
+def _inside_accelerate() -> bool:
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001  (a data set is not told by whom it is iterated)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "accelerate.data_loader":
+            return True
+        frame = frame.f_back
+    return _accelerate_divides()
+
+
+def _accelerate_divides() -> bool:
+    """Say so in a DataLoader's worker, where Accelerate's own frames are in another process."""
+    torch, state = sys.modules.get("torch"), sys.modules.get("accelerate.state")
+    if torch is None or torch.utils.data.get_worker_info() is None:
+        return False
+    return state is not None and bool(state.is_initialized()) and state.PartialState().num_processes > 1
 
 
 def _signs_of_others() -> str:

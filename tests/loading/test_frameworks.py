@@ -1,18 +1,27 @@
-"""Lightning and Accelerate: the same batches as a plain loop, and a state that they save and load."""
+"""The loops of frameworks: the batches of a plain loop, samples divided once, states that are saved and loaded.
+
+`tox -e frameworks` installs what these tests need.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from neurofm_shards import create_webdataset_dataloader
+from neurofm_shards import ShardDataset, create_webdataset_dataloader
 
 # Their own deprecations and advice are no findings here.
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
+pytestmark = pytest.mark.filterwarnings("ignore")
 BATCH, STEPS = 8, 13
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 
 
 def rows_of(batch):
@@ -43,6 +52,9 @@ def module_and_trainer(folder, save_at=None):
         def training_step(self, batch, _):
             self.seen.append(rows_of(batch))
             return self.linear(batch["x"].flatten(1)).square().mean()
+
+        def predict_step(self, batch, _):
+            return rows_of(batch)
 
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), 1e-6)
@@ -85,3 +97,105 @@ def test_accelerate_leaves_the_loader_alone_and_saves_its_state(written, expecte
         accelerator.save_state(tmp_path / "run")
     assert found == expected[:STEPS]
     assert json.loads(json.dumps(made.state_dict()))["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "ways"), [("accelerate", 100, 2), ("trainer", 96, 1), ("lightning", 96, 1), ("ray", 96, 1)]
+)
+def test_two_ranks_of_an_example_together_see_every_sample_once(name, samples, ways, tmp_path):
+    pytest.importorskip({"trainer": "transformers"}.get(name, name))
+    command = [sys.executable, EXAMPLES / f"{name}_training.py"]
+    folder = {} if name == "ray" else {"TMPDIR": str(tmp_path)}  # whose sockets need short paths
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | folder, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = {}
+    for rank, way, numbers in re.findall(r"rank (\d), ([^:]+): (\[[^]]*\])", done.stdout):
+        seen.setdefault(way, {})[rank] = json.loads(numbers)
+    assert len(seen) == ways
+    for of_ranks in seen.values():
+        assert set(of_ranks) == {"0", "1"}
+        assert len(of_ranks["0"]) == len(of_ranks["1"])
+        assert sorted({*of_ranks["0"], *of_ranks["1"]}) == list(range(samples))
+        assert len(of_ranks["0"]) <= samples // 2 + 16  # the last batch may be padded
+
+
+TWICE = """
+import sys, warnings
+from accelerate import Accelerator, debug_launcher
+from torch.utils.data import DataLoader
+from neurofm_shards import WebDatasetLoader
+
+def count():
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        samples = WebDatasetLoader(sys.argv[1], metadata=False)
+        loader = Accelerator(cpu=True).prepare(DataLoader(samples, batch_size=8, num_workers=int(sys.argv[2])))
+        number = sum(len(batch["x"]) for batch in loader)
+    print("twice" if any("divides that part once more" in str(each.message) for each in said) else "no word", number)
+
+debug_launcher(count, num_processes=2)
+"""
+
+
+def test_samples_that_are_divided_twice_are_warned_of(written, tmp_path):
+    pytest.importorskip("accelerate")
+    command = [sys.executable, "-c", TWICE, str(written[0]), "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert "twice" in done.stdout
+
+
+def lightning_trainer(folder, **options):
+    lightning = pytest.importorskip("lightning")
+    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    return lightning.Trainer(accelerator="cpu", default_root_dir=folder, **dict.fromkeys(quiet, False), **options)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_lightning_predicts_with_the_loaders_batches(written, expected, tmp_path, num_workers):
+    module, _ = module_and_trainer(tmp_path)
+    assert lightning_trainer(tmp_path).predict(module, make(written, num_workers)) == expected[:STEPS]
+
+
+def test_lightning_overfits_the_same_batches_in_every_epoch(written, tmp_path):
+    module, _ = module_and_trainer(tmp_path)
+    lightning_trainer(tmp_path, overfit_batches=3, max_epochs=3).fit(module, make(written))
+    assert module.seen[:3] == module.seen[3:6] == module.seen[6:]
+    assert module.seen[0] == list(range(8))
+
+
+def test_a_loader_is_rebuilt_from_its_attributes(written, expected):
+    loader = make(written)
+    attributes = {"dataset": loader.dataset, "setup": loader.setup, "batch_sampler": loader.batch_sampler}
+    again = type(loader)(**attributes, num_workers=loader.num_workers, collate_fn=loader.collate_fn)
+    assert [rows_of(batch) for batch in again] == expected[:STEPS]
+    assert again.epoch == loader.epoch
+    backwards = [[102, 0, 7], [5]]
+    other = type(loader)(loader.dataset, loader.setup, backwards)
+    assert len(other) == 2
+    assert [rows_of(batch) for batch in other] == backwards
+
+
+def test_torchs_own_loader_makes_the_same_batches_of_the_parts(written):
+    loader = make(written)
+    plain = torch.utils.data.DataLoader(
+        loader.dataset, batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn
+    )
+    assert isinstance(loader.dataset, ShardDataset)
+    for ours, theirs in zip(make(written), plain, strict=True):
+        assert rows_of(ours) == rows_of(theirs)
+        assert torch.equal(ours["x"], theirs["x"])
+
+
+def test_a_second_loader_in_the_same_order_says_so(written, caplog):
+    for seed in (123_456, 123_456, 123_457):
+        list(create_webdataset_dataloader(written[0], 8, 0, seed=seed))
+    assert caplog.text.count("begins in the same order as one before it") == 1
+    caplog.clear()
+    later = create_webdataset_dataloader(written[0], 8, 0, seed=123_456)
+    later.set_epoch(1)
+    list(later)
+    list(create_webdataset_dataloader(written[0], 8, 0, False))
+    list(create_webdataset_dataloader(written[0], 8, 0, False))
+    assert not caplog.text

@@ -148,6 +148,8 @@ class _Series(Stream):
         ``"continuous"`` (interpolate), ``"step"`` (hold), ``"instantaneous"`` (a value at an instant).
     circular : (float, float) or None
         The range a circular variable wraps in, e.g. ``(0.0, 2 * pi)``.
+    confidence : str
+        The channel that says how sure the values of the others are, from 0 to 1; empty where none does.
     """
 
     shape: tuple[int, ...]
@@ -161,6 +163,7 @@ class _Series(Stream):
     table: Sequence[Mapping[str, Any]] = ()
     continuity: Continuity = "continuous"
     circular: tuple[float, float] | None = None
+    confidence: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

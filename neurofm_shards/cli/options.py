@@ -79,11 +79,13 @@ def _settings(field: FieldInfo) -> dict[str, Any]:
 
 def _said_of_json(annotation: Any) -> str:
     """Say what goes into a flag that takes a whole model, or a list of them."""
+    either = get_origin(annotation) in (Union, types.UnionType)
     listed = get_origin(annotation) is tuple
-    model = get_args(annotation)[0] if listed else annotation
+    model = get_args(annotation)[0] if listed or either else annotation
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return ""
-    return f"; as JSON: {'a list of objects' if listed else 'an object'} with {', '.join(model.model_fields)}"
+    what = "a list of objects" if listed else "an object, or a list of them," if either else "an object"
+    return f"; as JSON: {what} with {', '.join(model.model_fields)}"
 
 
 def _shown(default: Any) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import NothingToConvertError, SourceError
 from neurofm_shards.recordings.behavior import Behavior, behavior_sources
-from neurofm_shards.recordings.continuous import WindowedSeries
+from neurofm_shards.recordings.continuous import JoinedSeries, WindowedSeries
 from neurofm_shards.recordings.modality import WindowedModality
 from neurofm_shards.recordings.options import BehaviorOptions, SeriesOptions, WindowOptions
 from neurofm_shards.recordings.series import Series
@@ -18,12 +18,12 @@ from neurofm_shards.recordings.spikes import BinnedEvents, SpikeEvents
 from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, normalise, subtract
 from neurofm_shards.recordings.timeline import TimeGrid, Timeline, within
 from neurofm_shards.recordings.trains import by_path, choose, join, listing, load_trains, only
-from neurofm_shards.streams import AnyStream, EventStream, IntervalStream
-from neurofm_shards.types import ColumnData, ColumnSpec, Ragged
+from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, IrregularStream, RegularStream
+from neurofm_shards.types import ColumnData, ColumnSpec, Problem, Ragged
 from neurofm_shards.values import to_json
 
 
-class Absent(WindowedModality):
+class MissingModality(WindowedModality):
     """The columns that a modality would have, with no units, channels or features; masks are False throughout."""
 
     def __init__(self, name: str, options: WindowOptions, grid: TimeGrid) -> None:
@@ -55,7 +55,7 @@ def _columns(name: str, options: WindowOptions, grid: TimeGrid) -> tuple[ColumnS
             ColumnSpec("behavior_valid", "|b1", (grid.bins, 0)),
         )
         return (values, mask, ColumnSpec("behavior_features", "<i4", (0,), None, "features"))
-    series: SeriesOptions = options.lfp if name == "lfp" else options.ophys
+    series = options.chosen(name)[0]
     samples = grid.bins if series.rate is None else round(series.rate * grid.window_ticks / TICKS_PER_SECOND)
     table = "channels" if name == "lfp" else "rois"
     return (
@@ -76,14 +76,16 @@ def nothing(spec: ColumnSpec, windows: int) -> ColumnData:
 DEFAULT = ("spikes", "lfp", "behavior", "ophys")
 EPOCHS = "outside the chosen epochs"
 INVALID = "invalid times"
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Assembly:
-    """The modalities of a recording, and the named ones it lacks."""
+    """The modalities of a recording, the named ones it lacks, and what was left out."""
 
     parts: tuple[WindowedModality, ...]
     lacking: tuple[str, ...]
+    problems: tuple[Problem, ...] = ()
 
 
 def assemble(streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGrid, source_file: str) -> Assembly:
@@ -98,9 +100,9 @@ def assemble(streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGri
     """
     makers: Mapping[str, Callable[[], list[WindowedModality]]] = {
         "spikes": lambda: _spikes(streams, options, grid),
-        "lfp": lambda: _series(streams, ("lfp", "raw"), "lfp", options.lfp, options, grid),
+        "lfp": lambda: _series(streams, "lfp", options.chosen("lfp"), options, grid),
         "behavior": lambda: _behavior(streams, options, grid),
-        "ophys": lambda: _series(streams, ("ophys",), "ophys", options.ophys, options, grid),
+        "ophys": lambda: _series(streams, "ophys", options.chosen("ophys"), options, grid),
         "events": lambda: _events(streams, grid, options),
     }
     made = {name: makers[name]() for name in options.modalities or DEFAULT}
@@ -121,7 +123,8 @@ def assemble(streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGri
             f"present: {present}"
         )
     parts = [part for name, found in made.items() for part in found or _absent(name, options, grid)]
-    return Assembly(tuple(parts), tuple(lacking))
+    left = _left_out(streams, parts, source_file) if options.modalities is None and options.behavior is None else []
+    return Assembly(tuple(parts), tuple(lacking), tuple(left))
 
 
 def chosen_epochs(streams: Sequence[AnyStream], tags: Sequence[str], timeline: Timeline) -> Ints:
@@ -205,29 +208,40 @@ def _behavior(streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGr
 
 
 def _series(
-    streams: Sequence[AnyStream],
-    modalities: tuple[str, ...],
-    name: str,
-    chosen: SeriesOptions,
-    options: WindowOptions,
-    grid: TimeGrid,
+    streams: Sequence[AnyStream], name: str, chosen: Sequence[SeriesOptions], options: WindowOptions, grid: TimeGrid
 ) -> list[WindowedModality]:
-    found: list[Series] = [
-        s for s in streams if s.modality in modalities and not isinstance(s, (EventStream, IntervalStream))
-    ]
-    if chosen.path is None:
-        found = [stream for stream in found if stream.modality == name]
-    if not found:
+    """Make one modality of a series, or of several side by side; a path reaches any series, whatever it is."""
+    series: list[Series] = [stream for stream in streams if isinstance(stream, (RegularStream, IrregularStream))]
+    usual = [stream for stream in series if stream.modality == name]
+    if not (series if any(choice.path for choice in chosen) else usual):
         return []
     option = f"{name}.path"
-    stream = by_path(found, chosen.path, option) if chosen.path else only(found, option, f"{name} series")
-    return [WindowedSeries(stream, grid, chosen, name=name, drop_gaps=options.gaps == "drop")]
+    parts = []
+    for choice in chosen:
+        stream = by_path(series, choice.path, option) if choice.path else only(usual, option, f"{name} series")
+        parts.append(WindowedSeries(stream, grid, choice, name=name, drop_gaps=options.gaps == "drop"))
+    return [parts[0] if len(parts) == 1 else JoinedSeries(parts)]
+
+
+def _left_out(streams: Sequence[AnyStream], parts: Sequence[WindowedModality], source_file: str) -> list[Problem]:
+    """Say which series nobody asked for and nothing takes, and how to take them."""
+    taken = {path for part in parts for path in (part.facts.get("paths") or [part.facts.get("path")])}
+    left = [
+        stream
+        for stream in streams
+        if isinstance(stream, (RegularStream, IrregularStream)) and stream.path not in taken and stream.shape[0]
+    ]
+    if not left:
+        return []
+    shown = listing(left[:_SHOWN]) + (f", ... {len(left) - _SHOWN} more" if len(left) > _SHOWN else "")
+    how = "left out; to take one name it: behavior=[{'path': PATH}], lfp.path=PATH or ophys.path=PATH"
+    return [Problem(source_file, f"{len(left)} series are not taken: {shown}", how, "info")]
 
 
 def _absent(name: str, options: WindowOptions, grid: TimeGrid) -> list[WindowedModality]:
     if options.modalities is None or options.missing == "error":
         return []
-    return [Absent(name, options, grid)]
+    return [MissingModality(name, options, grid)]
 
 
 def _raw_hint(streams: Sequence[AnyStream], lacking: Sequence[str]) -> str:

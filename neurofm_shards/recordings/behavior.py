@@ -24,6 +24,10 @@ from neurofm_shards.values import to_json
 _VALUES_AT_ONCE = 1 << 22
 _GAP_INTERVALS = 3.0
 _SHORTEST_GAP = 0.1
+#: Values looked at to tell states from measurements.
+_LOOKED_AT = 10_000
+_MOST_STATES = 16
+_FEWEST_VALUES = 50
 
 
 class SampledSeries:
@@ -43,10 +47,11 @@ class SampledSeries:
 
     def __init__(self, stream: Series, columns: list[int], options: BehaviorOptions, grid: TimeGrid) -> None:
         check_series(stream)
-        self._scaled = Scaled(stream, columns)
+        sure = _confidence(stream, options)
+        self._scaled = Scaled(stream, [*columns, *sure])
+        self._least = options.min_confidence if sure else None
         self._grid = grid
         self._times = _Times(stream)
-        self.problems = self._times.problems
         self.covers = series_coverage(stream, grid.timeline)
         self.kind = _kind(stream, options)
         self.unit = self._scaled.unit
@@ -57,8 +62,10 @@ class SampledSeries:
         self._range = options.wrap or stream.circular or (0.0, 2 * math.pi)
         if self.kind == "step" and self._at == "bin_mean":
             raise ConfigError(
-                f"{stream.path} holds its value between steps: bin_mean makes no sense; say at=bin_center"
+                f"{stream.path} holds its value between steps: bin_mean makes no sense; say at=bin_center, or "
+                "kind=continuous if its values are measurements"
             )
+        self.problems = (*self._times.problems, *self._states(stream, options))
 
     def read(self, starts: Ints) -> npt.NDArray[np.float32]:
         """Return values, shape (windows, bins, columns); not-a-number where there is none."""
@@ -72,7 +79,12 @@ class SampledSeries:
             return np.concatenate([self.read(starts[:half]), self.read(starts[half:])])
         times, values = self._times.part(first, last), self._times.values(self._scaled, first, last)
         edges = self._grid.edges(starts)
-        found = self._evaluate(times, values, edges)
+        unsure = None
+        if self._least is not None:
+            values, unsure = values[:, :-1], values[:, -1:] < self._least
+        found = self._evaluate(times, values if unsure is None else np.where(unsure, np.nan, values), edges)
+        if unsure is not None and self._at != "bin_mean":
+            found[np.isnan(self._taken(times, np.where(unsure, np.nan, 0.0), edges, None))[:, 0]] = np.nan
         if self.kind == "circular":
             found = _wrap(found, *self._range)
         return found.reshape(len(starts), self._grid.bins, -1).astype(np.float32, copy=False)
@@ -80,23 +92,39 @@ class SampledSeries:
     def _evaluate(self, times: Floats, values: Floats, edges: Ints) -> Floats:
         width = self._grid.bin_ticks
         if len(times) == 0:
-            return np.full((len(edges), self._scaled.width), np.nan)
-        if self.kind == "instantaneous":
-            return _last_inside(to_ticks(times), values, edges, edges + width)
-        if self._at == "bin_mean":
+            return np.full((len(edges), values.shape[1]), np.nan)
+        if self.kind != "instantaneous" and self._at == "bin_mean":
             circle = self._range if self.kind == "circular" else None
             return _means(to_ticks(times), values, edges, edges + width, circle)
-        at = (edges + (width if self._at == "bin_end" else width / 2)) / TICKS_PER_SECOND
-        if self.kind == "step":
-            return _held(times, values, at, self._gap, self._times.last)
         period = self._range[1] - self._range[0] if self.kind == "circular" else None
-        if np.isfinite(values).all():
-            return _interpolated(times, values, at, self._gap, period)
+        if self.kind in ("instantaneous", "step") or np.isfinite(values).all():
+            return self._taken(times, values, edges, period)
         columns = []
         for column in values.T:
             known = np.isfinite(column)
-            columns.append(_interpolated(times[known], column[known, None], at, self._gap, period))
+            columns.append(self._taken(times[known], column[known, None], edges, period))
         return np.concatenate(columns, axis=1)
+
+    def _taken(self, times: Floats, values: Floats, edges: Ints, period: float | None) -> Floats:
+        """Return one value at each bin, as neighbours give it; not-a-number where one of them is."""
+        width = self._grid.bin_ticks
+        if self.kind == "instantaneous":
+            return _last_inside(to_ticks(times), values, edges, edges + width)
+        at = (edges + (width if self._at == "bin_end" else width / 2)) / TICKS_PER_SECOND
+        if self.kind == "step":
+            return _held(times, values, at, self._gap, self._times.last)
+        return _interpolated(times, values, at, self._gap, period)
+
+    def _states(self, stream: Series, options: BehaviorOptions) -> tuple[Problem, ...]:
+        """Report floats that take few whole values and are interpolated all the same."""
+        if self.kind != "continuous" or options.kind is not None or np.dtype(stream.dtype).kind != "f":
+            return ()
+        values = self._scaled.read(0, min(stream.shape[0], _LOOKED_AT))
+        known = values[np.isfinite(values)]
+        if len(known) < _FEWEST_VALUES or (known != np.rint(known)).any() or len(np.unique(known)) > _MOST_STATES:
+            return ()
+        what = f"takes only {len(np.unique(known))} different values, all of them whole numbers"
+        return (Problem(stream.path, what, "interpolated like a measurement; kind=step holds states"),)
 
 
 class _Times:
@@ -143,6 +171,15 @@ class _Times:
         rows = self._order[first:last]
         low, high = int(rows.min()), int(rows.max()) + 1
         return scaled.read(low, high)[rows - low]
+
+
+def _confidence(stream: Series, options: BehaviorOptions) -> list[int]:
+    """Return the channel that says how sure values are, where a least confidence is asked for."""
+    if options.min_confidence is None:
+        return []
+    if not stream.confidence:
+        raise ConfigError(f"{stream.path} does not say how sure its values are: leave min_confidence out")
+    return [channel_names(stream).index(stream.confidence)]
 
 
 def _kind(stream: Series, options: BehaviorOptions) -> str:
@@ -321,7 +358,10 @@ class _CountedEvents:
         self.problems = trains.problems
         self._trains, self._grid, self._columns = trains, grid, columns
         self._width = len(stream.owners)
-        self._unknown = 0 < trains.facts["total"] == trains.facts["not_a_number"]
+        self._unknown = trains.facts["total"] == trains.facts["not_a_number"]
+        if trains.facts["total"] == 0:
+            what = "holds no event at all: nothing was recorded, or nothing happened"
+            self.problems += (Problem(stream.path, what, "its values are masked"),)
 
     def read(self, starts: Ints) -> npt.NDArray[np.float32]:
         """Return counts, shape (windows, bins, columns)."""

@@ -216,6 +216,11 @@ class WindowedSeries(WindowedModality):
         window, _, _, _, counts = self._pieces(starts)
         return np.bincount(window, weights=counts, minlength=len(starts)) / self._samples
 
+    @property
+    def samples(self) -> int:
+        """Samples in a window."""
+        return self._samples
+
     def _pieces(self, starts: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
         """Return which samples go where: window, place in it, run, first sample of it, number of samples."""
         if not self._tracks:
@@ -234,6 +239,60 @@ class WindowedSeries(WindowedModality):
         begin, end = np.maximum(at, 0), np.minimum(at + self._samples, count[track])
         some = begin < end
         return window[some], (begin - at)[some], track[some], begin[some], (end - begin)[some]
+
+
+class JoinedSeries(WindowedModality):
+    """Several series of one rate as one modality, their channels side by side in the order chosen.
+
+    A sample is valid where all of them have one.
+
+    Parameters
+    ----------
+    parts : sequence of WindowedSeries
+        Of one name, with equally many samples in a window.
+    """
+
+    def __init__(self, parts: Sequence[WindowedSeries]) -> None:
+        first = parts[0]
+        self.name = name = first.name
+        self._parts = parts
+        if len({part.samples for part in parts}) > 1:
+            rates = ", ".join(f"{part.facts['path']} {part.facts['rate_hz']:g} Hz" for part in parts)
+            raise ConfigError(f"the series of {name} differ in rate ({rates}): say {name}.rate for all of them")
+        (table,) = first.tables
+        self._widths = [len(part.tables[table]) for part in parts]
+        units = {str(part.facts["unit"]) for part in parts}
+        self.columns = (
+            ColumnSpec(name, "<f4", (first.samples, sum(self._widths)), units.pop() if len(units) == 1 else None),
+            ColumnSpec(f"{name}_valid", "|b1", (first.samples,)),
+            ColumnSpec(f"{name}_channels", "<i4", (sum(self._widths),), None, table),
+        )
+        self.tables = {table: [row for part in parts for row in part.tables[table]]}
+        self.problems = tuple(problem for part in parts for problem in part.problems)
+        self.facts = {**first.facts, "paths": [part.facts["path"] for part in parts]}
+        self.removals = {f"gap in {name}": normalise(np.concatenate([EMPTY, *map(_removed, parts)]))}
+        covers = [part.covers for part in parts if part.covers is not None]
+        self.covers = normalise(np.concatenate([EMPTY, *covers]))
+
+    def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
+        """Return values, mask and channels of windows."""
+        found = [part.read(starts, stops) for part in self._parts]
+        values = np.concatenate([np.asarray(columns[self.name]) for columns in found], axis=2)
+        masks = [np.asarray(columns[f"{self.name}_valid"]) for columns in found]
+        return {
+            self.name: values,
+            f"{self.name}_valid": np.logical_and.reduce(masks),
+            f"{self.name}_channels": row_numbers(sum(self._widths), len(starts)),
+        }
+
+    def valid_fraction(self, starts: Ints) -> Floats:
+        """Return the least share of samples that any of the series has."""
+        shares: Floats = np.min([part.valid_fraction(starts) for part in self._parts], axis=0)
+        return shares
+
+
+def _removed(part: WindowedSeries) -> Ints:
+    return normalise(np.concatenate([EMPTY, *part.removals.values()]))
 
 
 def _samples(rate: float, grid: TimeGrid, path: str, asked: float | None) -> int:

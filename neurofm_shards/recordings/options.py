@@ -54,6 +54,10 @@ class BehaviorOptions(_Options):
         "nor hold a step longer (none: until the next value)",
     )
 
+    min_confidence: float | None = Field(
+        None, ge=0, le=1, description="mask values that the series itself is less sure of (as pose estimation says it)"
+    )
+
     @model_validator(mode="after")
     def _wrap_is_a_range(self) -> Self:
         if self.wrap is not None and not self.wrap[0] < self.wrap[1]:
@@ -145,8 +149,12 @@ class WindowOptions(_Options):
         "error", description="spike times that look like sample numbers or restart in every trial"
     )
     # continuous signals
-    lfp: SeriesOptions = Field(SeriesOptions(), description="local field potential")
-    ophys: SeriesOptions = Field(SeriesOptions(), description="fluorescence or other responses of imaged regions")
+    lfp: SeriesOptions | tuple[SeriesOptions, ...] = Field(
+        SeriesOptions(), description="local field potential; a list puts several series side by side"
+    )
+    ophys: SeriesOptions | tuple[SeriesOptions, ...] = Field(
+        SeriesOptions(), description="fluorescence or other responses of imaged regions; a list for several series"
+    )
     behavior: tuple[BehaviorOptions, ...] | None = Field(None, description="behaviour series; none: all that are found")
     # validity
     epochs: tuple[str, ...] = Field((), description="use only epochs with one of these tags")
@@ -173,8 +181,16 @@ class WindowOptions(_Options):
         if self.align_range_ms is not None and not self.align_range_ms[0] < self.align_range_ms[1]:
             msg = f"align_range_ms={self.align_range_ms} is not a range: the first number must be below the second"
             raise ValueError(msg)
+        if not self.chosen("lfp") or not self.chosen("ophys"):
+            msg = "lfp and ophys take one choice or a list of them, not an empty list"
+            raise ValueError(msg)
         self.align_bins()
         return self
+
+    def chosen(self, modality: str) -> tuple[SeriesOptions, ...]:
+        """Return what is chosen of ``lfp`` or ``ophys``, one entry per series."""
+        choice = self.lfp if modality == "lfp" else self.ophys
+        return choice if isinstance(choice, tuple) else (choice,)
 
     @property
     def bin_ticks(self) -> int:

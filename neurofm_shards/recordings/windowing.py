@@ -105,6 +105,7 @@ class RecordingSamples(Samples):
         self._options = options
         self._grid = grid
         self._parts = assembly.parts
+        self._left_out = assembly.problems
         self._trials = trials
         self._cut = cut
         self._valid = valid
@@ -127,6 +128,7 @@ class RecordingSamples(Samples):
                 *self._recording.problems,
                 *self._grid.timeline.problems,
                 *(problem for part in self._parts for problem in part.problems),
+                *self._left_out,
                 *(trials.problems if trials else ()),
             ),
             tables={name: rows for part in self._parts for name, rows in part.tables.items()},

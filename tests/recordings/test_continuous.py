@@ -292,3 +292,26 @@ def test_reading_in_any_order_gives_the_same():
 def test_intervals_alone_hold_nothing_to_convert():
     with pytest.raises(SourceError, match="nothing to convert: looked for spikes"):
         windowed(InMemoryRecording([intervals("trials", [0.0], [1.0])]), WindowOptions())
+
+
+def test_several_series_stand_side_by_side():
+    streams = [
+        regular("a", np.arange(2000.0).reshape(1000, 2), 100.0, modality="lfp"),
+        regular("b", -np.arange(500.0)[:, None], 100.0, modality="lfp"),
+    ]
+    options = {"sequence_length": 100, "overlap": 0}
+    with pytest.raises(SourceError, match=r"lfp\.path"):
+        windowed(InMemoryRecording(streams), WindowOptions(**options))
+    choice = [{"path": "b"}, {"path": "a", "channels": ["1"]}]
+    samples = windowed(InMemoryRecording(streams), WindowOptions(lfp=choice, **options))
+    plan, block = samples.plan(), samples.read(0, 10)
+    assert [row["id"] for row in plan.tables["channels"]] == ["session/b/0", "session/a/1"]
+    values, mask = np.asarray(block.columns["lfp"]), np.asarray(block.columns["lfp_valid"])
+    assert np.array_equal(values[:, :, 1].ravel(), np.arange(1000) * 2 + 1)
+    assert np.array_equal(values[:5, :, 0].ravel(), -np.arange(500))
+    assert mask[:5].all()
+    assert not mask[5:].any()
+    assert np.isnan(values[5:, :, 0]).all()
+    streams[1] = regular("b", np.zeros((500, 1)), 50.0, modality="lfp")
+    with pytest.raises(ConfigError, match="differ in rate"):
+        windowed(InMemoryRecording(streams), WindowOptions(lfp=choice, **options))

@@ -61,9 +61,11 @@ class NpzRecording(Recording):
         if member.key in (self._config.timestamps, self._config.rate, self._config.channels):
             return False
         axis = self._config.axis(member.key)
-        fits = member.numeric and -len(member.shape) <= axis < len(member.shape)
+        fits = member.dtype.kind in "biuf" and -len(member.shape) <= axis < len(member.shape)
         if not fits:
             what = f"array {member} of dtype {member.dtype} has no time axis {axis}"
+            if member.dtype.kind == "c":
+                what = f"array {member} holds complex numbers: save their real and imaginary parts, or their magnitude"
             if self._config.arrays is not None:
                 raise SourceError(f"{self._archive.path}: {what}; leave it out of arrays, or set time_axis for it")
             problems.append(Problem(member.key, what, "left out", "info"))
@@ -82,6 +84,7 @@ class NpzRecording(Recording):
             "unit": self._config.units.get(key, ""),
             "circular": self._config.circular.get(key),
             "channels": self._channels(shape),
+            "continuity": "step" if member.dtype.kind in "biu" else "continuous",
         }
         if self._rate is not None:
             return RegularStream(**fields, rate=self._rate, t0=self._config.start_s)
@@ -97,7 +100,12 @@ class NpzRecording(Recording):
     def _clock(self, member: Member, length: int) -> Callable[[], npt.NDArray[np.float64]]:
         key = self._config.timestamps or ""
         clock = self._archive.members[key]
-        if clock.shape != (length,) or not clock.numeric:
+        if clock.dtype.kind not in "biuf":
+            raise SourceError(
+                f"{self._archive.path}: time stamps {clock} are of dtype {clock.dtype}, not seconds: save them as "
+                "numbers"
+            )
+        if clock.shape != (length,):
             raise SourceError(
                 f"{self._archive.path}: time stamps {clock} do not fit array {member}, which has {length} times along "
                 f"axis {self._config.axis(member.key)}; set time_axis, or choose with arrays"

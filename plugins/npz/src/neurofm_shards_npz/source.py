@@ -12,6 +12,7 @@ from neurofm_shards.plugins.interfaces import Samples, Source
 from neurofm_shards.streams import Recording
 from neurofm_shards_npz.archive import Archive, Member
 from neurofm_shards_npz.config import NpzConfig
+from neurofm_shards_npz.pynapple import pynapple_recording, pynapple_type
 from neurofm_shards_npz.recording import NpzRecording
 from neurofm_shards_npz.samples import NpzSamples
 
@@ -35,6 +36,9 @@ class NpzSource(Source):
         archive = Archive(paths[0])
         try:
             members = _chosen(archive, self.config)
+            kind = "" if self.config.is_recording or self.config.layout != "auto" else pynapple_type(archive)
+            if kind:
+                return pynapple_recording(archive, kind, self.config)
             if self.config.is_recording:
                 return NpzRecording(archive, members, self.config)
             _check_samples(archive, members, self.config)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards._typing import Floats, Ints
+from neurofm_shards._typing import AnyArray, Floats, Ints
 from neurofm_shards.streams import EventStream, IntervalStream
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.content import EventList, Series, StoredArray, Table, small_columns, text
@@ -18,16 +18,14 @@ _LOOK_AT = 10_000
 _MOST_CODES = 256
 #: Longer series are sampled signals, and their values are not searched for codes.
 _MOST_EVENTS = 5_000_000
+_IN_A_STRETCH = 50
+_FEWEST_STRETCHES = 6
 
 
 def looks_like_events(series: Series, modality: str) -> bool:
     """Say whether a plain TimeSeries that counts as behaviour is a list of events rather than a signal.
 
-    Everything in BehavioralEvents is. Elsewhere time stamps and values say so: a signal has a common interval (nine of
-    ten intervals lie within a fifth of the median). Of what has none, constant values are events (licks, rewards),
-    wherever they lie; changing values are too where they lie in acquisition and fewer than half of the intervals are
-    within a factor of two of the median (a wheel that is sampled on movement, in a behaviour module, stays a signal). A
-    series without two usable time stamps is no signal either.
+    Everything in BehavioralEvents is; so is a series without three usable time stamps. Elsewhere stamps and values say.
     """
     if modality != "behavior" or series.timestamps is None or series.data is None or series.types[0] != "TimeSeries":
         return False
@@ -35,17 +33,49 @@ def looks_like_events(series: Series, modality: str) -> bool:
         return True
     look = min(len(series.timestamps), _LOOK_AT)
     times = series.timestamps.read(0, look).astype(np.float64)
-    steps = np.diff(times[np.isfinite(times)])
-    if steps.size < 2:
+    times = times[np.isfinite(times)]
+    return len(times) < 3 or _are_events(times, series.data.read(0, look), series.path)
+
+
+def _are_events(times: Floats, values: AnyArray, path: str) -> bool:
+    """Say whether values at these times are events.
+
+    Pulses, all of them 1, are, those of a frame clock too. A signal has a common interval (nine of ten intervals lie
+    within a fifth of the median), or measurements for values and time stamps that fill time evenly although they jitter
+    or repeat. Of what is neither, constant values are events (licks, rewards), wherever they lie; changing values are
+    where they lie in acquisition and fewer than half of the intervals are within a factor of two of the median (a wheel
+    that is sampled on movement, in a behaviour module, stays a signal).
+    """
+    if values.ndim == 1 and np.all(values == 1):
         return True
+    steps = np.diff(times)
     median = float(np.median(steps))
     if np.mean(np.abs(steps - median) <= abs(median) / 5) >= 0.9:
         return False
-    values = series.data.read(0, look)
     if np.all(values == values[:1]):
         return True
     scattered = np.mean((steps > median / 2) & (steps < median * 2)) < 0.5
-    return bool(scattered) and series.path.startswith("acquisition/")
+    measured = _are_measurements(values) and _fill_evenly(times)
+    return bool(scattered) and not measured and path.startswith("acquisition/")
+
+
+def _are_measurements(values: AnyArray) -> bool:
+    known = values[np.isfinite(values)] if values.dtype.kind == "f" else values[:0]
+    return bool(np.any(known != np.rint(known)))
+
+
+def _fill_evenly(times: Floats) -> bool:
+    """Say whether equal stretches of time hold equally many time stamps, as a clock's do and as chance's do not.
+
+    Of chance (Poisson) the numbers vary by as much as their mean; a gap or two change nothing.
+    """
+    stretches = len(times) // _IN_A_STRETCH
+    if stretches < _FEWEST_STRETCHES:
+        return False
+    numbers, _ = np.histogram(times, bins=stretches)
+    middle = float(np.median(numbers))
+    spread = 1.4826 * float(np.median(np.abs(numbers - middle)))
+    return spread**2 < 0.3 * middle
 
 
 def event_stream(series: Series) -> EventStream | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -132,4 +133,16 @@ def describe(content: FileContent) -> tuple[list[AnyStream], list[Problem]]:
         described = describe_series(content.path, series)
         streams += [] if described.stream is None else [described.stream]
         problems += described.problems
-    return streams, problems
+    return _with_behavior(streams), problems
+
+
+def _with_behavior(streams: list[AnyStream]) -> list[AnyStream]:
+    """Take plain series of processing modules for behaviour where nothing else is."""
+    if any(stream.modality == "behavior" for stream in streams):
+        return streams
+    return [
+        replace(stream, modality="behavior")
+        if stream.modality == "other" and stream.kind_name == "TimeSeries" and stream.path.startswith("processing/")
+        else stream
+        for stream in streams
+    ]

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast, get_args
+from typing import Any, NoReturn, TypeAlias, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -157,6 +157,9 @@ def _extremes(series: Series) -> tuple[float, float]:
 _UNITS = {"volts": "V", "volt": "V", "v": "V", "radians": "rad", "radian": "rad", "degrees": "deg", "degree": "deg"}
 
 
+Read: TypeAlias = Callable[[int, int], npt.NDArray[Any]]
+
+
 @dataclass(frozen=True)
 class Described:
     """A stream, where one could be made, and what was odd about it."""
@@ -293,6 +296,12 @@ def _values(series: Series, modality: str, continuity: Continuity | None = None)
     scale, scale_problems = _scale(series)
     circular = circular_range(series)
     problems += scale_problems + circular.problems
+    read, dtype = _reader(series.data, axis), series.data.dtype.str
+    offset: float | Floats = series.offset
+    sure = _sureness(series, shape)
+    if sure is not None:
+        read, shape, channels, scale, dtype = _with_confidence(read, sure, shape, channels, scale)
+        offset = np.append(np.full(shape[1] - 1, series.offset), 0.0)
     if axis == 1:
         across = "ROI" if "RoiResponseSeries" in series.types else "channel"
         what = f"stored as ({across}, time) {series.data.shape}"
@@ -303,11 +312,12 @@ def _values(series: Series, modality: str, continuity: Continuity | None = None)
         "kind_name": series.types[0],
         "description": series.description,
         "shape": shape,
-        "dtype": series.data.dtype.str,
-        "read": _reader(series.data, axis),
+        "dtype": dtype,
+        "read": read,
         "unit": _UNITS.get(series.unit.lower(), series.unit),
         "scale": scale,
-        "offset": series.offset,
+        "offset": offset,
+        "confidence": "" if sure is None else "confidence",
         "calibrated": _calibrated(series),
         "channels": channels,
         "table": table,
@@ -326,6 +336,27 @@ def _reader(data: StoredArray, axis: int) -> Callable[[int, int], npt.NDArray[An
     return lambda start, stop: np.ascontiguousarray(data.read(start, stop, axis=1).T)
 
 
+def _sureness(series: Series, shape: tuple[int, ...]) -> StoredArray | None:
+    """Return the confidence of each sample, where there is one for each."""
+    sure = series.confidence
+    return sure if sure is not None and sure.shape == shape[:1] and len(shape) <= 2 else None
+
+
+def _with_confidence(
+    read: Read, sure: StoredArray, shape: tuple[int, ...], channels: tuple[str, ...], scale: float | Floats
+) -> tuple[Read, tuple[int, ...], tuple[str, ...], Floats, str]:
+    """Return what describes a series with its confidence as the last channel."""
+    width = _channel_count(shape)
+    names = channels or tuple(str(i) for i in range(width))
+
+    def both(start: int, stop: int) -> npt.NDArray[Any]:
+        values = np.asarray(read(start, stop), dtype=np.float64).reshape(stop - start, width)
+        return np.concatenate([values, sure.read(start, stop).astype(np.float64)[:, None]], axis=1)
+
+    factors = np.append(np.broadcast_to(np.asarray(scale, dtype=np.float64), width), 1.0)
+    return both, (shape[0], width + 1), (*names, "confidence"), factors, "<f8"
+
+
 def _timestamps(stored: StoredArray) -> Callable[[], Floats]:
     return lambda: stored.all().astype(np.float64)
 
@@ -335,7 +366,8 @@ def _continuity(series: Series) -> Continuity:
         if series.continuity == known:
             return cast("Continuity", known)
     kind = "" if series.data is None else series.data.dtype.kind
-    return "step" if kind == "b" or (kind in "iu" and series.conversion == 1.0 and not series.unit) else "continuous"
+    calibrated = series.conversion != 1.0 or series.offset != 0.0 or series.channel_conversion is not None
+    return "step" if kind == "b" or (kind in "iu" and not calibrated) else "continuous"
 
 
 def _calibrated(series: Series) -> bool:

@@ -1,0 +1,148 @@
+"""What a file says counts: its units, its hidden columns, what was never written, and what kind of thing a series is.
+
+References are computed with h5py and numpy alone.
+"""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from neurofm_shards.errors import SourceError
+from neurofm_shards.recordings import BehaviorOptions, WindowOptions, windowed
+from neurofm_shards_nwb.config import NwbConfig
+from neurofm_shards_nwb.source import NwbSource
+
+
+def series(name, data, **more):
+    from pynwb import TimeSeries
+
+    return TimeSeries(name=name, data=data, unit=more.pop("unit", "a.u."), **more)
+
+
+def streams_of(path, reader="auto"):
+    with NwbSource(NwbConfig(reader=reader)).open((str(path),)) as recording:
+        return {stream.path: stream for stream in recording.streams}, recording.problems
+
+
+def test_columns_that_a_table_does_not_list_are_read_with_a_problem(write_nwb):
+    def fill(nwbfile):
+        for start in (0.0, 1.0, 2.0):
+            nwbfile.add_trial(start_time=start, stop_time=start + 0.5)
+
+    path = write_nwb(fill)
+    with h5py.File(path, "r+") as file:
+        dataset = file["intervals/trials"].create_dataset("response_time", data=[0.1, 0.2, 0.3])
+        dataset.attrs["neurodata_type"] = "VectorData"
+    streams, problems = streams_of(path)
+    assert streams["intervals/trials"].columns["response_time"] == [0.1, 0.2, 0.3]
+    assert any("response_time" in problem.what for problem in problems)
+
+
+@pytest.mark.parametrize("reader", ["pynwb", "h5py"])
+def test_the_unit_is_the_files_own_and_not_the_schemas(write_nwb, reader):
+    from pynwb.icephys import VoltageClampSeries
+
+    def fill(nwbfile):
+        electrode = nwbfile.create_icephys_electrode(name="e", device=nwbfile.create_device(name="d"), description="x")
+        made = VoltageClampSeries(name="clamp", data=np.arange(10.0), electrode=electrode, gain=1.0, rate=100.0)
+        nwbfile.add_acquisition(made)
+
+    path = write_nwb(fill)
+    with h5py.File(path, "r+") as file:
+        file["acquisition/clamp/data"].attrs["unit"] = "volts"
+    streams, _ = streams_of(path, reader)
+    assert streams["acquisition/clamp"].unit == "V"
+
+
+def test_chunks_that_were_never_written_are_an_error_and_no_zeros(write_nwb):
+    path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(series("p", np.zeros(10), rate=10.0)))
+    with h5py.File(path, "r+") as file:
+        del file["acquisition/p/data"]
+        dataset = file["acquisition/p"].create_dataset("data", (1000,), "f4", chunks=(100,))
+        dataset.attrs.update(unit="m", conversion=1.0)
+        dataset[:500] = 1.0
+    streams, _ = streams_of(path)
+    with NwbSource().open((str(path),)) as recording, pytest.raises(SourceError, match="5 of its 10 chunks were never"):
+        recording.streams[0].read(0, 10)
+    assert streams["acquisition/p"].shape == (1000,)
+    with h5py.File(path, "r+") as file:
+        del file["acquisition/p/data"]
+        dataset = file["acquisition/p"].create_dataset("data", (1000,), "f4", chunks=(100,), fillvalue=np.nan)
+        dataset.attrs.update(unit="m", conversion=1.0)
+        dataset[:500] = 1.0
+    with NwbSource().open((str(path),)) as recording:
+        assert np.isnan(recording.streams[0].read(0, 1000)).sum() == 500
+
+
+def test_values_that_lie_in_a_file_that_is_gone_are_an_error(write_nwb, tmp_path):
+    path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(series("p", np.zeros(10), rate=10.0)))
+    layout = h5py.VirtualLayout((100,), "f8")
+    layout[:] = h5py.VirtualSource(str(tmp_path / "gone.h5"), "v", (100,))
+    with h5py.File(path, "r+") as file:
+        del file["acquisition/p/data"]
+        file["acquisition/p"].create_virtual_dataset("data", layout)
+        file["acquisition/p/data"].attrs.update(unit="m", conversion=1.0)
+    with NwbSource().open((str(path),)) as recording, pytest.raises(SourceError, match=r"gone\.h5 cannot be found"):
+        recording.streams[0].read(0, 10)
+
+
+@pytest.mark.parametrize("how", ["jitter", "repeats"])
+def test_photometry_whose_stamps_jitter_or_repeat_is_a_series(write_nwb, how):
+    random = np.random.default_rng(0)
+    times = np.arange(2000) / 20
+    times = np.sort(times + random.normal(0, 0.04, 2000)) if how == "jitter" else np.repeat(times[::4], 4)
+    values = random.normal(size=2000)
+    path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(series("fip", values, timestamps=times)))
+    streams, _ = streams_of(path)
+    assert (streams["acquisition/fip"].modality, streams["acquisition/fip"].shape) == ("behavior", (2000,))
+
+
+def test_pulses_of_a_frame_clock_and_measured_events_are_events(write_nwb):
+    random = np.random.default_rng(0)
+    scattered = np.sort(random.uniform(0, 100, 2000))
+
+    def fill(nwbfile):
+        nwbfile.add_acquisition(series("frames", np.ones(300), timestamps=np.arange(300) / 30))
+        nwbfile.add_acquisition(series("drops", random.normal(size=2000), timestamps=scattered))
+
+    streams, _ = streams_of(write_nwb(fill))
+    assert streams["acquisition/frames"].owners == ("frames",)
+    assert streams["acquisition/drops"].modality == "events"
+
+
+def test_a_series_of_any_kind_is_reached_by_its_path_and_what_is_left_out_is_said(write_nwb):
+    def fill(nwbfile):
+        module = nwbfile.create_processing_module("signals", "d")
+        module.add(series("odd", np.arange(1000.0), rate=100.0))
+        nwbfile.add_acquisition(series("speed", np.arange(1000.0), rate=100.0))
+
+    path = write_nwb(fill)
+    chosen = WindowOptions(lfp={"path": "signals/odd"}, modalities=("lfp",), sequence_length=100, overlap=0)
+    with windowed(NwbSource().open((str(path),)), chosen) as samples:
+        assert np.asarray(samples.read(0, 10).columns["lfp"]).ravel().tolist() == list(range(1000))
+    with windowed(NwbSource().open((str(path),)), WindowOptions()) as samples:
+        told = [problem for problem in samples.plan().problems if "processing/signals/odd" in problem.what]
+    assert "behavior=[{'path': PATH}]" in told[0].consequence
+
+
+def test_an_empty_series_is_masked(write_nwb):
+    def fill(nwbfile):
+        nwbfile.add_acquisition(series("none", np.zeros(0), timestamps=np.zeros(0)))
+        nwbfile.add_acquisition(series("speed", np.arange(1000.0), rate=100.0))
+
+    with windowed(NwbSource().open((str(write_nwb(fill)),)), WindowOptions(overlap=0)) as samples:
+        plan, block = samples.plan(), samples.read(0, 9)
+    row = [row["path"] for row in plan.tables["features"]].index("acquisition/none")
+    assert not np.asarray(block.columns["behavior_valid"])[:, :, row].any()
+
+
+def test_floats_that_take_few_whole_values_are_reported(write_nwb):
+    states = np.repeat([0.0, 1.0, 2.0, 1.0], 100)
+    path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(series("state", states, rate=100.0)))
+    with windowed(NwbSource().open((str(path),)), WindowOptions(overlap=0)) as samples:
+        assert any("kind=step" in problem.consequence for problem in samples.plan().problems)
+    held = WindowOptions(overlap=0, behavior=(BehaviorOptions(path="acquisition/state", kind="step"),))
+    with windowed(NwbSource().open((str(path),)), held) as samples:
+        assert not any("kind=step" in problem.consequence for problem in samples.plan().problems)

@@ -1,4 +1,4 @@
-"""Conversion sessions: from inputs to a finished data set, at once or file by file, in a folder that is kept locked."""
+"""Conversion sessions: make, overwrite, add to or resume a data set, at once or file by file, in a locked folder."""
 
 from __future__ import annotations
 

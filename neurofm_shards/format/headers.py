@@ -1,4 +1,4 @@
-"""Canonical tar headers: plain USTAR, no times, no owners; one at a time or thousands in a few numpy calls."""
+"""Canonical tar headers and their checksums: plain USTAR, no times, no owners; one or thousands at a time."""
 
 from __future__ import annotations
 

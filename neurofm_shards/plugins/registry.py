@@ -1,4 +1,4 @@
-"""Find plugins by name, register them in code, make objects from configuration, and say what to install."""
+"""Look up plugins by name, register them in code, make objects from configuration, and say what to install."""
 
 from __future__ import annotations
 

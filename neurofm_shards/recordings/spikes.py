@@ -1,4 +1,4 @@
-"""Spikes in windows: counts per bin and unit, spike times with unit numbers, and what was not observed."""
+"""Spikes in windows: counts per bin and unit (made in ``ticks``), spike times, and what was not observed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Integer time: ticks of one nanosecond, half-open bins and sets of spans; counting without a loop.
+"""Integer time: ticks of one nanosecond, half-open bins, sets of spans, and the count of events in each bin.
 
 Floating floor division puts spikes that lie on a bin's edge into the wrong bin; integers do not. Spans are sorted,
 disjoint and half-open, in ticks, as int64 arrays of shape (n, 2).

@@ -1,0 +1,44 @@
+"""The description of the rooms names what there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PACKAGE = ROOT / "neurofm_shards"
+ROOMS = {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
+
+
+def exists(parts):
+    """Whether there is such a module, or a name in it."""
+    path = PACKAGE.joinpath(*parts)
+    if path.is_dir() or path.with_suffix(".py").exists():
+        return True
+    module = path.parent.with_suffix(".py")
+    return module.exists() and re.search(
+        rf"^(class|def) {parts[-1]}\b", module.read_text(encoding="utf-8"), re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(\w+(?:\.\w+)+)`", TEXT))))
+def test_modules_that_are_named_exist(name):
+    parts = name.split(".")
+    if parts[0] in ROOMS:
+        assert exists(parts)
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`(\w+(?:/\w+)+\.\w+)`", TEXT))))
+def test_files_that_are_named_exist(path):
+    assert (PACKAGE / path).exists()
+
+
+def test_every_room_is_described():
+    rooms = set(re.findall(r"`(\w+)/`", TEXT))
+    assert rooms == ROOMS
+
+
+def test_where_to_start_reading_exists():
+    for room, start in re.findall(r"^\| `([\w/]+)/`(?:, `\w+/`)? \|[^|]*\| `(\w+\.py)`", TEXT, re.MULTILINE):
+        assert (PACKAGE / room / start).exists(), (room, start)

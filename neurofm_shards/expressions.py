@@ -24,6 +24,8 @@ from neurofm_shards.errors import ConfigError
 Columns = Mapping[str, npt.NDArray[Any]]
 
 MAX_LENGTH = 4096
+#: Whole numbers up to here are exact in float64.
+_EXACT = 1 << 53
 #: How much of a text messages repeat.
 _SHOWN = 200
 MAX_NODES = 1000
@@ -172,7 +174,7 @@ def _check(node: ast.AST, text: str) -> None:
     match node:
         case ast.Constant(value=bool() | None | str()):
             return
-        case ast.Constant(value=int() | float() as value) if abs(value) < 2**63:
+        case ast.Constant(value=int() | float() as value) if abs(value) < (2**64 if isinstance(value, int) else 2**63):
             return
         case ast.BinOp(op=op) if type(op) in _ARITHMETIC:
             return
@@ -249,7 +251,7 @@ class _Evaluation:
             named = " and ".join(f"{each.source} ({each.kind})" for each in (left, right))
             raise ConfigError(f"{self._where}: {named} cannot be compared; write texts in quotes, numbers without")
         known = np.asarray(left.known & right.known)
-        sides = [np.broadcast_to(each.data, known.shape)[known] for each in (left, right)]
+        sides = _exact([np.broadcast_to(each.data, known.shape)[known] for each in (left, right)])
         try:
             holds = np.asarray(_COMPARE[type(op)](*sides), dtype=bool)
         except TypeError as error:
@@ -309,6 +311,17 @@ class _Evaluation:
         if isinstance(op, (ast.Div, ast.FloorDiv, ast.Mod)):
             known = known & (right.data != 0)
         return _Values(data, np.asarray(known), "number", source)
+
+
+def _exact(sides: Sequence[npt.NDArray[Any]]) -> Sequence[npt.NDArray[Any]]:
+    """Return both sides of a comparison so that it is exact: large integers meet fractions as Python's numbers."""
+    kinds = {side.dtype.kind for side in sides}
+    if len(kinds) == 1 or not kinds <= set("iuf"):
+        return sides
+    whole = [side for side in sides if side.dtype.kind in "iu" and side.size]
+    if kinds == {"i", "u"} or any(max(-int(side.min()), int(side.max())) > _EXACT for side in whole):
+        return [side.astype(object) for side in sides]
+    return sides
 
 
 def _column(data: npt.NDArray[Any], name: str) -> _Values:

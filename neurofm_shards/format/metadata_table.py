@@ -34,6 +34,8 @@ from neurofm_shards.format.sidecar import (
 from neurofm_shards.format.tar import TarReader
 
 _INT64 = 1 << 63
+#: Whole numbers up to here are exact in float64.
+_EXACT = 1 << 53
 _SCALARS = (str, int, float, bool, type(None))
 _KINDS = ("int", "float", "bool", "text", "json")
 
@@ -95,7 +97,7 @@ def column_of(values: Sequence[Any]) -> MetadataColumn | None:
     nulls = np.array([value is None for value in values], np.bool_) if gaps else None
     if kinds <= {int} and all(value is None or -_INT64 <= value < _INT64 for value in values):
         return MetadataColumn("int", pack_ints([value or 0 for value in values] if gaps else values), nulls)
-    if kinds <= {int, float} and float in kinds:
+    if kinds <= {int, float} and float in kinds and all(type(v) is not int or abs(v) <= _EXACT for v in values):
         return MetadataColumn("float", np.array([np.nan if v is None else v for v in values], np.float64), nulls)
     if kinds == {bool}:
         return MetadataColumn("bool", np.array([bool(value) for value in values], np.uint8), nulls)
@@ -313,7 +315,10 @@ class MetadataTable:
 
     def kind(self, name: str) -> str:
         """Return a column's kind: ``int``, ``float``, ``bool``, ``text``, or ``json`` (mixed)."""
-        kinds = {column.kind for column, _ in self._columns(name) if column is not None and not _blank(column)}
+        columns = [column for column, _ in self._columns(name) if column is not None and not _blank(column)]
+        kinds = {column.kind for column in columns}
+        if kinds == {"int", "float"} and any(column.kind == "int" and not _is_small(column) for column in columns):
+            return "json"
         if kinds <= {"int", "float"}:
             return "float" if "float" in kinds else "int"
         return kinds.pop() if len(kinds) == 1 else "json"
@@ -324,9 +329,9 @@ class MetadataTable:
         Returns
         -------
         numpy.ndarray, shape (n,)
-            int64, float64 (NaN where missing; also for integers with gaps), bool, or objects (texts, None where
-            missing; truth values with gaps; mixed types). Whole numbers beside fractions in one shard are float64,
-            and rounded to that beyond 2**53.
+            int64, float64 (NaN where missing; also for integers with gaps that float64 holds exactly), bool, or
+            objects (texts, None where missing; truth values with gaps; mixed types; integers beyond 2**53 with gaps
+            or beside fractions, which stay exact).
 
         Raises
         ------
@@ -341,6 +346,8 @@ class MetadataTable:
             return self._objects(name, kind) if missing.any() else numbers.astype(np.bool_)
         if kind == "int" and not missing.any():
             return numbers.astype(np.int64)
+        if kind == "int" and bool((np.abs(numbers[~missing]) > _EXACT).any()):
+            return self._objects(name, kind)
         return np.where(missing, np.nan, numbers)
 
     def nulls(self, name: str) -> Bools:
@@ -365,9 +372,8 @@ class MetadataTable:
 
     def _numbers(self, name: str) -> AnyArray:
         parts = [np.zeros(n) if c is None or c.texts is not None else c.array() for c, n in self._columns(name)]
-        used = [
-            part for part, (c, _) in zip(parts, self._columns(name), strict=True) if c is not None and not _blank(c)
-        ]
+        said = zip(parts, self._columns(name), strict=True)
+        used = [part for part, (column, _) in said if column is not None and not _blank(column)]
         dtype = np.result_type(*used) if used else np.dtype(np.float64)
         return np.concatenate([part.astype(dtype) for part in parts]) if parts else np.empty(0)
 
@@ -381,6 +387,12 @@ class MetadataTable:
 
 def _blank(column: MetadataColumn) -> bool:
     return bool(column.missing().all())
+
+
+def _is_small(column: MetadataColumn) -> bool:
+    """Say whether float64 holds all numbers of a column exactly."""
+    numbers = column.array()
+    return not len(numbers) or max(-int(numbers.min()), int(numbers.max())) <= _EXACT
 
 
 def _mixed(column: MetadataColumn | None, length: int) -> npt.NDArray[np.object_]:
@@ -420,6 +432,11 @@ def part_of(metadata: Sequence[Mapping[str, Any]]) -> TablePart:
     return TablePart(len(metadata), kept, tuple(str(name) for name, column in made.items() if column is None))
 
 
+def _may_be_rounded(column: MetadataColumn) -> bool:
+    """Say whether fractions may be integers that the first release rounded: it stored both in one float64 column."""
+    return column.kind == "float" and bool((np.abs(column.array()) > _EXACT).any())
+
+
 def save_part(part: TablePart, fingerprint: str, path: Path, *, durable: bool = False, mode: int | None = None) -> None:
     """Write one shard's table to a sidecar."""
     arrays: Arrays = {}
@@ -432,6 +449,8 @@ def save_part(part: TablePart, fingerprint: str, path: Path, *, durable: bool = 
         "columns": columns,
         "omitted": list(part.omitted),
     }
+    if any(_may_be_rounded(column) for column in part.columns.values()):
+        header["exact"] = True
     write_arrays(path, header, arrays, durable, mode)
 
 
@@ -450,6 +469,8 @@ def read_part(path: Path, fingerprint: str, num_rows: int) -> TablePart:
         case {"kind": "metadata", "version": 1, "fingerprint": str(mark), "rows": int(rows), "columns": [*columns],
               "omitted": [*omitted]} if mark == fingerprint and rows == num_rows:  # fmt: skip
             loaded = dict(load_column(column, rows, arrays) for column in columns)
+            if "exact" not in header and any(_may_be_rounded(column) for column in loaded.values()):
+                raise FormatError(f"metadata sidecar {path.name} is of a version that rounded integers beyond 2**53")
             return TablePart(rows, loaded, tuple(str(name) for name in omitted))
     raise FormatError(f"metadata sidecar {path.name} is of another version of its shard")
 

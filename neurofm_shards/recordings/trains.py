@@ -34,6 +34,8 @@ _FEWEST_RESTARTS = 3
 _MIN_EVENTS = 10
 #: Bits of an int64 beside its sign.
 _SORTABLE_BITS = 63
+#: Whole numbers up to here are exact in float64.
+_EXACT = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -201,14 +203,20 @@ def table_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[An
 
 
 def column(values: Sequence[Any]) -> npt.NDArray[Any]:
-    """Return one column as the plainest array that holds it; None and not-a-number are not-a-number in numbers."""
+    """Return one column as the plainest array that holds it exactly; None and not-a-number are not-a-number in numbers.
+
+    Integers beyond 2**53 beside None or fractions, which float64 would round, stay objects.
+    """
     items = [to_json(value) for value in values]
     if items and all(isinstance(item, bool) for item in items):
         return np.array(items, dtype=bool)
     if items and all(isinstance(item, int) and not isinstance(item, bool) for item in items):
         return np.array(items)
-    if any(item is not None for item in items) and all(
-        item is None or (isinstance(item, (int, float)) and not isinstance(item, bool)) for item in items
+    rounded = any(isinstance(item, int) and abs(item) > _EXACT for item in items)
+    if (
+        not rounded
+        and any(item is not None for item in items)
+        and all(item is None or (isinstance(item, (int, float)) and not isinstance(item, bool)) for item in items)
     ):
         return np.array([np.nan if item is None else item for item in items], dtype=np.float64)
     array = np.empty(len(items), dtype=object)

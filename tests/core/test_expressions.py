@@ -141,3 +141,15 @@ def test_an_expression_can_be_sent_to_another_process():
 def test_any_text_is_an_expression_or_a_clear_error(text):
     with contextlib.suppress(ConfigError):
         compile_expression(text)(TABLE)
+
+
+def test_integers_meet_fractions_exactly():
+    large = 864691135567721507
+    fractions = np.array([float(large), 1.5, np.nan])
+    assert compile_expression(f"x == {large}")({"x": fractions}).tolist() == [False, False, False]
+    assert compile_expression(f"x < {large}")({"x": fractions}).tolist() == [True, True, False]
+    whole = np.array([large, large + 1, 2**63 + 5], np.uint64)
+    assert compile_expression(f"x == {large}")({"x": whole}).tolist() == [True, False, False]
+    assert compile_expression(f"x == {2**63 + 5}")({"x": whole}).tolist() == [False, False, True]
+    assert compile_expression("x > -1")({"x": whole}).tolist() == [True, True, True]
+    assert compile_expression("x < y")({"x": whole, "y": np.array([large + 1] * 3)}).tolist() == [True, False, False]

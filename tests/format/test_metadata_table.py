@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import ConfigError, FormatError
+from neurofm_shards.expressions import compile_expression
 from neurofm_shards.format.metadata_table import MetadataTable, part_of, read_part, save_part
 from neurofm_shards.format.sidecar import read_arrays, write_arrays
 
@@ -18,12 +19,11 @@ SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-(1 << 63), (1 << 63) 
 ROWS = st.fixed_dictionaries({}, optional={"a": SCALARS, "b": st.text("xy", max_size=2), "c": st.integers(0, 9)})
 
 
-def same(found, said, kinds=()):
-    """Compare; numbers that are kept as float64, by one shard's table or by all together, may be rounded to that."""
+def same(found, said):
+    """Compare what a table says with what was said, exactly."""
     if said is None or (isinstance(said, float) and not math.isfinite(said)):
         return found is None or found != found  # noqa: PLR0124  (NaN)
-    rounded = type(said) is int and not {"int", "float"}.isdisjoint(kinds)
-    return found == said or (rounded and type(found) is float and found == float(said))
+    return bool(found == said)
 
 
 @settings(max_examples=150, deadline=None)
@@ -42,13 +42,8 @@ def test_tables_come_back_and_join(tmp_path_factory, shards):
     assert set(table.names) == {name for row in everything for name in row}
     for name in table.names:
         values = [row.get(name) for row in everything]
-        kinds = [
-            {table.kind(name)} | ({part.kind(name)} - {"int"} if name in part.names else set())
-            for part, rows in zip(tables, shards, strict=True)
-            for _ in rows
-        ]
         found = table.values(name).tolist()
-        assert all(map(same, found, values, kinds))
+        assert all(map(same, found, values))
         unsaid = [v is None or (isinstance(v, float) and not math.isfinite(v)) for v in values]
         assert table.nulls(name).tolist() == unsaid
 
@@ -112,3 +107,38 @@ def test_numpy_scalars_and_numbers_too_large():
     table = MetadataTable.of([{"a": np.float32(0.5), "b": (1 << 64) - 1}, {"a": np.int8(3), "b": 1}])
     assert table.values("a").tolist() == [0.5, 3.0]
     assert table.kind("b") == "json"
+
+
+LARGE = 864691135567721507
+NEIGHBOURS = [LARGE + 64 * i for i in range(-10, 11)]
+
+
+@pytest.mark.parametrize("lacking", ["nothing", "in the shard", "in another shard", "a whole shard"])
+@pytest.mark.parametrize("beside", [None, 0.5])
+def test_large_identifiers_stay_exact_in_every_combination_of_shards(lacking, beside):
+    rows = [{"root_id": value} for value in NEIGHBOURS]
+    odd = [{} if beside is None else {"root_id": beside}]
+    tables = {
+        "nothing": [MetadataTable.of(rows)],
+        "in the shard": [MetadataTable.of([*odd, *rows])],
+        "in another shard": [MetadataTable.of(rows), MetadataTable.of([*odd, {"root_id": 7}])],
+        "a whole shard": [MetadataTable.of(rows), MetadataTable.of(odd)],
+    }
+    table = MetadataTable.concat(tables[lacking])
+    values = table.values("root_id")
+    assert [value for value in values.tolist() if value is not None and value > 1e6] == NEIGHBOURS
+    chosen = compile_expression(f"root_id == {LARGE}")({"root_id": values})
+    assert chosen.sum() == 1
+    assert compile_expression(f"root_id > {LARGE}")({"root_id": values}).sum() == 10
+    assert compile_expression(f"root_id in ({LARGE}, {LARGE + 1})")({"root_id": values}).sum() == 1
+
+
+def test_a_table_that_the_first_release_rounded_is_made_again(tmp_path):
+    part = part_of([{"root_id": float(LARGE)}, {"root_id": 0.5}])
+    save_part(part, "mark", tmp_path / "new", durable=False)
+    assert read_part(tmp_path / "new", "mark", 2).columns["root_id"].kind == "float"
+    header, arrays = read_arrays(tmp_path / "new")
+    del header["exact"]
+    write_arrays(tmp_path / "old", header, arrays, False, None)
+    with pytest.raises(FormatError, match="rounded integers"):
+        read_part(tmp_path / "old", "mark", 2)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,13 @@ import pytest
 import neurofm_shards
 from neurofm_shards import create_shards_from_arrays
 from neurofm_shards.errors import InputNotFoundError
+from neurofm_shards.plugins.entries import SourceEntry
+from neurofm_shards.plugins.interfaces import SampleSequence, Source
+from neurofm_shards.plugins.registry import register_source, registry
+from neurofm_shards.recordings.memory import regular
+from neurofm_shards.types import ColumnSpec, SourcePlan
 from neurofm_shards_report import report
+from neurofm_shards_report.recording import _trace
 
 VOID = {"meta", "link", "br", "img", "input"}
 
@@ -147,3 +155,49 @@ def test_listing_plugins_imports_no_matplotlib():
 def test_the_core_runs_the_command_of_whoever_provides_it(shards, tmp_path):
     path = neurofm_shards.report(shards, tmp_path / "core.html")
     assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_a_damaged_data_set_has_a_report_that_says_what_is_damaged(shards, tmp_path):
+    copied = shutil.copytree(shards, tmp_path / "shards")
+    with (copied / "shard_000001.tar").open("r+b") as file:
+        file.truncate(20_000)
+    text = report(copied, tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert "The data set is damaged" in text
+    assert "shard_000001.tar" in text
+    assert "svg" not in {tag for tag, _ in page.tags}
+
+
+def test_the_axis_of_a_single_trace_says_its_values():
+    stream = regular("lfp", np.full((500, 1), 1300.0), 100.0, unit="V")
+    assert set(_trace(stream).axes[0].lines[0].get_ydata().tolist()) == {1300.0}
+
+
+def test_an_input_of_samples_is_drawn(tmp_path):
+    register_source(SourceEntry(name="lines", summary="counts", factory=Lines, suffixes=(".lines",)))
+    try:
+        (tmp_path / "a.lines").write_text("1 2 3")
+        text = report(tmp_path / "a.lines", tmp_path / "report.html").read_text(encoding="utf-8")
+    finally:
+        registry().sources.unregister("lines")
+    assert "Sample 2 of 3." in text
+    assert Page(text).open == []
+
+
+class Lines(Source):
+    """One sample for each number in a file."""
+
+    def open(self, paths):
+        return Numbers(Path(paths[0]).read_text().split())
+
+
+class Numbers(SampleSequence):
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    def plan(self):
+        return SourcePlan(len(self.numbers), (ColumnSpec("x", "<f8", (5,)),), "fingerprint")
+
+    def sample(self, i):
+        return {"x": np.full(5, float(self.numbers[i]))}, {}

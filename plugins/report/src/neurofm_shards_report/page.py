@@ -71,14 +71,14 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Samples:
+class Gallery:
     """Figures side by side."""
 
     figures: Sequence[Picture]
     kind: ClassVar[str] = "samples"
 
 
-Part = Text | Code | Facts | Table | Picture | Samples
+Part = Text | Code | Facts | Table | Picture | Gallery
 
 
 @dataclass(frozen=True)

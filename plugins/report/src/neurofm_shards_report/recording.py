@@ -9,17 +9,23 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from neurofm_shards.blocks import samples_of
 from neurofm_shards.convert.inputs import find_inputs
 from neurofm_shards.errors import ConfigError, NeurofmShardsError
-from neurofm_shards.plugins.interfaces import Inspection
+from neurofm_shards.plugins.interfaces import Inspection, Samples
 from neurofm_shards.recordings import EventStream, IntervalStream, IrregularStream, Recording, RegularStream
 from neurofm_shards.recordings.inspection import inspect_input
 from neurofm_shards_report import figures
-from neurofm_shards_report.page import Alarm, Facts, Figures, Page, Part, Section, Text, cell, table
-from neurofm_shards_report.style import FAINT, INK, SPIKES, bare, colour, styled
+from neurofm_shards_report.page import Alarm, Facts, Figures, Gallery, Page, Part, Section, Text, cell, table
+from neurofm_shards_report.pictures import SampleView, panels_of, plot_view
+from neurofm_shards_report.style import INK, SPIKES, colour, styled
 
 #: Seconds of a recording that its first picture shows, and points per trace.
 SHOWN_S, POINTS = 10.0, 4000
+#: Streams of no more events are shown whole.
+MAX_EVENTS = 2000
+#: Samples drawn of an input that holds samples.
+SAMPLES_DRAWN = 6
 _SEVERITY = ("error", "warning", "info")
 
 
@@ -35,8 +41,7 @@ def recording_page(path: str, format_name: str) -> Page:
     sections = [Section("what", "What is inside", [_session(inspection), _streams(inspection)])]
     try:
         with found[0].source.open(found[0].paths) as opened:
-            if isinstance(opened, Recording):
-                sections += _drawn(opened, canvas)
+            sections += _drawn(opened, canvas) if isinstance(opened, Recording) else _first_samples(opened, canvas)
     except NeurofmShardsError as error:
         sections.append(Section("refused", "It cannot be converted", [Text(str(error))]))
     sections.append(Section("problems", "Problems", [_problems(inspection)]))
@@ -136,6 +141,21 @@ def _drawn(recording: Recording, canvas: Figures) -> list[Section]:
     return sections
 
 
+def _first_samples(samples: Samples, canvas: Figures) -> list[Section]:
+    """Draw samples, evenly chosen, of an input that is cut already."""
+    plan = samples.plan()
+    units = {spec.name: spec.unit for spec in plan.columns if spec.unit}
+    pictures = []
+    for row in figures.spread_over(plan.num_samples, SAMPLES_DRAWN):
+        sample, metadata = next(samples_of(samples.read(row, row + 1)))
+        view = SampleView(sample, metadata, plan.tables, units)
+        if panels_of(view):
+            pictures.append(
+                canvas.picture(plot_view(view, width=5.2, title=""), f"Sample {row:,} of {plan.num_samples:,}.")
+            )
+    return [Section("samples", "Samples", [Gallery(pictures)])] if pictures else []
+
+
 def _spans(recording: Recording) -> list[tuple[str, str, float, float]]:
     found = []
     for stream in recording.streams:
@@ -180,7 +200,7 @@ def _timeline(spans: Sequence[tuple[str, str, float, float]]) -> Figure:
 def _stream(stream: object) -> list[tuple[Figure, str]]:
     try:
         if isinstance(stream, EventStream):
-            return [(_raster(stream), f"{stream.path}: events of each id, from the first one on.")]
+            return [(_raster(stream), f"{stream.path}: events of each id over time.")] if len(stream.read()[0]) else []
         if isinstance(stream, (RegularStream, IrregularStream)) and stream.shape[0] > 1 and len(stream.shape) <= 2:
             return [(_trace(stream), f"{stream.path}: the beginning, in {stream.unit or 'stored values'}.")]
     except NeurofmShardsError:
@@ -192,8 +212,8 @@ def _raster(stream: EventStream) -> Figure:
     times, owner = stream.read()
     known = np.isfinite(times)
     times, owner = times[known], owner[known]
-    start = float(times.min()) if len(times) else 0.0
-    near = times < start + SHOWN_S
+    first = float(times.min()) if len(times) else 0.0
+    near = times <= (first + SHOWN_S if len(times) > MAX_EVENTS else np.inf)
     with styled():
         figure = Figure(figsize=(figures.WIDTH, 0.8 + float(np.clip(0.02 * len(stream.owners), 0.5, 2.5))))
         axes = figure.subplots()
@@ -210,7 +230,8 @@ def _raster(stream: EventStream) -> Figure:
         axes.set_yticks([])
         axes.set_ylabel(f"{len(stream.owners)} ids")
         axes.set_xlabel("time (s)")
-        axes.set_title(f"{stream.path}: {int(near.sum()):,} of {len(times):,} events in the first {SHOWN_S:g} s")
+        said = f"{int(near.sum()):,} of {len(times):,} events, those of the first {SHOWN_S:g} s"
+        axes.set_title(f"{stream.path}: {said if len(times) > MAX_EVENTS else f'all {len(times):,} events'}")
     return figure
 
 
@@ -223,10 +244,11 @@ def _trace(stream: RegularStream | IrregularStream) -> Figure:
         stream.t0 + np.arange(stop) / stream.rate if isinstance(stream, RegularStream) else stream.timestamps()[:stop]
     )
     shown = figures.spread_over(values.shape[1], 8)
-    traces = values[:, shown]
+    traces, one = values[:, shown], len(shown) == 1
     finite = np.isfinite(traces).any(axis=0)
     middle = np.zeros(len(shown))
-    middle[finite] = np.nanmedian(traces[:, finite], axis=0)
+    if not one:
+        middle[finite] = np.nanmedian(traces[:, finite], axis=0)
     spread = float(np.nanquantile(np.abs(traces[:, finite] - middle[finite]), 0.98)) * 2.2 if finite.any() else 1.0
     spread = spread or 1.0
     with styled():
@@ -234,12 +256,12 @@ def _trace(stream: RegularStream | IrregularStream) -> Figure:
         axes = figure.subplots()
         for number in range(len(shown)):
             axes.plot(time, traces[:, number] - middle[number] - number * spread, color=INK, linewidth=0.5)
-        if len(shown) > 1:
-            bare(axes)
-            axes.set_yticks([])
-        else:
+        if one:
             axes.set_ylabel(stream.unit or "")
-        axes.axhline(0, color=FAINT, linewidth=0.3)
+        else:
+            axes.set_yticks([-number * spread for number in range(len(shown))])
+            axes.set_yticklabels([str(i) for i in shown], fontsize=6)
+            axes.set_ylabel("channel")
         axes.set_xlabel("time (s)")
         axes.set_title(
             f"{stream.path}: {' × '.join(map(str, stream.shape))}, {len(shown)} drawn, first {stop:,} values"

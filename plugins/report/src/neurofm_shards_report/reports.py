@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from neurofm_shards.errors import ConfigError, InputNotFoundError
+from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
 from neurofm_shards.format.files import write_atomically
 from neurofm_shards.loading.shuffle_quality import shuffle_report
-from neurofm_shards.maintenance.validate import shard_files
+from neurofm_shards.maintenance.validate import shard_files, validate_dataset
 from neurofm_shards_report import figures
 from neurofm_shards_report.facts import DatasetFacts, ProblemGroup, drawn_rows, open_facts, total_drops
 from neurofm_shards_report.measures import DrawnSamples
@@ -22,10 +22,10 @@ from neurofm_shards_report.page import (
     Code,
     Facts,
     Figures,
+    Gallery,
     Page,
     Part,
     Picture,
-    Samples,
     Section,
     Table,
     Text,
@@ -62,15 +62,39 @@ def report(
     ------
     InputNotFoundError, NoShardsError
         There is no such path, or nothing in it to report on.
-    FormatError
-        The data set is damaged.
     MissingPluginError
         No installed plugin reads the input.
     """
-    page = dataset_page(path) if is_dataset(path) else recording_page(os.fspath(path), format_name)
+    page = _dataset_or_damage(path) if is_dataset(path) else recording_page(os.fspath(path), format_name)
     target = Path(output)
     write_atomically(target, [render(page).encode()])
     return target
+
+
+def _dataset_or_damage(path: str | os.PathLike[str]) -> Page:
+    try:
+        return dataset_page(path)
+    except FormatError as error:
+        return damage_page(path, error)
+
+
+def damage_page(path: str | os.PathLike[str], error: FormatError) -> Page:
+    """Return the page about a data set that cannot be read: what is damaged, and what to do."""
+    found = validate_dataset(Path(path)).findings
+    kinds: dict[tuple[str, str, str], list[str]] = {}
+    for finding in found:
+        kinds.setdefault((finding.severity, finding.what, finding.consequence), []).append(finding.shard)
+    rows = [(*kind, _named(list(dict.fromkeys(shards)))) for kind, shards in kinds.items()]
+    parts: list[Part] = [
+        Text(str(error)),
+        table("severity|what|consequence|shards", rows, title="What a check of the whole data set found"),
+        Text(
+            "neurofm-shards repair makes new indexes and keeps what can be saved; look at the data set again afterwards."
+        ),
+    ]
+    name = Path(path).resolve().name
+    alarm = Alarm("error", "The data set is damaged, so nothing in it is drawn.")
+    return Page(f"Data set {name}", "It cannot be read whole.", [Section("damage", "Damage", parts)], [alarm])
 
 
 def is_dataset(path: str | os.PathLike[str]) -> bool:
@@ -269,12 +293,18 @@ def _splits(facts: DatasetFacts, canvas: Figures) -> list[Part]:
     by_session = {s.name or "(none)": s.splits for s in facts.sessions}
     if len(by_session) > 1:
         parts.append(
-            canvas.picture(figures.stacked(by_session, colours, "samples"), "Samples of each session by split.")
+            canvas.picture(
+                figures.stacked(by_session, colours, "samples"),
+                f"Samples of each session by split.{_few(len(by_session), 'sessions')}",
+            )
         )
     by_subject = _by_subject(facts)
     if len(by_subject) > 1:
         parts.append(
-            canvas.picture(figures.stacked(by_subject, colours, "samples"), "Samples of each subject by split.")
+            canvas.picture(
+                figures.stacked(by_subject, colours, "samples"),
+                f"Samples of each subject by split.{_few(len(by_subject), 'subjects')}",
+            )
         )
     leaks = facts.leaks()
     if leaks:
@@ -290,6 +320,10 @@ def _splits(facts: DatasetFacts, canvas: Figures) -> list[Part]:
             )
         )
     return parts
+
+
+def _few(count: int, what: str) -> str:
+    return f" {figures.MAX_ROWS} of {count:,} {what}, evenly chosen." if count > figures.MAX_ROWS else ""
 
 
 def _named(names: Sequence[str]) -> str:
@@ -365,12 +399,12 @@ def _samples(
     odd = [_sample(drawn, one.row, canvas, tables, one.why) for one in drawn.oddest()]
     parts: list[Part] = [
         Text(f"{len(chosen)} samples, some of every split, evenly spread over sessions and time."),
-        Samples([picture for picture in pictures if picture is not None]),
+        Gallery([picture for picture in pictures if picture is not None]),
     ]
     if odd:
         parts += [
             Text(f"The extremes among {len(drawn.rows)} samples."),
-            Samples([one for one in odd if one is not None]),
+            Gallery([one for one in odd if one is not None]),
         ]
     return parts
 

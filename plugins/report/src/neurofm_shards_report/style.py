@@ -24,6 +24,8 @@ _RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.edgecolor": INK,
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-4, 9),
     "axes.labelcolor": INK,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,

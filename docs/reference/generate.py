@@ -75,6 +75,7 @@ def _type(facts: dict[str, Any]) -> str:
 def commands() -> str:
     """Return the page of commands."""
     from neurofm_shards.cli.main import COMMANDS
+    from neurofm_shards.plugins.registry import EXTRAS
 
     intro = (
         "Every command also takes `--plugin FILE.py`, `--no-plugins`, `--strict-plugins` and `--debug`. Exit codes: 0 "
@@ -86,6 +87,10 @@ def commands() -> str:
         module, _, attribute = home.partition(":")
         getattr(importlib.import_module(module), attribute)().add_arguments(parser)
         lines += [f"## `neurofm-shards {name}`", "", f"{summary[0].upper()}{summary[1:]}.", "", *_arguments(parser), ""]
+    extras = {name: extra for extra, provided in EXTRAS.items() for name in provided.get("command", ())}
+    lines += ["## Commands of plugins", "", "`neurofm-shards COMMAND --help` lists their arguments.", ""]
+    lines += ["| command | comes with |", "|---|---|"]
+    lines += [f"| `{name}` | `pip install 'neurofm-shards[{extra}]'` |" for name, extra in extras.items()]
     return "\n".join(lines)
 
 

@@ -32,7 +32,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "shuffle-report": ("neurofm_shards.cli.order:ShuffleReport", "say how random the order of a data set is"),
     "plugins": ("neurofm_shards.cli.plugins:Plugins", "list installed plugins, or show one"),
     "schema": ("neurofm_shards.cli.plugins:Schema", "print the JSON Schema of the configuration"),
-    "demo": ("neurofm_shards.cli.demo:Demo", "make a session, convert it, train a small decoder on it"),
 }
 
 INTERRUPTED = 130

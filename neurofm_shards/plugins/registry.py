@@ -32,7 +32,7 @@ IN_CODE = "(code)"
 #: What our own distributions provide, by extra, kind and name: the only place where the core names its plugins.
 EXTRAS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "nwb": {"source": ("nwb",), "suffix": (".nwb",)},
+        "nwb": {"source": ("nwb",), "command": ("demo",), "suffix": (".nwb",)},
         "npz": {"source": ("npz",), "suffix": (".npz",)},
         "arrays": {"source": ("arrays",), "suffix": (".npy",)},
         "compression": {"compression": ("zstd", "lz4"), "suffix": (".tar.zst", ".tar.lz4")},

@@ -8,16 +8,15 @@ import pytest
 from neurofm_shards import NWBToWebDatasetConverter, ShardDataset, create_shards_from_arrays
 from neurofm_shards.errors import SourceError
 from neurofm_shards.maintenance.validate import validate_dataset
-from neurofm_shards.plugins.registry import registry
 
 pytestmark = pytest.mark.plugins
 
 
 @pytest.fixture
 def sessions(tmp_path):
-    source = registry().sources.make("nwb")
+    write_demo_session = pytest.importorskip("neurofm_shards_nwb.demo").write_demo_session
     for number in (1, 2):
-        source.write_example(str(tmp_path / f"day{number}.nwb"), seconds=15.0, seed=number)
+        write_demo_session(tmp_path / f"day{number}.nwb", seconds=15.0, seed=number)
     (tmp_path / "broken.nwb").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(500))
     return tmp_path
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+
 import numpy as np
 import pytest
 
 from neurofm_shards.errors import ConfigError
+from neurofm_shards.plugins.registry import registry
 from neurofm_shards_nwb.demo import write_demo_session
 from neurofm_shards_nwb.source import NwbSource
 
@@ -75,3 +79,14 @@ def test_the_rhythm_is_at_20_hz(session):
 def test_a_session_without_room_for_a_reach_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="at least 10 seconds"):
         write_demo_session(tmp_path / "short.nwb", seconds=1)
+
+
+def test_the_command_runs_the_whole_path(tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    command = registry().commands.get("demo").make()
+    command.add_arguments(parser)
+    command.run(parser.parse_args(["-o", str(tmp_path), "--seconds", "30", "--steps", "2", "--json"]))
+    found = json.loads(capsys.readouterr().out)
+    assert found["findings"] == 0
+    assert (found["steps"], found["train_windows"]) == (2, 47)
+    assert (tmp_path / "shards" / "dataset_metadata.json").exists()

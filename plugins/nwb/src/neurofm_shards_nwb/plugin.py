@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neurofm_shards.plugins.entries import SourceEntry
+from neurofm_shards.plugins.entries import CommandEntry, SourceEntry
 from neurofm_shards.plugins.hookspecs import hookimpl
 
 
@@ -22,3 +22,13 @@ def neurofm_register_sources() -> Sequence[SourceEntry]:
             factory="neurofm_shards_nwb.source:NwbSource",
         )
     ]
+
+
+@hookimpl
+def neurofm_register_commands() -> CommandEntry:
+    """Return the command ``demo``."""
+    return CommandEntry(
+        name="demo",
+        summary="make a session, convert it, train a small decoder on it",
+        factory="neurofm_shards_nwb.demo_command:Demo",
+    )

@@ -88,9 +88,7 @@ def damage_page(path: str | os.PathLike[str], error: FormatError) -> Page:
     parts: list[Part] = [
         Text(str(error)),
         table("severity|what|consequence|shards", rows, title="What a check of the whole data set found"),
-        Text(
-            "neurofm-shards repair makes new indexes and keeps what can be saved; look at the data set again afterwards."
-        ),
+        Text("neurofm-shards repair makes new indexes and keeps what can be saved; then make the report again."),
     ]
     name = Path(path).resolve().name
     alarm = Alarm("error", "The data set is damaged, so nothing in it is drawn.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
@@ -18,6 +19,7 @@ from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, D
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
+from neurofm_shards.loading.checkpoint import Checkpoint, OnSignal, make_checkpoint
 from neurofm_shards.loading.datasets import (
     Counts,
     ShardDataset,
@@ -150,6 +152,8 @@ class LoaderSetup:
         Whether batches come in page-locked memory.
     device : torch.device or None
         Where batches are copied to, some in advance.
+    checkpoint : Checkpoint or None
+        Written when an iteration ends.
     """
 
     make_plan: Callable[[PlanOptions], EpochPlan]
@@ -160,6 +164,7 @@ class LoaderSetup:
     workers: WorkerOptions
     pin_memory: bool
     device: torch.device | None
+    checkpoint: Checkpoint | None = None
 
     def sampler(self) -> PlanSampler:
         """Return the sampler of a loader that starts anew."""
@@ -210,6 +215,9 @@ class ShardDataLoader(DataLoader[Any]):
         self._kept: Workers | None = None
         self._copies = None if setup.device is None else copier(setup.device)
         self.skips = SkipCounter()
+        state = None if setup.checkpoint is None or batch_sampler is not None else setup.checkpoint.load()
+        if state is not None:
+            self._progress.load(state)
         super().__init__(dataset, batch_sampler=planned, collate_fn=setup.fetch.collate)
         self.num_workers = setup.workers.count
         self.prefetch_factor = setup.workers.prefetch_factor if setup.workers.count else None
@@ -239,11 +247,13 @@ class ShardDataLoader(DataLoader[Any]):
         workers = self._take_workers()
         workers.begin(derive_key(derive_key(self.setup.options.seed, plan.sharding.rank), epoch))
         stream = run(requests, workers, self._group())
+        checkpoint = self.setup.checkpoint
         try:
-            batches = map(self._completed, stream)
-            arriving = batches if self._copies is None else prefetch(batches, self._copies)
-            # a map, because the variable of a loop here would keep each batch alive until the next is there
-            yield from map(self._handed_over, arriving, repeat(iteration))
+            with nullcontext() if checkpoint is None else checkpoint.during(self._progress.state):
+                batches = map(self._completed, stream)
+                arriving = batches if self._copies is None else prefetch(batches, self._copies)
+                # a map, because the variable of a loop here would keep each batch alive until the next is there
+                yield from map(self._handed_over, arriving, repeat(iteration))
         finally:
             stream.close()
             self._leave_workers(workers)
@@ -358,6 +368,8 @@ def create_webdataset_dataloader(
     io: IO = "auto",
     verify: bool = False,
     on_error: OnError = "raise",
+    checkpoint_path: str | os.PathLike[str] | None = None,
+    on_signal: OnSignal | None = None,
 ) -> ShardDataLoader:
     """Make a :class:`torch.utils.data.DataLoader` over a folder of shards.
 
@@ -440,6 +452,13 @@ def create_webdataset_dataloader(
         ``"skip"``: samples that cannot be read are logged, counted (``loader.skips.total``) and left out, so such
         batches are smaller; the number of batches stays the same, on every rank. A batch without any readable sample,
         or 100 unreadable samples in a row, is an error all the same.
+    checkpoint_path : path-like, optional
+        A file from which the loader continues, where it is there, and which is written when an iteration ends, by
+        ``break`` or an exception, too. With several ranks, each needs a path of its own.
+    on_signal : "checkpoint" or None
+        ``"checkpoint"``: SIGTERM and SIGUSR1 (which Slurm and clouds send before they end a process) write the position
+        of the last batch to ``checkpoint_path`` while the loader is iterated in the main thread, before what they do
+        otherwise.
 
     Returns
     -------
@@ -494,6 +513,7 @@ def create_webdataset_dataloader(
         workers,
         pin_memory=pin_memory and has_accelerator(),
         device=None if device is None else torch.device(device),
+        checkpoint=make_checkpoint(checkpoint_path, on_signal),
     )
     return ShardDataLoader(dataset, setup)
 

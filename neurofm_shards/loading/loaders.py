@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -15,15 +14,15 @@ import numpy.typing as npt
 from torch.utils.data import IterableDataset, get_worker_info
 
 from neurofm_shards.errors import ConfigError, StateError
-from neurofm_shards.format.files import remove_stale_partials
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
+from neurofm_shards.loading.checkpoint import Checkpoint, OnSignal, make_checkpoint
 from neurofm_shards.loading.datasets import Counts, chosen_rows, make_reader, open_shards, sample_bytes
 from neurofm_shards.loading.fetch import OnError, SampleFetch, SkipCounter
 from neurofm_shards.loading.plans.options import PlanOptions, RemainderPolicy
 from neurofm_shards.loading.plans.plan import Request, SinglePlan
 from neurofm_shards.loading.progress import Progress, SharedEpochCounter, worker_place
 from neurofm_shards.loading.ranks import RankRequest, warn_of_second_division
-from neurofm_shards.loading.state import LoaderState, read_state, save_state
+from neurofm_shards.loading.state import LoaderState
 from neurofm_shards.loading.subsets import Where
 from neurofm_shards.loading.transforms import (
     SampleFunction,
@@ -231,6 +230,9 @@ class ResumableWebDatasetLoader(WebDatasetLoader):
         of its own.
     checkpoint_interval : int
         Samples between checkpoints.
+    on_signal : "checkpoint" or None
+        ``"checkpoint"``: SIGTERM and SIGUSR1 (which Slurm and clouds send before they end a process) write a checkpoint
+        while the loader is iterated in the main thread, before what they do otherwise.
     **options
         See :class:`~neurofm_shards.loading.loaders.WebDatasetLoader`.
 
@@ -245,16 +247,23 @@ class ResumableWebDatasetLoader(WebDatasetLoader):
         shard_dir: str | os.PathLike[str],
         checkpoint_path: str | os.PathLike[str] | None = None,
         checkpoint_interval: int = 1000,
+        *,
+        on_signal: OnSignal | None = None,
         **options: Any,
     ) -> None:
         if checkpoint_interval < 1:
             raise ConfigError(f"checkpoint_interval is {checkpoint_interval}; it must be at least 1")
         super().__init__(shard_dir, **options)
-        self.checkpoint_path = None if checkpoint_path is None else Path(checkpoint_path)
+        self._checkpoint = make_checkpoint(checkpoint_path, on_signal)
         self.checkpoint_interval = checkpoint_interval
         self.load_checkpoint()
-        if self.checkpoint_path is not None:
-            remove_stale_partials(self.checkpoint_path.parent, glob.escape(self.checkpoint_path.name))
+        if self._checkpoint is not None:
+            self._checkpoint.clear_up()
+
+    @property
+    def checkpoint_path(self) -> Path | None:
+        """The checkpoint file; None where none is written."""
+        return None if self._checkpoint is None else self._checkpoint.path
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Iterate over one epoch, or what is left of it."""
@@ -264,23 +273,20 @@ class ResumableWebDatasetLoader(WebDatasetLoader):
                 "checkpoint. Use create_webdataset_dataloader(shard_dir, num_workers=...) and save its state_dict(), "
                 "or DataLoader(..., num_workers=0)"
             )
-        return super().__iter__() if self.checkpoint_path is None else self._with_checkpoints()
-
-    def _with_checkpoints(self) -> Iterator[dict[str, Any]]:
         samples = super().__iter__()
-        try:
+        return samples if self._checkpoint is None else self._with_checkpoints(samples, self._checkpoint)
+
+    def _with_checkpoints(self, samples: Iterator[dict[str, Any]], checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:
+        with checkpoint.during(self._state):
             for number, sample in enumerate(samples, 1):
                 if number % self.checkpoint_interval == 0:
-                    self.save_checkpoint()
+                    checkpoint.save(self._state())
                 yield sample
-        finally:
-            self.save_checkpoint()
 
     def save_checkpoint(self) -> None:
         """Write the checkpoint now. Without a checkpoint path, nothing happens."""
-        if self.checkpoint_path is not None:
-            self.checkpoint_path.parent.mkdir(parents=True, exist_ok=True)
-            save_state(self.checkpoint_path, self._state())
+        if self._checkpoint is not None:
+            self._checkpoint.save(self._state())
 
     def load_checkpoint(self) -> bool:
         """Continue where the checkpoint file says; return False where there is none yet.
@@ -290,11 +296,7 @@ class ResumableWebDatasetLoader(WebDatasetLoader):
         StateError
             See the class.
         """
-        if self.checkpoint_path is None:
-            return False
-        try:
-            state = read_state(self.checkpoint_path)
-        except FileNotFoundError:
-            return False
-        self._load(state)
-        return True
+        state = None if self._checkpoint is None else self._checkpoint.load()
+        if state is not None:
+            self._load(state)
+        return state is not None

@@ -146,11 +146,11 @@ def numbers(values: Sequence[Any]) -> Any:
     """Return a tensor of plain numbers (bool, int64 or float64); any other list as it is."""
     kinds = {type(value) for value in values}
     if kinds == {bool}:
-        return torch.tensor(values, dtype=torch.bool)
+        return torch.tensor(values, dtype=torch.bool, device="cpu")
     if kinds == {int} and all(-(1 << 63) <= value < 1 << 63 for value in values):
-        return torch.tensor(values, dtype=torch.int64)
+        return torch.tensor(values, dtype=torch.int64, device="cpu")
     if kinds and kinds <= {int, float} and float in kinds:
-        return torch.tensor(values, dtype=torch.float64)
+        return torch.tensor(values, dtype=torch.float64, device="cpu")
     return list(values)
 
 
@@ -187,7 +187,7 @@ def _padded(name: str, values: Sequence[torch.Tensor], pad_value: float, axes: S
     """Pad every axis to its longest; the mask has the axes that differ."""
     longest = [max(lengths) for lengths in zip(*(value.shape for value in values), strict=True)]
     padded = values[0].new_full((len(values), *longest), _fill(values[0], pad_value))
-    mask = torch.zeros((len(values), *(longest[axis] for axis in axes)), dtype=torch.bool)
+    mask = torch.zeros((len(values), *(longest[axis] for axis in axes)), dtype=torch.bool, device="cpu")
     for value, room, there in zip(values, padded, mask, strict=True):
         room[tuple(slice(length) for length in value.shape)] = value
         there[tuple(slice(value.shape[axis]) for axis in axes)] = True
@@ -196,7 +196,7 @@ def _padded(name: str, values: Sequence[torch.Tensor], pad_value: float, axes: S
 
 def _mask(lengths: torch.Tensor) -> torch.Tensor:
     longest = int(lengths.max()) if len(lengths) else 0
-    return torch.arange(longest) < lengths[:, None]
+    return torch.arange(longest, device="cpu") < lengths[:, None]
 
 
 def _fill(values: torch.Tensor, pad_value: float) -> float | int | bool:

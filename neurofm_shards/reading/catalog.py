@@ -90,6 +90,9 @@ class Catalog:
     manifest: Manifest | None = None
     indexes: Mapping[int, ShardIndex] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", self.folder.absolute())  # the working directory may change
+
 
 #: Which files of a folder are shards: those that match, those of these names, or those that the manifest lists.
 Pattern: TypeAlias = "str | tuple[str, ...] | None"

@@ -240,7 +240,8 @@ class ShardCollection:
         if io not in ("auto", "mmap", "pread"):
             raise ConfigError(f"io={io!r}: choose 'auto', 'mmap' or 'pread'")
         try:
-            return cls(read_catalog(shard_dir, pattern), (os.fspath(shard_dir), pattern), io, cache_bytes, verify)
+            source = (os.path.abspath(shard_dir), pattern)  # noqa: PTH100  (a copy elsewhere opens it again)
+            return cls(read_catalog(shard_dir, pattern), source, io, cache_bytes, verify)
         except MemoryError as error:
             raise FormatError(f"{shard_dir}: there is no memory for all samples that it promises ({error})") from error
 

@@ -58,6 +58,9 @@ class OutputFolder:
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", self.folder.absolute())  # the working directory may change
+
     @property
     def sidecars(self) -> Path:
         """The hidden folder of indexes, tables and the journal."""

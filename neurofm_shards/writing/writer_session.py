@@ -52,7 +52,7 @@ class WriterSession:
     def __init__(self, folder: Path, names: ShardNames, compression: Compression | None, *, overwrite: bool) -> None:
         self.output = OutputFolder(folder)
         self.names = names
-        self._lock = OutputLock(folder)
+        self._lock = OutputLock(self.output.folder)
         self._lock.acquire()
         try:
             self.base = self._begin(compression, overwrite=overwrite)

@@ -87,7 +87,7 @@ class _Memory:
         }
 
 
-class Arena:
+class AddressRange:
     """A range of addresses; parts of it are files or memory, the rest may not be touched.
 
     Parameters

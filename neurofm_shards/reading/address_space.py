@@ -1,8 +1,8 @@
 """The bytes of a whole data set behind one kind of address: decoded tar, shard after shard.
 
-Columns know addresses and lengths; an address space turns them into bytes. :class:`MappedSpace` (one address range of
-maps) is what is used; :class:`FileSpace` (plain reads) stands in where mapping is not wanted or not possible. Which
-one is decided once, when a data set is opened. Compressed shards are decoded into memory, frame by frame, in both.
+Columns know addresses and lengths; an address space turns them into bytes. :class:`MappedAddressSpace` (one address
+range of maps) is the default; :class:`FileAddressSpace` (plain reads) stands in where mapping is not wanted or not had.
+Which one is decided when a data set is opened. Both decode compressed shards into memory, frame by frame.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from neurofm_shards._process import after_fork
 from neurofm_shards._typing import Bytes, Ints
 from neurofm_shards.errors import ClosedError, ConfigError, FormatError
-from neurofm_shards.reading.address_range import Arena, most_maps, places
+from neurofm_shards.reading.address_range import AddressRange, most_maps, places
 from neurofm_shards.reading.frames_cache import FrameCache, ShardFile
 from neurofm_shards.reading.row_copy import RowCopy, make_row_copy
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Space(ABC):
+class AddressSpace(ABC):
     """Where the shards of a data set lie.
 
     Parameters
@@ -157,7 +157,7 @@ class Space(ABC):
 
 
 class Reader(ABC):
-    """Reads from a space for one gather in one thread; made by ``Space.reading``.
+    """Reads from a space for one gather in one thread; made by ``AddressSpace.reading``.
 
     Attributes
     ----------
@@ -165,7 +165,7 @@ class Reader(ABC):
         Copies rows from addresses, those of compressed shards after ``need``.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: AddressSpace) -> None:
         self.copy = space.copy
         self._opened = space
         self._pinned: list[Ints] | None = None
@@ -192,8 +192,8 @@ class Reader(ABC):
         """Return one array of bytes per range; to be copied from at once, never to be kept."""
 
 
-class MappedSpace(Space):
-    """All shards in one arena: files mapped into their places, compressed shards decoded into theirs.
+class MappedAddressSpace(AddressSpace):
+    """All shards in one address range: files mapped into their places, compressed shards decoded into theirs.
 
     Raises
     ------
@@ -203,41 +203,41 @@ class MappedSpace(Space):
 
     def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
         super().__init__(name, tar_bytes, cache_bytes)
-        self._arena = Arena(int(self.bases[-1]))
+        self._range = AddressRange(int(self.bases[-1]))
         self.copy = make_row_copy(self.everything)
 
     @property
     def everything(self) -> Bytes:
         """The whole range of addresses."""
-        return self._arena.bytes
+        return self._range.bytes
 
     def stays(self, shard: int) -> bool:
-        """See :meth:`Space.stays`; frames of compressed shards come and go."""
+        """See :meth:`AddressSpace.stays`; frames of compressed shards come and go."""
         return bool(self._first_frames[shard] < 0)
 
     def _attach_plain(self, shard: int, file: ShardFile) -> None:
         with file.open() as fd:
-            self._arena.map_file(int(self.bases[shard]), fd, file.file_bytes)
+            self._range.map_file(int(self.bases[shard]), fd, file.file_bytes)
 
     def _memory(self, shard: int, size: int) -> Bytes:
         base = int(self.bases[shard])
-        self._arena.map_memory(base, size)
+        self._range.map_memory(base, size)
         return self.everything[base : base + size]
 
     def _drop(self, start: int, stop: int) -> None:
-        self._arena.drop(start, stop)
+        self._range.drop(start, stop)
 
     def reading(self) -> Reader:
-        """See :meth:`Space.reading`."""
+        """See :meth:`AddressSpace.reading`."""
         return _MappedReader(self)
 
     def _release(self) -> None:
-        self._arena.close()
+        self._range.close()
         self.copy = make_row_copy(self.everything)
 
 
 class _MappedReader(Reader):
-    def __init__(self, space: MappedSpace) -> None:
+    def __init__(self, space: MappedAddressSpace) -> None:
         super().__init__(space)
         self._space = space
 
@@ -260,14 +260,14 @@ def _numbers(first: Ints, last: Ints) -> Ints:
 _OPEN_FILES = 128
 
 
-class FileSpace(Space):
+class FileAddressSpace(AddressSpace):
     """Plain shards read by ``preadv`` straight into the output; compressed ones decoded into memory of their own."""
 
     def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
         super().__init__(name, tar_bytes, cache_bytes)
         self.copy = _FileRows(self)
         self._files: dict[int, ShardFile] = {}
-        self._decoded: dict[int, Arena] = {}
+        self._decoded: dict[int, AddressRange] = {}
         self._open = _OpenFiles()
 
     def shards_of(self, offsets: Ints) -> Ints:
@@ -276,9 +276,9 @@ class FileSpace(Space):
 
     def read(self, shard: int, start: int, out: Bytes) -> None:
         """Copy decoded bytes of a shard, from ``start`` on, into ``out``."""
-        arena = self._decoded.get(shard)
-        if arena is not None:
-            out[:] = arena.bytes[start : start + len(out)]
+        decoded = self._decoded.get(shard)
+        if decoded is not None:
+            out[:] = decoded.bytes[start : start + len(out)]
             return
         file = self._files[shard]
         opened, done = self._open.get(shard, file), 0
@@ -300,9 +300,9 @@ class FileSpace(Space):
         self._open.get(shard, file)
 
     def _memory(self, shard: int, size: int) -> Bytes:
-        arena = self._decoded[shard] = Arena(size)
-        arena.map_memory(0, size)
-        return arena.bytes[:size]
+        decoded = self._decoded[shard] = AddressRange(size)
+        decoded.map_memory(0, size)
+        return decoded.bytes[:size]
 
     def _drop(self, start: int, stop: int) -> None:
         shard = int(self.shards_of(np.array([start]))[0])
@@ -310,17 +310,17 @@ class FileSpace(Space):
         self._decoded[shard].drop(start - base, stop - base)
 
     def reading(self) -> Reader:
-        """See :meth:`Space.reading`."""
+        """See :meth:`AddressSpace.reading`."""
         return _FileReader(self)
 
     def _release(self) -> None:
         self._open.clear()
-        for arena in self._decoded.values():
-            arena.close()
+        for decoded in self._decoded.values():
+            decoded.close()
 
 
 class _FileReader(Reader):
-    def __init__(self, space: FileSpace) -> None:
+    def __init__(self, space: FileAddressSpace) -> None:
         super().__init__(space)
         self._space = space
 
@@ -331,7 +331,7 @@ class _FileReader(Reader):
 
 
 class _FileRows(RowCopy):
-    def __init__(self, space: FileSpace) -> None:
+    def __init__(self, space: FileAddressSpace) -> None:
         self._space = weakref.proxy(space)  # which owns this
 
     def rows_into(self, offsets: Ints, size: int, out: npt.NDArray[Any]) -> None:
@@ -377,7 +377,7 @@ class _OpenFiles:
 IO: TypeAlias = Literal["auto", "mmap", "pread"]
 
 
-def make_space(name: str, tar_bytes: Ints, io: IO, cache_bytes: int) -> Space:
+def open_address_space(name: str, tar_bytes: Ints, io: IO, cache_bytes: int) -> AddressSpace:
     """Return the space that ``io`` asks for; ``auto``: maps, unless the platform cannot hold as many.
 
     Raises
@@ -386,10 +386,10 @@ def make_space(name: str, tar_bytes: Ints, io: IO, cache_bytes: int) -> Space:
         Maps were asked for, and are not to be had.
     """
     if io == "pread" or (io == "auto" and len(tar_bytes) > most_maps()):
-        return FileSpace(name, tar_bytes, cache_bytes)
+        return FileAddressSpace(name, tar_bytes, cache_bytes)
     try:
-        return MappedSpace(name, tar_bytes, cache_bytes)
+        return MappedAddressSpace(name, tar_bytes, cache_bytes)
     except OSError as error:
         if io == "mmap":
             raise ConfigError(f"{name}: cannot reserve addresses for a map ({error}); use io='pread'") from error
-        return FileSpace(name, tar_bytes, cache_bytes)
+        return FileAddressSpace(name, tar_bytes, cache_bytes)

@@ -26,7 +26,7 @@ from neurofm_shards.format.manifest import MANIFEST_NAME, read_manifest
 from neurofm_shards.format.resolve import find_codec, find_compression
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.format.unfinished import why_unfinished
-from neurofm_shards.reading.address_space import Reader, Space
+from neurofm_shards.reading.address_space import AddressSpace, Reader
 from neurofm_shards.reading.frames_cache import ShardFile
 from neurofm_shards.types import ColumnSpec
 
@@ -209,7 +209,7 @@ class ShardTable:
     ----------
     catalog : Catalog
         What is known without opening shards.
-    space : Space
+    space : AddressSpace
         Where their bytes are read.
 
     Attributes
@@ -218,7 +218,7 @@ class ShardTable:
         First row of each shard, and the number of rows.
     """
 
-    def __init__(self, catalog: Catalog, space: Space) -> None:
+    def __init__(self, catalog: Catalog, space: AddressSpace) -> None:
         self.catalog = catalog
         self.starts: Ints = np.concatenate([[0], np.cumsum(catalog.num_samples)]).astype(np.int64)
         self._space = space

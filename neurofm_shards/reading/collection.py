@@ -19,7 +19,7 @@ from neurofm_shards.blocks import MISSING, native_spec
 from neurofm_shards.errors import ConfigError, FormatError, SampleIndexError, SampleNotFoundError, StateError
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.format.metadata_table import MetadataTable, load_table
-from neurofm_shards.reading.address_space import IO, make_space
+from neurofm_shards.reading.address_space import IO, open_address_space
 from neurofm_shards.reading.buffers import BufferPool
 from neurofm_shards.reading.catalog import Catalog, Pattern, ShardTable, read_catalog
 from neurofm_shards.reading.columns import Column, Fetch, ListColumn, gather_at_once, make_column, native
@@ -188,7 +188,7 @@ class ShardCollection:
         self.manifest: Manifest | None = catalog.manifest
         self.shard_names = list(catalog.names)
         self.shard_sizes: Ints = catalog.num_samples
-        self._space = make_space(str(catalog.folder), catalog.tar_bytes, io, cache_bytes)
+        self._space = open_address_space(str(catalog.folder), catalog.tar_bytes, io, cache_bytes)
         self._shards = ShardTable(catalog, self._space)
         self.starts: Ints = self._shards.starts
         self.num_samples = int(self.starts[-1])

@@ -28,7 +28,7 @@ from neurofm_shards.errors import (
 )
 from neurofm_shards.format.files import HUGE_PAGE
 from neurofm_shards.reading import address_space as space
-from neurofm_shards.reading.address_range import Arena, places
+from neurofm_shards.reading.address_range import AddressRange, places
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.writing.dataset_writer import WebDatasetWriter
 
@@ -335,7 +335,7 @@ def test_no_addresses_to_be_had_means_plain_reads_unless_maps_were_asked_for(our
     def refuse(size):
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(space, "Arena", refuse)
+    monkeypatch.setattr(space, "AddressRange", refuse)
     with ShardCollection.open(ours) as data:
         np.testing.assert_array_equal(data.gather([7, 21])["x"], values[[7, 21]])
     with pytest.raises(ConfigError, match="cannot reserve addresses.*io='pread'"):
@@ -345,13 +345,13 @@ def test_no_addresses_to_be_had_means_plain_reads_unless_maps_were_asked_for(our
 
 
 def test_reserved_addresses_take_no_memory():
-    arena = Arena(1 << 42)
-    arena.map_memory(1 << 40, 1 << 20)
-    arena.bytes[(1 << 40) + 5] = 7
-    assert arena.bytes[(1 << 40) + 5] == 7
-    arena.drop(1 << 40, (1 << 40) + (1 << 20))
-    assert arena.bytes[(1 << 40) + 5] == 0
-    arena.close()
+    address_range = AddressRange(1 << 42)
+    address_range.map_memory(1 << 40, 1 << 20)
+    address_range.bytes[(1 << 40) + 5] = 7
+    assert address_range.bytes[(1 << 40) + 5] == 7
+    address_range.drop(1 << 40, (1 << 40) + (1 << 20))
+    assert address_range.bytes[(1 << 40) + 5] == 0
+    address_range.close()
 
 
 def compressed(folder, compression, count=48):
@@ -490,6 +490,6 @@ def test_shards_that_fill_huge_pages_begin_at_one():
     assert (places(sizes) / HUGE_PAGE).tolist() == [0, 6, 7, 8, 9]
     assert places(np.array([10, mmap.PAGESIZE, 1])).tolist() == [0, mmap.PAGESIZE, 2 * mmap.PAGESIZE, 3 * mmap.PAGESIZE]
     assert places(np.zeros(0, np.int64)).tolist() == [0]
-    arena = Arena(10)
-    assert arena.bytes.ctypes.data % HUGE_PAGE == 0
-    arena.close()
+    address_range = AddressRange(10)
+    assert address_range.bytes.ctypes.data % HUGE_PAGE == 0
+    address_range.close()

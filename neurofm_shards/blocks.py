@@ -193,6 +193,11 @@ def fields_of(block: Block) -> Mapping[str, ColumnSpec]:
     return {name: column_spec(name, data) for name, data in block.columns.items()}
 
 
+def dtype_name(dtype: str | None) -> str:
+    """Return a dtype as people write it (``uint8`` for ``|u1``); ``JSON`` for values that are no arrays."""
+    return "JSON" if dtype is None else np.dtype(dtype).name
+
+
 def is_count(spec: ColumnSpec) -> bool:
     """Say whether a column holds counts of events."""
     unsigned = spec.dtype is not None and np.dtype(spec.dtype).kind == "u"

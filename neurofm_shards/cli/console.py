@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from neurofm_shards.maintenance.validate import Report
 
@@ -26,6 +28,25 @@ def note_console() -> Console:
     from rich.console import Console  # noqa: PLC0415  (after --help)
 
     return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def plain_table(*heads: str, wrap: Sequence[str] = ()) -> Table:
+    """Return a table without borders; only the columns named in ``wrap`` break their lines, at words."""
+    from rich.table import Table  # noqa: PLC0415  (after --help)
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for head in heads:
+        table.add_column(head, no_wrap=head not in wrap, overflow="fold")
+    return table
+
+
+def has_blocks(console: Console) -> bool:
+    """Return whether the console's encoding has block characters."""
+    try:
+        "█·▁▇".encode(console.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def print_json(value: Any) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.tree import Tree
 
-from neurofm_shards.cli.console import COLOURS, print_json, result_console
+from neurofm_shards.cli.console import COLOURS, has_blocks, plain_table, print_json, result_console
 from neurofm_shards.plugins.interfaces import Command
+from neurofm_shards.recordings.stream_rows import StreamRow, grouped, stream_rows
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from neurofm_shards.plugins.interfaces import Inspection
 
 
@@ -24,6 +29,7 @@ class Inspect(Command):
         parser.add_argument(
             "--format", default="auto", metavar="NAME", help="source plugin (default: found by content)"
         )
+        parser.add_argument("--all", action="store_true", help="print every fact of every stream")
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, args: argparse.Namespace) -> int:
@@ -36,7 +42,7 @@ class Inspect(Command):
             print_json([_plain(inspection) for inspection in found])
         else:
             for inspection in found:
-                _print(inspection)
+                _print(inspection, everything=args.all)
         return int(any(problem.severity == "error" for inspection in found for problem in inspection.problems))
 
 
@@ -48,20 +54,88 @@ def _plain(inspection: Inspection) -> dict[str, Any]:
     return {"title": inspection.title, "tree": inspection.tree, "problems": problems}
 
 
-def _print(inspection: Inspection) -> None:
+def _print(inspection: Inspection, *, everything: bool) -> None:
     console = result_console()
-    tree = Tree(f"[bold]{escape(inspection.title)}[/bold]")
-    _grow(tree, inspection.tree)
-    console.print(tree)
+    if everything:
+        tree = Tree(f"[bold]{escape(inspection.title)}[/bold]")
+        _grow(tree, inspection.tree)
+        console.print(tree)
+    else:
+        console.print(f"[bold]{escape(inspection.title)}[/bold]")
+        console.print(_session_line(inspection), markup=False)
+        _print_streams(console, stream_rows(inspection))
+    _print_problems(console, inspection)
+
+
+def _session_line(inspection: Inspection) -> str:
+    """Return who, what and how long in one line."""
+    session, time = inspection.tree.get("session") or {}, inspection.tree.get("time") or {}
+    said = [
+        str(session[name])
+        for name in ("session_id", "subject_id", "species", "session_start_time")
+        if session.get(name)
+    ]
+    said += (
+        [f"{time['seconds']:,.1f} s ({time['start_s']:,.1f} to {time['stop_s']:,.1f} s)"] if "seconds" in time else []
+    )
+    said += [f"{inspection.tree['samples']:,} samples"] if "samples" in inspection.tree else []
+    return "  |  ".join(said) or "nothing is known of the session"
+
+
+def _print_streams(console: Console, rows: Sequence[StreamRow]) -> None:
+    shown = grouped(list(rows))
+    if not shown:
+        console.print("no streams of data")
+        return
+    table = plain_table("stream", "kind", "size", "rate", "unit", "notes", wrap=("stream", "notes"))
+    for row in shown:
+        table.add_row(*map(escape, (row.name, row.modality, row.size, row.rate, row.unit, row.notes)))
+    console.print(table)
+    _print_strips(console, rows)
+
+
+def _print_strips(console: Console, rows: Sequence[StreamRow]) -> None:
+    """Print when each modality was recorded, as one strip each."""
+    timed = [
+        (row.modality, row.first_s, row.last_s) for row in rows if row.first_s is not None and row.last_s is not None
+    ]
+    if not timed:
+        return
+    start, stop = min(first for _, first, _ in timed), max(last for _, _, last in timed)
+    modalities = list(dict.fromkeys(modality for modality, _, _ in timed))
+    label = max(map(len, modalities))
+    width = max(10, min(console.width, 100) - label - 4)
+    for modality in modalities:
+        cells = [False] * width
+        for _, first, last in (span for span in timed if span[0] == modality):
+            scale = width / ((stop - start) or 1.0)
+            low, high = int((first - start) * scale), math.ceil((last - start) * scale - 0.05)
+            for cell in range(min(low, width - 1), max(low + 1, high)):
+                cells[min(cell, width - 1)] = True
+        full, empty = ("█", "·") if has_blocks(console) else ("#", ".")
+        console.print(f"{modality:>{label}} |{''.join(full if cell else empty for cell in cells)}|", markup=False)
+    console.print(
+        f"{'':>{label}}  {start:<,.1f} s{f'{stop:,.1f} s':>{max(0, width - len(f'{start:<,.1f} s'))}}", markup=False
+    )
+
+
+def _print_problems(console: Console, inspection: Inspection) -> None:
+    """Print problems, equal ones together, the gravest first."""
     if not inspection.problems:
         console.print("no problems found\n")
         return
-    console.print(f"[bold]{len(inspection.problems)} problems[/bold]" if len(inspection.problems) > 1 else "1 problem")
+    kinds: dict[tuple[str, str, str], list[str]] = {}
     for problem in inspection.problems:
-        colour = COLOURS.get(problem.severity, "white")
-        console.print(f"  [{colour}]{problem.severity}[/{colour}] [bold]{escape(problem.where)}[/bold]")
-        console.print(f"    {problem.what}", markup=False)
-        console.print(f"    -> {problem.consequence}\n", markup=False)
+        kinds.setdefault((problem.severity, problem.what, problem.consequence), []).append(problem.where)
+    for severity, what, consequence in sorted(kinds, key=lambda kind: list(reversed(COLOURS)).index(kind[0])):
+        places = list(dict.fromkeys(kinds[severity, what, consequence]))
+        more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+        colour = COLOURS[severity]
+        console.print(
+            f"[{colour}]{severity}[/{colour}] [bold]{escape(', '.join(places[:3]))}{more}[/bold]: {escape(what)}"
+        )
+        console.print(f"  -> {consequence}", markup=False)
+    console.print()
 
 
 def _grow(tree: Tree, branch: dict[str, Any]) -> None:

@@ -88,7 +88,7 @@ class Early:
 
 
 def _run(argv: list[str], program: str) -> int:
-    early = _early(argv)
+    early, argv = _early(argv)
     others = {} if early.command in COMMANDS else _commands_of_plugins(early.command)
     parser = _Parser(
         prog="neurofm-shards",
@@ -119,14 +119,14 @@ def _run(argv: list[str], program: str) -> int:
     return command.run(args)
 
 
-def _early(argv: Sequence[str]) -> Early:
-    """Read what decides which options there are; plugin options take effect, in worker processes too."""
+def _early(argv: Sequence[str]) -> tuple[Early, list[str]]:
+    """Read what decides which options there are, and return the words without those that every command takes.
+
+    Options about plugins take effect here, in worker processes too.
+    """
     parser = _Parser(prog="neurofm-shards", add_help=False, allow_abbrev=False)
     _add_global_options(parser, default=None)
-    parser.add_argument("--format")
-    parser.add_argument("--config")
-    parser.add_argument("-i", "--input", nargs="*", action="extend", default=[])
-    options, rest = parser.parse_known_args(argv)
+    options, words = parser.parse_known_args(argv)
     if options.no_plugins:
         os.environ["NEUROFM_SHARDS_NO_PLUGINS"] = "1"
     if options.strict_plugins:
@@ -134,8 +134,13 @@ def _early(argv: Sequence[str]) -> Early:
     if options.plugin:
         paths = [os.path.abspath(path) for path in options.plugin]  # noqa: PTH100  (pathlib costs start-up time)
         os.environ["NEUROFM_SHARDS_PLUGIN_FILES"] = os.pathsep.join(paths)
+    parser = _Parser(prog="neurofm-shards", add_help=False, allow_abbrev=False)
+    parser.add_argument("--format")
+    parser.add_argument("--config")
+    parser.add_argument("-i", "--input", nargs="*", action="extend", default=[])
+    said, rest = parser.parse_known_args(words)
     command = next((word for word in rest if not word.startswith("-")), None)
-    return Early(command, options.format, options.config, tuple(options.input))
+    return Early(command, said.format, said.config, tuple(said.input)), words
 
 
 def _made(name: str) -> Command:

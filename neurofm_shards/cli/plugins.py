@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from neurofm_shards.cli.console import note_console, print_json, result_console
+from rich.markup import escape
+
+from neurofm_shards.cli.console import note_console, plain_table, print_json, result_console
 from neurofm_shards.errors import ConfigError, MissingPluginError, PluginError
 from neurofm_shards.plugins.interfaces import Command
 
@@ -49,23 +51,30 @@ def _list(args: argparse.Namespace) -> int:
     else:
         _print_table(known)
         for plugin in broken:
-            note_console().print(
-                f"[red]broken[/red]: {plugin.distribution} {plugin.version}: ", end="", highlight=False
-            )
-            note_console().print(plugin.error, markup=False)
+            named = f"{plugin.distribution} {plugin.version}"
+            note_console().print(f"[red]broken[/red]: {escape(named)}: {escape(plugin.error)}")
     return 1 if broken else 0
 
 
 def _print_table(known: Sequence[Registered[Any]]) -> None:
-    from rich.table import Table  # noqa: PLC0415  (after --help)
+    console = result_console()
+    kinds = dict.fromkeys(item.kind for item in known)
+    widest = max(len(item.entry.name) for item in known)
+    for kind in kinds:
+        console.print(f"[bold]{kind}s[/bold]")
+        table = plain_table("", "", "", wrap=("",))
+        table.show_header = False
+        table.columns[0].no_wrap, table.columns[0].min_width = True, widest + 2
+        table.columns[1].ratio = 1
+        table.expand = True
+        for item in (each for each in known if each.kind == kind):
+            table.add_row(f"  {item.entry.name}", escape(item.entry.summary), f"[dim]{_origin(item)}[/dim]")
+        console.print(table)
 
-    table = Table(title="Plugins", title_justify="left")
-    for column in ("kind", "name", "summary", "distribution", "version"):
-        table.add_column(column, overflow="fold")
-    for item in known:
-        row = _row(item)
-        table.add_row(row["kind"], row["name"], row["summary"], row["distribution"], row["version"])
-    result_console().print(table)
+
+def _origin(item: Registered[Any]) -> str:
+    """Return distribution and version; a plugin file by its name."""
+    return escape(" ".join(filter(None, (item.distribution.rpartition("/")[2], item.version))))
 
 
 def _row(item: Registered[Any]) -> dict[str, str]:
@@ -111,15 +120,11 @@ def _describe(item: Registered[Any]) -> dict[str, Any]:
 
 
 def _print_options(schema: dict[str, Any] | None) -> None:
-    from rich.table import Table  # noqa: PLC0415  (after --help)
-
     properties = {k: v for k, v in (schema or {}).get("properties", {}).items() if k != "kind"}
     if not properties:
         result_console().print("no options")
         return
-    table = Table()
-    for column in ("option", "type", "default", "meaning"):
-        table.add_column(column, overflow="fold")
+    table = plain_table("option", "type", "default", "meaning", wrap=("type", "default", "meaning"))
     for name, facts in properties.items():
         kind = facts.get("type") or " | ".join(str(o.get("type", o.get("$ref", "?"))) for o in facts.get("anyOf", ()))
         table.add_row(name, str(kind), str(facts.get("default", "")), facts.get("description", ""))

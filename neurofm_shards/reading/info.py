@@ -7,8 +7,9 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurofm_shards.blocks import is_count
+from neurofm_shards.blocks import dtype_name, is_count
 from neurofm_shards.format.resolve import compression_suffix, missing_codec, missing_compression
+from neurofm_shards.format.sessions import SessionSummary, session_summaries, split_counts
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.reading.catalog import CatalogColumn, read_catalog
 
@@ -79,11 +80,14 @@ class ShardedDatasetInfo:
         -------
         dict
             ``total_samples``, ``total_shards``, ``shard_size`` (samples of a full shard), ``compression``,
-            ``modalities`` (names), ``columns`` (by name: dtype, shape, codec, unit, optional), ``total_bytes`` (on
-            disk), ``tar_bytes`` (decoded), ``sources``, ``failures`` (inputs that could not be converted), ``origin``
+            ``sessions`` (one dict each: name, subject, samples, splits, seconds, bin_size_ms, window_bins, rows of side
+            tables, windows left out), ``splits`` (samples by name), ``subjects`` (ids), ``modalities`` (names),
+            ``columns`` (by name: dtype, shape, codec, unit, optional), ``total_bytes`` (on disk), ``tar_bytes``
+            (decoded), ``sources``, ``failures`` (inputs that could not be converted), ``origin``
             (``"neurofm_shards"`` or ``"foreign"``) and ``notes`` (what to know before using other tools).
         """
         catalog, manifest = self._catalog, self._catalog.manifest
+        sessions = [] if manifest is None else session_summaries(manifest)
         return {
             "path": str(self._path),
             "total_samples": int(catalog.num_samples.sum()),
@@ -94,6 +98,9 @@ class ShardedDatasetInfo:
             "columns": {name: _column(column) for name, column in catalog.columns.items()},
             "total_bytes": int(catalog.file_bytes.sum()),
             "tar_bytes": int(catalog.tar_bytes.sum()),
+            "sessions": [_session(session) for session in sessions if session.name],
+            "splits": split_counts(sessions),
+            "subjects": sorted({session.subject for session in sessions} - {""}),
             "sources": [] if manifest is None else list(manifest.sources),
             "failures": [] if manifest is None else list(manifest.failures),
             "origin": "foreign" if manifest is None else "neurofm_shards",
@@ -108,6 +115,8 @@ class ShardedDatasetInfo:
         console = console or Console()
         console.print(_facts(summary))
         console.print(_columns(summary))
+        if summary["sessions"]:
+            console.print(_sessions(summary["sessions"]))
         for note in summary["notes"]:
             console.print(f"note: {note}", markup=False)
 
@@ -179,11 +188,57 @@ def _facts(summary: dict[str, Any]) -> Any:
         "size": size,
         "modalities": ", ".join(summary["modalities"]),
         "sources": f"{len(summary['sources']):,}",
+        "sessions": _sessions_text(summary),
+        "splits": ", ".join(f"{name} {count:,}" for name, count in summary["splits"].items()),
         "failed inputs": f"{len(summary['failures']):,}" if summary["failures"] else "",
     }
     for name, value in rows.items():
         if value:
             table.add_row(name, value)
+    return table
+
+
+def _session(session: SessionSummary) -> dict[str, Any]:
+    seconds = None if session.extent_s is None else session.extent_s[1] - session.extent_s[0]
+    return {
+        "name": session.name,
+        "subject": session.subject,
+        "samples": session.samples,
+        "splits": dict(session.splits),
+        "seconds": seconds,
+        "bin_size_ms": session.bin_size_ms,
+        "window_bins": session.window_bins,
+        "tables": dict(session.tables),
+        "left_out": sum(session.drops.values()),
+    }
+
+
+def _sessions_text(summary: dict[str, Any]) -> str:
+    """Return the number of sessions and subjects, and how long the sessions are."""
+    sessions = summary["sessions"]
+    if not sessions:
+        return ""
+    text = f"{len(sessions):,} of {len(summary['subjects']):,} subjects"
+    lengths = [session["seconds"] for session in sessions if session["seconds"]]
+    return text + (f", {min(lengths):,.0f} to {max(lengths):,.0f} s" if lengths else "")
+
+
+def _sessions(sessions: list[dict[str, Any]], most: int = 20) -> Any:
+    from rich.table import Table  # noqa: PLC0415
+
+    tables = list(dict.fromkeys(name for session in sessions for name in session["tables"]))
+    table = Table("session", "subject", "samples", "", "seconds", "bins", *tables, "left out")
+    largest = max(session["samples"] for session in sessions)
+    for session in sessions[:most]:
+        bar = "=" * round(10 * session["samples"] / max(1, largest))
+        seconds = "" if session["seconds"] is None else f"{session['seconds']:,.0f}"
+        width = session["bin_size_ms"]
+        bins = "" if width is None else f"{session['window_bins']} x {width:g} ms"
+        rows = [f"{session['tables'].get(name, 0):,}" for name in tables]
+        counts = f"{session['samples']:,}", bar, seconds, bins, *rows, f"{session['left_out']:,}"
+        table.add_row(session["name"], session["subject"], *counts)
+    if len(sessions) > most:
+        table.caption = f"and {len(sessions) - most:,} more sessions"
     return table
 
 
@@ -195,6 +250,6 @@ def _columns(summary: dict[str, Any]) -> Any:
         shape = (
             "varies" if column["shape"] is None else " x ".join("?" if n is None else str(n) for n in column["shape"])
         )
-        stored = column["dtype"] or "values"
+        stored = dtype_name(column["dtype"])
         table.add_row(name, stored, shape if column["dtype"] else "", column["codec"], column["unit"] or "")
     return table

@@ -26,12 +26,12 @@ def brute_force(facts):
 
 def test_sessions_splits_and_covered_seconds(shards):
     facts = DatasetFacts(shards)
-    assert [(s.name, s.subject, s.samples, s.covered_s) for s in facts.sessions] == [
+    assert [(s.summary.name, s.summary.subject, s.summary.samples, s.covered_s) for s in facts.sessions] == [
         ("s0", "mouse", 10, 10.0),
         ("s1", "mouse", 10, 10.0),
     ]
     assert facts.splits_of.counts() == {"train": 12, "val": 4, "test": 4}
-    assert facts.sessions[0].splits == {"train": 6, "val": 2, "test": 2}
+    assert facts.sessions[0].summary.splits == {"train": 6, "val": 2, "test": 2}
 
 
 @pytest.mark.parametrize("overlap", [False, True])

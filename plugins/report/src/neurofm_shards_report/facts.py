@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.format.manifest import Manifest
+from neurofm_shards.format.sessions import SessionSummary, session_summaries
 from neurofm_shards.loading.datasets import ShardDataset
 from neurofm_shards.reading.collection import ShardCollection
 
@@ -50,35 +51,14 @@ class Session:
 
     Attributes
     ----------
-    name, subject, source : str
-        Its ids and the file it was read from; empty where they are unknown.
-    samples : int
-        Its samples.
-    splits : mapping of str to int
-        Samples by split.
-    extent : tuple of (float, float) or None
-        First and last second of the recording.
+    summary : SessionSummary
+        What the manifest says, with subject, samples and splits counted from the samples.
     covered_s : float or None
         Seconds that lie in at least one window.
-    bin_ms, window_bins : float and int, or None
-        Width of a bin, and bins in a window.
-    drops : mapping of str to int
-        Windows left out, by reason.
-    tables : mapping of str to int
-        Rows in each side table (units, channels).
     """
 
-    name: str
-    subject: str = ""
-    source: str = ""
-    samples: int = 0
-    splits: Mapping[str, int] = field(default_factory=dict)
-    extent: tuple[float, float] | None = None
+    summary: SessionSummary
     covered_s: float | None = None
-    bin_ms: float | None = None
-    window_bins: int | None = None
-    drops: Mapping[str, int] = field(default_factory=dict)
-    tables: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -213,17 +193,16 @@ class DatasetFacts:
         counted = self._split_counts()
         covered = self._covered()
         subjects = self._subject_of_sessions()
-        said: dict[str, list[dict[str, Any]]] = {}
-        for source in self.source_facts():
-            said.setdefault(str(source.get("session_id") or ""), []).append(source)
+        said = {} if self.manifest is None else {each.name: each for each in session_summaries(self.manifest)}
         found = []
         for number, name in enumerate(self.sessions_of.names):
             by_split = dict(zip(self.splits_of.names, counted[number].tolist(), strict=True))
             splits = {split: count for split, count in by_split.items() if count}
-            facts = _session_facts(said.get(name, []))
-            seconds = None if covered is None else float(covered[number])
-            total = int(counted[number].sum())
-            found.append(Session(name, subjects[number], samples=total, splits=splits, covered_s=seconds, **facts))
+            summary = replace(
+                said.get(name, SessionSummary(name)), subject=subjects[number], splits=splits,
+                samples=int(counted[number].sum()),
+            )  # fmt: skip
+            found.append(Session(summary, None if covered is None else float(covered[number])))
         return found
 
     def _split_counts(self) -> Ints:
@@ -246,25 +225,6 @@ class DatasetFacts:
         reached = np.concatenate([[-np.inf], np.maximum.accumulate(stop)[:-1]]) if len(stop) else stop
         added = np.maximum(0.0, stop - np.maximum(start, reached))
         return np.bincount(codes, added, len(self.sessions_of.names)).astype(np.float64)
-
-
-def _session_facts(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Join what the inputs of one session say; one is the rule."""
-    drops: Counter[str] = Counter()
-    tables: Counter[str] = Counter()
-    for source in sources:
-        drops.update(source.get("drops") or {})
-        tables.update({name: int(stop - first) for name, (first, stop) in (source.get("tables") or {}).items()})
-    facts = [source.get("facts") or {} for source in sources]
-    extents = [tuple(map(float, said["extent_s"])) for said in facts if said.get("extent_s")]
-    return {
-        "source": ", ".join(str(file) for source in sources for file in source.get("files") or ()),
-        "extent": (min(a for a, _ in extents), max(b for _, b in extents)) if extents else None,
-        "bin_ms": facts[0].get("bin_size_ms") if facts else None,
-        "window_bins": facts[0].get("window_bins") if facts else None,
-        "drops": dict(drops),
-        "tables": dict(tables),
-    }
 
 
 def _shared(labels: Labels, in_a: npt.NDArray[np.bool_], in_b: npt.NDArray[np.bool_]) -> list[str]:
@@ -303,7 +263,7 @@ def total_drops(sessions: Sequence[Session]) -> dict[str, int]:
     """Return the windows left out of all sessions, by reason, most frequent first."""
     total: Counter[str] = Counter()
     for session in sessions:
-        total.update(session.drops)
+        total.update(session.summary.drops)
     return dict(total.most_common())
 
 

@@ -41,19 +41,19 @@ def timeline(facts: DatasetFacts) -> Figure | None:
         figure = Figure(figsize=(WIDTH, 0.9 + 0.2 * len(shown)))
         axes = figure.subplots()
         for place, number in enumerate(shown):
-            session = facts.sessions[number]
-            if session.extent is not None:
-                low, high = session.extent
+            session = facts.sessions[number].summary
+            if session.extent_s is not None:
+                low, high = session.extent_s
                 axes.broken_barh([(0, high - low)], (place - 0.4, 0.8), color=FAINT, alpha=0.35, linewidth=0)
             own = np.flatnonzero(facts.sessions_of.codes == number)
-            origin = session.extent[0] if session.extent is not None else float(facts.start[own].min())
+            origin = session.extent_s[0] if session.extent_s is not None else float(facts.start[own].min())
             for code, name in enumerate(facts.splits_of.names):
                 rows = own[facts.splits_of.codes[own] == code]
                 stretches = joined(facts.start[rows] - origin, facts.stop[rows] - origin)
                 axes.broken_barh(stretches, (place - 0.28, 0.56), color=colours[name], linewidth=0)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_yticks(range(len(shown)))
-        axes.set_yticklabels([shorten_id(facts.sessions[number].name) for number in shown], fontsize=7)
+        axes.set_yticklabels([shorten_id(facts.sessions[number].summary.name) for number in shown], fontsize=7)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("time since the start of the recording (s)")
         handles = [Patch(color=colours[name], label=name) for name in facts.splits_of.names]

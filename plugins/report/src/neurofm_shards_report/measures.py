@@ -112,7 +112,7 @@ class DrawnSamples:
     @property
     def bin_ms(self) -> float | None:
         """Width of a bin, where all sessions have one."""
-        widths = {session.bin_ms for session in self._facts.sessions}
+        widths = {session.summary.bin_size_ms for session in self._facts.sessions}
         return widths.pop() if len(widths) == 1 else None
 
     def valid(self, column: str) -> Array | None:

@@ -15,6 +15,7 @@ from neurofm_shards.errors import ConfigError, NeurofmShardsError
 from neurofm_shards.plugins.interfaces import Inspection, Samples
 from neurofm_shards.recordings import EventStream, IntervalStream, IrregularStream, Recording, RegularStream
 from neurofm_shards.recordings.inspection import inspect_input
+from neurofm_shards.recordings.stream_rows import grouped, stream_rows
 from neurofm_shards_report import figures
 from neurofm_shards_report.page import Alarm, Facts, Figures, Gallery, Page, Part, Section, Text, cell, table
 from neurofm_shards_report.pictures import SampleView, panels_of, plot_view
@@ -73,40 +74,11 @@ def _session(inspection: Inspection) -> Facts:
 
 
 def _streams(inspection: Inspection) -> Part:
-    rows = []
-    for modality, streams in inspection.tree.items():
-        if modality in ("session", "time") or not isinstance(streams, Mapping):
-            continue
-        for path, leaf in streams.items():
-            if isinstance(leaf, Mapping):
-                rows.append((modality, path, _shape(leaf), _rate(leaf), leaf.get("unit"), _notes(leaf)))
-            else:
-                rows.append((modality, path, cell(leaf), "", "", ""))
+    rows = stream_rows(inspection)
     if not rows:
         return Text("No stream of data was found.")
-    return table("modality|stream|size|rate|unit|notes", rows, title=f"{len(rows)} streams")
-
-
-def _shape(leaf: Mapping[str, Any]) -> str:
-    if "number" in leaf:
-        return f"{leaf['number']:,} ids, {leaf.get('events', 0):,} events"
-    if "rows" in leaf:
-        return f"{leaf['rows']:,} rows"
-    return " × ".join(f"{n:,}" for n in leaf.get("shape", ()))
-
-
-def _rate(leaf: Mapping[str, Any]) -> str:
-    for name in ("rate_hz", "median_rate_hz"):
-        if isinstance(leaf.get(name), (int, float)):
-            return f"{leaf[name]:.6g} Hz" + ("" if name == "rate_hz" else ", irregular")
-    rates = leaf.get("rates_hz")
-    return f"{rates['least']:.3g} – {rates['most']:.3g} Hz" if isinstance(rates, Mapping) else ""
-
-
-def _notes(leaf: Mapping[str, Any]) -> str:
-    said = [f"{leaf['gaps']} gaps" for _ in (1,) if leaf.get("gaps")]
-    said += [str(leaf[name]) for name in ("values", "cannot be used") if leaf.get(name)]
-    return ", ".join(said)
+    cells = [(row.modality, row.name, row.size, row.rate, row.unit, row.notes) for row in grouped(rows)]
+    return table("modality|stream|size|rate|unit|notes", cells, title=f"{len(rows):,} streams")
 
 
 def _problems(inspection: Inspection) -> Part:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
+from neurofm_shards.blocks import dtype_name
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
 from neurofm_shards.format.files import write_atomically
 from neurofm_shards.loading.shuffle_quality import shuffle_report
@@ -128,8 +128,8 @@ def dataset_page(path: str | os.PathLike[str]) -> Page:
 
 
 def _sources_in_a_line(facts: DatasetFacts) -> str:
-    named = [session.name for session in facts.sessions if session.name]
-    subjects = {session.subject for session in facts.sessions if session.subject}
+    named = [session.summary.name for session in facts.sessions if session.summary.name]
+    subjects = {session.summary.subject for session in facts.sessions} - {""}
     if not named:
         return "The samples say nothing of sessions."
     hours = _hours(facts)
@@ -184,8 +184,8 @@ def _card(facts: DatasetFacts, drawn: DrawnSamples) -> list[Part]:
         ("shards", f"{len(collection.catalog.names):,}"),
         ("size on disk", size(stored)),
         ("compression", manifest.compression if manifest else "as the shards' names say"),
-        ("sessions", f"{sum(bool(session.name) for session in facts.sessions):,}"),
-        ("subjects", f"{len({s.subject for s in facts.sessions if s.subject}):,}"),
+        ("sessions", f"{sum(bool(session.summary.name) for session in facts.sessions):,}"),
+        ("subjects", f"{len({s.summary.subject for s in facts.sessions} - {''}):,}"),
         *(
             (f"{name} in all sessions", f"{entry.rows:,}")
             for name, entry in (manifest.tables if manifest else {}).items()
@@ -229,11 +229,6 @@ def _said_by_sources(facts: DatasetFacts) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), "; ".join(list(texts)[:5])) for name, texts in found.items()]
 
 
-def dtype_name(dtype: str | None) -> str:
-    """Return a dtype as people write it: ``uint8`` for ``|u1``."""
-    return "JSON" if dtype is None else np.dtype(dtype).name
-
-
 def shape_text(shape: Sequence[int | None] | None, dtype: str | None) -> str:
     """Return the shape of a sample's array, with ``?`` for a length that varies."""
     if dtype is None:
@@ -253,11 +248,11 @@ def _sessions(facts: DatasetFacts, canvas: Figures) -> list[Part]:
     parts: list[Part] = []
     rows = [
         (
-            s.name or "(none)", s.subject, s.source, s.samples,
-            None if s.extent is None else s.extent[1] - s.extent[0], s.covered_s, s.tables.get("units"),
-            s.bin_ms, s.window_bins, sum(s.drops.values()),
+            s.name or "(none)", s.subject, ", ".join(s.files), s.samples,
+            None if s.extent_s is None else s.extent_s[1] - s.extent_s[0], covered, s.tables.get("units"),
+            s.bin_size_ms, s.window_bins, sum(s.drops.values()),
         )
-        for s in facts.sessions
+        for s, covered in ((session.summary, session.covered_s) for session in facts.sessions)
     ]  # fmt: skip
     listed = table(
         "session|subject|source|samples|recorded (s)|in windows (s)|units|bin (ms)|bins per window|windows left out",
@@ -283,12 +278,12 @@ def _splits(facts: DatasetFacts, canvas: Figures) -> list[Part]:
         parts.append(Text("The samples belong to no split."))
     parts.append(
         table("split|samples|share|sessions", [
-            (name, count, f"{count / facts.num_samples:.1%}", sum(name in s.splits for s in facts.sessions))
+            (name, count, f"{count / facts.num_samples:.1%}", sum(name in s.summary.splits for s in facts.sessions))
             for name, count in counts.items()
         ], numbers=(1, 2, 3))
     )  # fmt: skip
     colours = figures.split_colours(facts)
-    by_session = {s.name or "(none)": s.splits for s in facts.sessions}
+    by_session = {s.summary.name or "(none)": s.summary.splits for s in facts.sessions}
     if len(by_session) > 1:
         parts.append(
             canvas.picture(
@@ -331,8 +326,8 @@ def _named(names: Sequence[str]) -> str:
 def _by_subject(facts: DatasetFacts) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for session in facts.sessions:
-        counts = found.setdefault(session.subject or "(none)", {})
-        for split, count in session.splits.items():
+        counts = found.setdefault(session.summary.subject or "(none)", {})
+        for split, count in session.summary.splits.items():
             counts[split] = counts.get(split, 0) + count
     return found
 

@@ -36,7 +36,7 @@ def view_of(facts: DatasetFacts, sample: str) -> SampleView:
     values = {name: value for name, value in values.items() if value is not None}
     tables = {name: facts.table(name) for name in (facts.manifest.tables if facts.manifest else ())}
     units = {name: spec.unit for name, spec in collection.columns.items() if spec.unit}
-    widths = {session.bin_ms for session in facts.sessions}
+    widths = {session.summary.bin_size_ms for session in facts.sessions}
     bin_ms = widths.pop() if len(widths) == 1 else None
     return SampleView(values, collection.metadata(np.array([row]))[0], tables, units, bin_ms)
 

@@ -1,0 +1,87 @@
+"""Sessions of a data set, as the manifest's sources tell them; nothing else is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from neurofm_shards.format.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class SessionSummary:
+    """What the inputs of one session became.
+
+    Attributes
+    ----------
+    name, subject : str
+        Ids; empty where the input has none.
+    files : tuple of str
+        Names of the inputs.
+    samples : int
+        Samples that were planned (a transform may have dropped some).
+    splits : mapping of str to int
+        Planned samples by split; empty where the data set has no splits.
+    extent_s : tuple of (float, float) or None
+        First and last second of the recording.
+    bin_size_ms, window_bins : float and int, or None
+        Width of a bin, and bins in a window.
+    drops : mapping of str to int
+        Windows left out, by reason.
+    tables : mapping of str to int
+        Rows in each side table (units, channels, features).
+    """
+
+    name: str
+    subject: str = ""
+    files: tuple[str, ...] = ()
+    samples: int = 0
+    splits: Mapping[str, int] = field(default_factory=dict)
+    extent_s: tuple[float, float] | None = None
+    bin_size_ms: float | None = None
+    window_bins: int | None = None
+    drops: Mapping[str, int] = field(default_factory=dict)
+    tables: Mapping[str, int] = field(default_factory=dict)
+
+
+def session_summaries(manifest: Manifest) -> list[SessionSummary]:
+    """Return the sessions of a manifest, in the order of its sources; inputs of one session together."""
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for number, source in enumerate(manifest.sources):
+        name = source.get("session_id")
+        by_name.setdefault(str(name) if name else f"\0{number}", []).append(source)
+    return [_session(name if name[0] != "\0" else "", sources) for name, sources in by_name.items()]
+
+
+def _session(name: str, sources: Sequence[Mapping[str, Any]]) -> SessionSummary:
+    facts = [source.get("facts") or {} for source in sources]
+    extents = [said["extent_s"] for said in facts if said.get("extent_s")]
+    tables = [
+        {table: stop - start for table, (start, stop) in (source.get("tables") or {}).items()} for source in sources
+    ]
+    return SessionSummary(
+        name=name,
+        subject=next((str(said["subject_id"]) for said in facts if said.get("subject_id")), ""),
+        files=tuple(str(file) for source in sources for file in source.get("files") or ()),
+        samples=sum(source.get("num_samples") or 0 for source in sources),
+        splits=_added(said.get("splits") for said in facts),
+        extent_s=(min(e[0] for e in extents), max(e[1] for e in extents)) if extents else None,
+        bin_size_ms=facts[0].get("bin_size_ms"),
+        window_bins=facts[0].get("window_bins"),
+        drops=_added(source.get("drops") for source in sources),
+        tables=_added(tables),
+    )
+
+
+def _added(counts: Any) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for some in counts:
+        total.update(some or {})
+    return dict(total)
+
+
+def split_counts(sessions: Sequence[SessionSummary]) -> dict[str, int]:
+    """Return planned samples by split; empty where the data set has no splits."""
+    return _added(session.splits for session in sessions)

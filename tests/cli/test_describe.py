@@ -1,0 +1,88 @@
+"""``inspect``, ``info`` and ``plugins list`` fit a narrow terminal and a poor one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from neurofm_shards import create_shards_from_arrays
+
+PLUGIN = """
+import numpy as np
+from neurofm_shards import hookimpl
+from neurofm_shards.plugins.entries import SourceEntry
+from neurofm_shards.plugins.interfaces import Source
+from neurofm_shards.recordings import InMemoryRecording
+from neurofm_shards.recordings.memory import events, regular
+
+class Made(Source):
+    def open(self, paths):
+        return InMemoryRecording(
+            [
+                events("units", {str(i): np.cumsum([0.731, 1.213, 0.377, 2.119]) + i * 0.1 for i in range(3)}),
+                *(regular(f"lfp{i}", np.zeros((900, 2)), 100.0, unit="V") for i in range(5)),
+            ],
+            source_file="a.made",
+        )
+
+@hookimpl
+def neurofm_register_sources():
+    return SourceEntry(name="made", summary="a recording " * 12, factory=Made, suffixes=(".made",))
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "plugin.py").write_text(PLUGIN)
+    (tmp_path / "a.made").write_text("")
+
+    def call(*words, columns="80", encoding="utf-8"):
+        done = subprocess.run(
+            [sys.executable, "-m", "neurofm_shards", *words, "--plugin", "plugin.py"], capture_output=True, check=False,
+            cwd=tmp_path, env={**os.environ, "COLUMNS": columns, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode(encoding)
+
+    return call
+
+
+def test_inspect_has_a_row_per_kind_of_stream_and_a_strip_per_modality(run):
+    said = run("inspect", "a.made").splitlines()
+    assert [line.split()[:3] for line in said if line.startswith(("units", "5 alike"))] == [
+        ["units", "spikes", "3"],
+        ["5", "alike:", "lfp0"],
+    ]
+    assert {line.split("|")[0].strip() for line in said if line.rstrip().endswith("|")} == {"spikes", "lfp"}
+
+
+def test_inspect_tells_everything_when_asked(run):
+    assert "lfp3" not in run("inspect", "a.made")
+    assert "lfp3" in run("inspect", "a.made", "--all")
+    assert len(json.loads(run("inspect", "a.made", "--json"))[0]["tree"]["lfp"]) == 5
+
+
+def test_a_terminal_without_block_characters_gets_none(run):
+    assert "#" in run("inspect", "a.made", encoding="ascii")
+
+
+def test_plugins_are_listed_by_kind_and_lines_break_between_words(run):
+    said = run("plugins", "list")
+    assert [line for line in said.splitlines() if line and not line.startswith(" ")] == [
+        f"{kind}s"
+        for kind in ("source", "codec", "compression", "transform", "executor", "command")
+        if f"\n{kind}s" in f"\n{said}"
+    ]
+    assert set(said.split()) >= {"a", "recording", "made", "plugin.py"}
+
+
+def test_info_tells_sessions_and_splits(run, tmp_path):
+    create_shards_from_arrays(tmp_path / "shards", {"x": np.zeros((5, 3), "u1")})
+    said = run("info", "shards")
+    assert "uint8" in said
+    assert json.loads(run("info", "shards", "--json"))["sessions"] == []

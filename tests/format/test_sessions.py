@@ -1,0 +1,39 @@
+"""Sessions are told by the manifest's sources."""
+
+from __future__ import annotations
+
+from neurofm_shards.format.manifest import Manifest
+from neurofm_shards.format.sessions import session_summaries, split_counts
+
+
+def manifest(*sources):
+    return Manifest(
+        total_samples=0, total_shards=0, shard_size=10, compression="none", modalities=[], columns=[], shards=[],
+        sources=list(sources),
+    )  # fmt: skip
+
+
+def source(session, samples, splits, extent, **more):
+    facts = {"subject_id": "m1", "extent_s": extent, "bin_size_ms": 10.0, "window_bins": 100, "splits": splits}
+    return {"files": [f"{session}.nwb"], "session_id": session, "num_samples": samples, "facts": facts, **more}
+
+
+def test_inputs_of_one_session_are_added_up():
+    found = session_summaries(
+        manifest(
+            source("a", 5, {"train": 3, "val": 2}, [0.0, 9.0], drops={"masked": 1}, tables={"units": [0, 4]}),
+            source("b", 7, {"train": 7}, [2.0, 4.0]),
+            source("a", 2, {"val": 2}, [20.0, 30.0], drops={"masked": 2}, tables={"units": [4, 6]}),
+        )
+    )
+    assert [(s.name, s.samples, s.extent_s) for s in found] == [("a", 7, (0.0, 30.0)), ("b", 7, (2.0, 4.0))]
+    assert (found[0].drops, found[0].tables, found[0].splits) == ({"masked": 3}, {"units": 6}, {"train": 3, "val": 4})
+    assert split_counts(found) == {"train": 10, "val": 4}
+
+
+def test_inputs_without_a_session_stay_apart():
+    found = session_summaries(manifest({"files": ["x.npy"], "num_samples": 3}, {"files": ["y.npy"], "num_samples": 4}))
+    assert [(s.name, s.files, s.samples, s.extent_s) for s in found] == [
+        ("", ("x.npy",), 3, None),
+        ("", ("y.npy",), 4, None),
+    ]

@@ -1,4 +1,4 @@
-"""The description of the rooms names what there is."""
+"""Documents name what there is: modules, files, rooms and tests."""
 
 import re
 from pathlib import Path
@@ -43,3 +43,16 @@ def test_every_room_is_described():
 def test_where_to_start_reading_exists():
     for room, start in re.findall(r"^\| `([\w/]+)/`(?:, `\w+/`)? \|[^|]*\| `(\w+\.py)`", TEXT, re.MULTILINE):
         assert (PACKAGE / room / start).exists(), (room, start)
+
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TESTS = [*(ROOT / "tests").rglob("test_*.py"), *(ROOT / "plugins").glob("*/tests/test_*.py")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_tests_that_are_named_exist(document):
+    defined = {path.stem for path in TESTS}
+    defined |= {name for path in TESTS for name in re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8"))}
+    text = document.read_text(encoding="utf-8")
+    assert set(re.findall(r"`(test_\w+)", text)) <= defined
+    assert [path for path in re.findall(r"\btests/[\w/]+\.py", text) if not (ROOT / path).exists()] == []

@@ -21,7 +21,6 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.checkpoint import Checkpoint, OnSignal, make_checkpoint
 from neurofm_shards.loading.datasets import (
-    Counts,
     ShardDataset,
     chosen_rows,
     make_reader,
@@ -39,7 +38,7 @@ from neurofm_shards.loading.progress import Progress
 from neurofm_shards.loading.ranks import RankRequest
 from neurofm_shards.loading.state import LoaderState
 from neurofm_shards.loading.subsets import Where
-from neurofm_shards.loading.tensors import RaggedAs
+from neurofm_shards.loading.tensors import Counts, Floats, RaggedAs, TensorOptions
 from neurofm_shards.loading.transforms import (
     BatchFunction,
     SampleFunction,
@@ -52,9 +51,7 @@ from neurofm_shards.loading.transforms import (
 )
 from neurofm_shards.loading.workers.pipeline import Fetched, Workers, run
 from neurofm_shards.loading.workers.select import WorkerOptions
-from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.reading.address_space import IO
-from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.types import ColumnSpec
 
 
@@ -337,7 +334,7 @@ def create_webdataset_dataloader(
     num_workers: int = 4,
     shuffle: bool | str = True,
     buffer_size: int = 1000,
-    prefetch_factor: int = 2,
+    prefetch_factor: int | None = 2,
     pin_memory: bool = True,
     *,
     drop_last: bool = False,
@@ -354,6 +351,7 @@ def create_webdataset_dataloader(
     ragged: RaggedAs = "list",
     pad_value: float = 0.0,
     counts: Counts = "float32",
+    floats: Floats = "stored",
     metadata: bool = True,
     shuffle_shards: bool | None = None,
     batching: BatchingRule | None = None,
@@ -390,7 +388,7 @@ def create_webdataset_dataloader(
     buffer_size : int
         Samples that are shuffled together, for ``shuffle=True``.
     prefetch_factor : int
-        Batches (of small ones: groups of them, 2 MiB at most) under way per worker.
+        Batches (of small ones: groups of them, 2 MiB at most) under way per worker; None: 2, as in torch.
     pin_memory : bool
         Put batches into page-locked memory; without effect where there is no accelerator.
     drop_last : bool
@@ -422,6 +420,8 @@ def create_webdataset_dataloader(
         What ``ragged="pad"`` fills with.
     counts : "float32" or "stored"
         How spike counts, stored as small integers, are delivered.
+    floats : "float32" or "stored"
+        How columns of float64, the type that NumPy makes and layers of torch do not have, are delivered.
     metadata : bool
         Whether batches have ``metadata``: the list of the samples' dicts, decoded when used.
     shuffle_shards : bool, optional
@@ -481,7 +481,13 @@ def create_webdataset_dataloader(
     made = make_transforms([*as_list(transforms), *(as_list(transform) if is_transform(transform) else [])])
     function = None if is_transform(transform) else cast("SampleFunction | None", transform)
     kind = choose_workers(worker_type, made, function, batch_transform)
-    workers = WorkerOptions(kind, num_workers, prefetch_factor, multiprocessing_context, persistent_workers)
+    workers = WorkerOptions(
+        kind,
+        num_workers,
+        2 if prefetch_factor is None else prefetch_factor,
+        multiprocessing_context,
+        persistent_workers,
+    )
     options = PlanOptions(
         shuffle=shuffle,
         batch_size=batch_size,
@@ -501,9 +507,10 @@ def create_webdataset_dataloader(
         collections = list(shard_dir.collections)
         subsets = [None] * len(collections)
         make_plan = shard_dir.plan
-    readers = [make_reader(collection, columns, counts, made) for collection in collections]
+    readers = [make_reader(collection, columns, counts, floats, made) for collection in collections]
     dataset, numbering = _random_access(readers, subsets, function, metadata)
-    finish = Finish(function, batch_transform, ragged, pad_value, _specs(collections, made), metadata)
+    tensors = TensorOptions(ragged, pad_value, *_known_columns(readers))
+    finish = Finish(function, batch_transform, tensors, metadata)
     setup = LoaderSetup(
         make_plan,
         options,
@@ -525,13 +532,16 @@ def _refuse(**selection: Any) -> None:
         raise ConfigError(f"{', '.join(given)} cannot be used with a mixture: choose when making it (mix(subsets=...))")
 
 
-def _specs(collections: Sequence[ShardCollection], transforms: Sequence[Transform]) -> dict[str, ColumnSpec]:
-    """Return what is known of the columns of every batch; nothing where transforms may change them."""
+def _known_columns(readers: Sequence[RowReader]) -> tuple[dict[str, ColumnSpec], frozenset[str]]:
+    """Return the columns of every batch as delivered, and which some samples lack; nothing after transforms."""
+    if any(reader.transforms for reader in readers):
+        return {}, frozenset()
     specs: dict[str, ColumnSpec] = {}
-    for collection in [] if transforms else collections:
-        for name, spec in collection.columns.items():
-            specs[name] = specs[name].merge(spec) if name in specs else spec
-    return specs
+    found = [reader.delivered() for reader in readers]
+    for columns in found:
+        specs |= {name: specs[name].merge(spec) if name in specs else spec for name, spec in columns.items()}
+    absent = {name for name in specs for columns in found if name not in columns}
+    return specs, frozenset(absent.union(*(reader.optional() for reader in readers)))
 
 
 def _random_access(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,11 @@ from neurofm_shards.format.manifest import side_table
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.fetch import RowReader, SampleFetch
 from neurofm_shards.loading.subsets import Where, select
-from neurofm_shards.loading.tensors import count_dtypes
+from neurofm_shards.loading.tensors import Counts, Floats, delivered_dtypes
 from neurofm_shards.loading.transforms import SampleFunction, TransformLike, bind, is_transform, make_transforms
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.reading.address_space import IO
 from neurofm_shards.reading.collection import ShardCollection
-
-Counts: TypeAlias = Literal["float32", "stored"]
 
 
 def open_shards(shard_dir: str | os.PathLike[str], pattern: str, io: IO, verify: bool) -> ShardCollection:
@@ -61,7 +59,11 @@ def chosen_rows(
 
 
 def make_reader(
-    collection: ShardCollection, columns: Sequence[str] | None, counts: Counts, transforms: Sequence[Transform]
+    collection: ShardCollection,
+    columns: Sequence[str] | None,
+    counts: Counts,
+    floats: Floats,
+    transforms: Sequence[Transform],
 ) -> RowReader:
     """Make a reader with its transforms bound to the data set.
 
@@ -77,7 +79,7 @@ def make_reader(
             f"there is no column {', '.join(map(repr, missing))} in {collection.catalog.folder}; it has "
             f"{', '.join(collection.columns)}"
         )
-    dtypes = count_dtypes(collection.columns, counts)
+    dtypes = delivered_dtypes(collection.columns, counts, floats)
     if wanted is not None:
         dtypes = {name: dtype for name, dtype in dtypes.items() if name in wanted}
     return RowReader(collection, wanted, dtypes, bind(transforms, collection.manifest))
@@ -116,6 +118,8 @@ class ShardDataset(Dataset[dict[str, Any]]):
         Select samples by metadata, key, named split, or row; the data set then has these samples only.
     counts : {"float32", "stored"}
         How spike counts, stored as small integers, are delivered.
+    floats : {"float32", "stored"}
+        How columns of float64 are delivered.
     metadata : bool
         Whether samples have ``metadata``.
     io : {"auto", "mmap", "pread"}
@@ -157,6 +161,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
         split: str | None = None,
         rows: npt.ArrayLike | None = None,
         counts: Counts = "float32",
+        floats: Floats = "stored",
         metadata: bool = True,
         io: IO = "auto",
         verify: bool = False,
@@ -169,7 +174,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
             raise ConfigError("decode=False gives bytes as they are stored: transforms cannot be used with it")
         collection = open_shards(shard_dir, shard_pattern, io, verify)
         try:
-            reader = make_reader(collection, columns, counts, made)
+            reader = make_reader(collection, columns, counts, floats, made)
             chosen = chosen_rows(collection, where, keys, split, rows)
         except BaseException:
             collection.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, SupportsIndex, TypeAlias, get_args
+from typing import Any, Literal, SupportsIndex, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,11 @@ import torch
 from typing_extensions import Self
 
 from neurofm_shards._typing import Rows
-from neurofm_shards.blocks import concat_blocks, take
+from neurofm_shards.blocks import MISSING, concat_blocks, take
 from neurofm_shards.errors import ConfigError, FormatError, TransformError
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.loading.plans.plan import Request
-from neurofm_shards.loading.tensors import Batch, RaggedAs, batch_to_tensors, collate_webdataset, to_tensor
+from neurofm_shards.loading.tensors import PLAIN, Batch, TensorOptions, batch_to_tensors, collate, to_tensor
 from neurofm_shards.loading.transforms import (
     BatchFunction,
     Describe,
@@ -37,12 +37,16 @@ from neurofm_shards.reading.collection import Selection, ShardCollection
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Ragged
 
 
+class UndecodedMetadata:
+    """Stands for the metadata of a sample that nobody has looked at yet; no encoder takes it."""
+
+
 class LazyMetadata(list[Any]):
     """A list that is filled by ``decode`` when it is first used; its length is known before.
 
-    Copying and pickling give a plain list. C code that reads lists from the inside, past their methods (orjson), sees
-    an empty one until then: hand it ``list(metadata)``. Like any list it is made of items, which is how code that
-    rebuilds containers by their type (Lightning, Accelerate, torch) calls it.
+    Copying and pickling give a plain list. C code that reads lists from the inside, past their methods (orjson, json),
+    finds items until then that it cannot write, and says so: hand it ``list(metadata)``. Like any list it is made of
+    items, which is how code that rebuilds containers by their type (Lightning, Accelerate, torch) calls it.
 
     Parameters
     ----------
@@ -56,7 +60,7 @@ class LazyMetadata(list[Any]):
     @classmethod
     def later(cls, decode: Callable[[Any], list[dict[str, Any]]], rows: Sized) -> Self:
         """Make a list that is filled when it is first used: by ``decode(rows)``, which returns one item per row."""
-        made = cls()
+        made = cls([UndecodedMetadata] * len(rows))
         made._decode, made._rows = decode, rows
         return made
 
@@ -69,12 +73,9 @@ class LazyMetadata(list[Any]):
         if self._decode is not None:
             items = self._decode(self._rows)
             if self._decode is not None:  # another thread may have been faster
-                super().extend(items)
+                super().__setitem__(slice(None), items)
                 self._decode = None
         return self
-
-    def __len__(self) -> int:
-        return len(self._rows) if self._decode is not None else super().__len__()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[list[Any]], tuple[list[Any]]]:
         return list, (list(self),)
@@ -110,7 +111,7 @@ for _name in (
 
 
 def split_samples(columns: Mapping[str, ColumnData], metadata: Sequence[Metadata] | None) -> Iterator[dict[str, Any]]:
-    """Yield each sample as a dict: arrays as tensors (views of the columns), other values as they are.
+    """Yield each sample as a dict of its fields: arrays as tensors (views of the columns), other values as they are.
 
     Parameters
     ----------
@@ -121,11 +122,13 @@ def split_samples(columns: Mapping[str, ColumnData], metadata: Sequence[Metadata
     """
     names = list(columns)
     values: list[Sequence[Any]] = [_items(columns[name]) for name in names]
+    gaps = any(isinstance(data, list) and any(value is MISSING for value in data) for data in columns.values())
     if metadata is not None:
         names.append("metadata")
         values.append(metadata)
     for items in zip(*values, strict=True):
-        yield dict(zip(names, items, strict=True))
+        sample = dict(zip(names, items, strict=True))
+        yield {name: value for name, value in sample.items() if value is not MISSING} if gaps else sample
 
 
 def _items(data: ColumnData) -> Sequence[Any]:
@@ -167,6 +170,20 @@ class RowReader:
     columns: tuple[str, ...] | None = None
     dtypes: Mapping[str, npt.DTypeLike] | None = None
     transforms: tuple[Transform, ...] = ()
+
+    def delivered(self) -> dict[str, ColumnSpec]:
+        """Return the columns that are read, with the types that they are converted to."""
+        found = self.collection.columns
+        dtypes = self.dtypes or {}
+        return {
+            name: replace(found[name], dtype=np.dtype(dtypes[name]).str) if name in dtypes else found[name]
+            for name in (found if self.columns is None else self.columns)
+        }
+
+    def optional(self) -> set[str]:
+        """Return the columns that are read and that some samples lack."""
+        columns = self.collection.catalog.columns
+        return {name for name in self.delivered() if not columns[name].everywhere}
 
     def select(self, rows: Rows) -> Selection:
         """Find out where the values of rows lie."""
@@ -236,22 +253,16 @@ class Finish:
         Given each sample as a dict of tensors (with its metadata under ``metadata``), returns the sample to use.
     batch_transform : callable or None
         Given the whole batch, returns the batch to use.
-    ragged : str
-        See :func:`~neurofm_shards.loading.tensors.batch_to_tensors`; so is ``pad_value``.
+    tensors : TensorOptions
+        How columns become tensors; what they say of the columns holds where no ``transform`` changes them.
     metadata : bool
         Whether batches have ``metadata``.
     """
 
     transform: SampleFunction | None = None
     batch_transform: BatchFunction | None = None
-    ragged: RaggedAs = "list"
-    pad_value: float = 0.0
-    columns: Mapping[str, ColumnSpec] | None = None
+    tensors: TensorOptions = PLAIN
     metadata: bool = True
-
-    def __post_init__(self) -> None:
-        if self.ragged not in get_args(RaggedAs):
-            raise ConfigError(f"ragged={self.ragged!r}; choose one of {', '.join(get_args(RaggedAs))}")
 
     def __call__(
         self, values: Mapping[str, ColumnData], metadata: Sequence[Metadata], describe: Describe = "sample {}".format
@@ -260,8 +271,7 @@ class Finish:
         wanted = metadata if self.metadata else None
         if self.transform is not None:
             return self.collate(transformed(self.transform, split_samples(values, wanted), describe), describe)
-        batch = batch_to_tensors(values, wanted, ragged=self.ragged, pad_value=self.pad_value, columns=self.columns)
-        return self._last(batch, len(metadata), describe)
+        return self._last(batch_to_tensors(values, wanted, self.tensors), len(metadata), describe)
 
     def collate(self, samples: Sequence[Mapping[str, Any]], describe: Describe = "sample {}".format) -> Any:
         """Return the batch of samples that went through ``transform`` already."""
@@ -272,9 +282,9 @@ class Finish:
                     "batches are made of dicts: return a dict of fields, and give what changes whole batches as "
                     "batch_transform="
                 )
-        columns = self.columns if self.transform is None else None
-        batch = collate_webdataset(samples, ragged=self.ragged, pad_value=self.pad_value, columns=columns)
-        return self._last(batch, len(samples), describe)
+        changed = self.transform is not None
+        options = replace(self.tensors, columns={}, optional=frozenset()) if changed else self.tensors
+        return self._last(collate(samples, options), len(samples), describe)
 
     def _last(self, batch: Batch, count: int, describe: Describe) -> Any:
         function = self.batch_transform

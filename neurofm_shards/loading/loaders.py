@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from neurofm_shards.errors import ConfigError, StateError
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.checkpoint import Checkpoint, OnSignal, make_checkpoint
-from neurofm_shards.loading.datasets import Counts, chosen_rows, make_reader, open_shards, sample_bytes
+from neurofm_shards.loading.datasets import chosen_rows, make_reader, open_shards, sample_bytes
 from neurofm_shards.loading.fetch import OnError, SampleFetch, SkipCounter
 from neurofm_shards.loading.plans.options import PlanOptions, RemainderPolicy
 from neurofm_shards.loading.plans.plan import Request, SinglePlan
@@ -24,6 +24,7 @@ from neurofm_shards.loading.progress import Progress, SharedEpochCounter, worker
 from neurofm_shards.loading.ranks import RankRequest, warn_of_second_division
 from neurofm_shards.loading.state import LoaderState
 from neurofm_shards.loading.subsets import Where
+from neurofm_shards.loading.tensors import Counts, Floats
 from neurofm_shards.loading.transforms import (
     SampleFunction,
     TransformLike,
@@ -63,7 +64,7 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         Decides the order.
     decode : bool
         False: fields, the metadata too, are given as the bytes that are stored.
-    columns, where, keys, split, rows, transform, transforms, counts, metadata
+    columns, where, keys, split, rows, transform, transforms, counts, floats, metadata
         See :func:`~neurofm_shards.loading.dataloader.create_webdataset_dataloader`; so are the following.
     rank, world_size, shard, even, io, verify
         See :func:`~neurofm_shards.loading.dataloader.create_webdataset_dataloader`.
@@ -95,6 +96,7 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         transform: SampleFunction | None = None,
         transforms: TransformLike | Sequence[TransformLike] | None = None,
         counts: Counts = "float32",
+        floats: Floats = "stored",
         metadata: bool = True,
         rank: int | None = None,
         world_size: int | None = None,
@@ -115,7 +117,7 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         )
         make_plan = partial(SinglePlan, collection, subset=subset)
         self._progress = Progress(make_plan, options, RankRequest(rank, world_size, shard), SharedEpochCounter())
-        reader = make_reader(collection, columns, counts, make_transforms(as_list(transforms)))
+        reader = make_reader(collection, columns, counts, floats, make_transforms(as_list(transforms)))
         self._fetch = SampleFetch(reader, transform, metadata, on_error, decode)
         self._chunk = max(1, min(MOST_IN_CHUNK, CHUNK_BYTES // max(1, sample_bytes(reader))))
         self._exhausted = False

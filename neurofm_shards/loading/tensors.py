@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +18,17 @@ from neurofm_shards.types import ColumnData, ColumnSpec, Metadata, Ragged
 
 RaggedAs: TypeAlias = Literal["list", "pad", "packed", "nested"]
 Batch: TypeAlias = dict[str, Any]
+Counts: TypeAlias = Literal["float32", "stored"]
+Floats: TypeAlias = Literal["float32", "stored"]
 
 
-def count_dtypes(
-    columns: Mapping[str, ColumnSpec], counts: Literal["float32", "stored"] = "float32"
+def delivered_dtypes(
+    columns: Mapping[str, ColumnSpec], counts: Counts = "float32", floats: Floats = "stored"
 ) -> dict[str, npt.DTypeLike]:
-    """Say which columns are converted while they are gathered.
+    """Return the types that columns are converted to while they are gathered.
 
     Spike counts are stored in a small unsigned type; a Linear layer takes no uint8, and torch has no arithmetic for
     uint16. So unsigned columns with the unit ``"count"``, and unsigned ones called ``spikes``, become float32.
-    All other columns keep their type.
 
     Parameters
     ----------
@@ -33,17 +36,27 @@ def count_dtypes(
         The data set's columns.
     counts : {"float32", "stored"}
         ``stored`` leaves counts as they are stored.
+    floats : {"float32", "stored"}
+        ``float32`` converts columns of float64, the type that NumPy makes and layers do not have.
 
     Returns
     -------
     dict of str to dtype
-        For ``ShardCollection.gather(dtypes=...)``.
+        For ``ShardCollection.gather(dtypes=...)``; columns that keep their type are not named.
     """
-    if counts not in ("float32", "stored"):
-        raise ConfigError(f"counts={counts!r}: choose 'float32' or 'stored'")
-    if counts == "stored":
-        return {}
-    return {name: np.dtype(np.float32) for name, spec in columns.items() if is_count(spec)}
+    for name, chosen in (("counts", counts), ("floats", floats)):
+        if chosen not in ("float32", "stored"):
+            raise ConfigError(f"{name}={chosen!r}: choose 'float32' or 'stored'")
+    converted = {
+        name
+        for name, spec in columns.items()
+        if (counts == "float32" and is_count(spec)) or (floats == "float32" and _is_double(spec))
+    }
+    return {name: np.dtype(np.float32) for name in columns if name in converted}
+
+
+def _is_double(spec: ColumnSpec) -> bool:
+    return spec.dtype is not None and np.dtype(spec.dtype) == np.float64
 
 
 def to_tensor(array: npt.NDArray[Any]) -> torch.Tensor | npt.NDArray[Any]:
@@ -66,13 +79,182 @@ def has_torch_type(dtype: np.dtype[Any]) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class TensorOptions:
+    """How columns become tensors; see :func:`collate_webdataset` for each.
+
+    Attributes
+    ----------
+    ragged : str
+        What becomes of arrays whose shapes differ.
+    pad_value : float
+        What padding, and the place of a number that is not there, is filled with.
+    columns : mapping of str to ColumnSpec
+        What is known of the columns, as they are delivered.
+    optional : set of str
+        Those of them that some samples lack.
+    """
+
+    ragged: RaggedAs = "list"
+    pad_value: float = 0.0
+    columns: Mapping[str, ColumnSpec] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.ragged not in get_args(RaggedAs):
+            raise ConfigError(f"ragged={self.ragged!r}; choose one of {', '.join(get_args(RaggedAs))}")
+
+
+#: Lists where shapes differ; nothing is known of the columns.
+PLAIN = TensorOptions()
+
+
+class BatchBuilder:
+    """Puts columns into a batch, each with the mask or the offsets that belong to it.
+
+    Parameters
+    ----------
+    options : TensorOptions
+        What becomes of them.
+
+    Attributes
+    ----------
+    batch : dict
+        What was put together so far.
+    """
+
+    def __init__(self, options: TensorOptions) -> None:
+        self._options = options
+        self._offsets: list[tuple[npt.NDArray[np.int64], torch.Tensor]] = []
+        self.batch: Batch = {}
+
+    def put(self, name: str, value: Any, of: str | None = None) -> None:
+        """Add an entry; ``of`` names the column that it says something about.
+
+        Raises
+        ------
+        ConfigError
+            There is one of this name: a stored field, and what is made beside another.
+        """
+        if name in self.batch:
+            column = name.rpartition("_")[0] if of is None else of
+            raise ConfigError(
+                f"{name!r} is a stored field, and also what a batch has beside {column!r}: leave "
+                f"one of them out with columns=, or choose another ragged= than {self._options.ragged!r}"
+            )
+        self.batch[name] = value
+
+    def add(self, name: str, data: ColumnData) -> None:
+        """Add a column: an array or tensor of one row per sample, ragged arrays, or a list with MISSING in the gaps."""
+        if isinstance(data, np.ndarray):
+            self.put(name, to_tensor(data))
+        elif isinstance(data, Ragged):
+            self._add_ragged(name, data)
+        elif name in self._options.optional:
+            self._add_gappy(name, [value if value is MISSING else _as_value(value) for value in data])
+        else:
+            self._add_list(name, [None if value is MISSING else _as_value(value) for value in data])
+
+    def _add_gappy(self, name: str, values: list[Any]) -> None:
+        """Add a field that some samples lack: in every batch a tensor and a mask, or in every batch a list."""
+        shape = self._shape_of_numbers(name)
+        there = [value for value in values if value is not MISSING]
+        if shape is None or any(tuple(value.shape) != shape for value in there):
+            self.put(name, [None if value is MISSING else value for value in values])
+            return
+        dtype = np.dtype(self._options.columns[name].dtype).newbyteorder("=")
+        column = torch.from_numpy(np.empty((len(values), *shape), dtype))
+        column.fill_(_fill(name, column.dtype, self._options.pad_value))
+        valid = torch.tensor([value is not MISSING for value in values], dtype=torch.bool, device="cpu")
+        if there:
+            column[valid] = torch.stack(there).to(column.dtype)
+        self.put(name, column)
+        self.put(f"{name}_valid", valid, of=name)
+
+    def _shape_of_numbers(self, name: str) -> tuple[int, ...] | None:
+        """Return the one shape of a column of numbers; None for any other column."""
+        spec = self._options.columns.get(name)
+        if spec is None or spec.dtype is None or spec.shape is None or not has_torch_type(np.dtype(spec.dtype)):
+            return None
+        shape = tuple(length for length in spec.shape if length is not None)
+        return shape if len(shape) == len(spec.shape) else None
+
+    def _add_list(self, name: str, values: list[Any]) -> None:
+        """Add values as a tensor where they are all numbers or all of one shape; else as ``ragged`` says, or a list."""
+        if values and all(isinstance(value, torch.Tensor) for value in values):
+            self._add_tensors(name, values)
+        else:
+            self.put(name, numbers(values))
+
+    def _add_tensors(self, name: str, values: Sequence[torch.Tensor]) -> None:
+        shapes = {tuple(value.shape) for value in values}
+        if len({value.dtype for value in values}) > 1 or len({len(shape) for shape in shapes}) > 1:
+            self.put(name, list(values))
+            return
+        lengths = list(zip(*shapes, strict=True))
+        found = {axis for axis, of_axis in enumerate(lengths) if len(set(of_axis)) > 1}
+        differing = sorted(found.union(self._ragged_axes(name)))
+        if not differing:
+            self.put(name, torch.stack(list(values)))
+        elif differing == [0]:
+            self._add_ragged(name, joined(values))
+        elif self._options.ragged == "pad":
+            self._add_padded(name, values, differing)
+        else:
+            self.put(name, list(values))
+
+    def _ragged_axes(self, name: str) -> list[int]:
+        spec = self._options.columns.get(name)
+        shape = () if spec is None or spec.shape is None else spec.shape
+        return [axis for axis, length in enumerate(shape) if length is None]
+
+    def _add_ragged(self, name: str, data: Ragged) -> None:
+        """Add arrays that differ in their first length as ``ragged`` says."""
+        values = to_tensor(data.values)
+        if not isinstance(values, torch.Tensor):
+            self.put(name, [data[i] for i in range(len(data))])
+            return
+        match self._options.ragged:
+            case "list":
+                self.put(name, list(values.split_with_sizes(np.diff(data.offsets).tolist())))
+            case "packed":
+                self.put(name, values)
+                self.put(f"{name}_offsets", torch.from_numpy(data.offsets), of=name)
+            case "nested":
+                self.put(name, torch.nested.nested_tensor_from_jagged(values, self._shared(data.offsets)))
+            case "pad":
+                mask = _mask(torch.from_numpy(data.offsets).diff())
+                padded = values.new_full((*mask.shape, *values.shape[1:]), self._filling(name, values))
+                padded[mask] = values
+                self.put(name, padded)
+                self.put(f"{name}_mask", mask, of=name)
+
+    def _shared(self, offsets: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Return one tensor for equal offsets: torch combines nested tensors that share theirs."""
+        for known, tensor in self._offsets:
+            if np.array_equal(known, offsets):
+                return tensor
+        tensor = torch.from_numpy(offsets)
+        self._offsets.append((offsets, tensor))
+        return tensor
+
+    def _add_padded(self, name: str, values: Sequence[torch.Tensor], axes: Sequence[int]) -> None:
+        """Pad every axis to its longest; the mask has the axes that differ."""
+        longest = [max(lengths) for lengths in zip(*(value.shape for value in values), strict=True)]
+        padded = values[0].new_full((len(values), *longest), self._filling(name, values[0]))
+        mask = torch.zeros((len(values), *(longest[axis] for axis in axes)), dtype=torch.bool, device="cpu")
+        for value, room, there in zip(values, padded, mask, strict=True):
+            room[tuple(slice(length) for length in value.shape)] = value
+            there[tuple(slice(value.shape[axis]) for axis in axes)] = True
+        self.put(name, padded)
+        self.put(f"{name}_mask", mask, of=name)
+
+    def _filling(self, name: str, values: torch.Tensor) -> float | int | bool:
+        return _fill(name, values.dtype, self._options.pad_value)
+
+
 def batch_to_tensors(
-    gathered: Mapping[str, ColumnData],
-    metadata: Sequence[Metadata] | None = None,
-    *,
-    ragged: RaggedAs = "list",
-    pad_value: float = 0.0,
-    columns: Mapping[str, ColumnSpec] | None = None,
+    gathered: Mapping[str, ColumnData], metadata: Sequence[Metadata] | None = None, options: TensorOptions = PLAIN
 ) -> Batch:
     """Turn gathered columns into a batch.
 
@@ -82,64 +264,21 @@ def batch_to_tensors(
         What ``ShardCollection.gather`` returned; arrays are shared with the batch, not copied.
     metadata : sequence of dict, optional
         Given as ``batch["metadata"]``.
-    ragged, pad_value, columns
-        See :func:`~neurofm_shards.loading.tensors.collate_webdataset`.
+    options : TensorOptions
+        What becomes of them.
 
     Returns
     -------
     dict
-        A tensor for each column of one shape; see ``ragged`` for those whose lengths differ; lists for all else, with
-        None where a sample lacks the field.
+        A tensor for each column of one shape; see ``ragged`` for those whose lengths differ; lists for all else. A
+        column that some samples lack has ``NAME_valid`` beside it, or is a list with None in the gaps.
     """
-    batch: Batch = {}
-    specs = columns or {}
+    builder = BatchBuilder(options)
     for name, data in gathered.items():
-        if isinstance(data, np.ndarray):
-            batch[name] = to_tensor(data)
-        elif isinstance(data, Ragged):
-            batch |= ragged_to_tensors(name, data, ragged, pad_value)
-        else:
-            batch |= list_to_tensors(name, data, ragged, pad_value, specs.get(name))
+        builder.add(name, data)
     if metadata is not None:
-        batch["metadata"] = metadata
-    return batch
-
-
-def ragged_to_tensors(name: str, data: Ragged, ragged: RaggedAs, pad_value: float) -> Batch:
-    """Turn arrays that differ in their first length into what ``ragged`` says."""
-    values, offsets = to_tensor(data.values), torch.from_numpy(data.offsets)
-    if not isinstance(values, torch.Tensor):
-        return {name: [data[i] for i in range(len(data))]}
-    if ragged == "list":
-        return {name: list(values.split_with_sizes(offsets.diff().tolist()))}
-    if ragged == "packed":
-        return {name: values, f"{name}_offsets": offsets}
-    if ragged == "nested":
-        return {name: torch.nested.nested_tensor_from_jagged(values, offsets)}
-    if ragged == "pad":
-        mask = _mask(offsets.diff())
-        padded = values.new_full((*mask.shape, *values.shape[1:]), _fill(values, pad_value))
-        padded[mask] = values
-        return {name: padded, f"{name}_mask": mask}
-    raise ConfigError(f"ragged={ragged!r}: choose 'list', 'pad', 'packed' or 'nested'")
-
-
-def list_to_tensors(
-    name: str, values: Sequence[Any], ragged: RaggedAs, pad_value: float, spec: ColumnSpec | None = None
-) -> Batch:
-    """Turn one value per sample into a tensor where they are all numbers or all of one shape.
-
-    Arrays whose shapes differ are what ``ragged`` says when the same axes are there; everything else stays a list.
-    """
-    values = [None if value is MISSING else _as_value(value) for value in values]
-    if values and all(isinstance(value, torch.Tensor) for value in values):
-        return _tensors(name, values, ragged, pad_value, _ragged_axes(spec))
-    return {name: numbers(values)}
-
-
-def _ragged_axes(spec: ColumnSpec | None) -> list[int]:
-    shape = () if spec is None or spec.shape is None else spec.shape
-    return [axis for axis, length in enumerate(shape) if length is None]
+        builder.put("metadata", metadata)
+    return builder.batch
 
 
 def numbers(values: Sequence[Any]) -> Any:
@@ -161,21 +300,6 @@ def _as_value(value: Any) -> Any:
     return value
 
 
-def _tensors(
-    name: str, values: Sequence[torch.Tensor], ragged: RaggedAs, pad_value: float, axes: Sequence[int]
-) -> Batch:
-    shapes = {tuple(value.shape) for value in values}
-    if len({value.dtype for value in values}) > 1 or len({len(shape) for shape in shapes}) > 1:
-        return {name: list(values)}
-    lengths = list(zip(*shapes, strict=True))
-    differing = sorted({*axes, *(axis for axis, found in enumerate(lengths) if len(set(found)) > 1)})
-    if not differing:
-        return {name: torch.stack(list(values))}
-    if differing == [0]:
-        return ragged_to_tensors(name, joined(values), ragged, pad_value)
-    return _padded(name, values, pad_value, differing) if ragged == "pad" else {name: list(values)}
-
-
 def joined(values: Sequence[torch.Tensor]) -> Ragged:
     """Put tensors that differ in their first length end to end."""
     lengths = [len(value) for value in values]
@@ -183,31 +307,23 @@ def joined(values: Sequence[torch.Tensor]) -> Ragged:
     return Ragged(torch.cat(list(values)).detach().numpy(), offsets)
 
 
-def _padded(name: str, values: Sequence[torch.Tensor], pad_value: float, axes: Sequence[int]) -> Batch:
-    """Pad every axis to its longest; the mask has the axes that differ."""
-    longest = [max(lengths) for lengths in zip(*(value.shape for value in values), strict=True)]
-    padded = values[0].new_full((len(values), *longest), _fill(values[0], pad_value))
-    mask = torch.zeros((len(values), *(longest[axis] for axis in axes)), dtype=torch.bool, device="cpu")
-    for value, room, there in zip(values, padded, mask, strict=True):
-        room[tuple(slice(length) for length in value.shape)] = value
-        there[tuple(slice(value.shape[axis]) for axis in axes)] = True
-    return {name: padded, f"{name}_mask": mask}
-
-
 def _mask(lengths: torch.Tensor) -> torch.Tensor:
     longest = int(lengths.max()) if len(lengths) else 0
     return torch.arange(longest, device="cpu") < lengths[:, None]
 
 
-def _fill(values: torch.Tensor, pad_value: float) -> float | int | bool:
-    """Return the pad value as the tensor's type has it; ConfigError when it has not."""
-    if values.dtype.is_floating_point or values.dtype.is_complex:
+def _fill(name: str, dtype: torch.dtype, pad_value: float) -> float | int | bool:
+    """Return the pad value as a column's type has it; ConfigError when it has not."""
+    if dtype.is_floating_point or dtype.is_complex:
         return pad_value
-    if values.dtype == torch.bool:
+    if dtype == torch.bool:
         return bool(pad_value)
-    limits = torch.iinfo(values.dtype)
-    if pad_value != int(pad_value) or not limits.min <= pad_value <= limits.max:
-        raise ConfigError(f"pad_value={pad_value} does not fit values of type {values.dtype}")
+    limits = torch.iinfo(dtype)
+    if not math.isfinite(pad_value) or pad_value != int(pad_value) or not limits.min <= pad_value <= limits.max:
+        raise ConfigError(
+            f"pad_value={pad_value} does not fit values of type {dtype}, which column {name!r} has: choose a whole "
+            f"number from {limits.min} to {limits.max}"
+        )
     return int(pad_value)
 
 
@@ -217,13 +333,14 @@ def collate_webdataset(
     ragged: RaggedAs = "list",
     pad_value: float = 0.0,
     columns: Mapping[str, ColumnSpec] | None = None,
+    optional: Collection[str] = (),
 ) -> Batch:
     """Make a batch of samples; a ``collate_fn`` for :class:`torch.utils.data.DataLoader`.
 
     Parameters
     ----------
     samples : sequence of dict
-        One dict per sample. A field that only some of them have becomes a list with None in the gaps.
+        One dict per sample. A field that only some of them have becomes a list with None in the gaps; see ``optional``.
     ragged : {"list", "pad", "packed", "nested"}
         What arrays become whose shapes differ between the samples:
 
@@ -239,6 +356,9 @@ def collate_webdataset(
     columns : mapping of str to ColumnSpec, optional
         The data set's columns. With it, a column whose shape differs between samples is treated by ``ragged`` in every
         batch, also in one whose samples happen to be equally long; without it, such a batch is stacked.
+    optional : collection of str
+        Columns that some samples of the data set lack. Numbers of one shape become, in every batch, a tensor with
+        ``pad_value`` in the gaps, and ``<name>_valid``; all else a list with None in the gaps.
 
     Returns
     -------
@@ -249,7 +369,8 @@ def collate_webdataset(
     Raises
     ------
     ConfigError
-        There are no samples, or ``ragged`` is none of the four.
+        There are no samples, ``ragged`` is none of the four, ``pad_value`` does not fit a column, or a field has the
+        name of what is made beside another.
 
     Examples
     --------
@@ -258,16 +379,19 @@ def collate_webdataset(
     >>> tuple(batch["x"].shape), batch["x_mask"].sum(1).tolist()
     ((2, 4, 3), [2, 4])
     """
+    return collate(samples, TensorOptions(ragged, pad_value, columns or {}, frozenset(optional)))
+
+
+def collate(samples: Sequence[Mapping[str, Any]], options: TensorOptions) -> Batch:
+    """Make a batch of samples; see :func:`collate_webdataset`."""
     if not samples:
         raise ConfigError("a batch needs at least one sample")
-    if ragged not in ("list", "pad", "packed", "nested"):
-        raise ConfigError(f"ragged={ragged!r}: choose 'list', 'pad', 'packed' or 'nested'")
-    batch: Batch = {}
-    specs = columns or {}
-    for name in dict.fromkeys(name for sample in samples for name in sample):
+    builder = BatchBuilder(options)
+    absent = (name for name in options.columns if name in options.optional)
+    for name in dict.fromkeys([*(name for sample in samples for name in sample), *absent]):
         values = [sample.get(name, MISSING) for sample in samples]
         if name == "metadata":
-            batch[name] = [{} if value is MISSING else value for value in values]
+            builder.put(name, [{} if value is MISSING else value for value in values])
         else:
-            batch |= list_to_tensors(name, values, ragged, pad_value, specs.get(name))
-    return batch
+            builder.add(name, values)
+    return builder.batch

@@ -234,7 +234,12 @@ class ShardCheck:
                 self._add("warning", "", f"field {column.spec.name!r} has upper-case letters", "webdataset lowers them")
             if column.packed_offsets.bounds()[0] < 0:
                 what = f"some samples lack field {column.spec.name!r}"
-                self._add("info", "", what, "batches get lists with gaps; Hugging Face datasets may drop the field")
+                self._add(
+                    "info",
+                    "",
+                    what,
+                    "batches get NAME_valid or lists with gaps; Hugging Face datasets may drop the field",
+                )
 
     def _check_key(self, key: str) -> None:
         try:

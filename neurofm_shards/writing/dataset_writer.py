@@ -387,7 +387,8 @@ class FieldWarnings:
             self._check_case(differing)
             warnings.warn(
                 f"samples differ in their fields ({', '.join(differing)}): nothing is lost, but Hugging Face datasets "
-                "takes the columns of the first five samples for all, and batches get lists with gaps",
+                "takes the columns of the first five samples for all, and batches get masks (NAME_valid) or lists with "
+                "gaps",
                 UserWarning,
                 stacklevel=3,
             )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.loading.tensors import batch_to_tensors, collate_webdataset, count_dtypes
+from neurofm_shards.loading.tensors import TensorOptions, batch_to_tensors, collate_webdataset, delivered_dtypes
 from neurofm_shards.types import ColumnSpec, Ragged
 
 WAYS = ["list", "pad", "packed", "nested"]
@@ -70,7 +70,7 @@ def test_ragged_columns_give_what_their_samples_give(lengths, width, how):
     values = rng.integers(0, 99, (sum(lengths), *shape)).astype("i4")
     data = Ragged(values, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     columns = {"x": ColumnSpec("x", "<i4", (None, *shape))}
-    whole = batch_to_tensors({"x": data}, ragged=how, pad_value=-1)
+    whole = batch_to_tensors({"x": data}, None, TensorOptions(how, -1))
     single = collate_webdataset(
         [{"x": data[i]} for i in range(len(lengths))], ragged=how, pad_value=-1, columns=columns
     )
@@ -96,7 +96,7 @@ def test_units_that_differ_are_padded_with_a_mask_of_units():
     assert batch["spikes_mask"].sum(1).tolist() == [3, 5]
     assert (batch["spikes"][0, :, 3:] == -1).all()
     columns = {"spikes": ColumnSpec("spikes", "<f4", (4, None))}
-    one_session = batch_to_tensors({"spikes": [np.ones((4, 3), "f4")] * 2}, ragged="pad", columns=columns)
+    one_session = batch_to_tensors({"spikes": [np.ones((4, 3), "f4")] * 2}, None, TensorOptions("pad", 0.0, columns))
     assert one_session["spikes_mask"].shape == (2, 3)
 
 
@@ -126,10 +126,10 @@ def test_counts_become_float32_unless_the_stored_type_is_wanted():
         "pixels": ColumnSpec("pixels", "|u1", (3,)),
         "net": ColumnSpec("net", "<i4", (3,), unit="count"),
     }
-    assert count_dtypes(columns) == {"spikes": np.dtype("f4"), "licks": np.dtype("f4")}
-    assert count_dtypes(columns, "stored") == {}
+    assert delivered_dtypes(columns) == {"spikes": np.dtype("f4"), "licks": np.dtype("f4")}
+    assert delivered_dtypes(columns, "stored") == {}
     with pytest.raises(ConfigError, match="choose 'float32' or 'stored'"):
-        count_dtypes(columns, "int8")
+        delivered_dtypes(columns, "int8")
 
 
 def test_wrong_arguments_are_explained():
@@ -138,4 +138,4 @@ def test_wrong_arguments_are_explained():
     with pytest.raises(ConfigError, match="ragged='pack'"):
         collate_webdataset([{"x": 1}], ragged="pack")
     with pytest.raises(ConfigError, match=r"pad_value=0.5 does not fit .*int32"):
-        batch_to_tensors({"x": Ragged(np.zeros(2, "i4"), np.array([0, 1, 2]))}, ragged="pad", pad_value=0.5)
+        batch_to_tensors({"x": Ragged(np.zeros(2, "i4"), np.array([0, 1, 2]))}, None, TensorOptions("pad", 0.5))

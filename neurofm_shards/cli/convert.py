@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class Convert(Command):
         parser.set_defaults(job=job, flags=flags)
         _add_inputs(parser)
         _add_running(parser.add_argument_group("running"))
+        _add_parts(parser.add_argument_group("parts (on many machines, without a coordinator)"))
         flags.add_to(parser)
         if not flags.sources:
             parser.epilog = "Options of a source are shown and understood when --format or an input names it."
@@ -87,6 +89,8 @@ class Convert(Command):
     def run(self, args: argparse.Namespace) -> int:
         """Run the command; 1 when an input failed or validation found something."""
         request = _Request.of(args)
+        if args.plan_only or args.part or args.commit:
+            return _run_parts(args, request)
         if not request.inputs:
             raise ConfigError("name the inputs: -i FILES, FOLDERS or PATTERNS")
         if args.dry_run:
@@ -137,6 +141,22 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--events", metavar="FILE", help="append what happens to a file, as lines of JSON")
 
 
+def _add_parts(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--plan-only",
+        action="store_true",
+        help="write the plan into the output, for --part; with --part, plan that part of the inputs; without inputs, "
+        "join the parts",
+    )
+    group.add_argument("--parts", type=int, metavar="N", help="how many parts there are, for --plan-only (default: 1)")
+    group.add_argument(
+        "--part",
+        metavar="K/N|auto",
+        help="write part K of N of the planned shards, K from 1; auto takes K from the job array or launcher",
+    )
+    group.add_argument("--commit", action="store_true", help="see that all parts are there, and finish the data set")
+
+
 @dataclass(frozen=True)
 class _Request:
     """What is asked for, by flags and job file together."""
@@ -160,8 +180,7 @@ class _Request:
 
 
 def _convert(args: argparse.Namespace, request: _Request) -> int:
-    from neurofm_shards.cli.convert_report import print_summary  # noqa: PLC0415  (rich, numpy)
-    from neurofm_shards.cli.progress import progress_listener  # noqa: PLC0415
+    from neurofm_shards.cli.progress import progress_listener  # noqa: PLC0415  (rich)
     from neurofm_shards.convert.session import convert_inputs  # noqa: PLC0415
 
     output = str(request.output)
@@ -175,13 +194,90 @@ def _convert(args: argparse.Namespace, request: _Request) -> int:
         if any(Path(output).glob(".neurofm/**/journal")):  # that of a replacement lies deeper
             sys.stderr.write(f"finished shards are kept: run the same command with --resume to go on in {output}\n")
         raise
-    report = _validated(output, request.running["workers"]) if args.validate else None
+    return _finish(args, output, request.running["workers"], result)
+
+
+def _finish(args: argparse.Namespace, output: str, workers: int, result: Mapping[str, Any]) -> int:
+    """Validate where that is asked for, and print what was made."""
+    from neurofm_shards.cli.convert_report import print_summary  # noqa: PLC0415  (rich, numpy)
+
+    report = _validated(output, workers) if args.validate else None
     print_summary(result if report is None else {**result, "validation": report.to_json()}, as_json=args.json)
     if report is not None and not args.json:
         from neurofm_shards.cli.integrity import print_validation  # noqa: PLC0415  (after --help)
 
         print_validation(report)
     return 1 if result["failures"] or not (report is None or report.ok) else 0
+
+
+def _run_parts(args: argparse.Namespace, request: _Request) -> int:
+    """Run the steps of a conversion in parts."""
+    wrong = next((flag for flag in ("resume", "append", "dry_run") if getattr(args, flag)), None)
+    if wrong or (args.overwrite and not args.plan_only) or (args.commit and (args.part or args.plan_only)):
+        raise ConfigError("--plan-only, --part and --commit are steps of one conversion: give them alone, one by one")
+    if not request.output:
+        raise ConfigError("name the output folder: -o DIR")
+    if args.plan_only:
+        return _plan_parts(args, request)
+    if args.input:
+        raise ConfigError("the plan says which inputs there are: leave -i out")
+    return _commit_parts(args, request) if args.commit else _run_part(args, request)
+
+
+def _plan_parts(args: argparse.Namespace, request: _Request) -> int:
+    from neurofm_shards.cli.progress import progress_listener  # noqa: PLC0415  (rich)
+    from neurofm_shards.convert.parts import Part, join_parts, plan_part, plan_parts  # noqa: PLC0415
+
+    output, parts = str(request.output), args.parts or 1
+    running = {name: request.running[name] for name in ("workers", "executor")}
+    with progress_listener(args.events) as observer:
+        if not request.inputs:
+            header = join_parts(output, parts=parts)
+        elif args.part:
+            part = Part.parse(args.part, args.parts, os.environ)
+            count = plan_part(request.inputs, output, request.config, part, **running, observer=observer)
+            _say(args, f"part {part} of the planning: {count:,} inputs", {"inputs": count})
+            return 0
+        else:
+            options = {"parts": parts, "overwrite": args.overwrite, "observer": observer}
+            header = plan_parts(request.inputs, output, request.config, **options, **running)
+    facts = {name: getattr(header, name) for name in ("total_inputs", "total_samples", "total_shards", "parts")}
+    said = f"{header.total_inputs:,} inputs, {header.total_samples:,} samples, {header.total_shards:,} shards"
+    _say(args, f"{said} in {header.parts:,} parts are planned in {output}", facts)
+    return 0
+
+
+def _run_part(args: argparse.Namespace, request: _Request) -> int:
+    from neurofm_shards.cli.progress import progress_listener  # noqa: PLC0415  (rich)
+    from neurofm_shards.convert.parts import Part, check_options, run_part  # noqa: PLC0415
+
+    output = str(request.output)
+    header = check_options(output, _merged(args.job, args.flags.given(args)))
+    part = Part.parse(args.part, header.parts, os.environ)
+    with progress_listener(args.events) as observer:
+        count = run_part(output, part, **request.running, observer=observer)
+    _say(args, f"part {part} is finished: {count:,} shards were written in {output}", {"shards": count})
+    return 0
+
+
+def _commit_parts(args: argparse.Namespace, request: _Request) -> int:
+    from neurofm_shards.cli.progress import progress_listener  # noqa: PLC0415  (rich)
+    from neurofm_shards.convert.parts import check_options, commit_parts  # noqa: PLC0415
+
+    output = str(request.output)
+    check_options(output, _merged(args.job, args.flags.given(args)))
+    with progress_listener(args.events) as observer:
+        result = commit_parts(output, observer=observer)
+    return _finish(args, output, request.running["workers"], result)
+
+
+def _say(args: argparse.Namespace, text: str, facts: Mapping[str, Any]) -> None:
+    from neurofm_shards.cli.console import print_json, result_console  # noqa: PLC0415  (after --help)
+
+    if args.json:
+        print_json(dict(facts))
+    else:
+        result_console().print(text, markup=False)
 
 
 def _validated(output: str, workers: int) -> Report:

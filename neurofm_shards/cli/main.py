@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 #: Command name to where its :class:`~neurofm_shards.plugins.interfaces.Command` is, and a summary.
 COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("neurofm_shards.cli.convert:Convert", "turn recordings and arrays into shards"),
+    "status": ("neurofm_shards.cli.status:ShowStatus", "show how far a conversion is, by whom and how fast"),
     "inspect": ("neurofm_shards.cli.describe:Inspect", "show what is inside an input file, and what is odd about it"),
     "info": ("neurofm_shards.cli.describe:Info", "summarise a data set or a single shard"),
     "validate": ("neurofm_shards.cli.integrity:Validate", "check a data set: structure, checksums, codecs, schema"),

@@ -334,7 +334,7 @@ class Dispatcher:
             done, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
             self._count_workers()
             if done:
-                return done
+                return [future for future in running if future in done]
 
     def _count_workers(self) -> None:
         count = getattr(self._executor, "workers_alive", None)

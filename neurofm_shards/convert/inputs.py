@@ -40,25 +40,28 @@ class Input:
     Attributes
     ----------
     paths : tuple of str
-        The files (or one folder), as named by the user.
+        The files (or one folder), absolute: a worker may run in another folder.
     format : str
         Name of the source.
     options : str
         The source's resolved options as JSON; two inputs are equal when paths, format and options are.
     source : Source
         Opens them; picklable.
+    given : tuple of str
+        The files as the user named them.
     """
 
     paths: tuple[str, ...]
     format: str
     options: str
     source: Source = field(compare=False)
+    given: tuple[str, ...] = field(compare=False)
 
     @property
     def name(self) -> str:
         """What messages call it."""
-        more = len(self.paths) - 1
-        return self.paths[0] if not more else f"{self.paths[0]} and {more} more"
+        more = len(self.given) - 1
+        return self.given[0] if not more else f"{self.given[0]} and {more} more"
 
     @property
     def file_names(self) -> list[str]:
@@ -132,8 +135,12 @@ def _grouped(matches: list[tuple[str, Registered[SourceEntry]]], options: dict[s
         model = source.validate(own)
         text = model.model_dump_json() if model is not None else "{}"
         opener = source.make(own)
-        inputs += [(_place(group, position), Input(tuple(group), name, text, opener)) for group in opener.group(paths)]
+        inputs += [(_place(group, position), _input(group, name, text, opener)) for group in opener.group(paths)]
     return [item for _, item in sorted(inputs, key=lambda pair: pair[0])]
+
+
+def _input(group: Sequence[str], name: str, options: str, source: Source) -> Input:
+    return Input(tuple(map(os.path.abspath, group)), name, options, source, tuple(group))
 
 
 def _place(group: Sequence[str], position: Mapping[str, int]) -> int:

@@ -160,7 +160,7 @@ class ConversionSession:
         self.config = config if isinstance(config, ConversionConfig) else ConversionConfig.of(dict(config or {}))
         check_config(self.config)
         self.output = OutputFolder(Path(output_dir))
-        self.tell = broadcast(_tell_plugins, observer)
+        self.tell = broadcast(tell_plugins, observer)
         self._making = (executor, workers, retries)
         self._stack = ExitStack()
         self._dispatcher: Dispatcher | None = None
@@ -245,7 +245,7 @@ class ConversionSession:
         if stored.get("format") == "auto" and "format" in given:  # narrower, and no other bytes
             stored["format"] = given["format"]
         both = ConversionConfig.of({**given, **stored})
-        asked = _overlaid(both.content(), {name: given[name] for name in given if name in stored})
+        asked = overlaid(both.content(), {name: given[name] for name in given if name in stored})
         differences = config_differences(asked, both.content())
         if differences:
             raise ConfigError(
@@ -445,8 +445,8 @@ class IncrementalConversion:
         remove_journal(output.sidecars)
 
 
-def started(plan: ConversionPlan, lines: Mapping[int, Mapping[str, Any]]) -> ConversionStarted:
-    """Describe the start of a conversion of which some shards are finished."""
+def started(plan: ConversionPlan, lines: Mapping[int, Mapping[str, Any]], *, splits: bool = True) -> ConversionStarted:
+    """Describe the start of a conversion, or of a part of one, of which some shards are finished."""
     described = {
         "total_samples": plan.total_samples,
         "total_shards": plan.total_shards,
@@ -454,10 +454,10 @@ def started(plan: ConversionPlan, lines: Mapping[int, Mapping[str, Any]]) -> Con
         "config": plan.config.content(),
     }
     samples = sum(line["shard"]["num_samples"] for line in lines.values() if line["shard"] is not None)
-    return ConversionStarted(described, plan.splits, len(lines), samples)
+    return ConversionStarted(described, plan.splits if splits else {}, len(lines), samples)
 
 
-def _tell_plugins(event: Event) -> None:
+def tell_plugins(event: Event) -> None:
     """Pass what observer hooks are told on to them."""
     if isinstance(event, ConversionStarted):
         registry().notify("neurofm_conversion_started", plan=event.plan)
@@ -467,9 +467,10 @@ def _tell_plugins(event: Event) -> None:
         registry().notify("neurofm_conversion_finished", summary=event.summary)
 
 
-def _overlaid(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def overlaid(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with those given laid over them, nested ones one by one."""
     result = dict(stored)
     for name, value in given.items():
         nested = isinstance(value, Mapping) and isinstance(stored.get(name), Mapping)
-        result[name] = _overlaid(stored[name], value) if nested else value
+        result[name] = overlaid(stored[name], value) if nested else value
     return result

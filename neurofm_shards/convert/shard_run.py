@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from neurofm_shards.convert.inputs import worker_reader
 from neurofm_shards.convert.planning import ShardTask, shard_names
 from neurofm_shards.convert.work import JobSpec, ShardResult, run_task, staging_of
 from neurofm_shards.events import Listener, ShardCommitted
+from neurofm_shards.format.unfinished import JOURNAL_NAME
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import ColumnSpec
 from neurofm_shards.writing.journal import Journal, JournalContent, JournalHeader
@@ -62,6 +64,8 @@ class ShardRun:
         Runs the tasks.
     listener : Listener
         Told of every shard.
+    journal_name, staging_name : str
+        Files of a part of the conversion.
 
     Attributes
     ----------
@@ -77,6 +81,9 @@ class ShardRun:
         found: JournalContent | None,
         dispatcher: Dispatcher,
         listener: Listener,
+        *,
+        journal_name: str = JOURNAL_NAME,
+        staging_name: str | None = None,
     ) -> None:
         self._output = output
         self._config = config
@@ -85,8 +92,8 @@ class ShardRun:
         self.lines: dict[int, Line] = {}
         if found is not None:
             self.lines = {k: line for k, line in found.shards.items() if output.is_sound(line, found.header)}
-        self._staging = output.new_staging()
-        self._journal = Journal(output.sidecars, header, found)
+        self._staging = output.new_staging(staging_name)
+        self._journal = Journal(output.sidecars, header, found, journal_name)
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +110,10 @@ class ShardRun:
         with contextlib.suppress(OSError):  # what is left is removed by the next run
             self._output.remove_staging(self._staging)
 
+    def note(self, what: str, **facts: Any) -> None:
+        """Write down something of the run itself."""
+        self._journal.note(what, **facts)
+
     def run(self, tasks: Iterable[ShardTask], columns: tuple[ColumnSpec, ...]) -> None:
         """Run the tasks whose shards are not there yet."""
         spec = job_spec(self._config, columns, self._staging, self._output.mode())
@@ -118,7 +129,7 @@ class ShardRun:
         else:
             self._journal.announce(result.record.entry.shard_name)
             self._output.publish(staged, durable=self._config.durable)
-        line = result.to_json()
+        line = {**result.to_json(), "host": answer.host, "seconds": answer.seconds, "at": time.time()}
         self._journal.record(line)
         self.lines[result.shard_idx] = line
         failures = tuple(failure.error for failure in result.failures)

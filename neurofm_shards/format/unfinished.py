@@ -9,6 +9,10 @@ from neurofm_shards.format.manifest import MANIFEST_NAME
 
 #: Names the finished shards of a conversion; removed after the manifest was written.
 JOURNAL_NAME = "journal"
+#: How journals of the parts of a conversion start; the rest is ``K-of-N``.
+PART_JOURNAL_PREFIX = "journal-"
+#: How files of a plan that is run in parts start.
+PLAN_PREFIX = "plan"
 #: A Python writer is writing here, or was when it was killed.
 UNFINISHED_NAME = "unfinished"
 #: Names the files of a deletion that is under way.
@@ -21,6 +25,11 @@ STAGING_PREFIX = "staging-"
 REPLACEMENT_NAME = "replacement"
 #: A folder of shards that ``repair`` has replaced.
 REPLACED_NAME = "replaced"
+
+
+def belongs_to_conversion(name: str) -> bool:
+    """Return whether a file of the hidden folder is part of the journal or of the plan of an unfinished conversion."""
+    return name == JOURNAL_NAME or name.startswith((PART_JOURNAL_PREFIX, PLAN_PREFIX))
 
 
 def pending_step(folder: Path) -> str | None:

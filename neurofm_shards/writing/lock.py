@@ -24,7 +24,7 @@ from neurofm_shards.format.files import SIDECAR_DIR, Folder, is_alive
 
 LOCK_NAME = "lock"
 #: What ``flock`` fails with where the file system has no locks: Lustre without ``-o flock``, some NFS, some FUSE.
-_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
 _HEARTBEAT_S = 15.0
 _MOST_BYTES = 4096
 
@@ -89,6 +89,14 @@ class OutputLock:
     file is removed at the end, so that it is no part of a finished data set; so are folders that were made for it and
     are still empty.
 
+    Parameters
+    ----------
+    folder : Path
+        The output.
+    shared : bool
+        Take a share: any number of parts of one conversion hold the lock together, and keep everybody else away. Where
+        the file system has no locks, parts are not kept from each other, only from a writer that was there first.
+
     Raises
     ------
     OutputLockedError
@@ -97,8 +105,9 @@ class OutputLock:
         The hidden folder or the lock is a link, or no lock of this program.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, shared: bool = False) -> None:
         self._folder = folder
+        self._shared = shared
         self._path = folder / SIDECAR_DIR / LOCK_NAME
         self._made = not folder.exists()
         self._stands_in = False
@@ -128,7 +137,7 @@ class OutputLock:
             threading.Thread(target=_beat, args=(descriptor, stop), name="lock-heartbeat", daemon=True).start()
         _held_here.add(_identity(descriptor))
         self._release = weakref.finalize(
-            self, _give_back, descriptor, self._path, self._made_folders(), os.getpid(), stop
+            self, _give_back, descriptor, self._path, self._made_folders(), os.getpid(), stop, shared=self._shared
         )
 
     def release(self) -> None:
@@ -157,18 +166,26 @@ class OutputLock:
     def _take(self, folder: Folder, descriptor: int, *, is_new: bool) -> bool:
         holder = None if is_new else LockHolder.parse(_content(folder, descriptor))
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise self._refusal(descriptor, holder) from error
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
+            if self._shared:
+                return self._share_file(descriptor, holder)
             return self._take_file(folder, descriptor, holder, is_new=is_new)
         if not _is_current(folder, descriptor):
             return False
         if holder is not None and (_is_held(descriptor, holder) or (holder.stand_in and not holder.is_here)):
             raise self._refusal(descriptor, holder)  # a lock that does not exclude, or that another system cannot see
-        _write(descriptor, LockHolder.here(stand_in=False))
+        if not self._shared:
+            _write(descriptor, LockHolder.here(stand_in=False))
+        return True
+
+    def _share_file(self, descriptor: int, holder: LockHolder | None) -> bool:
+        if holder is not None and (holder.stand_in and (not holder.is_here or _is_held(descriptor, holder))):
+            raise self._refusal(descriptor, holder)
         return True
 
     def _take_file(self, folder: Folder, descriptor: int, holder: LockHolder | None, *, is_new: bool) -> bool:
@@ -261,14 +278,16 @@ def _beat(descriptor: int, stop: threading.Event) -> None:
             os.utime(descriptor)
 
 
-def _give_back(descriptor: int, path: Path, made: list[Path], owner: int, stop: threading.Event) -> None:
+def _give_back(
+    descriptor: int, path: Path, made: list[Path], owner: int, stop: threading.Event, *, shared: bool
+) -> None:
     stop.set()
     if os.getpid() != owner:  # a forked child inherits the descriptor, and must not end the lock of its parent
         os.close(descriptor)
         return
     try:
         with Folder.open(path.parent) as folder:
-            if _is_current(folder, descriptor):
+            if not shared and _is_current(folder, descriptor):
                 folder.remove(LOCK_NAME)
     except (InputNotFoundError, UnsafePathError):  # somebody removed or replaced it: there is nothing to give back
         pass

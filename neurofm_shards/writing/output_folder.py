@@ -28,12 +28,12 @@ from neurofm_shards.format.shard_names import is_shard_name
 from neurofm_shards.format.sidecar import SIDECAR_SUFFIXES, sidecar_names, sidecar_paths
 from neurofm_shards.format.unfinished import (
     COMMITTED_PREFIX,
-    JOURNAL_NAME,
     PENDING_DELETIONS_NAME,
     REPLACED_NAME,
     REPLACEMENT_NAME,
     STAGING_PREFIX,
     UNFINISHED_NAME,
+    belongs_to_conversion,
 )
 from neurofm_shards.writing.journal import JournalContent, JournalHeader, read_journal, remove_journal
 from neurofm_shards.writing.lock import LOCK_NAME, boot_id
@@ -199,8 +199,9 @@ class OutputFolder:
         others = sorted(name for name in names_in(self.folder) if name not in {SIDECAR_DIR, *pending})
         if pending or not self.sidecars.is_dir():
             return others
-        ours = {LOCK_NAME, JOURNAL_NAME, PENDING_DELETIONS_NAME}
-        inside = (name for name in sorted(names_in(self.sidecars)) if name not in ours)
+        ours = {LOCK_NAME, PENDING_DELETIONS_NAME}
+        found = sorted(names_in(self.sidecars))
+        inside = (name for name in found if name not in ours and not belongs_to_conversion(name))
         return others + [f"{SIDECAR_DIR}/{name}" for name in inside if not name.startswith(STAGING_PREFIX)]
 
     # -- cleaning up after the dead
@@ -408,9 +409,9 @@ class OutputFolder:
         finally:
             self.remove_staging(staging)
 
-    def new_staging(self) -> Path:
+    def new_staging(self, name: str | None = None) -> Path:
         """Make a folder in which workers write; shards are moved out of it when they are whole."""
-        name = _new_name(STAGING_PREFIX)
+        name = name or _new_name(STAGING_PREFIX)
         with Folder.open(self.sidecars, create=True) as sidecars:
             sidecars.child(name, create=True).close()
         return self.sidecars / name

@@ -16,12 +16,19 @@ import pytest
 
 # Before the suites are imported, so that a failing assert shows its values.
 pytest.register_assert_rewrite(
-    *(f"neurofm_shards.testing.{name}" for name in ("codecs", "compressions", "sources", "transforms"))
+    *(f"neurofm_shards.testing.{name}" for name in ("codecs", "compressions", "executors", "sources", "transforms"))
 )
 
 from neurofm_shards.testing.codecs import CodecConformance
 from neurofm_shards.testing.compressions import CompressionConformance
+from neurofm_shards.testing.executors import ExecutorConformance
 from neurofm_shards.testing.sources import SourceConformance
 from neurofm_shards.testing.transforms import TransformConformance
 
-__all__ = ["CodecConformance", "CompressionConformance", "SourceConformance", "TransformConformance"]
+__all__ = [
+    "CodecConformance",
+    "CompressionConformance",
+    "ExecutorConformance",
+    "SourceConformance",
+    "TransformConformance",
+]

@@ -1,0 +1,102 @@
+"""An executor whose calls are tasks of a Dask cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future
+from typing import Any, TypeVar
+
+from distributed import Client, KilledWorker
+from distributed import Future as DaskFuture
+from typing_extensions import ParamSpec
+
+from neurofm_shards.errors import ConfigError
+from neurofm_shards_dask.config import DaskConfig
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class DaskExecutor(Executor):
+    """Runs calls on a Dask cluster.
+
+    Dask itself moves the tasks of a worker that died to others. One that has killed several workers fails with
+    :class:`distributed.KilledWorker`, which becomes :class:`concurrent.futures.BrokenExecutor`.
+
+    Parameters
+    ----------
+    config : DaskConfig
+        Its options.
+
+    Raises
+    ------
+    ConfigError
+        No scheduler answers.
+    """
+
+    def __init__(self, config: DaskConfig) -> None:
+        self._client = _connected(config)
+        self._running: set[DaskFuture] = set()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Send a call to the cluster."""
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+        task = self._client.submit(fn, *args, **kwargs, pure=False, retries=0)
+        self._running.add(task)
+        task.add_done_callback(lambda done: self._finish(done, future))
+        return future
+
+    def workers_alive(self) -> int:
+        """Count the workers that the scheduler knows."""
+        return len(self._client.scheduler_info(n_workers=-1)["workers"])
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Wait for what was submitted, or cancel it, and leave the cluster; one of our own ends."""
+        if wait and not cancel_futures:
+            for task in list(self._running):
+                task.exception()
+        else:
+            self._client.cancel(list(self._running), force=True)
+        self._client.close()
+
+    def kill_workers(self) -> None:
+        """Cancel everything and leave the cluster; processes of our own are ended, whatever they do."""
+        self._client.cancel(list(self._running), force=True)
+        cluster = self._client.cluster
+        if cluster is not None:
+            cluster.close(timeout=1)
+        self._client.close(timeout=5)
+
+    def _finish(self, task: DaskFuture, future: Future[Any]) -> None:
+        self._running.discard(task)
+        if task.cancelled():
+            future.set_exception(BrokenExecutor("the task was cancelled, or the connection to the scheduler was lost"))
+            return
+        error = task.exception()
+        if error is None:
+            future.set_result(task.result())
+        else:
+            future.set_exception(BrokenExecutor(str(error)) if isinstance(error, KilledWorker) else error)
+        task.release()
+
+
+def _connected(config: DaskConfig) -> Client:
+    if config.address is None and config.scheduler_file is None:
+        return Client(
+            n_workers=config.workers,
+            threads_per_worker=1,  # HDF5 takes one thread at a time
+            processes=True,
+            dashboard_address=None,
+            set_as_default=False,
+        )
+    try:
+        return Client(
+            config.address,
+            scheduler_file=config.scheduler_file,
+            timeout=config.connect_timeout_s,
+            set_as_default=False,
+        )
+    except (OSError, ValueError) as error:
+        where = config.address or config.scheduler_file
+        raise ConfigError(f"no Dask scheduler answers at {where}: {error}; start one, or leave address out") from error

@@ -44,7 +44,6 @@ def test_help_of_every_command_imports_nothing_heavy(command):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nonsense"], "invalid choice: 'nonsense'"),
         (["convert", "-i", "x", "--bin-size-ms", "many"], "--bin-size-ms"),
         (["convert", "--nonsense", "3"], "unrecognized arguments: --nonsense 3; see 'neurofm-shards convert --help'"),
         (["info"], "the following arguments are required: path"),

@@ -8,10 +8,11 @@ from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any, TypeVar
 
 import ray
-from neurofm_shards.errors import ConfigError
-from neurofm_shards_ray.config import RayConfig
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, TaskCancelledError, WorkerCrashedError
 from typing_extensions import ParamSpec
+
+from neurofm_shards.errors import ConfigError
+from neurofm_shards_ray.config import RayConfig
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -34,6 +34,7 @@ from neurofm_shards.format.unfinished import (
     STAGING_PREFIX,
     UNFINISHED_NAME,
     belongs_to_conversion,
+    why_unfinished,
 )
 from neurofm_shards.writing.journal import JournalContent, JournalHeader, read_journal, remove_journal
 from neurofm_shards.writing.lock import LOCK_NAME, boot_id
@@ -78,12 +79,17 @@ class OutputFolder:
 
     def is_ours(self) -> bool:
         """Return whether the folder holds a data set or an unfinished one; indexes may lie beside foreign shards."""
-        return self._has_manifest() or self.journal() is not None or self.is_marked
+        return self._has_manifest() or self.journal() is not None or self.is_marked or self._is_pending
 
     @property
     def is_marked(self) -> bool:
         """Whether a Python writer is, or was when it was killed, writing here."""
         return (self.sidecars / UNFINISHED_NAME).exists()
+
+    @property
+    def _is_pending(self) -> bool:
+        """Whether a step that was decided, or a deletion, is to be finished."""
+        return any(self.sidecars.glob(f"{COMMITTED_PREFIX}*")) or (self.sidecars / PENDING_DELETIONS_NAME).exists()
 
     def listed(self) -> set[str]:
         """Return the names of the shards that the manifest lists; none where it is damaged or absent."""
@@ -136,6 +142,8 @@ class OutputFolder:
                 f"{self.folder} holds what an interrupted writer left; start again with --overwrite, or choose another "
                 "output"
             )
+        if any(self.sidecars.glob(f"{COMMITTED_PREFIX}*")):
+            raise OutputExistsError(f"{why_unfinished(self.folder)}, and --overwrite replaces it")
         others = self._others()
         if others:
             raise OutputExistsError(

@@ -6,7 +6,7 @@ sides.
 
 from __future__ import annotations
 
-#: Deepest nesting of lists and dicts in JSON, metadata included; containers in pickles.
+#: Deepest nesting of lists and dicts in JSON, the object of a sample's metadata included.
 MAX_JSON_DEPTH = 100
 #: Bytes of one sample's metadata.
 MAX_METADATA_BYTES = 1 << 24
@@ -28,3 +28,22 @@ MAX_EXPANSION = 1100
 def most_decoded(size: int) -> int:
     """Return the most bytes that a compressed shard of this size may decode to."""
     return max(MAX_UNKNOWN_BYTES, MAX_EXPANSION * size)
+
+
+def is_too_deep(text: bytes) -> bool:
+    """Return whether JSON is nested deeper than ``MAX_JSON_DEPTH``, before anything recurses into it."""
+    if text.count(b"[") + text.count(b"{") <= MAX_JSON_DEPTH:
+        return False
+    depth, inside, escaped = 0, False, False
+    for byte in text:
+        if inside:
+            inside, escaped = escaped or byte != 0x22, byte == 0x5C and not escaped
+        elif byte == 0x22:
+            inside = True
+        elif byte in b"[{":
+            depth += 1
+            if depth > MAX_JSON_DEPTH:
+                return True
+        elif byte in b"]}":
+            depth -= 1
+    return False

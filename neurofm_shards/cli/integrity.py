@@ -59,17 +59,23 @@ class Repair(Command):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's arguments."""
         parser.add_argument("folder", type=Path, help="the data set")
+        parser.add_argument(
+            "--no-keep-originals",
+            dest="keep_originals",
+            action="store_false",
+            help="delete shards that are replaced, instead of keeping them in .neurofm/replaced",
+        )
         parser.add_argument("--json", action="store_true", help="machine-readable report")
 
     def run(self, args: argparse.Namespace) -> int:
         """Run the command; 1 when samples are gone."""
         from neurofm_shards.maintenance.repair import repair  # noqa: PLC0415  (after --help)
 
-        report = repair(args.folder)
+        report = repair(args.folder, keep_originals=args.keep_originals)
         if args.json:
             print_json(report.to_json())
         else:
-            print_report(report, "whole" if report.ok else "whole again, but samples are gone; see above")
+            print_report(report, "whole" if report.ok else "samples are gone or cannot be told; see above")
         return 0 if report.ok else 1
 
 

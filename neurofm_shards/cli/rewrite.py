@@ -27,10 +27,15 @@ class Drop(Command):
             print_json(result)
             return 0
         verb = "would be dropped" if args.dry_run else "were dropped"
-        result_console().print(
+        console = result_console()
+        console.print(
             f"{result['dropped']:,} samples {verb}, {result['total_samples']:,} remain; "
             f"{len(result['shards_rewritten']):,} shards rewritten, {len(result['shards_removed']):,} removed"
         )
+        for name in result.get("failures_left", ()):
+            console.print(f"an input that was not converted stays named in the manifest: {name}", markup=False)
+        for name in result.get("still_named_in", ()):
+            console.print(f"the manifest's {name!r} still names what was dropped; look at it", markup=False)
         return 0
 
 

@@ -12,14 +12,13 @@ import numpy as np
 
 from neurofm_shards._typing import AnyArray
 from neurofm_shards.errors import EncodeError, FormatError
+from neurofm_shards.limits import MAX_AXES
 from neurofm_shards.values import as_array
 
 if TYPE_CHECKING:
     from neurofm_shards.types import Buffer
 
 
-#: More dimensions than NumPy 1.x can hold.
-MAX_DIMENSIONS = 32
 _PLAIN_KINDS = "biufc"
 _PLAIN_DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|c8|c16|\?)")
 _HINTS = {
@@ -56,8 +55,8 @@ def checked_shape(shape: Sequence[object]) -> tuple[int, ...]:
     FormatError
         It has too many dimensions, or one that is no count.
     """
-    if len(shape) > MAX_DIMENSIONS:
-        raise FormatError(f"an array of {len(shape)} dimensions; at most {MAX_DIMENSIONS} are possible")
+    if len(shape) > MAX_AXES:
+        raise FormatError(f"an array of {len(shape)} dimensions; at most {MAX_AXES} are possible")
     for length in shape:
         if type(length) is not int or not 0 <= length < 1 << 48:
             found = length if type(length) is int else f"type {type(length).__name__}"
@@ -106,10 +105,22 @@ def storable(value: object) -> AnyArray:
     array = as_array(value)
     if array is None:
         array = np.asarray(value)
-    if _PLAIN_DTYPE.fullmatch(array.dtype.str) is None:
-        hint = _HINTS.get(array.dtype.kind, "convert it to numbers")
-        raise EncodeError(f"an array of dtype {array.dtype}: {hint}")
+    check_storable(array.dtype, array.shape)
     return np.asarray(array, order="C")
+
+
+def check_storable(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Refuse arrays that no reader takes.
+
+    Raises
+    ------
+    EncodeError
+        They are no plain numbers, or have too many axes; the message says what to do.
+    """
+    if _PLAIN_DTYPE.fullmatch(dtype.str) is None:
+        raise EncodeError(f"an array of dtype {dtype}: {_HINTS.get(dtype.kind, 'convert it to numbers')}")
+    if len(shape) > MAX_AXES:
+        raise EncodeError(f"an array of {len(shape)} axes: {MAX_AXES} can be read, so join some of them")
 
 
 def raw_bytes(array: AnyArray) -> memoryview:

@@ -11,13 +11,12 @@ import numpy as np
 import orjson
 
 from neurofm_shards.errors import EncodeError, FormatError
+from neurofm_shards.limits import MAX_JSON_DEPTH, is_too_deep
 from neurofm_shards.plugins.interfaces import Codec
 
 if TYPE_CHECKING:
     from neurofm_shards.types import Buffer
 
-#: Deepest nesting of lists and dicts that is read or written.
-MAX_DEPTH = 100
 _STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
@@ -45,6 +44,8 @@ class JsonCodec(Codec):
     def encode(self, value: Any) -> Sequence[Buffer]:
         """Return the JSON text in UTF-8."""
         data = _dumps(value)
+        if is_too_deep(data):
+            raise EncodeError(f"a value is nested deeper than {MAX_JSON_DEPTH} lists and dicts, which no reader takes")
         if b"null" in data:
             _refuse_not_finite(value, "value")
         return [data]
@@ -52,7 +53,8 @@ class JsonCodec(Codec):
     def decode(self, payload: memoryview) -> Any:
         """Return the value; see the base class."""
         data = bytes(payload)
-        _check_depth(data)
+        if is_too_deep(data):
+            raise FormatError(f"JSON nested deeper than {MAX_JSON_DEPTH}")
         try:
             return orjson.loads(data)
         except orjson.JSONDecodeError as error:
@@ -98,24 +100,6 @@ def _refuse_not_finite(value: Any, where: str) -> None:
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             _refuse_not_finite(item, f"{where}[{i}]")
-
-
-def _check_depth(data: bytes) -> None:
-    """Refuse deep nesting before anything recurses."""
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return
-    depth, inside, escaped = 0, False, False
-    for byte in data:
-        if inside:
-            inside, escaped = escaped or byte != 0x22, byte == 0x5C and not escaped
-        elif byte == 0x22:
-            inside = True
-        elif byte in b"[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise FormatError(f"JSON nested deeper than {MAX_DEPTH}")
-        elif byte in b"]}":
-            depth -= 1
 
 
 def _loads_foreign(data: bytes, error: orjson.JSONDecodeError) -> Any:

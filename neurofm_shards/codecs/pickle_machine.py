@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from neurofm_shards.codecs.pickle_values import ArrayRecord, DtypeRecord, Reading, Span, brief
+from neurofm_shards.codecs.pickle_values import MAX_OPERATIONS, ArrayRecord, DtypeRecord, Reading, Span, brief
 from neurofm_shards.errors import FormatError, UnsafePickleError
 
 _STOP = 0x2E
@@ -250,9 +250,12 @@ class Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) not in _KEY_TYPES:
                 raise UnsafePickleError(f"a dict whose key is a {type(key).__name__}")
+            self._reading.spend_on_key(key, len(target))
             target[key] = value
 
     def _store(self, number: int) -> None:
+        if number > MAX_OPERATIONS:
+            raise UnsafePickleError(f"the pickle stores a value under the number {number}")
         self._memo[number] = self._top()
 
     def _recall(self, number: int) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Most opcodes in one payload, and most values in what it holds.
 MAX_OPERATIONS = 300_000
+#: Comparisons of numbers that take about as long as another operation.
+_COMPARED_AT_ONCE = 64
 
 
 class Reading:
@@ -33,6 +35,15 @@ class Reading:
         self.payload = payload
         self._operations = MAX_OPERATIONS
         self._bytes = 2 * len(payload)
+
+    def spend_on_key(self, key: object, size: int) -> None:
+        """Account for putting a key into a dict of ``size`` entries.
+
+        Hashes of texts differ from run to run; those of numbers can be made equal, and then each is compared with all.
+        """
+        if not isinstance(key, str):
+            self._operations -= size // _COMPARED_AT_ONCE
+            self.spend()
 
     def spend(self, nbytes: int = 0) -> None:
         """Account for one operation that copies ``nbytes``.

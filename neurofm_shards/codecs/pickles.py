@@ -79,7 +79,11 @@ def _finish(item: Any, reading: Reading, depth: int = 0) -> Any:
     if isinstance(item, (list, tuple)):
         return type(item)([_finish(part, reading, depth + 1) for part in item])
     if isinstance(item, dict):
-        return {key: _finish(part, reading, depth + 1) for key, part in item.items()}
+        finished: dict[Any, Any] = {}
+        for key, part in item.items():
+            reading.spend_on_key(key, len(finished))
+            finished[key] = _finish(part, reading, depth + 1)
+        return finished
     raise UnsafePickleError(f"the pickle holds {brief(item)} itself, which is no data")
 
 

@@ -10,13 +10,12 @@ import numpy.typing as npt
 from neurofm_shards._typing import Bytes
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.keys import NAME_BYTES
+from neurofm_shards.limits import MAX_MEMBER_BYTES
 
 #: Tar's unit: headers are one block, payloads are padded to whole blocks.
 MEMBER_BLOCK = 512
 #: Two zero blocks end an archive.
 END_OF_ARCHIVE = bytes(2 * MEMBER_BLOCK)
-#: Largest payload that eleven octal digits can say.
-MAX_MEMBER_BYTES = 8**11 - 1
 
 
 _NUMBER = b"%07o\x00"

@@ -27,6 +27,7 @@ from neurofm_shards.format.sidecar import (
     load_ints,
     load_strings,
     read_arrays,
+    sidecar_paths,
     store_ints,
     store_strings,
     write_arrays,
@@ -185,15 +186,16 @@ def cache_folder() -> Path:
     return root / "neurofm_shards" / "sidecars"
 
 
-def load_index(shard_path: Path | str, expected_samples: int | None = None, *, mapped: bool = True) -> ShardIndex:
+def load_index(shard_path: Path | str, checksum: str | None = None, *, mapped: bool = True) -> ShardIndex:
     """Return a shard's index: its sidecar where that matches the shard, else a new one, which is kept.
 
     Parameters
     ----------
     shard_path : path-like
         The shard.
-    expected_samples : int, optional
-        What the manifest says.
+    checksum : str, optional
+        What the manifest says. An index that says something else is made anew; where the shard itself does, nothing
+        is kept, because the old index may be all that still knows what the shard held.
     mapped : bool
         See :func:`build_index`.
 
@@ -202,25 +204,30 @@ def load_index(shard_path: Path | str, expected_samples: int | None = None, *, m
     InputNotFoundError
         There is no such shard.
     FormatError
-        The shard is damaged or hostile, or does not hold the expected number of samples.
+        The shard is damaged or hostile, or not the one that the manifest lists.
     """
     path = Path(shard_path)
-    index = _stored(path)
-    if index is None:
-        index = made_index(path, mapped=mapped)
-    if expected_samples not in (None, index.num_samples):
-        raise FormatError(
-            f"{path.name} holds {index.num_samples:,} samples, and the manifest says {expected_samples:,}: "
-            "run `neurofm-shards validate` on its folder"
-        )
-    return index
-
-
-def made_index(path: Path, *, mapped: bool = True) -> ShardIndex:
-    """Build a shard's index and keep it."""
+    stored = _stored(path)
+    if stored is not None and checksum in (None, stored.checksum):
+        return stored
     index = build_index(path, mapped=mapped)
+    if checksum not in (None, index.checksum):
+        raise FormatError(
+            f"{path}: not the shard that the manifest lists ({index.num_samples:,} samples in {index.tar_bytes:,} "
+            f"bytes with checksum {index.checksum}, expected {checksum}); restore it, or run `neurofm-shards repair`"
+        )
+    if stored is not None:
+        _forget_table(path, index.fingerprint)  # it was made of the same old shard
     keep(path, INDEX_SUFFIX, lambda target, mode: save_index(index, target, mode=mode))
     return index
+
+
+def _forget_table(path: Path, fingerprint: str) -> None:
+    """Delete metadata tables that a stale index vouched for."""
+    beside = sidecar_paths(path)[1]
+    for place in (beside, cached_path(path.name, fingerprint, beside.suffix)):
+        with contextlib.suppress(OSError), Folder.open(place.parent) as folder:
+            folder.remove(place.name)
 
 
 def _stored(path: Path) -> ShardIndex | None:

@@ -32,6 +32,7 @@ from neurofm_shards.format.sidecar import (
     write_arrays,
 )
 from neurofm_shards.format.tar import TarReader
+from neurofm_shards.limits import MAX_JSON_DEPTH, MAX_METADATA_BYTES, is_too_deep
 
 _INT64 = 1 << 63
 #: Whole numbers up to here are exact in float64.
@@ -199,10 +200,6 @@ def joined_texts(columns: Sequence[tuple[MetadataColumn | None, int]]) -> tuple[
     return np.concatenate(parts) if parts else np.empty(0, np.int64), list(known)
 
 
-#: Metadata of one sample that is larger than this is not metadata.
-MAX_METADATA_BYTES = 1 << 24
-
-
 def metadata_of_shard(path: Path, index: ShardIndex, *, mapped: bool = True) -> Iterator[dict[str, Any]]:
     """Yield the metadata of each sample of a shard; an empty dict where there is none.
 
@@ -251,6 +248,8 @@ def parse_metadata(payload: bytes | memoryview | None, where: str) -> dict[str, 
         return {}
     if len(payload) > MAX_METADATA_BYTES:
         raise FormatError(f"{where}: its metadata has {len(payload):,} bytes; {MAX_METADATA_BYTES:,} are allowed")
+    if is_too_deep(bytes(payload)):
+        raise FormatError(f"{where}: its metadata is nested deeper than {MAX_JSON_DEPTH}")
     try:
         values = orjson.loads(payload)
     except orjson.JSONDecodeError as error:

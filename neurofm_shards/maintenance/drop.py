@@ -205,8 +205,10 @@ class _Drop:
         )
 
     def _columns(self, entry: ShardEntry, staging: Path) -> list[ColumnEntry]:
-        staged = staging / entry.shard_name
-        return column_entries(load_index(staged if staged.exists() else self.output.folder / entry.shard_name))
+        names = self.collection.shard_names
+        if entry.shard_name in names:
+            return column_entries(self.collection.index(names.index(entry.shard_name)))
+        return column_entries(load_index(staging / entry.shard_name, entry.checksum))
 
     def _statistics(self, withdrawn: Withdrawn) -> dict[str, Any]:
         if not self.manifest.statistics:

@@ -7,12 +7,15 @@ Which one is decided when a data set is opened. Both decode compressed shards in
 
 from __future__ import annotations
 
+import itertools
 import os
+import resource
 import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -50,9 +53,12 @@ class AddressSpace(ABC):
         Whether any shard that was looked at is compressed.
     copy : RowCopy
         Copies rows from addresses.
+    maps_files : bool
+        Whether files are mapped, or read only.
     """
 
     copy: RowCopy
+    maps_files: ClassVar[bool] = True
 
     def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
         self.name = name
@@ -256,19 +262,24 @@ def _numbers(first: Ints, last: Ints) -> Ints:
     return np.flatnonzero(np.cumsum(change[:-1])) + low
 
 
-#: Files that are kept open; others are opened again.
-_OPEN_FILES = 128
+#: Files that all data sets of a process together keep open, and the share of its descriptors that these may be.
+_MOST_OPEN = 256
+_SHARE = 8
 
 
 class FileAddressSpace(AddressSpace):
     """Plain shards read by ``preadv`` straight into the output; compressed ones decoded into memory of their own."""
+
+    maps_files: ClassVar[bool] = False
 
     def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
         super().__init__(name, tar_bytes, cache_bytes)
         self.copy = _FileRows(self)
         self._files: dict[int, ShardFile] = {}
         self._decoded: dict[int, AddressRange] = {}
-        self._open = _OpenFiles()
+        self._open = _open_files()
+        self._number = self._open.new_owner()
+        self._close_files = weakref.finalize(self, self._open.close, self._number)
 
     def shards_of(self, offsets: Ints) -> Ints:
         """Return the number of the shard that each address lies in."""
@@ -281,7 +292,7 @@ class FileAddressSpace(AddressSpace):
             out[:] = decoded.bytes[start : start + len(out)]
             return
         file = self._files[shard]
-        opened, done = self._open.get(shard, file), 0
+        opened, done = self._open.get((self._number, shard), file), 0
         while done < len(out):
             count = os.preadv(opened.descriptor, [out[done:].data], start + done)
             if count == 0:
@@ -297,7 +308,7 @@ class FileAddressSpace(AddressSpace):
 
     def _attach_plain(self, shard: int, file: ShardFile) -> None:
         self._files[shard] = file
-        self._open.get(shard, file)
+        self._open.get((self._number, shard), file)
 
     def _memory(self, shard: int, size: int) -> Bytes:
         decoded = self._decoded[shard] = AddressRange(size)
@@ -314,7 +325,7 @@ class FileAddressSpace(AddressSpace):
         return _FileReader(self)
 
     def _release(self) -> None:
-        self._open.clear()
+        self._close_files()
         for decoded in self._decoded.values():
             decoded.close()
 
@@ -350,28 +361,51 @@ class _OpenFile:
 
 
 class _OpenFiles:
-    """The most recently used files, open. A file that falls out is closed once its last reader is done."""
+    """The most recently used files, open. A file that falls out is closed once its last reader is done.
 
-    def __init__(self) -> None:
-        self._files: OrderedDict[int, _OpenFile] = OrderedDict()
+    Parameters
+    ----------
+    most : int
+        Files that are kept open; others are opened again.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._files: OrderedDict[tuple[int, int], _OpenFile] = OrderedDict()
+        self._owners = itertools.count()
         self._lock = threading.Lock()
         after_fork(self._renew_lock)
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
 
-    def get(self, shard: int, file: ShardFile) -> _OpenFile:
+    def new_owner(self) -> int:
+        """Return a number for one more data set."""
+        return next(self._owners)
+
+    def get(self, key: tuple[int, int], file: ShardFile) -> _OpenFile:
+        """Return a file by its owner and its number there."""
         with self._lock:
-            found = self._files.pop(shard, None)
+            found = self._files.pop(key, None)
             if found is None:
                 found = _OpenFile(file.descriptor())
-            self._files[shard] = found
-            if len(self._files) > _OPEN_FILES:
+            self._files[key] = found
+            if len(self._files) > self._most:
                 self._files.popitem(last=False)
             return found
 
-    def clear(self) -> None:
-        self._files.clear()
+    def close(self, owner: int) -> None:
+        """Close all files of an owner, who asks for none again."""
+        with self._lock:
+            for key in [key for key in self._files if key[0] == owner]:
+                del self._files[key]
+
+
+@cache
+def _open_files() -> _OpenFiles:
+    """Return the open files of this process: one budget for all data sets."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _OpenFiles(max(1, min(_MOST_OPEN, allowed // _SHARE)))
 
 
 IO: TypeAlias = Literal["auto", "mmap", "pread"]

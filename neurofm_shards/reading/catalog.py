@@ -27,7 +27,7 @@ from neurofm_shards.format.resolve import find_codec, find_compression
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.format.unfinished import why_unfinished
 from neurofm_shards.reading.address_space import AddressSpace, Reader
-from neurofm_shards.reading.frames_cache import ShardFile
+from neurofm_shards.reading.frames_cache import Identity, ShardFile, identity_of
 from neurofm_shards.types import ColumnSpec
 
 if TYPE_CHECKING:
@@ -98,7 +98,9 @@ class Catalog:
 Pattern: TypeAlias = "str | tuple[str, ...] | None"
 
 
-def read_catalog(shard_dir: Path | str, pattern: Pattern = None, num_shards: int | None = None) -> Catalog:
+def read_catalog(
+    shard_dir: Path | str, pattern: Pattern = None, num_shards: int | None = None, *, mapped: bool = True
+) -> Catalog:
     """Find the shards of a folder.
 
     Parameters
@@ -122,11 +124,11 @@ def read_catalog(shard_dir: Path | str, pattern: Pattern = None, num_shards: int
     """
     path = Path(shard_dir)
     if os.path.isfile(path):  # noqa: PTH113  (Path raises where a folder above may not be searched)
-        return _from_indexes(path.parent, [path.name])
+        return _from_indexes(path.parent, [path.name], mapped=mapped)
     if not os.path.isdir(path):  # noqa: PTH112
         raise InputNotFoundError(f"there is no folder {path}; check shard_dir")
     if isinstance(pattern, tuple):
-        return _from_indexes(path, pattern[:num_shards])
+        return _from_indexes(path, pattern[:num_shards], mapped=mapped)
     manifest = read_manifest(path)
     if manifest is not None:
         return _from_manifest(path, manifest, pattern, num_shards)
@@ -137,7 +139,7 @@ def read_catalog(shard_dir: Path | str, pattern: Pattern = None, num_shards: int
     names = sorted(name for name in names_in(path) if fnmatch.fnmatchcase(name, pattern) and _is_shard(name))
     if not names:
         raise NoShardsError(f"No shards found in {path} matching {pattern}")
-    return _from_indexes(path, names[:num_shards])
+    return _from_indexes(path, names[:num_shards], mapped=mapped)
 
 
 def _is_shard(name: str) -> bool:
@@ -174,9 +176,9 @@ def _from_manifest(folder: Path, manifest: Manifest, pattern: str | None, num_sh
     )
 
 
-def _from_indexes(folder: Path, names: Sequence[str]) -> Catalog:
+def _from_indexes(folder: Path, names: Sequence[str], *, mapped: bool) -> Catalog:
     """Describe shards from elsewhere: each index is read, or made and kept, now."""
-    indexes = [load_index(folder / name) for name in names]
+    indexes = [load_index(folder / name, mapped=mapped) for name in names]
     return Catalog(
         folder=folder,
         names=tuple(names),
@@ -220,6 +222,7 @@ class ShardTable:
 
     def __init__(self, catalog: Catalog, space: AddressSpace) -> None:
         self.catalog = catalog
+        self._identities: dict[int, Identity] = {}
         self.starts: Ints = np.concatenate([[0], np.cumsum(catalog.num_samples)]).astype(np.int64)
         self._space = space
         self._indexes: dict[int, ShardIndex] = dict(catalog.indexes)
@@ -250,7 +253,9 @@ class ShardTable:
         if index is None:
             name = self.catalog.names[shard]
             find_compression(name, self.catalog.manifest)  # where it is missing, the manifest knows who has it
-            index = load_index(self.catalog.folder / name)
+            path = self.catalog.folder / name
+            self._identities[shard] = identity_of(path)  # first: what takes its place meanwhile is noticed
+            index = load_index(path, self.catalog.checksums[shard], mapped=self._space.maps_files)
             self._check(shard, index)
             self._indexes[shard] = index
         return index
@@ -265,9 +270,8 @@ class ShardTable:
                     path, decoder = self.catalog.folder / name, find_compression(name, self.catalog.manifest)
                     if decoder is None and (index.tar_bytes != index.shard_bytes or index.frames is not None):
                         raise FormatError(f"{path}: its index takes a plain tar for a compressed one; delete the index")
-                    self._space.attach(
-                        shard, ShardFile(path, index.shard_bytes, index.tar_bytes, decoder, index.frames)
-                    )
+                    file = ShardFile(path, index, decoder, self._identities.get(shard))
+                    self._space.attach(shard, file)
                     self._attached.add(shard)
         return index
 
@@ -331,7 +335,8 @@ class ShardTable:
                 yield payload.tobytes()
                 continue
             try:
-                yield codec.decode(payload.data)
+                # a copy: what a codec keeps of it stays what it is when its place is used for something else
+                yield codec.decode(memoryview(payload.tobytes()))
             except FormatError as error:
                 raise type(error)(f"sample {self.describe(row)}, column {column!r}: {error}") from error
 

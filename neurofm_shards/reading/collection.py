@@ -241,7 +241,7 @@ class ShardCollection:
             raise ConfigError(f"io={io!r}: choose 'auto', 'mmap' or 'pread'")
         try:
             source = (os.path.abspath(shard_dir), pattern)  # noqa: PTH100  (a copy elsewhere opens it again)
-            return cls(read_catalog(shard_dir, pattern), source, io, cache_bytes, verify)
+            return cls(read_catalog(shard_dir, pattern, mapped=io != "pread"), source, io, cache_bytes, verify)
         except MemoryError as error:
             raise FormatError(f"{shard_dir}: there is no memory for all samples that it promises ({error})") from error
 
@@ -488,7 +488,9 @@ class ShardCollection:
     def metadata_table(self) -> MetadataTable:
         """Return the scalar metadata of all samples, column by column."""
         paths = [self.catalog.folder / name for name in self.shard_names]
-        return MetadataTable.concat([load_table(path, self.index(shard)) for shard, path in enumerate(paths)])
+        mapped = self._space.maps_files
+        tables = [load_table(path, self.index(shard), mapped=mapped) for shard, path in enumerate(paths)]
+        return MetadataTable.concat(tables)
 
     def grow_cache(self, cache_bytes: int) -> None:
         """Keep at least so many decoded bytes of compressed shards: what a shuffle window needs, say."""
@@ -540,7 +542,8 @@ def _reopen(
     source: tuple[str, Pattern], num_shards: int, fingerprint: str, options: tuple[IO, int, bool]
 ) -> ShardCollection:
     """Open the same shards in another process; shards appended since do not matter."""
-    collection = ShardCollection(read_catalog(*source, num_shards=num_shards), source, *options)
+    catalog = read_catalog(*source, num_shards=num_shards, mapped=options[0] != "pread")
+    collection = ShardCollection(catalog, source, *options)
     if collection.fingerprint != fingerprint:
         collection.close()
         raise StateError(f"the data set {source[0]} changed since it was opened; open it again")

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from neurofm_shards._typing import Ints
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, FormatError
+from neurofm_shards.limits import MAX_ARRAY_BYTES
 from neurofm_shards.reading.buffers import POOLED_BYTES, BufferPool
 from neurofm_shards.reading.row_copy import LARGE_ROW, RowCopy
 from neurofm_shards.types import ColumnSpec, Ragged
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 #: Address of a field that a sample does not have.
 ABSENT = np.iinfo(np.int64).min
-#: No array of one sample is larger than this.
-_MOST_BYTES = 1 << 46
 #: Small rows are copied by one fancy index, in pieces that stay in the processor's cache and in malloc's hands.
 _PIECE = 128 << 10
 #: The main thread's malloc keeps what was freed, up to arrays of about this size.
@@ -331,7 +330,7 @@ def _refuse_out(column: Column, fetch: Fetch) -> None:
 def _bytes_of(spec: ColumnSpec, shape: Sequence[int]) -> int:
     """Return the bytes of an array; FormatError where no memory could hold it, or NumPy could not count it."""
     size = math.prod(max(length, 1) for length in shape) * np.dtype(spec.dtype).itemsize
-    if size > _MOST_BYTES:
+    if size > MAX_ARRAY_BYTES:
         raise FormatError(
             f"column {spec.name!r} is said to hold arrays of shape {spec.shape}, which nothing could hold"
         )

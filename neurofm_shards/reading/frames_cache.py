@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,13 @@ import numpy.typing as npt
 from neurofm_shards._process import after_fork, usable_cpus
 from neurofm_shards._typing import Ints
 from neurofm_shards.errors import FormatError, InputNotFoundError
-from neurofm_shards.format.files import open_regular
+from neurofm_shards.format.files import open_error, open_regular
+from neurofm_shards.format.index_io import fingerprint_of, load_index
 
 if TYPE_CHECKING:
     from neurofm_shards._typing import Bytes
     from neurofm_shards.compression.frames import FrameTable
+    from neurofm_shards.format.index import ShardIndex
     from neurofm_shards.plugins.interfaces import Compression
 
 _ABSENT, _LOADING, _READY = 0, 1, 2
@@ -181,6 +183,22 @@ class FrameCache:
         self._state[self._state == _LOADING] = _ABSENT
 
 
+#: Device, number, size and times of a file.
+Identity: TypeAlias = "tuple[int, ...]"
+
+
+def identity_of(path: Path) -> Identity:
+    """Return what tells a file from one that takes its place; it changes also for reasons that do not matter."""
+    try:
+        return _identity(os.stat(path))  # noqa: PTH116  (on a hot path)
+    except OSError as error:
+        raise open_error(path, error) from error
+
+
+def _identity(found: os.stat_result) -> Identity:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 @dataclass(frozen=True)
 class ShardFile:
     """A shard, plain or compressed.
@@ -189,21 +207,28 @@ class ShardFile:
     ----------
     path : Path
         The file.
-    file_bytes : int
-        Its size, which must still be that when it is opened.
-    tar_bytes : int
-        Size of the decoded tar.
+    index : ShardIndex
+        What it holds; it must still be that whenever it is opened.
     compression : Compression or None
         None for a plain tar.
-    table : FrameTable or None
-        Where its frames lie; None when it can only be decoded from its beginning.
+    identity : tuple of int, optional
+        Which file it was when its index was read; see :func:`identity_of`.
     """
 
     path: Path
-    file_bytes: int
-    tar_bytes: int
+    index: ShardIndex
     compression: Compression | None = None
-    table: FrameTable | None = None
+    identity: Identity | None = None
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file."""
+        return self.index.shard_bytes
+
+    @property
+    def tar_bytes(self) -> int:
+        """Size of the decoded tar."""
+        return self.index.tar_bytes
 
     @property
     def compressed(self) -> bool:
@@ -227,28 +252,43 @@ class ShardFile:
         InputNotFoundError
             The file is gone.
         FormatError
-            The file's size is not what the index says: it was truncated or replaced.
+            The file is not what the index says: it was truncated or replaced.
         """
         try:
             fd = open_regular(self.path)
         except InputNotFoundError:
             raise InputNotFoundError(f"{self.path}: this shard of the data set is gone; bring it back") from None
-        size = os.fstat(fd).st_size
-        if size != self.file_bytes:
+        try:
+            self._check(fd)
+        except BaseException:
             os.close(fd)
+            raise
+        return fd
+
+    def _check(self, fd: int) -> None:
+        found = os.fstat(fd)
+        if found.st_size != self.file_bytes:
             raise FormatError(
-                f"{self.path}: {size} bytes, but its index says {self.file_bytes}: the shard was truncated or "
+                f"{self.path}: {found.st_size} bytes, but its index says {self.file_bytes}: the shard was truncated or "
                 "changed; restore it, or run `neurofm-shards repair`"
             )
-        return fd
+        if _identity(found) == self.identity:
+            return
+        if fingerprint_of(fd) != self.index.fingerprint:
+            raise FormatError(
+                f"{self.path}: another file has taken its place since the data set was opened; open the data set again"
+            )
+        if self.identity is not None:  # the same at its ends, and in its middle
+            load_index(self.path, self.index.checksum, mapped=False)
 
     def frames(self, out: Bytes) -> FrameSource:
         """Return what decodes this shard, frame by frame, into ``out`` (its whole decoded tar)."""
         if self.compression is None:
             raise FormatError(f"{self.path}: not compressed, so it has no frames")
-        if self.table is None or not self.compression.random_access:
+        table = self.index.frames
+        if table is None or not self.compression.random_access:
             return _Whole(self, self.compression, out)
-        return _Frames(self, self.compression, self.table, out)
+        return _Frames(self, self.compression, table, out)
 
 
 class _Frames:

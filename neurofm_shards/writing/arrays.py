@@ -161,12 +161,12 @@ def create_shards_from_arrays(
     except BaseException:
         session.discard(written)
         raise
-    manifest = dataset_manifest(session.base, records, shard_size, options, keys.next_number)
     try:
+        manifest = dataset_manifest(session.base, records, shard_size, options, keys.next_number)
         session.commit(manifest, durable=durable)
+        session.end()
     finally:
-        if session.is_committed(manifest):
-            session.end()
+        session.release()
     return summary(session.folder, manifest)
 
 

@@ -330,10 +330,15 @@ class WebDatasetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.finalize()
-        else:
+        if kind is not None:
             self.abort()
+            return
+        try:
+            self.finalize()
+        except BaseException as failure:
+            self._closed_because = self._closed_because or f"this writer could not be finished ({failure})"
+            self._session.release()
+            raise
 
     def _check_open(self) -> None:
         if self._summary is not None or self._closed_because:

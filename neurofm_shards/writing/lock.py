@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import socket
 import threading
 import time
 import warnings
@@ -305,7 +304,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 def _host() -> str:
     """Return the name of this machine, and which start and which view of its processes this is."""
-    return f"{socket.gethostname()} {boot_id()} {_process_view()}".strip()
+    return f"{os.uname().nodename} {boot_id()} {_process_view()}".strip()
 
 
 def _process_view() -> str:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import AnyArray, Bytes
+from neurofm_shards.codecs.arrays import check_storable
 from neurofm_shards.errors import EncodeError
 from neurofm_shards.format.headers import MEMBER_BLOCK, Digits, HeaderTemplate, Stencil, padded
 from neurofm_shards.format.index import ColumnLog, Encoded, Form, IndexLog
 from neurofm_shards.format.keys import METADATA_FIELD, check_extension, check_field
+from neurofm_shards.limits import MAX_ARRAY_BYTES
 from neurofm_shards.plugins.interfaces import Codec
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import Buffer, Sample
@@ -44,9 +47,18 @@ class FieldWriter:
         try:
             return self._envelopes[dtype, shape]
         except KeyError:
-            found = self.codec.envelope(dtype.str, shape) if dtype.kind in "biufc" else None
+            found = self._checked_envelope(dtype, shape) if dtype.kind in "biufc" else None
             self._envelopes[dtype, shape] = found
             return found
+
+    def _checked_envelope(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, bytes] | None:
+        try:
+            check_storable(dtype, shape)
+        except EncodeError as error:
+            raise EncodeError(f"field {self.field!r}: {error}") from error
+        if prod(max(length, 1) for length in shape) * dtype.itemsize > MAX_ARRAY_BYTES:
+            raise EncodeError(f"field {self.field!r}: an array of shape {shape} is larger than what can be read")
+        return self.codec.envelope(dtype.str, shape)
 
     def encode(self, value: Any) -> Encoded:
         """Return a value as bytes.

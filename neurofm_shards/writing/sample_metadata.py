@@ -15,6 +15,7 @@ from neurofm_shards._typing import Bytes
 from neurofm_shards.errors import EncodeError
 from neurofm_shards.format.headers import decimal_digits, padded
 from neurofm_shards.format.keys import SampleKeys
+from neurofm_shards.limits import MAX_JSON_DEPTH, is_too_deep
 from neurofm_shards.values import json_bytes
 
 #: Written for every sample, in this order, before what the caller says.
@@ -30,7 +31,7 @@ def encode_own(metadata: Mapping[str, Any], key: str) -> bytes:
     Raises
     ------
     EncodeError
-        A value is nothing JSON can hold.
+        A value is nothing JSON can hold, or nested too deeply.
     """
     if not metadata:
         return b""
@@ -41,6 +42,8 @@ def encode_own(metadata: Mapping[str, Any], key: str) -> bytes:
         text = json_bytes(own)
     except TypeError as error:
         raise EncodeError(f"sample {key!r}: {_culprit(own)} ({error})") from error
+    if is_too_deep(text):
+        raise EncodeError(f"sample {key!r}: its metadata is nested deeper than {MAX_JSON_DEPTH}, which no reader takes")
     return b"," + text[1:-1] if own else b""
 
 

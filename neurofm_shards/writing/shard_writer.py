@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.blocks import MISSING
-from neurofm_shards.errors import ConfigError
+from neurofm_shards.errors import ConfigError, EncodeError
 from neurofm_shards.format.dataset_record import ShardRecord, metadata_part, shard_record
 from neurofm_shards.format.files import SIDECAR_DIR, Folder, partial_name
 from neurofm_shards.format.headers import END_OF_ARCHIVE, MEMBER_BLOCK, HeaderTemplate, padded
@@ -21,6 +21,7 @@ from neurofm_shards.format.keys import METADATA_FIELD, SampleKeys, automatic_key
 from neurofm_shards.format.metadata_table import save_part
 from neurofm_shards.format.resolve import compression_object
 from neurofm_shards.format.sidecar import pack_strings, sidecar_names, sidecar_paths
+from neurofm_shards.limits import MAX_METADATA_BYTES
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Block, Buffer, ColumnData, ColumnSpec, Metadata, Sample
 from neurofm_shards.writing.records import (
@@ -334,6 +335,11 @@ class ShardWriter:
     def _write_one(self, keys: SampleKeys, i: int, sample: Sample, own: bytes) -> None:
         key = keys.keys[i].encode()
         text = self._template(sample).one(keys.ids[i], self.num_samples, own)
+        if len(text) > MAX_METADATA_BYTES:
+            raise EncodeError(
+                f"sample {keys.keys[i]!r}: its metadata would have {len(text):,} bytes, and {MAX_METADATA_BYTES:,} are "
+                "read; give what is large a field of its own"
+            )
         form = described(sample, key)
         run = self._run
         if form is not None and run is not None and run.takes(form.signature, text):

@@ -108,7 +108,7 @@ class WriterSession:
     def existing_keys(self) -> Iterator[str]:
         """Yield the keys of the data set that is added to."""
         for shard in self.base.shards if self.base else ():
-            yield from load_index(self.folder / shard.shard_name, shard.num_samples).keys()
+            yield from load_index(self.folder / shard.shard_name, shard.checksum).keys()
 
     def commit(self, manifest: Manifest, *, durable: bool) -> None:
         """Make what was written a data set: the manifest last."""
@@ -125,14 +125,18 @@ class WriterSession:
         try:
             self.output.unmark()
         finally:
-            self._lock.release()
+            self.release()
+
+    def release(self) -> None:
+        """Give the lock back; what was written stays as it is."""
+        self._lock.release()
 
     def discard(self, shard_names: Iterable[str]) -> None:
         """Delete what was written and is not listed, so that the folder holds what it held before."""
         try:
             self.output.discard(shard_names)
         finally:
-            self._lock.release()
+            self.release()
 
     def _check_free(self) -> None:
         if (self.output.sidecars / JOURNAL_NAME).exists():

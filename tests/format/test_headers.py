@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.format.headers import MAX_MEMBER_BYTES, HeaderTemplate, decimal_digits, header_bytes
+from neurofm_shards.format.headers import HeaderTemplate, decimal_digits, header_bytes
+from neurofm_shards.limits import MAX_MEMBER_BYTES
 
 
 def reference(name: str, size: int) -> bytes:

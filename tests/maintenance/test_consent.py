@@ -35,12 +35,12 @@ def make(folder, **options):
 
 def mentions(*folders):
     """Every file, and name, in which the subject is found."""
-    found = []
-    for folder in folders:
-        for path in folder.rglob("*"):
-            if SUBJECT in path.name or (path.is_file() and SUBJECT.encode() in path.read_bytes()):
-                found.append(str(path.relative_to(folder)))
-    return found
+    paths = [path for folder in folders for path in folder.rglob("*")]
+    return [
+        str(path)
+        for path in paths
+        if SUBJECT in path.name or (path.is_file() and SUBJECT.encode() in path.read_bytes())
+    ]
 
 
 def drop(folder):

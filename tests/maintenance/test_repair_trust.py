@@ -135,7 +135,7 @@ ODDITIES = {
 @pytest.mark.parametrize("odd", [*ODDITIES, "second archive"])
 def test_what_is_sound_but_not_supported_is_refused_and_left_as_it_is(tmp_path, odd):
     path = tmp_path / "shard_000000.tar"
-    foreign(path, ODDITIES.get(odd, lambda tar: None))
+    foreign(path, ODDITIES.get(odd, tarfile.TarFile.getnames))
     if odd == "second archive":
         path.write_bytes(path.read_bytes() * 2)
     before = tree(tmp_path)

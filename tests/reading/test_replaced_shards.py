@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +11,10 @@ import pytest
 from neurofm_shards import create_shards_from_arrays
 from neurofm_shards.errors import FormatError
 from neurofm_shards.reading.collection import ShardCollection
+
+
+def descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def make(folder, value, compression="none"):
@@ -31,7 +35,7 @@ def test_shards_of_equal_size_that_take_the_place_of_others_are_refused(tmp_path
             if path.is_file():
                 target = tmp_path / "old" / path.relative_to(tmp_path / "new")
                 shutil.copy(path, target.with_name("temporary"))
-                os.replace(target.with_name("temporary"), target)
+                target.with_name("temporary").replace(target)
         np.testing.assert_array_equal(data.gather(np.arange(6))["x"], old[:6])  # opened before
         with pytest.raises(FormatError, match=r"shard_000002\.tar"):
             data.gather(np.arange(12, 18))
@@ -48,7 +52,7 @@ def test_frames_of_a_shard_that_was_replaced_are_refused(tmp_path, io):
         other = bytearray(shard.read_bytes())
         other[len(other) // 2] ^= 1
         shard.with_name("temporary").write_bytes(other)
-        os.replace(shard.with_name("temporary"), shard)
+        shard.with_name("temporary").replace(shard)
         with pytest.raises(FormatError, match=r"shard_000000\.tar\.gz"):
             opened.gather(np.array([7]))
 
@@ -59,11 +63,11 @@ def test_plain_reads_keep_descriptors_within_a_budget(tmp_path):
         folders.append(tmp_path / str(k))
         create_shards_from_arrays(folders[-1], {"x": np.arange(200.0).reshape(100, 2) + k}, 1)
     opened = [ShardCollection.open(folder, io="pread") for folder in folders]
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for _ in range(2):
         for k, data in enumerate(opened):
             np.testing.assert_array_equal(data.gather(np.arange(100))["x"], np.arange(200.0).reshape(100, 2) + k)
-    assert len(os.listdir("/proc/self/fd")) - before <= 300
+    assert descriptors() - before <= 300
     for data in opened:
         data.close()
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert descriptors() <= before + 1

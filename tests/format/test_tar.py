@@ -11,9 +11,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurofm_shards.errors import ConfigError, FormatError
+from neurofm_shards.errors import FormatError
 from neurofm_shards.format.headers import header_bytes
-from neurofm_shards.format.keys import check_field, escape_key, split_name
 from neurofm_shards.format.tar import TarReader
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
@@ -154,33 +153,3 @@ def test_no_damage_gives_anything_but_a_format_error(at, garbage):
 def test_a_stream_is_not_read_beyond_its_limit():
     with pytest.raises(FormatError, match="bomb"):
         list(TarReader(io.BytesIO(archive([("a.x", bytes(100_000))])), limit=50_000))
-
-
-def test_names_are_taken_apart_as_webdataset_does():
-    from webdataset.tariterators import base_plus_ext
-
-    for name in ("k.spikes.pyd", "a/k.npy", "a.b/k.x.y.npy", "k", "a/b", ".hidden", "a/.hidden"):
-        key, extension = base_plus_ext(name)
-        parts = split_name(name)
-        if key is None or key.endswith("/"):
-            assert parts is None
-        else:
-            whole = parts.extension if parts.field == parts.extension else f"{parts.field}.{parts.extension}"
-            assert (parts.key, whole) == (key, extension)
-
-
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=14), st.text(min_size=1, max_size=14))
-def test_different_ids_give_different_safe_keys(one, other):
-    keys = [escape_key(text) for text in (one, other) if text.isprintable() or text == one]
-    for key in keys:
-        assert key.isascii()
-        assert key.replace("_", "").replace("-", "").isalnum() or set(key) <= {"_", "-"}
-        assert not key.startswith(("__", "."))
-    if len(keys) == 2 and one != other:
-        assert keys[0] != keys[1]
-
-
-@pytest.mark.parametrize("field", ["a.b", "", "__x", "metadata", "Metadata", "a/b", "é", 3])
-def test_field_names_that_break_readers_are_refused(field):
-    with pytest.raises(ConfigError):
-        check_field(field)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import multiprocessing
 import os
 import pickle
@@ -26,9 +25,7 @@ from neurofm_shards.errors import (
     SampleNotFoundError,
     StateError,
 )
-from neurofm_shards.format.files import HUGE_PAGE
 from neurofm_shards.reading import address_space as space
-from neurofm_shards.reading.address_range import AddressRange, places
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.writing.dataset_writer import WebDatasetWriter
 
@@ -344,16 +341,6 @@ def test_no_addresses_to_be_had_means_plain_reads_unless_maps_were_asked_for(our
         ShardCollection.open(ours, io="carrier pigeon")
 
 
-def test_reserved_addresses_take_no_memory():
-    address_range = AddressRange(1 << 42)
-    address_range.map_memory(1 << 40, 1 << 20)
-    address_range.bytes[(1 << 40) + 5] = 7
-    assert address_range.bytes[(1 << 40) + 5] == 7
-    address_range.drop(1 << 40, (1 << 40) + (1 << 20))
-    assert address_range.bytes[(1 << 40) + 5] == 0
-    address_range.close()
-
-
 def compressed(folder, compression, count=48):
     rng = np.random.default_rng(0)
     values = rng.integers(0, 9, (count, 50_000)).astype("i4")  # 200 KB each: about five to a frame
@@ -483,13 +470,3 @@ def test_threads_that_look_at_a_shard_together_see_finished_sizes(tmp_path):
                 assert all(pool.map(lambda start: read(collection, start), [0, 20, 40, 60, 80] * 8))
     finally:
         sys.setswitchinterval(interval)
-
-
-def test_shards_that_fill_huge_pages_begin_at_one():
-    sizes = np.array([5 * HUGE_PAGE + 1, 512, HUGE_PAGE, 7])
-    assert (places(sizes) / HUGE_PAGE).tolist() == [0, 6, 7, 8, 9]
-    assert places(np.array([10, mmap.PAGESIZE, 1])).tolist() == [0, mmap.PAGESIZE, 2 * mmap.PAGESIZE, 3 * mmap.PAGESIZE]
-    assert places(np.zeros(0, np.int64)).tolist() == [0]
-    address_range = AddressRange(10)
-    assert address_range.bytes.ctypes.data % HUGE_PAGE == 0
-    address_range.close()

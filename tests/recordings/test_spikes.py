@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed
 from neurofm_shards.recordings.memory import events, intervals, regular
-from neurofm_shards.recordings.ticks import count_grid, count_windows, expand, to_ticks
 from neurofm_shards.recordings.trains import in_order
 
 
@@ -67,50 +66,6 @@ def test_a_spike_on_an_edge_belongs_to_the_bin_that_begins_there():
     streams = [events("units", {"a": [0.29, 0.57, 0.58]}), epochs(0, 1)]
     counts = windowed(InMemoryRecording(streams), WindowOptions(overlap=0)).read(0, 1).columns["spikes"][0, :, 0]
     assert np.flatnonzero(counts).tolist() == [29, 57, 58]
-
-
-def test_every_edge_in_ten_seconds_begins_its_own_bin():
-    edges = np.arange(1000) / 100
-    assert to_ticks(edges).tolist() == [k * 10_000_000 for k in range(1000)]
-    streams = [events("units", {"a": edges}), epochs(0, 10)]
-    for overlap in (0.0, 0.5):
-        samples = windowed(InMemoryRecording(streams), WindowOptions(overlap=overlap))
-        assert (samples.read(0, samples.plan().num_samples).columns["spikes"] == 1).all()
-    aligned = count_windows(to_ticks(edges), np.zeros(1000, int), np.array([0, 7]) * 10**7, 10**7, (50, 1), "uint8")
-    assert (aligned == 1).all()
-
-
-def test_grid_and_window_counting_agree():
-    rng = np.random.default_rng(0)
-    ticks = np.sort(rng.integers(0, 10**9, 5000))
-    owners = rng.integers(0, 7, 5000)
-    starts = np.arange(0, 90) * 10_000_000
-    grid = count_grid(ticks, owners, 0, 10_000_000, (100, 7), "uint16")
-    windows = count_windows(ticks, owners, starts, 10_000_000, (10, 7), "uint16")
-    np.testing.assert_array_equal(windows, grid[starts[:, None] // 10_000_000 + np.arange(10)])
-
-
-def test_counting_in_chunks_equals_counting_at_once(monkeypatch):
-    rng = np.random.default_rng(1)
-    ticks, owners = np.sort(rng.integers(-(10**7), 10**9, 5000)), rng.integers(0, 7, 5000)
-    whole = count_grid(ticks, owners, 0, 3_000_000, (300, 7), "uint16")
-    monkeypatch.setattr("neurofm_shards.recordings.ticks._CELLS_AT_ONCE", 30)
-    np.testing.assert_array_equal(count_grid(ticks, owners, 0, 3_000_000, (300, 7), "uint16"), whole)
-    assert whole.sum() == ((ticks >= 0) & (ticks < 9 * 10**8)).sum()
-
-
-@given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 5)), max_size=10))
-def test_expand_lists_ranges_end_to_end(ranges):
-    starts = np.array([a for a, _ in ranges], dtype=np.int64)
-    lengths = np.array([n for _, n in ranges], dtype=np.int64)
-    assert expand(starts, lengths).tolist() == [i for a, n in ranges for i in range(a, a + n)]
-
-
-def test_a_time_that_is_no_time_is_an_error():
-    with pytest.raises(SourceError, match="not a time in seconds"):
-        to_ticks(np.array([1.0, np.nan]))
-    with pytest.raises(SourceError, match="10000000000.0 is not a time"):
-        to_ticks(1e10)
 
 
 def test_unsorted_times_and_not_a_number_are_sorted_dropped_and_counted():

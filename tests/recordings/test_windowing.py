@@ -17,46 +17,7 @@ from hypothesis import strategies as st
 from neurofm_shards.errors import NothingToConvertError, SampleIndexError, SourceError
 from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed
 from neurofm_shards.recordings.memory import events, intervals, irregular, regular
-from neurofm_shards.recordings.ticks import contains, covered, intersect, normalise, partition, subtract
-from neurofm_shards.recordings.timeline import TimeGrid, Timeline
 from neurofm_shards.streams import Recording
-
-spans = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=6)
-
-
-def members(found):
-    return {i for a, b in found for i in range(a, b)}
-
-
-@given(first=spans, second=spans)
-def test_sets_of_time_behave_like_sets(first, second):
-    a, b = normalise(first), normalise(second)
-    assert members(a) == members(first)
-    assert members(intersect(a, b)) == members(first) & members(second)
-    assert members(subtract(a, b)) == members(first) - members(second)
-    assert contains(a, np.arange(60)).tolist() == [i in members(first) for i in range(60)]
-    starts, stops = np.arange(0, 50, 7), np.arange(0, 50, 7) + 9
-    assert covered(a, starts, stops).tolist() == [
-        len(members(first) & set(range(i, j))) for i, j in zip(starts, stops, strict=True)
-    ]
-    assert (np.diff(a.ravel()) > 0).all(), "sorted, disjoint, and joined where they touch"
-
-
-@given(first=spans, second=spans)
-def test_a_partition_covers_everything_once_with_the_first_reason_that_holds(first, second):
-    pieces = partition((5, 55), {"one": normalise(first), "two": normalise(second)})
-    reasons = {i: reason for a, b, reason in pieces for i in range(a, b)}
-    assert sorted(reasons) == list(range(5, 55))
-    for i, reason in reasons.items():
-        assert reason == ("one" if i in members(first) else "two" if i in members(second) else "")
-
-
-@given(spans)
-def test_a_bin_is_valid_when_all_of_it_is(found):
-    mask = TimeGrid("", Timeline(0, 60, ""), 5, 4).mask(normalise(found), np.array([3, 20]))
-    for w, start in enumerate([3, 20]):
-        for k in range(5):
-            assert mask[w, k] == (set(range(start + 4 * k, start + 4 * k + 4)) <= members(found))
 
 
 def recording(*more, stop=10.0, start=0.0, spikes=()):

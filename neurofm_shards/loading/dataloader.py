@@ -38,7 +38,7 @@ from neurofm_shards.loading.progress import Progress
 from neurofm_shards.loading.ranks import RankRequest
 from neurofm_shards.loading.state import LoaderState
 from neurofm_shards.loading.subsets import Where
-from neurofm_shards.loading.tensors import Counts, Floats, RaggedAs, TensorOptions
+from neurofm_shards.loading.tensors import Batch, Counts, Floats, RaggedAs, TensorOptions
 from neurofm_shards.loading.transforms import (
     BatchFunction,
     SampleFunction,
@@ -170,7 +170,7 @@ class LoaderSetup:
         return PlanSampler(sampler, self.options.batch_size, self.options.drop_last)
 
 
-class ShardDataLoader(DataLoader[Any]):
+class ShardDataLoader(DataLoader[Batch]):
     """Batches of shards, in an order that depends neither on workers nor on ranks.
 
     Made by :func:`~neurofm_shards.loading.dataloader.create_webdataset_dataloader`. Iterating again is the next epoch.
@@ -225,6 +225,11 @@ class ShardDataLoader(DataLoader[Any]):
         object.__setattr__(self, "drop_last", setup.options.drop_last)
         object.__setattr__(self, "persistent_workers", setup.workers.persistent)
 
+    def __repr__(self) -> str:
+        data = " + ".join(reader.collection.catalog.summary() for reader in self.setup.fetch.readers)
+        size = f"{len(self):,} batches of up to {self.setup.options.batch_size:,}"
+        return f"ShardDataLoader({size}, {self._progress.summary()}; {data})"
+
     @property
     def epoch(self) -> int:
         """The epoch that is running, or comes next where none has begun."""
@@ -236,7 +241,7 @@ class ShardDataLoader(DataLoader[Any]):
             return len(cast("Sized", self._numbers))
         return self._progress.plan.num_batches(self._progress.epoch)
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Iterate over one epoch's batches; stopping early is fine, and ends the workers."""
         iteration, epoch, position = self._progress.begin()
         plan = self._progress.plan

@@ -212,6 +212,10 @@ class ShardDataset(Dataset[dict[str, Any]]):
         names = self.collection.columns if reader.columns is None else reader.columns
         self.columns = {name: self.collection.columns[name] for name in names}
 
+    def __repr__(self) -> str:
+        selected = "" if self._rows is None else f"{len(self):,} selected from "
+        return f"ShardDataset({selected}{self.collection.catalog.summary()})"
+
     def __len__(self) -> int:
         return self.collection.num_samples if self._rows is None else len(self._rows)
 

@@ -123,6 +123,10 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         self._exhausted = False
         self.skips = SkipCounter()
 
+    def __repr__(self) -> str:
+        data = self._fetch.reader.collection.catalog.summary()
+        return f"{type(self).__name__}({self._progress.summary()}; {data})"
+
     def __len__(self) -> int:
         """Return the number of samples of an epoch on this rank."""
         return self._progress.plan.num_batches(self._progress.epoch)

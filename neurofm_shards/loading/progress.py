@@ -157,6 +157,12 @@ class Progress:
         """The epoch that is running, or comes next where none has begun."""
         return self.standing[0]
 
+    def summary(self) -> str:
+        """Return order, rank and epoch in a few words, for ``repr``."""
+        options, place = self._options, self._place
+        seed = "" if options.shuffle is False else f", seed={options.seed}"
+        return f"shuffle={options.shuffle!r}{seed}, rank {place.rank} of {place.world_size}, epoch {self.epoch}"
+
     def begin(self) -> tuple[int, int, int]:
         """Begin an iteration; return its number, its epoch and the position it starts at."""
         plan = self.plan

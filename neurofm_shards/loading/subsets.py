@@ -46,6 +46,11 @@ class Splits:
     groups: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        parts = [f"{name}={count:,}" for name, count in self.counts().items()]
+        parts += [f"{count:,} dropped ({reason})" for reason, count in self.dropped.items()]
+        return f"Splits({', '.join(parts)})"
+
     def counts(self) -> dict[str, int]:
         """Return the number of samples of each split."""
         return {name: len(rows) for name, rows in self.rows.items()}

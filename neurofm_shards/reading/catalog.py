@@ -58,6 +58,18 @@ class CatalogColumn:
     codecs: tuple[str, ...]
 
 
+#: Columns that a summary lists.
+_LISTED = 8
+
+
+def _form(spec: ColumnSpec) -> str:
+    """Return shape and type of a column, as numpy writes them."""
+    if spec.dtype is None or spec.shape is None:
+        return "values" if spec.dtype is None else np.dtype(spec.dtype).name
+    lengths = ", ".join("?" if length is None else str(length) for length in spec.shape)
+    return f"({lengths}{',' if len(spec.shape) == 1 else ''}) {np.dtype(spec.dtype).name}"
+
+
 @dataclass(frozen=True)
 class Catalog:
     """The shards of a data set, in order.
@@ -89,6 +101,12 @@ class Catalog:
     columns: Mapping[str, CatalogColumn]
     manifest: Manifest | None = None
     indexes: Mapping[int, ShardIndex] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """Return what the data set is, in one line: samples, shards, folder, columns."""
+        columns = [f"{name} {_form(column.spec)}" for name, column in self.columns.items()]
+        listed = ", ".join(columns[:_LISTED] + (["..."] if len(columns) > _LISTED else []))
+        return f"{int(self.num_samples.sum()):,} samples in {len(self.names):,} shards of {self.folder}: {listed}"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", self.folder.absolute())  # the working directory may change

@@ -251,6 +251,9 @@ class ShardCollection:
     def __len__(self) -> int:
         return self.num_samples
 
+    def __repr__(self) -> str:
+        return f"ShardCollection({self.catalog.summary()})"
+
     def __enter__(self) -> Self:
         return self
 

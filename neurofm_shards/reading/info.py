@@ -73,6 +73,9 @@ class ShardedDatasetInfo:
         self._path = Path(shard_dir)
         self._catalog = read_catalog(self._path)
 
+    def __repr__(self) -> str:
+        return f"ShardedDatasetInfo({self._catalog.summary()})"
+
     def get_summary(self) -> dict[str, Any]:
         """Return the summary, as JSON values.
 

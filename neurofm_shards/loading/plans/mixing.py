@@ -75,6 +75,15 @@ class Mix:
     weights: tuple[float, ...]
     stop: Stop
 
+    def __repr__(self) -> str:
+        total = sum(self.weights)
+        shares = [
+            f"{100 * weight / total:.3g} % {source.name}"
+            for source, weight in zip(self.sources, self.weights, strict=True)
+        ]
+        listed = ", ".join(shares[:_LISTED] + (["..."] if len(shares) > _LISTED else []))
+        return f"Mix({len(self.sources)} sources until {self.stop}: {listed})"
+
     @property
     def collections(self) -> list[ShardCollection]:
         """The collections, by their number in requests."""

@@ -278,7 +278,7 @@ class Dispatcher:
             return cast("Answer[T]", future.result())
         try:
             answer: Answer[T] | Failure = pickle.loads(future.result())  # noqa: S301  (a worker of ours made it)
-        except BrokenExecutor:
+        except (BrokenExecutor, NeurofmShardsError):
             raise
         except (CancelledError, Exception) as error:
             raise self._failed(call, error) from error

@@ -20,11 +20,14 @@ from typing import Any, Literal, TypeVar, cast
 from pydantic import Field
 from typing_extensions import ParamSpec
 
-from neurofm_shards.errors import WorkerError, portable
+from neurofm_shards.errors import ConfigError, WorkerError, portable
 from neurofm_shards.plugins.interfaces import PluginConfig
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: How long a process that is ending may take, in seconds.
+_PATIENCE_S = 1.0
 
 
 class SerialConfig(PluginConfig):
@@ -81,7 +84,9 @@ def make_thread_pool(config: ThreadsConfig) -> Executor:
 
 
 def make_process_pool(config: ProcessesConfig) -> Executor:
-    """Return a pool of processes."""
+    """Return a pool of processes; of threads in a daemonic process, which may not start others."""
+    if multiprocessing.current_process().daemon:
+        return make_thread_pool(ThreadsConfig(workers=config.workers))
     context = multiprocessing.get_context(config.start)
     if config.start == "forkserver":
         context.set_forkserver_preload(["neurofm_shards.convert.work"])
@@ -191,9 +196,11 @@ class _Worker:
             raise LostWorkerError(f"a worker process could not be started: {error}") from error
         finally:
             theirs.close()
+        self._started = False
 
     def run(self, call: bytes) -> Any:
         """Let it run a pickled call; return what the call returned, or raise what it raised."""
+        self._await_start()
         try:
             self._connection.send_bytes(call)
             ready = wait([self._connection, self._process.sentinel])
@@ -207,8 +214,34 @@ class _Worker:
             raise error from WorkerError(f"in a worker process:\n{trace}")
         return value
 
+    def _await_start(self) -> None:
+        """Wait until it has run what multiprocessing runs first: the program's main module.
+
+        Raises
+        ------
+        ConfigError
+            That failed, as it would in every process.
+        LostWorkerError
+            It was killed.
+        """
+        if self._started:
+            return
+        with contextlib.suppress(EOFError, OSError):
+            self._started = bool(self._connection.recv_bytes())
+        if self._started:
+            return
+        self._process.join(_PATIENCE_S)
+        if self._process.exitcode is None or self._process.exitcode <= 0:
+            raise LostWorkerError(self._ending())
+        raise ConfigError(
+            "worker processes cannot start: each runs the main module of this program first, and that ended with exit "
+            f"code {self._process.exitcode} (the error is above). Put what starts a conversion under "
+            '`if __name__ == "__main__":`, in a file rather than on standard input, or use workers=1 or '
+            'executor={"kind": "threads", "workers": ...}'
+        )
+
     def _ending(self) -> str:
-        self._process.join(1)
+        self._process.join(_PATIENCE_S)
         code = self._process.exitcode
         how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         return f"process {self._process.pid} on {socket.gethostname()}: {how}"
@@ -228,6 +261,7 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, name="neurofm-shards parent watch", daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
+        connection.send_bytes(b"started")
         while True:
             connection.send_bytes(_answer(connection.recv_bytes()))
 

@@ -108,3 +108,47 @@ def test_a_program_that_forgets_its_pool_ends():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
     assert (done.stdout, done.stderr) == ("3\n", "")
+
+
+WITHOUT_GUARD = """
+import os
+from neurofm_shards.convert.executors import ProcessesConfig, make_process_pool
+
+try:
+    with make_process_pool(ProcessesConfig(workers=2)) as pool:
+        print(pool.submit(os.getpid).result())
+except ValueError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("how", ["a script", "standard input"])
+def test_a_program_without_a_guard_is_told_so(tmp_path, how):
+    script = tmp_path / "script.py"
+    script.write_text(WITHOUT_GUARD)
+    command = [sys.executable, str(script)] if how == "a script" else [sys.executable, "-"]
+    done = subprocess.run(command, input=WITHOUT_GUARD, capture_output=True, text=True, timeout=120, check=True)
+    assert "ConfigError worker processes cannot start" in done.stdout
+    assert '`if __name__ == "__main__":`' in done.stdout
+    assert "memory" not in done.stdout
+
+
+IN_A_POOL = """
+import multiprocessing, os
+from neurofm_shards.convert.executors import ProcessesConfig, make_process_pool
+
+def job(_):
+    with make_process_pool(ProcessesConfig(workers=2)) as pool:
+        return pool.submit(os.getpid).result() == os.getpid()
+
+if __name__ == "__main__":
+    with multiprocessing.Pool(1) as pool:
+        print(pool.map(job, [0]))
+"""
+
+
+def test_a_daemonic_process_uses_threads(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(IN_A_POOL)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[True]"

@@ -157,13 +157,18 @@ class Info(Command):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's arguments."""
         parser.add_argument("path", help="a folder of shards, or one shard")
-        parser.add_argument("--json", action="store_true", help="machine-readable output")
+        form = parser.add_mutually_exclusive_group()
+        form.add_argument("--json", action="store_true", help="machine-readable output")
+        form.add_argument("--croissant", action="store_true", help="Croissant metadata, as publishers of data ask for")
 
     def run(self, args: argparse.Namespace) -> int:
         """Run the command; 1 when inputs failed to convert."""
         from neurofm_shards.reading.info import ShardedDatasetInfo  # noqa: PLC0415  (after --help)
 
         info = ShardedDatasetInfo(args.path)
+        if args.croissant:
+            print_json(info.croissant())
+            return 0
         summary = info.get_summary()
         if args.json:
             print_json(summary)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from neurofm_shards.blocks import dtype_name
 from neurofm_shards.errors import InputNotFoundError, UnsafePathError
 from neurofm_shards.format.files import Folder, write_atomically
 from neurofm_shards.format.manifest import ColumnEntry, Manifest
+from neurofm_shards.format.sessions import SessionSummary, session_summaries, split_counts
 
 CARD_NAME = "README.md"
 #: Tells a card of ours, which may be replaced and deleted, from somebody's own README.
 _MARK = "<!-- written by neurofm-shards; replaced whenever the data set changes -->"
+
+#: Sessions, and kinds of problems, that the card lists.
+MOST_ROWS = 20
 
 _TEXT = """---
 configs:
@@ -26,9 +33,15 @@ configs:
 
 # {samples:,} samples in {shards:,} shards
 
+{about}
+
+## Columns
+
 | column | dtype | shape of one sample | unit | codec |
 |---|---|---|---|---|
 {columns}
+
+## Load it
 
 ```python
 from neurofm_shards import create_webdataset_dataloader
@@ -37,8 +50,28 @@ for batch in create_webdataset_dataloader("path/to/this/folder", batch_size=32):
     ...
 ```
 
-`dataset_metadata.json` says what is in each shard, where the samples come from and how they were made. The shards are
-plain WebDataset tars: `tar`, `webdataset` and `datasets` read them too.
+The shards are plain WebDataset tars, so other programs read them too:
+
+```python
+import webdataset
+
+samples = webdataset.WebDataset("path/to/this/folder/{first}"){decode}
+```
+
+```python
+import datasets
+
+samples = datasets.load_dataset("path/to/this/folder", split="train", streaming=True)
+```
+
+```bash
+tar tf path/to/this/folder/{first}
+```
+{sessions}{problems}
+## How it was made
+
+`dataset_metadata.json` lists each shard with its checksum, the inputs with their fingerprints, all options and the
+versions of the software.
 """
 
 
@@ -47,15 +80,83 @@ def write_card(folder: Path, manifest: Manifest, *, durable: bool = False, mode:
     path = folder / CARD_NAME
     if os.path.lexists(path) and not is_our_card(path):
         return
+    write_atomically(path, [card_text(manifest).encode()], durable=durable, mode=mode)
+
+
+def card_text(manifest: Manifest) -> str:
+    """Return the card of a data set."""
     patterns = sorted({re.sub(r"\d+", "*", shard.shard_name) for shard in manifest.shards})
-    text = _TEXT.format(
+    sessions = session_summaries(manifest)
+    return _TEXT.format(
         patterns="\n".join(f'    - "{pattern}"' for pattern in patterns),
         mark=_MARK,
         samples=manifest.total_samples,
         shards=manifest.total_shards,
+        about="\n".join(f"- {name}: {markdown(text)}" for name, text in _about(manifest, sessions) if text),
         columns="\n".join(map(_row, manifest.columns)),
+        first=manifest.shards[0].shard_name if manifest.shards else "shard_000000.tar",
+        decode=".decode()" if all(column.codec in ("pyd", "npy", "json") for column in manifest.columns) else "",
+        sessions=_sessions(sessions),
+        problems=_problems(manifest),
     )
-    write_atomically(path, [text.encode()], durable=durable, mode=mode)
+
+
+def markdown(text: object) -> str:
+    """Return text that came from a file so that Markdown shows it as it is, in one line."""
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(str(text).split()))[:500]
+
+
+def _about(manifest: Manifest, sessions: Sequence[SessionSummary]) -> Iterator[tuple[str, str]]:
+    named = [session for session in sessions if session.name]
+    subjects = {session.subject for session in named} - {""}
+    splits = split_counts(sessions)
+    recorded = sum(session.extent_s[1] - session.extent_s[0] for session in named if session.extent_s)
+    stored = sum(shard.shard_bytes for shard in manifest.shards)
+    yield "size", f"{stored:,} bytes" + ("" if manifest.compression == "none" else f", {manifest.compression}")
+    yield "sessions", f"{len(named):,} of {len(subjects):,} subjects" if named else ""
+    yield "recorded", f"{recorded / 3600:.2f} h" if recorded else ""
+    yield "splits", ", ".join(f"{name} {count:,}" for name, count in splits.items())
+    yield from ((name, f"{table.rows:,}") for name, table in manifest.tables.items())
+    for name in ("species", "institution", "lab", "experimenter", "license", "related_publications"):
+        yield name.replace("_", " "), said_by_sources(manifest, name)
+
+
+def said_by_sources(manifest: Manifest, name: str) -> str:
+    """Return what the inputs say under a name, each text once."""
+    facts = [(source.get("facts") or {}).get("facts") or {} for source in manifest.sources]
+    texts = list(dict.fromkeys(str(said[name]) for said in facts if said.get(name)))
+    more = f"; and {len(texts) - MOST_ROWS} more" if len(texts) > MOST_ROWS else ""
+    return "; ".join(texts[:MOST_ROWS]) + more
+
+
+def _sessions(sessions: Sequence[SessionSummary]) -> str:
+    named = [session for session in sessions if session.name]
+    if not named:
+        return ""
+    lines = ["", "## Sessions", "", "| session | subject | file | samples | seconds |", "|---|---|---|---|---|"]
+    for session in named[:MOST_ROWS]:
+        seconds = "" if session.extent_s is None else f"{session.extent_s[1] - session.extent_s[0]:,.1f}"
+        cells = map(markdown, (session.name, session.subject, ", ".join(session.files)))
+        count = "" if session.samples is None else f"{session.samples:,}"
+        lines.append(f"| {' | '.join(cells)} | {count} | {seconds} |")
+    if len(named) > MOST_ROWS:
+        lines += ["", f"and {len(named) - MOST_ROWS:,} more."]
+    return "\n".join(lines) + "\n"
+
+
+def _problems(manifest: Manifest) -> str:
+    """Return what was odd about the inputs, the same problem of several inputs once."""
+    kinds: Counter[tuple[str, str]] = Counter()
+    for source in manifest.sources:
+        found = [problem for problem in source.get("problems") or () if problem.get("severity") != "info"]
+        kinds.update({(str(problem.get("what")), str(problem.get("consequence"))) for problem in found})
+    lines = [
+        f"- {markdown(what)} ({count:,} inputs): {markdown(then)}"
+        for (what, then), count in kinds.most_common(MOST_ROWS)
+    ]
+    if manifest.failures:
+        lines.append(f"- {len(manifest.failures):,} inputs could not be converted; the manifest says why")
+    return "\n".join(["", "## What was odd about the inputs", "", *lines]) + "\n" if lines else ""
 
 
 def is_our_card(path: Path) -> bool:
@@ -69,4 +170,5 @@ def is_our_card(path: Path) -> bool:
 
 def _row(column: ColumnEntry) -> str:
     shape = "" if column.shape is None else "(" + ", ".join("?" if n is None else str(n) for n in column.shape) + ")"
-    return f"| {column.name} | {column.dtype or 'JSON'} | {shape} | {column.unit or ''} | {column.codec} |"
+    unit = markdown(column.unit or "")
+    return f"| {markdown(column.name)} | {dtype_name(column.dtype)} | {shape} | {unit} | {markdown(column.codec)} |"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from neurofm_shards.format.manifest import Manifest
@@ -20,10 +20,11 @@ class SessionSummary:
         Ids; empty where the input has none.
     files : tuple of str
         Names of the inputs.
-    samples : int
-        Samples that were planned (a transform may have dropped some).
+    samples : int or None
+        Its samples; None where the sources' numbers do not add up to those of the data set, because a transform dropped
+        some or they were withdrawn.
     splits : mapping of str to int
-        Planned samples by split; empty where the data set has no splits.
+        Samples by split; empty where the data set has no splits, or ``samples`` is None.
     extent_s : tuple of (float, float) or None
         First and last second of the recording.
     bin_size_ms, window_bins : float and int, or None
@@ -37,7 +38,7 @@ class SessionSummary:
     name: str
     subject: str = ""
     files: tuple[str, ...] = ()
-    samples: int = 0
+    samples: int | None = None
     splits: Mapping[str, int] = field(default_factory=dict)
     extent_s: tuple[float, float] | None = None
     bin_size_ms: float | None = None
@@ -52,7 +53,10 @@ def session_summaries(manifest: Manifest) -> list[SessionSummary]:
     for number, source in enumerate(manifest.sources):
         name = source.get("session_id")
         by_name.setdefault(str(name) if name else f"\0{number}", []).append(source)
-    return [_session(name if name[0] != "\0" else "", sources) for name, sources in by_name.items()]
+    found = [_session(name if name[0] != "\0" else "", sources) for name, sources in by_name.items()]
+    if sum(session.samples or 0 for session in found) == manifest.total_samples:
+        return found
+    return [replace(session, samples=None, splits={}) for session in found]
 
 
 def _session(name: str, sources: Sequence[Mapping[str, Any]]) -> SessionSummary:
@@ -83,5 +87,5 @@ def _added(counts: Any) -> dict[str, int]:
 
 
 def split_counts(sessions: Sequence[SessionSummary]) -> dict[str, int]:
-    """Return planned samples by split; empty where the data set has no splits."""
+    """Return samples by split; empty where the data set has no splits, or the sources cannot tell."""
     return _added(session.splits for session in sessions)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurofm_shards.blocks import dtype_name, is_count
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.format.croissant import croissant
 from neurofm_shards.format.resolve import compression_suffix, missing_codec, missing_compression
 from neurofm_shards.format.sessions import SessionSummary, session_summaries, split_counts
 from neurofm_shards.plugins.registry import registry
@@ -109,6 +111,28 @@ class ShardedDatasetInfo:
             "origin": "foreign" if manifest is None else "neurofm_shards",
             "notes": self._notes(),
         }
+
+    def croissant(self, name: str | None = None, *, url: str = "", description: str = "") -> dict[str, Any]:
+        """Return Croissant metadata (a JSON-LD description of the data set), as JSON values.
+
+        Parameters
+        ----------
+        name : str, optional
+            What the data set is called; the folder's name by default.
+        url : str
+            Where it is published, if it is.
+        description : str
+            What it is; a sentence with its numbers by default.
+
+        Raises
+        ------
+        ConfigError
+            The shards have no manifest: they were not written by this program.
+        """
+        manifest = self._catalog.manifest
+        if manifest is None:
+            raise ConfigError(f"{self._path} has no manifest: Croissant metadata are made from it")
+        return croissant(manifest, name or self._path.resolve().name, url=url, description=description)
 
     def print_summary(self, console: Console | None = None) -> None:
         """Print the summary as tables."""
@@ -231,14 +255,15 @@ def _sessions(sessions: list[dict[str, Any]], most: int = 20) -> Any:
 
     tables = list(dict.fromkeys(name for session in sessions for name in session["tables"]))
     table = Table("session", "subject", "samples", "", "seconds", "bins", *tables, "left out")
-    largest = max(session["samples"] for session in sessions)
+    largest = max(session["samples"] or 0 for session in sessions)
     for session in sessions[:most]:
-        bar = "=" * round(10 * session["samples"] / max(1, largest))
+        samples = "" if session["samples"] is None else f"{session['samples']:,}"
+        bar = "=" * round(10 * (session["samples"] or 0) / max(1, largest))
         seconds = "" if session["seconds"] is None else f"{session['seconds']:,.0f}"
         width = session["bin_size_ms"]
         bins = "" if width is None else f"{session['window_bins']} x {width:g} ms"
         rows = [f"{session['tables'].get(name, 0):,}" for name in tables]
-        counts = f"{session['samples']:,}", bar, seconds, bins, *rows, f"{session['left_out']:,}"
+        counts = samples, bar, seconds, bins, *rows, f"{session['left_out']:,}"
         table.add_row(session["name"], session["subject"], *counts)
     if len(sessions) > most:
         table.caption = f"and {len(sessions) - most:,} more sessions"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from neurofm_shards.format.manifest import Manifest
+from neurofm_shards.format.manifest import Manifest, ShardEntry
 from neurofm_shards.format.sessions import session_summaries, split_counts
 
 
-def manifest(*sources):
+def manifest(*sources, total=14):
     return Manifest(
-        total_samples=0, total_shards=0, shard_size=10, compression="none", modalities=[], columns=[], shards=[],
+        total_samples=total, total_shards=1, shard_size=100, compression="none", modalities=[], columns=[],
+        shards=[ShardEntry(shard_name="a", shard_idx=0, num_samples=total, shard_bytes=1, tar_bytes=1, checksum="0")],
         sources=list(sources),
     )  # fmt: skip
 
@@ -32,8 +33,15 @@ def test_inputs_of_one_session_are_added_up():
 
 
 def test_inputs_without_a_session_stay_apart():
-    found = session_summaries(manifest({"files": ["x.npy"], "num_samples": 3}, {"files": ["y.npy"], "num_samples": 4}))
+    found = session_summaries(
+        manifest({"files": ["x.npy"], "num_samples": 3}, {"files": ["y.npy"], "num_samples": 4}, total=7)
+    )
     assert [(s.name, s.files, s.samples, s.extent_s) for s in found] == [
         ("", ("x.npy",), 3, None),
         ("", ("y.npy",), 4, None),
     ]
+
+
+def test_numbers_that_do_not_add_up_are_not_told():
+    found = session_summaries(manifest(source("a", 5, {"train": 5}, [0.0, 9.0]), total=4))
+    assert (found[0].samples, found[0].splits, found[0].extent_s) == (None, {}, (0.0, 9.0))

@@ -1,7 +1,7 @@
 """Make the golden digests: ``python tests/golden/make.py`` says what differs, ``--write`` rewrites ``digests.json``.
 
 The digests say that bytes on disk, splits, orders and states are today what they were. A commit that means to change
-one of them rewrites the file, and says in CHANGELOG.md what changed and why. All five plugins must be installed, and
+one of them rewrites the file, and says in CHANGELOG.md what changed and why. All plugins must be installed, and
 the real recordings be there (``NEUROFM_SHARDS_DATA``, else ``../shared/data`` from the project's root).
 """
 

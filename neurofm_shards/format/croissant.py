@@ -1,0 +1,140 @@
+"""Croissant metadata of a data set: a description that search engines and machine-learning platforms read.
+
+Follows the format specification 1.0 of MLCommons (http://mlcommons.org/croissant/1.0).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from neurofm_shards.blocks import dtype_name
+from neurofm_shards.format.card import said_by_sources
+from neurofm_shards.format.manifest import ColumnEntry, Manifest
+
+#: The context of the specification, with the terms that are used here.
+_CONTEXT = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "containedIn": "cr:containedIn",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+
+
+def croissant(manifest: Manifest, name: str, *, url: str = "", description: str = "") -> dict[str, Any]:
+    """Return the Croissant description of a data set, as JSON values.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        The data set.
+    name : str
+        What the data set is called.
+    url : str
+        Where it is published, if it is.
+    description : str
+        What it is; a sentence with its numbers by default.
+
+    Returns
+    -------
+    dict
+        One file object for the manifest, one file set for the shards, and one record set with a field for each column.
+        A checksum of single shards is in the manifest, which uses xxHash; Croissant asks for SHA-256 of single files
+        only.
+    """
+    count = f"{manifest.total_samples:,} samples in {manifest.total_shards:,} WebDataset shards"
+    found: dict[str, Any] = {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": name,
+        "description": description or f"{count}, with the columns {', '.join(manifest.modalities)}.",
+        "version": "1.0.0",
+        "distribution": [_shards(manifest)],
+        "recordSet": [_samples(manifest)],
+    }
+    said = {"license": "license", "citeAs": "related_publications", "creator": "experimenter"}
+    for term, fact in said.items():
+        if text := said_by_sources(manifest, fact):
+            found[term] = {"@type": "sc:Person", "name": text} if term == "creator" else text
+    return found | ({"url": url} if url else {})
+
+
+def _shards(manifest: Manifest) -> dict[str, Any]:
+    patterns = sorted({re.sub(r"\d+", "*", shard.shard_name) for shard in manifest.shards})
+    return {
+        "@type": "cr:FileSet",
+        "@id": "shards",
+        "name": "shards",
+        "description": "WebDataset tars: the files of one sample share a name before the first dot.",
+        "encodingFormat": "application/x-tar",
+        "includes": patterns,
+    }
+
+
+def _samples(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": "samples",
+        "name": "samples",
+        "description": f"One record for each of {manifest.total_samples:,} samples.",
+        "field": [_field(column) for column in manifest.columns],
+    }
+
+
+def _field(column: ColumnEntry) -> Mapping[str, Any]:
+    shape = (
+        "" if column.shape is None else f" of shape ({', '.join('?' if n is None else str(n) for n in column.shape)})"
+    )
+    unit = f", in {column.unit}" if column.unit else ""
+    return {
+        "@type": "cr:Field",
+        "@id": f"samples/{column.name}",
+        "name": column.name,
+        "description": f"{dtype_name(column.dtype)}{shape}{unit}; files ending in .{column.name}.{column.extension}.",
+        "dataType": _data_type(column),
+        "source": {"fileSet": {"@id": "shards"}, "extract": {"fileProperty": "content"}},
+    }
+
+
+def _data_type(column: ColumnEntry) -> str:
+    kind = "" if column.dtype is None else dtype_name(column.dtype)
+    if kind.startswith(("int", "uint")):
+        return "sc:Integer"
+    if kind.startswith("float"):
+        return "sc:Float"
+    return "sc:Boolean" if kind == "bool" else "sc:Text"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import date, timedelta
 from math import isfinite
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -66,12 +68,15 @@ def to_json(value: Any) -> Any:
 
 
 def json_bytes(value: Any, option: int = 0) -> bytes:
-    """Return a value as JSON text; arrays, NumPy numbers and tensors in it become lists and numbers, NaN null.
+    """Return a value as JSON text.
+
+    Arrays, NumPy numbers and tensors become lists and numbers, NaN null. Dates and times (pandas' too) become texts as
+    ISO 8601 has them, time spans seconds, paths texts; NaT and NA null.
 
     Parameters
     ----------
     value : object
-        Values that JSON can hold, arrays and tensors.
+        Values that JSON can hold, and those above.
     option : int
         Further options of ``orjson.dumps``.
 
@@ -87,8 +92,25 @@ def _json_default(value: Any) -> Any:
     if is_tensor(value):
         return value.detach().cpu().tolist()
     if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()  # not contiguous, or of a dtype that orjson does not know
+        return _numpy_to_json(value)
+    if type(value).__name__ in ("NaTType", "NAType"):  # pandas, which is not imported
+        return None
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, (date, PurePath)):
+        return value.isoformat() if isinstance(value, date) else str(value)
     raise TypeError
+
+
+def _numpy_to_json(value: Any) -> Any:
+    """Return what orjson does not know of NumPy: times and spans, arrays that are not contiguous, rare types."""
+    if value.dtype.kind not in "mM":
+        return value.tolist()
+    if isinstance(value, np.ndarray):
+        return list(value)
+    if np.isnat(value):
+        return None
+    return str(value) if value.dtype.kind == "M" else float(value / np.timedelta64(1, "s"))
 
 
 def loads_unique(data: bytes | str) -> Any:

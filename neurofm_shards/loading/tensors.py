@@ -159,13 +159,18 @@ class BatchBuilder:
         """Add a field that some samples lack: in every batch a tensor and a mask, or in every batch a list."""
         shape = self._shape_of_numbers(name)
         there = [value for value in values if value is not MISSING]
+        if there and all(type(value) in (bool, int, float) for value in there):  # stored as JSON, which says no type
+            zero = type(there[0])(0)
+            self.put(name, numbers([zero if value is MISSING else value for value in values]))
+            self.put(f"{name}_valid", _known(values), of=name)
+            return
         if shape is None or any(tuple(value.shape) != shape for value in there):
             self.put(name, [None if value is MISSING else value for value in values])
             return
         dtype = np.dtype(self._options.columns[name].dtype).newbyteorder("=")
         column = torch.from_numpy(np.empty((len(values), *shape), dtype))
         column.fill_(_fill(name, column.dtype, self._options.pad_value))
-        valid = torch.tensor([value is not MISSING for value in values], dtype=torch.bool, device="cpu")
+        valid = _known(values)
         if there:
             column[valid] = torch.stack(there).to(column.dtype)
         self.put(name, column)
@@ -305,6 +310,11 @@ def joined(values: Sequence[torch.Tensor]) -> Ragged:
     lengths = [len(value) for value in values]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return Ragged(torch.cat(list(values)).detach().numpy(), offsets)
+
+
+def _known(values: Sequence[Any]) -> torch.Tensor:
+    """Return which samples have a value."""
+    return torch.tensor([value is not MISSING for value in values], dtype=torch.bool, device="cpu")
 
 
 def _mask(lengths: torch.Tensor) -> torch.Tensor:

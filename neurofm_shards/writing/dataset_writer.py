@@ -22,6 +22,7 @@ from neurofm_shards.format.resolve import compression_object
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_NAMES, ShardNames
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Metadata, Sample
+from neurofm_shards.writing.field_types import FieldTypes
 from neurofm_shards.writing.shard_writer import ShardWriter
 from neurofm_shards.writing.writer_session import WriterSession
 
@@ -193,6 +194,7 @@ class WebDatasetWriter:
         base = self._session.base
         self._keys = KeyRegistry(self._session.existing_keys, base.next_key if base else 1)
         self._warned = FieldWarnings(base.modalities if base else None)
+        self._types = FieldTypes([column.spec for column in base.columns] if base else [])
         self._summary: dict[str, Any] | None = None
         self._closed_because = ""
         self._one_at_a_time = threading.RLock()
@@ -221,7 +223,9 @@ class WebDatasetWriter:
         ConfigError
             The writer is finished, the id was used before, or a field name cannot be written.
         EncodeError
-            A value cannot be stored. Nothing of the sample was written, and the next one may be.
+            A value cannot be stored, or would have to be changed to have the type of its field: numbers of one kind
+            go together, None among them is a gap (batches say where, in ``NAME_valid``). Nothing of the sample was
+            written, and the next one may be.
         """
         with self._one_at_a_time:
             return self._write(sample, sample_id, metadata)
@@ -230,6 +234,18 @@ class WebDatasetWriter:
         self._check_open()
         if not isinstance(sample, Mapping) or not sample:
             raise ConfigError(f"a sample is a dict of at least one field, not {sample!r:.80}")
+        where = f"sample {self._keys.next_number if sample_id is None else sample_id!r}"
+        try:
+            key = self._write_typed(self._types.unified(sample, where), sample_id, metadata)
+        except BaseException:
+            self._types.forget()
+            raise
+        self._warned.check(sample)
+        if self._shard is not None and self._shard.num_samples >= self._shard_size:
+            self._close_shard()
+        return key
+
+    def _write_typed(self, sample: Sample, sample_id: str | int | None, metadata: Metadata | None) -> str:
         shard = self._shard or self._next_shard()
         if sample_id is None:
             shard.first_idx = self._keys.next_number - shard.num_samples
@@ -237,14 +253,10 @@ class WebDatasetWriter:
         else:
             self._keys.take_named([sample_id])
         try:
-            key = shard.write_sample(sample_id, sample, metadata)
+            return shard.write_sample(sample_id, sample, metadata)
         except BaseException:
             self._keys.give_back(sample_id)
             raise
-        self._warned.check(sample)
-        if shard.num_samples >= self._shard_size:
-            self._close_shard()
-        return key
 
     def write_batch(
         self,

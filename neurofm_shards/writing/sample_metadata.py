@@ -38,6 +38,8 @@ def encode_own(metadata: Mapping[str, Any], key: str) -> bytes:
     own: Mapping[str, Any] = metadata
     if not _AUTOMATIC.isdisjoint(metadata):
         own = {name: value for name, value in metadata.items() if name not in _AUTOMATIC}
+    if any(isinstance(value, (np.datetime64, np.ndarray)) for value in own.values()):
+        own = {name: _known_times(value) for name, value in own.items()}
     try:
         text = json_bytes(own)
     except TypeError as error:
@@ -45,6 +47,15 @@ def encode_own(metadata: Mapping[str, Any], key: str) -> bytes:
     if is_too_deep(text):
         raise EncodeError(f"sample {key!r}: its metadata is nested deeper than {MAX_JSON_DEPTH}, which no reader takes")
     return b"," + text[1:-1] if own else b""
+
+
+def _known_times(value: Any) -> Any:
+    """Return times of NumPy one by one where some are unknown (NaT), which orjson takes for the year 1677."""
+    if isinstance(value, np.datetime64):
+        return None if np.isnat(value) else value
+    if isinstance(value, np.ndarray) and value.dtype.kind == "M":
+        return [_known_times(each) for each in value]
+    return value
 
 
 def _culprit(metadata: Mapping[Any, Any]) -> str:

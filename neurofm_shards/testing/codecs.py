@@ -128,11 +128,12 @@ class CodecConformance:
         """Written by the shard writer and read back by key."""
         from neurofm_shards import ShardDataset, WebDatasetWriter  # noqa: PLC0415  (needs torch)
 
-        with WebDatasetWriter(tmp_path / "shards", shard_size=2, codecs={"field": self.name}) as writer:
-            for value in self.values:
-                writer.write_sample({"field": value})
+        codecs = {f"field{i}": self.name for i in range(len(self.values))}  # a field has one type in all samples
+        with WebDatasetWriter(tmp_path / "shards", shard_size=2, codecs=codecs) as writer:
+            for i, value in enumerate(self.values):
+                writer.write_sample({f"field{i}": value})
         dataset = ShardDataset(tmp_path / "shards", counts="stored")
         for i, value in enumerate(self.values):
-            loaded = dataset[i]["field"]
+            loaded = dataset[i][f"field{i}"]
             loaded = loaded.numpy() if hasattr(loaded, "numpy") else loaded
             assert self.equal(value, loaded), f"{value!r:.80} came back as {loaded!r:.80}"

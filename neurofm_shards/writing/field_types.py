@@ -74,7 +74,7 @@ class FieldTypes:
 
     def _has_gaps(self, name: str, sample: Sample) -> bool:
         """Say whether None is a gap among numbers, so that the sample lacks the field, rather than a value."""
-        return self._types.get(name) is not None and len(sample) > 1
+        return self._types.get(name, int) is not None and len(sample) > 1
 
     def _fitting(self, name: str, value: Any, where: str) -> Any:
         if name not in self._types:

@@ -51,10 +51,17 @@ def test_numbers_of_one_kind_are_one_column_of_one_type(tmp_path, values, shard_
     assert np.array_equal(torch.cat(found).numpy(), np.array([np.asarray(value) for value in values]))
 
 
+def test_none_before_any_number_is_a_gap_too(tmp_path):
+    columns = written(tmp_path / "out", [None, np.float32(0.5), 2], 10)
+    assert (columns["x"]["dtype"], columns["x"]["optional"]) == ("<f4", True)
+    (batch,) = batches(tmp_path / "out")
+    assert (batch["x"].tolist(), batch["x_valid"].tolist()) == ([0.0, 0.5, 2.0], [False, True, True])
+
+
 @pytest.mark.parametrize("shard_size", [3, 100])
 @pytest.mark.parametrize("first", [0.5, np.float32(0.5), np.ones(2), 7])
 def test_none_among_numbers_is_a_gap_that_a_column_tells(tmp_path, first, shard_size):
-    values = [first, first, first, first, None, first, None]
+    values = [first, first, first, first, None, first, None, first]
     columns = written(tmp_path / "out", values, shard_size)
     assert set(columns) == {"y", "x"}
     assert columns["x"]["optional"]

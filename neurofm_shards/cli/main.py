@@ -121,10 +121,8 @@ def _run(argv: list[str], program: str) -> int:
 
 
 def _early(argv: Sequence[str]) -> tuple[Early, list[str]]:
-    """Read what decides which options there are, and return the words without those that every command takes.
-
-    Options about plugins take effect here, in worker processes too.
-    """
+    """Read what decides which options there are, and return the words without those that every command takes."""
+    # Options about plugins take effect here, in worker processes too.
     parser = _Parser(prog="neurofm-shards", add_help=False, allow_abbrev=False)
     _add_global_options(parser, default=None)
     options, words = parser.parse_known_args(argv)

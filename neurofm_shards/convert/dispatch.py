@@ -313,13 +313,7 @@ class Dispatcher:
             raise self._failed(call, error) from error
 
     def _next(self, attempt: _Attempt[T], error: BrokenExecutor) -> _Attempt[T]:
-        """Return the next attempt at a call whose worker was lost.
-
-        Raises
-        ------
-        WorkerError
-            It has cost enough workers.
-        """
+        """Return the next attempt at a call whose worker was lost; WorkerError where it has cost enough of them."""
         if attempt.lost >= self._retries:
             times = f", the {attempt.lost + 1}th in turn" if attempt.lost else ""
             raise WorkerError(

@@ -296,14 +296,6 @@ class Folder:
             return False
         return True
 
-    def remove_folder_if_empty(self, name: str) -> None:
-        """Delete a folder that holds nothing."""
-        try:
-            os.rmdir(name, dir_fd=self.descriptor)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-                raise
-
     def remove_tree(self, name: str) -> None:
         """Delete an entry, and everything below it where it is a folder; links themselves, never what they lead to."""
         if not self.has_folder(name):

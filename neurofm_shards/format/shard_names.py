@@ -20,13 +20,6 @@ _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*\.tar(\.[A-Za-z0-9]+)?")
 _PATTERN = re.compile(r"([^{}]|\{shard_idx(:0?\d{1,2}d?)?\})*")
 
 
-def plain_file_name(name: str) -> str:
-    """Return the name when it is that of a file in the data set's own folder; ValueError otherwise."""
-    if not _PLAIN_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not a plain file name")
-    return name
-
-
 def shard_file_name(name: str) -> str:
     """Return the name when it is that of a shard in the data set's own folder; ValueError otherwise."""
     if not is_shard_name(name):

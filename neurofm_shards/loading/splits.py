@@ -209,10 +209,8 @@ def _clear(
 
 
 def _touched(others: Rows, start: Rows, stop: Rows, begin: Rows, end: Rows) -> npt.NDArray[np.bool_]:
-    """Say which of the spans ``[begin, end)`` overlap a window of ``others``.
-
-    As many windows have started before ``end`` as have ended by ``begin`` exactly when none lies between.
-    """
+    """Return which of the spans ``[begin, end)`` overlap a window of ``others``."""
+    # As many windows have started before ``end`` as have ended by ``begin`` exactly when none lies between.
     started = np.searchsorted(np.sort(start[others]), end, side="left")
     ended = np.searchsorted(np.sort(stop[others]), begin, side="right")
     return np.asarray(started > ended)

@@ -361,13 +361,7 @@ class _OpenFile:
 
 
 class _OpenFiles:
-    """The most recently used files, open. A file that falls out is closed once its last reader is done.
-
-    Parameters
-    ----------
-    most : int
-        Files that are kept open; others are opened again.
-    """
+    """At most ``most`` files, kept open while recently used; one that falls out is closed after its last reader."""
 
     def __init__(self, most: int) -> None:
         self._most = most

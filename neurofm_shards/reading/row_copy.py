@@ -128,10 +128,8 @@ class NumpyRows(RowCopy):
         return runs
 
     def _approach(self, offsets: Ints, size: int) -> None:
-        """Read one byte of each page of the rows to be copied.
-
-        These reads do not wait for one another, and the copy then finds its pages on their way.
-        """
+        """Read one byte of each page of the rows to be copied."""
+        # These reads do not wait for one another, and the copy then finds its pages on their way.
         pages = self._pages.get(size)
         if pages is None:
             count = self._everything.size - size + 1

@@ -241,10 +241,8 @@ def within(when: Timeline, start: Floats, stop: Floats) -> Ints:
 
 
 def _epochs(stream: IntervalStream, streams: Sequence[AnyStream], problems: list[Problem]) -> Timeline | None:
-    """Return the extent of a table of epochs, without those that lie more than a day from all other streams.
-
-    The others are looked at only where the epochs last longer than a day in all.
-    """
+    """Return the extent of a table of epochs, without those that lie more than a day from all other streams."""
+    # The other streams are looked at only where the epochs last longer than a day in all.
     known = np.isfinite(stream.start) & np.isfinite(stream.stop) & (stream.start < stream.stop)
     start, stop = stream.start[known], stream.stop[known]
     if len(start) and stop.max() - start.min() > _DAY_SECONDS:
@@ -388,10 +386,8 @@ def _between_epochs(said: Timeline, epochs: IntervalStream, streams: Sequence[An
 
 
 def _between_streams(found: Timeline, streams: Sequence[AnyStream]) -> Timeline:
-    """Return the extent of all that was recorded, widened by trials, with the pauses that no trial claims.
-
-    A gap inside a series makes no pause: the options of series say what becomes of it.
-    """
+    """Return the extent of all that was recorded, widened by trials, with the pauses that no trial claims."""
+    # A gap inside a series makes no pause: the options of series say what becomes of it.
     activity = Activity.of(found, streams, inner_gaps=False)
     usual = activity.usual_silence(EMPTY)
     when = _paused(found, subtract(activity.silences(), _claimed(found, streams)), usual)

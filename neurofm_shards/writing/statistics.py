@@ -125,10 +125,8 @@ def _scratch(size: int) -> Floats:
 
 
 def _of_chunks(values: npt.NDArray[Any], scratch: Floats) -> list[ChannelStats]:
-    """Return the statistics of each of a few chunks of contiguous rows, with the numbers of :func:`_of_chunk`.
-
-    All at once: threads that come back to Python less often wait less for one another.
-    """
+    """Return the statistics of each of a few chunks of contiguous rows, with the numbers of :func:`_of_chunk`."""
+    # All at once: threads that come back to Python less often wait less for one another.
     chunks, rows, _ = scratch.shape
     np.copyto(scratch, values.reshape(scratch.shape))
     sums = np.einsum("kij->kj", scratch)

@@ -145,17 +145,7 @@ class _Inverted(_Computed):
 
 
 class _LookedUp(_Step):
-    """Hashes each value of a half once in each round, and looks it up: halves have few values, and points are many.
-
-    Parameters
-    ----------
-    a, b, keys : numpy.ndarray of uint64, shape (networks,)
-        Sizes of the halves, and keys.
-    rounds : int
-        Even.
-    which : numpy.ndarray of int64, shape (n,), or None
-        The network of each point; None where there is one network.
-    """
+    """Hashes each value of a half once in each round, and looks it up: halves have few values, and points are many."""
 
     def __init__(self, a: Words, b: Words, keys: Words, rounds: int, which: npt.NDArray[np.int64] | None) -> None:
         width = int(max(a.max(), b.max()))

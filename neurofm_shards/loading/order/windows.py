@@ -108,15 +108,7 @@ class Windows:
 
     @staticmethod
     def _picked(starts: Rows, lengths: Rows, back: Rows, offset: Rows) -> Rows:
-        """Return the row at each offset of a window whose shards' pieces lie end to end.
-
-        Parameters
-        ----------
-        starts, lengths : numpy.ndarray of int64, shape (windows, K)
-            The pieces.
-        back, offset : numpy.ndarray of int64, shape (n,)
-            Window, and offset in it.
-        """
+        """Return the row at each offset of a window (number ``back``) whose shards' pieces lie end to end."""
         ends = np.cumsum(lengths.reshape(-1))
         before = np.concatenate(([0], ends[lengths.shape[1] - 1 :: lengths.shape[1]]))
         along = before[back] + offset

@@ -7,7 +7,9 @@ from neurofm_shards.format.sessions import session_summaries, split_counts
 
 
 def manifest(*sources, total=14):
-    shard = ShardEntry(shard_name="a", shard_idx=0, num_samples=total, shard_bytes=1, tar_bytes=1, checksum="0" * 32)
+    shard = ShardEntry(
+        shard_name="a.tar", shard_idx=0, num_samples=total, shard_bytes=1, tar_bytes=1, checksum="0" * 32
+    )
     return Manifest(
         total_samples=total, total_shards=1, shard_size=100, compression="none", modalities=[], columns=[],
         shards=[shard], sources=list(sources),

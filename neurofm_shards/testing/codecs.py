@@ -128,12 +128,10 @@ class CodecConformance:
         """Written by the shard writer and read back by key."""
         from neurofm_shards import ShardDataset, WebDatasetWriter  # noqa: PLC0415  (needs torch)
 
-        codecs = {f"field{i}": self.name for i in range(len(self.values))}  # a field has one type in all samples
-        with WebDatasetWriter(tmp_path / "shards", shard_size=2, codecs=codecs) as writer:
-            for i, value in enumerate(self.values):
-                writer.write_sample({f"field{i}": value})
-        dataset = ShardDataset(tmp_path / "shards", counts="stored")
-        for i, value in enumerate(self.values):
-            loaded = dataset[i][f"field{i}"]
+        for i, value in enumerate(self.values):  # a field has one type in all samples of a data set
+            folder = tmp_path / f"shards{i}"
+            with WebDatasetWriter(folder, codecs={"field": self.name}) as writer:
+                writer.write_sample({"field": value})
+            loaded = ShardDataset(folder, counts="stored")[0]["field"]
             loaded = loaded.numpy() if hasattr(loaded, "numpy") else loaded
             assert self.equal(value, loaded), f"{value!r:.80} came back as {loaded!r:.80}"

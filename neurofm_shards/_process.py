@@ -36,6 +36,18 @@ def _quota_of_group() -> list[int]:
     return []
 
 
+def usable_memory() -> int:
+    """Return how many bytes of memory this process may use: of the machine, its control group, and what Slurm gave."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # control groups of version 2, and of version 1
+        with suppress(OSError, ValueError):
+            limits.append(int((Path("/sys/fs/cgroup") / name).read_text(encoding="ascii")))
+    slurm = os.environ.get("SLURM_MEM_PER_NODE", "")
+    if slurm.isdecimal() and int(slurm):
+        limits.append(int(slurm) << 20)
+    return min(limits)
+
+
 def after_fork(renew: Callable[[], object]) -> None:
     """Call a method in every process that is forked from this one, before anything else runs there.
 

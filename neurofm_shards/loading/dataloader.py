@@ -23,6 +23,7 @@ from neurofm_shards.loading.checkpoint import Checkpoint, OnSignal, make_checkpo
 from neurofm_shards.loading.datasets import (
     ShardDataset,
     chosen_rows,
+    grow_caches,
     make_reader,
     open_shards,
     sample_bytes,
@@ -231,6 +232,11 @@ class ShardDataLoader(DataLoader[Batch]):
         return f"ShardDataLoader({size}, {self._progress.summary()}; {data})"
 
     @property
+    def plan(self) -> EpochPlan:
+        """What is iterated, on this rank."""
+        return self._progress.plan
+
+    @property
     def epoch(self) -> int:
         """The epoch that is running, or comes next where none has begun."""
         return self._progress.epoch
@@ -370,6 +376,7 @@ def create_webdataset_dataloader(
     device: torch.device | str | None = None,
     io: IO = "auto",
     verify: bool = False,
+    cache_bytes: int | None = None,
     on_error: OnError = "raise",
     checkpoint_path: str | os.PathLike[str] | None = None,
     on_signal: OnSignal | None = None,
@@ -453,6 +460,9 @@ def create_webdataset_dataloader(
         How shards are read; ``"pread"`` for file systems that memory maps cannot be trusted with.
     verify : bool
         Check every sample's checksum before it is delivered.
+    cache_bytes : int, optional
+        Decoded bytes of compressed shards to keep, in each process. By default what the order goes back to, which is a
+        shuffle window or, for ``"global"``, all, within half of the memory that the job may use.
     on_error : "raise" or "skip"
         ``"skip"``: samples that cannot be read are logged, counted (``loader.skips.total``) and left out, so such
         batches are smaller; the number of batches stays the same, on every rank. A batch without any readable sample,
@@ -504,7 +514,7 @@ def create_webdataset_dataloader(
     )
     make_plan: Callable[[PlanOptions], EpochPlan]
     if isinstance(shard_dir, (str, os.PathLike)):
-        collections = [open_shards(shard_dir, shard_pattern, io, verify)]
+        collections = [open_shards(shard_dir, shard_pattern, io, verify, cache_bytes)]
         subsets = [chosen_rows(collections[0], where, keys, split, rows)]
         make_plan = partial(SinglePlan if batching is None else batching.plan, collections[0], subset=subsets[0])
     else:
@@ -527,7 +537,10 @@ def create_webdataset_dataloader(
         device=None if device is None else torch.device(device),
         checkpoint=make_checkpoint(checkpoint_path, on_signal),
     )
-    return ShardDataLoader(dataset, setup)
+    loader = ShardDataLoader(dataset, setup)
+    if cache_bytes is None:
+        grow_caches(collections, loader.plan, max(1, num_workers) if workers.remote else 1)
+    return loader
 
 
 def _refuse(**selection: Any) -> None:

@@ -12,24 +12,74 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 from typing_extensions import Self
 
+from neurofm_shards._process import usable_memory
 from neurofm_shards._typing import Rows
+from neurofm_shards.compression.frames import FRAME_BYTES
 from neurofm_shards.errors import ConfigError, SampleIndexError, SampleNotFoundError
 from neurofm_shards.format.manifest import side_table
+from neurofm_shards.format.resolve import find_compression
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.fetch import RowReader, SampleFetch
+from neurofm_shards.loading.order.windows import INTERLEAVED
+from neurofm_shards.loading.plans.plan import EpochPlan
 from neurofm_shards.loading.subsets import Where, select
 from neurofm_shards.loading.tensors import Counts, Floats, delivered_dtypes
 from neurofm_shards.loading.transforms import SampleFunction, TransformLike, bind, is_transform, make_transforms
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.reading.address_space import IO
-from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollection
+
+#: The part of the memory that this process may use which caches of decoded bytes may take.
+_SHARE_OF_MEMORY = 0.5
 
 
-def open_shards(shard_dir: str | os.PathLike[str], pattern: str, io: IO, verify: bool) -> ShardCollection:
+def open_shards(
+    shard_dir: str | os.PathLike[str], pattern: str, io: IO, verify: bool, cache_bytes: int | None = None
+) -> ShardCollection:
     """Open a folder; the default pattern means what the manifest lists, where there is one."""
+    if cache_bytes is not None and cache_bytes < 0:
+        raise ConfigError(f"cache_bytes={cache_bytes}: a number of bytes is needed, or None for what the order needs")
     return ShardCollection.open(
-        os.fspath(shard_dir), None if pattern == DEFAULT_SHARD_PATTERN else pattern, io=io, verify=verify
+        os.fspath(shard_dir),
+        None if pattern == DEFAULT_SHARD_PATTERN else pattern,
+        io=io,
+        cache_bytes=DEFAULT_CACHE_BYTES if cache_bytes is None else cache_bytes,
+        verify=verify,
     )
+
+
+def grow_caches(collections: Sequence[ShardCollection], plan: EpochPlan, processes: int = 1) -> None:
+    """Let caches of decoded bytes grow to what the plan's order needs, as far as the memory of the job reaches.
+
+    Parameters
+    ----------
+    collections : sequence of ShardCollection
+        The plan's data sets.
+    plan : EpochPlan
+        Says how many samples an epoch draws from at one time.
+    processes : int
+        Processes that each have caches of their own.
+    """
+    needed = [_cache_needed(collection, plan) for collection in collections]
+    ranks_here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1))
+    most = _SHARE_OF_MEMORY * usable_memory() / (processes * ranks_here)
+    part = min(1.0, most / max(1, sum(needed)))
+    for collection, size in zip(collections, needed, strict=True):
+        if size:
+            collection.grow_cache(int(size * part))
+
+
+def _cache_needed(collection: ShardCollection, plan: EpochPlan) -> int:
+    """Return the decoded bytes that one epoch goes back to; 0 where nothing is compressed."""
+    catalog = collection.catalog
+    decoded = catalog.tar_bytes[catalog.tar_bytes != catalog.file_bytes]
+    total = int(decoded.sum())
+    if plan.reach is None or not total:
+        return total
+    compression = find_compression(catalog.names[0], catalog.manifest)
+    framed = catalog.manifest is not None and compression is not None and compression.random_access
+    frame = FRAME_BYTES if framed else int(decoded.max())
+    return min(total, plan.reach * total // max(1, collection.num_samples) + 2 * INTERLEAVED * frame)
 
 
 def chosen_rows(
@@ -126,6 +176,8 @@ class ShardDataset(Dataset[dict[str, Any]]):
         How shards are read; see :meth:`~neurofm_shards.reading.collection.ShardCollection.open`.
     verify : bool
         Check every sample's checksum before it is delivered.
+    cache_bytes : int, optional
+        Decoded bytes of compressed shards to keep; 256 MiB by default.
 
     Attributes
     ----------
@@ -165,6 +217,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
         metadata: bool = True,
         io: IO = "auto",
         verify: bool = False,
+        cache_bytes: int | None = None,
     ) -> None:
         made = list(make_transforms(transforms))
         if transform is not None and is_transform(transform):
@@ -172,7 +225,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
             transform = None
         if not decode and (made or transform is not None):
             raise ConfigError("decode=False gives bytes as they are stored: transforms cannot be used with it")
-        collection = open_shards(shard_dir, shard_pattern, io, verify)
+        collection = open_shards(shard_dir, shard_pattern, io, verify, cache_bytes)
         try:
             reader = make_reader(collection, columns, counts, floats, made)
             chosen = chosen_rows(collection, where, keys, split, rows)

@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from neurofm_shards.errors import ConfigError, StateError
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.checkpoint import Checkpoint, OnSignal, make_checkpoint
-from neurofm_shards.loading.datasets import chosen_rows, make_reader, open_shards, sample_bytes
+from neurofm_shards.loading.datasets import chosen_rows, grow_caches, make_reader, open_shards, sample_bytes
 from neurofm_shards.loading.fetch import OnError, SampleFetch, SkipCounter
 from neurofm_shards.loading.plans.options import PlanOptions, RemainderPolicy
 from neurofm_shards.loading.plans.plan import Request, SinglePlan
@@ -66,7 +66,7 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         False: fields, the metadata too, are given as the bytes that are stored.
     columns, where, keys, split, rows, transform, transforms, counts, floats, metadata
         See :func:`~neurofm_shards.loading.dataloader.create_webdataset_dataloader`; so are the following.
-    rank, world_size, shard, even, io, verify
+    rank, world_size, shard, even, io, verify, cache_bytes
         See :func:`~neurofm_shards.loading.dataloader.create_webdataset_dataloader`.
     on_error : "raise" or "skip"
         ``"skip"``: samples that cannot be read are logged, counted (``loader.skips.total``) and left out; 100 of them
@@ -104,9 +104,10 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         even: RemainderPolicy = "pad",
         io: IO = "auto",
         verify: bool = False,
+        cache_bytes: int | None = None,
         on_error: OnError = "raise",
     ) -> None:
-        collection = open_shards(shard_dir, shard_pattern, io, verify)
+        collection = open_shards(shard_dir, shard_pattern, io, verify, cache_bytes)
         subset = chosen_rows(collection, where, keys, split, rows)
         options = PlanOptions(
             shuffle=shuffle,
@@ -117,6 +118,8 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         )
         make_plan = partial(SinglePlan, collection, subset=subset)
         self._progress = Progress(make_plan, options, RankRequest(rank, world_size, shard), SharedEpochCounter())
+        if cache_bytes is None:
+            grow_caches([collection], self._progress.plan)
         reader = make_reader(collection, columns, counts, floats, make_transforms(as_list(transforms)))
         self._fetch = SampleFetch(reader, transform, metadata, on_error, decode)
         self._chunk = max(1, min(MOST_IN_CHUNK, CHUNK_BYTES // max(1, sample_bytes(reader))))

@@ -130,6 +130,14 @@ class MixPlan(SamplePlan):
         """Return the samples of an epoch."""
         return self._length
 
+    @property
+    def reach(self) -> int | None:
+        """See :attr:`EpochPlan.reach`; each source has shuffle windows of its own."""
+        orders = [source.order for source in self._sources]
+        if any(order.shuffle == "global" for order in orders):
+            return None
+        return self.sharding.global_size + sum(order.buffer_size for order in orders if order.shuffle)
+
     def identity(self) -> dict[str, Any]:
         """Return fingerprints, weights and settings, as a digest where they are many."""
         parts = [source.identity() for source in self._sources]

@@ -186,6 +186,11 @@ class EpochPlan(ABC):
         return None
 
     @property
+    def reach(self) -> int | None:
+        """How many samples an epoch draws from at any one time; None: all of them."""
+        return None
+
+    @property
     def appendable(self) -> bool:
         """Whether appended samples come at the end of an epoch and so leave earlier positions what they were."""
         return False
@@ -271,6 +276,14 @@ class SinglePlan(SamplePlan):
     def prefix_identity(self, num_shards: int) -> dict[str, Any] | None:
         """See :meth:`EpochPlan.prefix_identity`."""
         return self.rows.prefix_identity(num_shards)
+
+    @property
+    def reach(self) -> int | None:
+        """See :attr:`EpochPlan.reach`."""
+        order = self.rows.order
+        if order.shuffle == "global":
+            return None
+        return self.sharding.global_size + (order.buffer_size if order.shuffle else 0)
 
     @property
     def appendable(self) -> bool:

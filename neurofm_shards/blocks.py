@@ -161,7 +161,7 @@ def _concat(parts: Sequence[tuple[ColumnData | None, int]]) -> ColumnData:
 
 
 def column_spec(name: str, data: ColumnData) -> ColumnSpec:
-    """Say what is known of a column from its values."""
+    """Describe a column by its values."""
     if isinstance(data, np.ndarray):
         return ColumnSpec(name, _little(data.dtype), data.shape[1:])
     if isinstance(data, Ragged):
@@ -199,6 +199,6 @@ def dtype_name(dtype: str | None) -> str:
 
 
 def is_count(spec: ColumnSpec) -> bool:
-    """Say whether a column holds counts of events."""
+    """Return whether a column holds counts of events."""
     unsigned = spec.dtype is not None and np.dtype(spec.dtype).kind == "u"
     return unsigned and (spec.unit == "count" or spec.name == "spikes")

@@ -78,7 +78,7 @@ def _settings(field: FieldInfo) -> dict[str, Any]:
 
 
 def _said_of_json(annotation: Any) -> str:
-    """Say what goes into a flag that takes a whole model, or a list of them."""
+    """Describe what goes into a flag that takes a whole model, or a list of them."""
     either = get_origin(annotation) in (Union, types.UnionType)
     listed = get_origin(annotation) is tuple
     model = get_args(annotation)[0] if listed or either else annotation

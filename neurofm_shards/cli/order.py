@@ -69,7 +69,7 @@ class Plan(Command):
 
 
 class ShuffleReport(Command):
-    """Says how random the order of a data set is."""
+    """Reports how random the order of a data set is."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's arguments."""

@@ -83,7 +83,7 @@ def new_array(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], *, for
 
 
 def is_array(value: object) -> bool:
-    """Say whether a value is an array, a NumPy scalar or a tensor (anything that gives an array, but no class)."""
+    """Return whether a value is an array, a NumPy scalar or a tensor (anything that gives an array, but no class)."""
     return isinstance(value, (np.ndarray, np.generic)) or (hasattr(value, "__array__") and not isinstance(value, type))
 
 

@@ -72,7 +72,7 @@ class NpyCodec(Codec):
         return new_array(data, plain_dtype(layout.dtype), layout.shape, fortran=layout.fortran)
 
     def layout(self, head: memoryview, size: int) -> ArrayLayout | None:
-        """Say where the data lies; None for anything that ``decode`` would refuse."""
+        """Return where the data lies; None for anything that ``decode`` would refuse."""
         try:
             return _parse(head, size)
         except FormatError:

@@ -70,7 +70,7 @@ def brief(value: object) -> str:
 
 
 def is_word(value: object, *words: str) -> bool:
-    """Say whether a value is one of some strings (safe for values that hash or compare for ever)."""
+    """Return whether a value is one of some strings (safe for values that hash or compare for ever)."""
     return isinstance(value, str) and value in words
 
 

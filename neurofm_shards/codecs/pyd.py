@@ -69,7 +69,7 @@ class PydCodec(Codec):
         return new_array(data, plain_dtype(layout.dtype), layout.shape)
 
     def layout(self, head: memoryview, size: int) -> ArrayLayout | None:
-        """Say where the data lies.
+        """Return where the data lies.
 
         A canonical payload is known by its beginning and its size. Other pickles can say something else at their end,
         so they have a layout only when ``head`` is the whole payload.

@@ -76,7 +76,7 @@ def write_tables(
 
 
 def converted_manifest(plan: ConversionPlan, lines: Mapping[int, Line], base: Manifest | None = None) -> Manifest:
-    """Say what a finished conversion made; with ``base``, what it added to a data set.
+    """Make the manifest of a finished conversion; with ``base``, of the data set that it added to.
 
     Parameters
     ----------

@@ -361,7 +361,7 @@ class _Liveness:
         self._looked = self._seen = float("-inf")
 
     def is_due(self) -> bool:
-        """Say whether it is time to look again."""
+        """Return whether it is time to look again."""
         return time.monotonic() - self._looked >= _POLL_S
 
     def update(self, count: int) -> float:

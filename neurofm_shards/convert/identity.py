@@ -67,7 +67,7 @@ def check_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
 
 
 def config_differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Say in words how settings differ from stored ones; options that are newer than those have their defaults."""
+    """Describe how settings differ from stored ones; options that are newer than those have their defaults."""
     return _differences(now, ConversionConfig.of(dict(before)).content())
 
 

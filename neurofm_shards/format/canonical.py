@@ -18,7 +18,7 @@ _STEP = 4096
 
 
 def is_canonical(tar: memoryview, index: ShardIndex) -> bool:
-    """Say whether headers and envelopes of a tar are, byte by byte, what the writer would have written.
+    """Return whether headers and envelopes of a tar are, byte by byte, what the writer would have written.
 
     If so, names, sizes and order are proven, and so are the envelopes of arrays of constant shape:
     nothing of it needs to be parsed. False only means that it has to be parsed.

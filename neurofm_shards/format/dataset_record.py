@@ -38,7 +38,7 @@ class ShardRecord(FrozenModel):
 def shard_record(
     index: ShardIndex, shard_idx: int, first_metadata: bytes, logs: Mapping[str, ColumnLog]
 ) -> ShardRecord:
-    """Say of a shard what the manifest says."""
+    """Return the manifest's entry of a shard."""
     entry = ShardEntry(
         shard_name=index.shard_name,
         shard_idx=shard_idx,

@@ -175,11 +175,11 @@ class Folder:
             return None
 
     def has(self, name: str) -> bool:
-        """Say whether there is an entry of this name, whatever it is."""
+        """Return whether there is an entry of this name, whatever it is."""
         return self.status(name) is not None
 
     def has_folder(self, name: str) -> bool:
-        """Say whether there is a folder of this name."""
+        """Return whether there is a folder of this name."""
         found = self.status(name)
         return found is not None and stat.S_ISDIR(found.st_mode)
 

@@ -389,7 +389,7 @@ def _blank(column: MetadataColumn) -> bool:
 
 
 def _is_small(column: MetadataColumn) -> bool:
-    """Say whether float64 holds all numbers of a column exactly."""
+    """Return whether float64 holds all numbers of a column exactly."""
     numbers = column.array()
     return not len(numbers) or max(-int(numbers.min()), int(numbers.max())) <= _EXACT
 
@@ -432,7 +432,7 @@ def part_of(metadata: Sequence[Mapping[str, Any]]) -> TablePart:
 
 
 def _may_be_rounded(column: MetadataColumn) -> bool:
-    """Say whether fractions may be integers that the first release rounded: it stored both in one float64 column."""
+    """Return whether fractions may be integers that the first release rounded: it stored both in one float64 column."""
     return column.kind == "float" and bool((np.abs(column.array()) > _EXACT).any())
 
 

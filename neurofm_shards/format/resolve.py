@@ -41,7 +41,7 @@ def compression_suffix(shard_name: str) -> str:
 
 
 def missing_compression(suffix: str, manifest: Manifest | None) -> str:
-    """Say that nothing decompresses shards of this suffix, and how to get what does."""
+    """Return the message that nothing decompresses shards of this suffix, with how to get what does."""
     if manifest is None or manifest.compression == "none":
         hint = install_hint_for_file(f".tar{suffix}")
         how = f"install one with: {hint}" if hint else "see `neurofm-shards plugins list` for those that are installed"
@@ -79,7 +79,7 @@ def find_codec(codec: str, column: str, manifest: Manifest | None) -> Codec | No
 
 
 def missing_codec(codec: str, column: str, manifest: Manifest | None) -> str:
-    """Say that a column's codec is not installed, and how to get it; nothing when it is."""
+    """Return the message that a column's codec is not installed, with how to get it; empty when it is."""
     if not codec or codec in registry().codecs.names():
         return ""
     entry = _entry(column, manifest)

@@ -84,7 +84,7 @@ class Agreement:
 
 
 def _divided(plan: EpochPlan) -> bool:
-    """Say whether the samples are divided among the ranks of a process group."""
+    """Return whether the samples are divided among the ranks of a process group."""
     if plan.sharding.world_size == 1 or not dist.is_available() or not dist.is_initialized():
         return False
     return bool(dist.get_world_size() == plan.sharding.world_size)
@@ -111,7 +111,7 @@ def _digest(text: str) -> str:
 
 
 def _disagreement(rank: int, said: list[Mapping[str, Any]]) -> str:
-    """Say which rank has other settings, and which."""
+    """Return which rank has other settings, and which."""
     counts = Counter(json.dumps(each, sort_keys=True) for each in said)
     usual = json.loads(counts.most_common(1)[0][0]) if max(counts.values()) > 1 else said[0]
     other = next(i for i, each in enumerate(said) if each != usual)

@@ -15,7 +15,7 @@ AHEAD = 2
 
 
 def has_accelerator() -> bool:
-    """Say whether pinned memory is of any use here."""
+    """Return whether pinned memory is of any use here."""
     found = getattr(torch, "accelerator", None)
     return bool(torch.cuda.is_available() if found is None else found.is_available())
 

@@ -179,7 +179,7 @@ def _parsed(found: dict[str, str]) -> Ranks:
 
 
 def _in_batch_script() -> bool:
-    """Say whether this is a Slurm job outside of srun: sbatch's own script has SLURM_PROCID=0 too."""
+    """Return whether this is a Slurm job outside of srun: sbatch's own script has SLURM_PROCID=0 too."""
     if os.environ.get("SLURM_JOB_NAME") in {"bash", "interactive"}:
         return True
     return "SLURM_JOB_ID" in os.environ and "SLURM_STEP_ID" not in os.environ

@@ -248,7 +248,7 @@ class PlanReport:
 
 
 def plan_report(plans: Sequence[EpochPlan], batch_size: int, workers: int = 0, epoch: int = 0) -> PlanReport:
-    """Say what each rank and worker will get.
+    """Return what each rank and worker will get.
 
     Parameters
     ----------

@@ -118,7 +118,7 @@ class LoaderState:
         return self.epoch, self.position
 
     def _appended(self, plan: EpochPlan, saved: dict[str, Any]) -> bool:
-        """Say whether the plan's data starts with the saved data and the position means the same in both."""
+        """Return whether the plan's data starts with the saved data and the position means the same in both."""
         shards = saved.get("shards")
         if not isinstance(shards, int) or plan.prefix_identity(shards) != saved:
             return False

@@ -71,7 +71,7 @@ def to_tensor(array: npt.NDArray[Any]) -> torch.Tensor | npt.NDArray[Any]:
 
 @cache
 def has_torch_type(dtype: np.dtype[Any]) -> bool:
-    """Say whether torch has this numpy type (in this machine's byte order)."""
+    """Return whether torch has this numpy type (in this machine's byte order)."""
     try:
         torch.from_numpy(np.empty(0, dtype))
     except (TypeError, ValueError):

@@ -42,7 +42,7 @@ def as_list(described: TransformLike | Sequence[TransformLike] | None) -> list[T
 
 
 def is_transform(described: object) -> TypeGuard[TransformLike]:
-    """Say whether this is one transform, or describes one."""
+    """Return whether this is one transform, or describes one."""
     return isinstance(described, (Transform, str, Mapping, BaseModel))
 
 

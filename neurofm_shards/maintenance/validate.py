@@ -403,7 +403,7 @@ def _compare_entry(entry: ShardEntry, index: ShardIndex, manifest: Manifest) -> 
 
 
 def _fits(shape: Sequence[int | None] | None, said: Sequence[int | None] | None) -> bool:
-    """Say whether a shard's arrays are what the manifest promises; None is any length."""
+    """Return whether a shard's arrays are what the manifest promises; None is any length."""
     if shape is None or said is None:
         return True
     return len(shape) == len(said) and all(b in (None, a) for a, b in zip(shape, said, strict=True))

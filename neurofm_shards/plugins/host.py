@@ -73,7 +73,7 @@ class Plugin:
 
 
 def is_set(variable: str) -> bool:
-    """Say whether an environment switch is on."""
+    """Return whether an environment switch is on."""
     return os.environ.get(variable, "") not in ("", "0")
 
 

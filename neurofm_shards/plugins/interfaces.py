@@ -62,7 +62,7 @@ class Codec(ABC):
 
     @abstractmethod
     def accepts(self, value: object) -> bool:
-        """Say whether this codec can store the value (cheap: looks at the type, not at the content)."""
+        """Return whether this codec can store the value (cheap: looks at the type, not at the content)."""
 
     @abstractmethod
     def encode(self, value: Any) -> Sequence[Buffer]:
@@ -85,7 +85,7 @@ class Codec(ABC):
         """
 
     def layout(self, head: memoryview, size: int) -> ArrayLayout | None:  # noqa: ARG002  (most codecs have none)
-        """Say where the raw array bytes lie, so that batches can be copied without decoding.
+        """Return where the raw array bytes lie, so that batches can be copied without decoding.
 
         Parameters
         ----------
@@ -179,7 +179,7 @@ class Samples(ABC):
 
     @abstractmethod
     def plan(self) -> SourcePlan:
-        """Say how many samples there are, with which columns, without reading the data."""
+        """Return how many samples there are, with which columns, without reading the data."""
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Block:
@@ -204,7 +204,7 @@ class Source(ABC):
     """Opens inputs of one format. Made by its entry's factory from its config; cheap; picklable."""
 
     def group(self, paths: Sequence[str]) -> Sequence[tuple[str, ...]]:
-        """Say which paths belong together as one input; the default makes each path an input of its own."""
+        """Return which paths belong together as one input; the default makes each path an input of its own."""
         return [(path,) for path in paths]
 
     @abstractmethod

@@ -127,7 +127,7 @@ class Selection(NamedTuple):
 
 
 def all_plain(addresses: Ints) -> bool:
-    """Say whether all addresses are known, and those of plain bytes."""
+    """Return whether all addresses are known, and those of plain bytes."""
     return bool(np.minimum.reduce(addresses, initial=1) > 0)
 
 
@@ -324,7 +324,7 @@ class ShardCollection:
         return self.read(self._select(self._checked(rows), wanted), out, dtypes)
 
     def finds_while_copying(self, columns: Iterable[str] | None = None) -> bool:
-        """Say whether looking for the values of several batches together would save nothing."""
+        """Return whether looking for the values of several batches together would save nothing."""
         return self._finds_while_copying(self._wanted(columns))
 
     def _finds_while_copying(self, columns: tuple[Column, ...]) -> bool:
@@ -387,7 +387,7 @@ class ShardCollection:
         return [{} if value is MISSING else _object(value) for value in found]
 
     def has(self, row: int, column: str) -> bool:
-        """Say whether a sample has a field (the metadata counts as one)."""
+        """Return whether a sample has a field (the metadata counts as one)."""
         shard, local = self.locate(int(self._checked([row])[0]))
         index = self.index(shard).columns.get(column)
         return index is not None and index.packed_offsets.at(local) >= 0

@@ -121,7 +121,7 @@ class Column(ABC):
 
     @abstractmethod
     def _copyable(self, index: ColumnIndex) -> bool:
-        """Say whether a shard's raw bytes are what this column delivers."""
+        """Return whether a shard's raw bytes are what this column delivers."""
 
     @abstractmethod
     def _note_sizes(self, sizes: Ints, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
@@ -212,7 +212,7 @@ class ConstantColumn(Column):
         return True
 
     def _left_to_malloc(self, size: int) -> bool:
-        """Say whether fresh memory costs nothing: of small batches always, in the main thread of larger ones too."""
+        """Return whether fresh memory costs nothing: of small batches always, in the main thread of larger ones too."""
         if size < POOLED_BYTES:
             return True
         few = self._size < LARGE_ROW and size < _MOST_IN_HEAP

@@ -51,7 +51,7 @@ def report(path: str | os.PathLike[str], output: str | os.PathLike[str] = "repor
 
 
 class ShardedDatasetInfo:
-    """Says what a folder of shards, or one shard, holds; reads manifest and indexes only.
+    """Describes a folder of shards, or one shard; reads manifest and indexes only.
 
     Parameters
     ----------

@@ -224,7 +224,7 @@ def _series(
 
 
 def _left_out(streams: Sequence[AnyStream], parts: Sequence[WindowedModality], source_file: str) -> list[Problem]:
-    """Say which series nobody asked for and nothing takes, and how to take them."""
+    """Return which series nobody asked for and nothing takes, and how to take them."""
     taken = {path for part in parts for path in (part.facts.get("paths") or [part.facts.get("path")])}
     left = [
         stream

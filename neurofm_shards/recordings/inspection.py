@@ -53,7 +53,7 @@ def inspect_input(source: Source, paths: tuple[str, ...]) -> Inspection:
 
 
 def inspect_samples(samples: Samples, title: str) -> Inspection:
-    """Say what samples are made of."""
+    """Describe what samples are made of."""
     plan = samples.plan()
     columns = {
         spec.name: {"dtype": spec.dtype or "JSON", "shape": list(spec.shape or ()), **_some("unit", spec.unit)}
@@ -64,7 +64,7 @@ def inspect_samples(samples: Samples, title: str) -> Inspection:
 
 
 def inspect_recording(recording: Recording, title: str) -> Inspection:
-    """Say what streams a recording has: units with numbers and rates, series with clocks, gaps and scale, tables."""
+    """Describe the streams of a recording: units with numbers and rates, series with clocks, gaps and scale, tables."""
     problems = list(recording.problems)
     tree: dict[str, Any] = {
         "session": {
@@ -108,7 +108,7 @@ def _describe(stream: AnyStream, problems: list[Problem]) -> dict[str, Any]:
 
 
 def event_problems(stream: EventStream) -> list[Problem]:
-    """Say what is odd about the times of events, and what conversion does about it.
+    """Describe what is odd about the times of events, and what conversion does about it.
 
     Raises
     ------

@@ -124,7 +124,7 @@ class RecordingPieces(Samples):
         return len(self._ticks) - 1
 
     def plan(self) -> SourcePlan:
-        """Say what there is; everything needed was found when the recording was opened."""
+        """Describe the samples; everything needed was found when the recording was opened."""
         specs = [ColumnSpec(RECORDING_FIELD, None, None, optional=True)]
         for array in self._arrays:
             spec = ColumnSpec(array.field, _little(array.dtype), (None, *array.shape[1:]), array.unit, optional=True)

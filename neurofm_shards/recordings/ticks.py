@@ -39,7 +39,7 @@ def to_ticks(seconds: Floats | float) -> Ints:
 
 
 def is_time(seconds: Floats) -> npt.NDArray[np.bool_]:
-    """Say of each value whether :func:`to_ticks` takes it for a time."""
+    """Return for each value whether :func:`to_ticks` takes it for a time."""
     known: npt.NDArray[np.bool_] = np.abs(seconds) <= _LARGEST_SECOND
     return known
 
@@ -158,7 +158,7 @@ def normalise(spans: Ints | Iterable[tuple[int, int]]) -> Ints:
 
 
 def contains(spans: Ints, points: Ints) -> npt.NDArray[np.bool_]:
-    """Say of each point whether it lies in the set."""
+    """Return for each point whether it lies in the set."""
     if len(spans) == 0:
         return np.zeros(len(points), dtype=bool)
     at = np.searchsorted(spans[:, 0], points, side="right") - 1

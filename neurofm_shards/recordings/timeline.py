@@ -144,7 +144,7 @@ class TimeGrid:
         return flat
 
     def mask(self, spans: Ints, starts: Ints) -> Bools:
-        """Say of each bin of each window whether it lies in a set of spans as a whole; shape (windows, bins)."""
+        """Return for each bin of each window whether it lies in a set of spans as a whole; shape (windows, bins)."""
         edges = self.edges(starts)
         whole: Bools = covered(spans, edges, edges + self.bin_ticks) == self.bin_ticks
         return whole.reshape(len(starts), self.bins)
@@ -258,7 +258,7 @@ def _epochs(stream: IntervalStream, streams: Sequence[AnyStream], problems: list
 
 
 def _near(start: Floats, stop: Floats, streams: Sequence[AnyStream]) -> Bools:
-    """Say which epochs lie within a day of the streams of the first rank; all of them where there are none."""
+    """Return which epochs lie within a day of the streams of the first rank; all of them where there are none."""
     for group in (*_RANKS, _STATED):
         found = _joint([stream for stream in streams if stream.modality in group], [], [])
         if found is not None:

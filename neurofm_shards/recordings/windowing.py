@@ -113,7 +113,7 @@ class RecordingSamples(Samples):
         self._masked = _masked(options)
 
     def plan(self) -> SourcePlan:
-        """Say what there is; everything needed was found when the recording was opened."""
+        """Describe the samples; everything needed was found when the recording was opened."""
         columns = [spec for part in self._parts for spec in part.columns]
         if self._masked:
             columns.append(ColumnSpec(VALID, "|b1", (self._grid.bins,)))

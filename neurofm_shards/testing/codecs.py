@@ -39,7 +39,7 @@ class CodecConformance:
         return cast("Codec", registry().codecs.make(self.name))
 
     def equal(self, stored: Any, loaded: Any) -> bool:
-        """Say whether a value came back as it should; override where the codec is lossy on purpose."""
+        """Return whether a value came back as it should; override where the codec is lossy on purpose."""
         return same(stored, loaded)
 
     def encoded(self, value: Any) -> bytes:

@@ -11,7 +11,7 @@ from neurofm_shards.types import Block, Ragged
 
 
 def same(a: Any, b: Any) -> bool:
-    """Say whether two values are equal to the last bit: arrays with dtype and shape, NaN equal to NaN."""
+    """Return whether two values are equal to the last bit: arrays with dtype and shape, NaN equal to NaN."""
     if isinstance(a, Ragged) and isinstance(b, Ragged):
         return same(np.diff(a.offsets), np.diff(b.offsets)) and same(_tight(a), _tight(b))
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
@@ -29,7 +29,7 @@ def _tight(ragged: Ragged) -> np.ndarray[Any, Any]:
 
 
 def same_blocks(a: Block, b: Block) -> bool:
-    """Say whether two blocks hold the same columns and metadata."""
+    """Return whether two blocks hold the same columns and metadata."""
     return (
         sorted(a.columns) == sorted(b.columns)
         and all(same(a.columns[name], b.columns[name]) for name in a.columns)

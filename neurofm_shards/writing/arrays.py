@@ -58,7 +58,7 @@ def drop_pages(data: Any, start: int, stop: int) -> None:
 
 
 def is_mapped(data: Any) -> bool:
-    """Say whether a column lies in a mapped file."""
+    """Return whether a column lies in a mapped file."""
     return _memmap(data.values if isinstance(data, Ragged) else data) is not None
 
 

@@ -73,7 +73,7 @@ class FieldTypes:
         self._new = []
 
     def _has_gaps(self, name: str, sample: Sample) -> bool:
-        """Say whether None is a gap among numbers, so that the sample lacks the field, rather than a value."""
+        """Return whether None is a gap among numbers, so that the sample lacks the field, rather than a value."""
         return self._types.get(name, int) is not None and len(sample) > 1
 
     def _fitting(self, name: str, value: Any, where: str) -> Any:
@@ -118,7 +118,7 @@ def _converted(name: str, value: Any, known: np.dtype[Any] | type, where: str) -
 
 
 def _goes_together(found: str, wanted: str) -> bool:
-    """Say whether numbers of these kinds may stand in one field: truth values stand alone, integers among fractions."""
+    """Return whether numbers of these kinds may share a field: booleans stand alone, integers go with fractions."""
     return found == wanted or ("b" not in (found, wanted) and (found in "iu" or wanted in "fc"))
 
 

@@ -200,7 +200,7 @@ class Journal:
                 parent.sync()
 
     def announce(self, shard_name: str) -> None:
-        """Say that a shard is about to be moved into the data set's folder."""
+        """Record that a shard is about to be moved into the data set's folder."""
         self._append({"announced": shard_name})
 
     def record(self, shard: Mapping[str, Any]) -> None:

@@ -272,7 +272,7 @@ class OutputFolder:
     # -- the mark of Python writers
 
     def mark(self) -> None:
-        """Say that a data set is being written here."""
+        """Mark the folder: a data set is being written here."""
         with Folder.open(self.sidecars, create=True) as folder:
             folder.write(UNFINISHED_NAME, [b"a data set is being written here\n"])
 

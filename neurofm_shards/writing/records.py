@@ -413,7 +413,7 @@ class SampleRun:
         self.sizes: list[int] = []
 
     def takes(self, signature: Signature, text: bytes) -> bool:
-        """Say whether a sample belongs to this run."""
+        """Return whether a sample belongs to this run."""
         return signature == self.form.signature and padded(len(text)) == self._padded_text
 
     def note(self, log: IndexLog) -> None:

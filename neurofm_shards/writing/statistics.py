@@ -162,7 +162,7 @@ def _of_chunk(values: npt.NDArray[Any]) -> ChannelStats:
 
 
 def _are_small_ints(values: npt.NDArray[Any]) -> bool:
-    """Say whether sums of a chunk's values and of their squares are exact in float64, so that one pass does."""
+    """Return whether sums of a chunk's values and of their squares are exact in float64, so that one pass does."""
     return values.dtype.kind in "iu" and values.dtype.itemsize <= 2
 
 
@@ -210,7 +210,7 @@ SessionStats = dict[tuple[str, str], ChannelStats]
 
 
 def is_quantity(data: ColumnData) -> bool:
-    """Say whether a column holds numbers (rather than masks or JSON values)."""
+    """Return whether a column holds numbers (rather than masks or JSON values)."""
     values = data.values if isinstance(data, Ragged) else data
     parts = [values] if isinstance(values, np.ndarray) else [item for item in values if isinstance(item, np.ndarray)]
     return bool(parts) and parts[0].dtype.kind in "iuf"

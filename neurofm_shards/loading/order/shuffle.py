@@ -39,7 +39,7 @@ def check_shuffle(shuffle: Shuffle, buffer_size: int) -> None:
 
 
 class ShuffleOrder:
-    """Says which row lies at which position of an epoch.
+    """Gives which row lies at which position of an epoch.
 
     Parameters
     ----------

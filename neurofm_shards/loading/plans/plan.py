@@ -144,7 +144,7 @@ class EpochPlan(ABC):
 
     @abstractmethod
     def share(self, epoch: int, position: int = 0) -> Share:
-        """Say what every rank gets of the epoch from ``position`` on: batches per rank, samples padded and dropped.
+        """Return what every rank gets of the epoch from ``position`` on: batches per rank, samples padded and dropped.
 
         Raises
         ------
@@ -178,7 +178,7 @@ class EpochPlan(ABC):
         return sum(map(len, requests)), sum(request.padding for request in requests)
 
     def finished(self, epoch: int, position: int) -> bool:
-        """Say whether no batch is left, so that a run that stands here goes on with the next epoch."""
+        """Return whether no batch is left, so that a run that stands here goes on with the next epoch."""
         return position > 0 and self.num_batches(epoch, position) == 0
 
     def prefix_identity(self, num_shards: int) -> dict[str, Any] | None:  # noqa: ARG002  (the default ignores it)

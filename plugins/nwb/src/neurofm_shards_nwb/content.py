@@ -113,7 +113,7 @@ class StoredArray:
 
 
 def _unwritten(data: Any) -> str:
-    """Say which part of an HDF5 dataset was never written; empty for whole ones and for other arrays."""
+    """Return which part of an HDF5 dataset was never written; empty for whole ones and for other arrays."""
     properties = getattr(getattr(data, "id", None), "get_create_plist", None)
     if properties is None or not data.size or (data.dtype.kind == "f" and np.isnan(data.fillvalue)):
         return ""

@@ -23,7 +23,7 @@ _FEWEST_STRETCHES = 6
 
 
 def looks_like_events(series: Series, modality: str) -> bool:
-    """Say whether a plain TimeSeries that counts as behaviour is a list of events rather than a signal.
+    """Return whether a plain TimeSeries that counts as behaviour is a list of events rather than a signal.
 
     Everything in BehavioralEvents is; so is a series without three usable time stamps. Elsewhere stamps and values say.
     """
@@ -38,7 +38,7 @@ def looks_like_events(series: Series, modality: str) -> bool:
 
 
 def _are_events(times: Floats, values: AnyArray, path: str) -> bool:
-    """Say whether values at these times are events.
+    """Return whether values at these times are events.
 
     Pulses, all of them 1, are, those of a frame clock too. A signal has a common interval (nine of ten intervals lie
     within a fifth of the median), or measurements for values and time stamps that fill time evenly although they jitter
@@ -65,7 +65,7 @@ def _are_measurements(values: AnyArray) -> bool:
 
 
 def _fill_evenly(times: Floats) -> bool:
-    """Say whether equal stretches of time hold equally many time stamps, as a clock's do and as chance's do not.
+    """Return whether equal stretches of time hold equally many time stamps, as a clock's do and as chance's do not.
 
     Of chance (Poisson) the numbers vary by as much as their mean; a gap or two change nothing.
     """

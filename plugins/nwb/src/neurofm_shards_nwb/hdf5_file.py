@@ -25,7 +25,7 @@ _ZARR_MARKERS = (".zgroup", ".zattrs", "zarr.json", ".zmetadata")
 
 
 def is_zarr_store(path: str) -> bool:
-    """Say whether a path is a Zarr folder."""
+    """Return whether a path is a Zarr folder."""
     return any((Path(path) / marker).exists() for marker in _ZARR_MARKERS)
 
 
@@ -100,7 +100,7 @@ def _annex_problem(path: str) -> str:
 
 
 def _has_user_block(path: str) -> bool:
-    """Say whether the signature follows a user block (HDF5 allows 512 bytes, doubled any number of times)."""
+    """Return whether the signature follows a user block (HDF5 allows 512 bytes, doubled any number of times)."""
     size = Path(path).stat().st_size
     offset = 512
     with Path(path).open("rb") as file:
@@ -141,7 +141,7 @@ def time_reader(stored: StoredArray) -> Callable[[int, int], npt.NDArray[Any]]:
 
 
 def needs_spooling(stored: StoredArray) -> bool:
-    """Say whether the chunks that hold one instant do not fit the cache and have to be decoded as a whole."""
+    """Return whether the chunks that hold one instant do not fit the cache and have to be decoded as a whole."""
     chunks = stored.chunks
     if not chunks or not getattr(stored.data, "compression", None) or not stored.dtype.itemsize:
         return False

@@ -224,7 +224,7 @@ def _is_plain(column: Any) -> bool:
 
 
 def _is_pickled(column: Any) -> bool:
-    """Say whether values are pickles, as object references in Zarr stores are."""
+    """Return whether values are pickles, as object references in Zarr stores are."""
     data = getattr(column, "target", column).data
     filters = getattr(getattr(data, "dataset", data), "filters", None)
     return any(getattr(part, "codec_id", "") == "pickle" for part in filters or ())

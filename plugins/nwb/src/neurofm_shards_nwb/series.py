@@ -57,7 +57,7 @@ def modality_of(series: Series) -> str:
 
 
 def is_lfp(series: Series) -> bool:
-    """Say whether an electrical series is a local field potential; wide-band data are not, whatever their container.
+    """Return whether an electrical series is a local field potential; wide-band data are not, whatever their container.
 
     A series within LFP, or in FilteredEphys or anywhere else without ``AP`` in its name, counts when its rate is at
     most 5 kHz. Without a rate (time stamps only) the container or the name has to say so.
@@ -91,7 +91,7 @@ def _within(series: Series, kinds: tuple[str, ...]) -> bool:
 
 
 def _says(name: str, words: str) -> bool:
-    """Say whether a name contains a word, as its own or in camel case (``ElectricalSeriesAP``, ``probe_lfp``)."""
+    """Return whether a name contains a word, as its own or in camel case (``ElectricalSeriesAP``, ``probe_lfp``)."""
     return re.search(rf"(?:^|[^A-Za-z]|(?<=[a-z]))(?:{words})(?![a-z])", name) is not None
 
 
@@ -212,7 +212,7 @@ def _events(series: Series, text: bool) -> Described:
 
 
 def _trouble(series: Series) -> str:
-    """Say why a series cannot be used; empty when it can."""
+    """Return why a series cannot be used; empty when it can."""
     if series.data is None or not series.data.shape:
         return f"{series.path} has no data: the file was not finished; leave its modality out"
     return _trouble_with_times(series) or _trouble_with_factors(series)

@@ -181,7 +181,7 @@ def describe_intervals(table: Table) -> tuple[IntervalStream | None, list[Proble
 
 
 def _trouble(table: Table) -> str:
-    """Say why the times of a table are none; empty when they are."""
+    """Return why the times of a table are none; empty when they are."""
     for name in ("start_time", "stop_time"):
         data = table.columns[name].data
         if data.dtype.kind not in "fiu" or data.shape != (len(table),):
@@ -194,7 +194,7 @@ def _times(table: Table, name: str) -> Floats:
 
 
 def _is_relative(name: str, values: list[Any], start: Floats) -> bool:
-    """Say whether a time column counts from the start of each interval rather than from the session's.
+    """Return whether a time column counts from the start of each interval rather than from the session's.
 
     Such values lie before their interval's start, are not negative, differ between rows, and do not grow with the
     session: they span less than half of what the starts span.

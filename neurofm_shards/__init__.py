@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         register_transform,
     )
     from neurofm_shards.reading.info import ShardedDatasetInfo, report
+    from neurofm_shards.stored.windows import open_windows
     from neurofm_shards.writing.arrays import create_shards_from_arrays
     from neurofm_shards.writing.dataset_writer import WebDatasetWriter
 
@@ -47,6 +48,7 @@ _HOMES = {
     "create_webdataset_dataloader": "neurofm_shards.loading.dataloader",
     "hookimpl": "neurofm_shards.plugins.hookspecs",
     "mix": "neurofm_shards.loading.plans.mixing",
+    "open_windows": "neurofm_shards.stored.windows",
     "register_codec": "neurofm_shards.plugins.registry",
     "register_compression": "neurofm_shards.plugins.registry",
     "register_executor": "neurofm_shards.plugins.registry",
@@ -72,6 +74,7 @@ __all__ = [
     "create_webdataset_dataloader",
     "hookimpl",
     "mix",
+    "open_windows",
     "register_codec",
     "register_compression",
     "register_executor",

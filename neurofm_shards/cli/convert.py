@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurofm_shards.cli.job import Job, read_job
 from neurofm_shards.cli.options import ModelFlags
 from neurofm_shards.convert.config import ConversionConfig
+from neurofm_shards.convert.job import Job, read_job
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Command
 from neurofm_shards.recordings.options import WindowOptions

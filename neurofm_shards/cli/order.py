@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from neurofm_shards.cli.console import print_json, result_console
+from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Command
+
+if TYPE_CHECKING:
+    from neurofm_shards.reading.collection import SampleCollection
+
+
+def _add_windows(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--windows", metavar="JSON|JOB.toml", help="how to cut the recordings that the data set stores, or a job file"
+    )
+
+
+def _opened(args: argparse.Namespace) -> SampleCollection:
+    """Open the data set that a command is about, as windows where they are asked for."""
+    from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN  # noqa: PLC0415  (after --help)
+    from neurofm_shards.loading.datasets import open_shards  # noqa: PLC0415
+
+    windows = args.windows
+    if windows is not None and windows.lstrip().startswith("{"):
+        try:
+            windows = json.loads(windows)
+        except ValueError as error:
+            raise ConfigError(f"--windows {windows}: not JSON ({error})") from error
+    return open_shards(args.folder, DEFAULT_SHARD_PATTERN, "auto", verify=False, windows=windows)
 
 
 class Plan(Command):
@@ -17,6 +44,7 @@ class Plan(Command):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's arguments."""
         parser.add_argument("folder", help="the data set")
+        _add_windows(parser)
         parser.add_argument("--world-size", type=int, default=1, help="number of ranks (default: 1)")
         parser.add_argument("--batch-size", type=int, default=32, help="samples per batch and rank (default: 32)")
         parser.add_argument("-w", "--workers", type=int, default=0, help="workers of each rank (default: 0)")
@@ -36,10 +64,9 @@ class Plan(Command):
         from neurofm_shards.loading.plans.plan import SinglePlan  # noqa: PLC0415
         from neurofm_shards.loading.shuffle_quality import plan_report  # noqa: PLC0415
         from neurofm_shards.loading.subsets import select  # noqa: PLC0415
-        from neurofm_shards.reading.collection import ShardCollection  # noqa: PLC0415
 
         modes: dict[str, bool | str] = {"none": False, "local": True, "global": "global"}
-        with ShardCollection.open(args.folder) as collection:
+        with contextlib.closing(_opened(args)) as collection:
             subset = select(collection, where=args.where, keys=None, split=args.split)
             options = PlanOptions(
                 shuffle=modes[args.shuffle],
@@ -74,6 +101,7 @@ class ShuffleReport(Command):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's arguments."""
         parser.add_argument("folder", help="the data set")
+        _add_windows(parser)
         parser.add_argument("--buffer-size", type=int, default=1000, help="samples shuffled together (default: 1000)")
         parser.add_argument("--batch-size", type=int, default=32, help="samples per batch (default: 32)")
         parser.add_argument("--seed", type=int, default=42, help="seed of the order (default: 42)")
@@ -83,9 +111,8 @@ class ShuffleReport(Command):
     def run(self, args: argparse.Namespace) -> int:
         """Run the command."""
         from neurofm_shards.loading.shuffle_quality import shuffle_report  # noqa: PLC0415  (after --help)
-        from neurofm_shards.reading.collection import ShardCollection  # noqa: PLC0415
 
-        with ShardCollection.open(args.folder) as collection:
+        with contextlib.closing(_opened(args)) as collection:
             report = shuffle_report(collection, args.buffer_size, args.batch_size, seed=args.seed, epoch=args.epoch)
         if args.json:
             print_json(asdict(report))

@@ -53,6 +53,7 @@ from neurofm_shards.loading.transforms import (
 from neurofm_shards.loading.workers.pipeline import Fetched, Workers, run
 from neurofm_shards.loading.workers.select import WorkerOptions
 from neurofm_shards.reading.address_space import IO
+from neurofm_shards.stored.options import Windows
 from neurofm_shards.types import ColumnSpec
 
 
@@ -351,6 +352,7 @@ def create_webdataset_dataloader(
     drop_last: bool = False,
     seed: int = 42,
     shard_pattern: str = DEFAULT_SHARD_PATTERN,
+    windows: Windows | None = None,
     columns: Sequence[str] | None = None,
     where: Where | None = None,
     keys: Sequence[str] | None = None,
@@ -409,6 +411,10 @@ def create_webdataset_dataloader(
         Decides the order.
     shard_pattern : str
         Which files of the folder are shards. The default takes what the manifest lists, where there is one.
+    windows : dict, WindowOptions or path of a job file, optional
+        How to cut the recordings that a data set stores (``convert --layout recordings``): every option of
+        :class:`~neurofm_shards.recordings.options.WindowOptions`. Samples are those that converting with these options
+        gives. A job file has them under ``windows`` or at its top level.
     columns : sequence of str, optional
         Fields to load; others are not read.
     where : str or callable, optional
@@ -514,11 +520,19 @@ def create_webdataset_dataloader(
     )
     make_plan: Callable[[PlanOptions], EpochPlan]
     if isinstance(shard_dir, (str, os.PathLike)):
-        collections = [open_shards(shard_dir, shard_pattern, io, verify, cache_bytes)]
+        collections = [open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows)]
         subsets = [chosen_rows(collections[0], where, keys, split, rows)]
         make_plan = partial(SinglePlan if batching is None else batching.plan, collections[0], subset=subsets[0])
     else:
-        _refuse(where=where, keys=keys, split=split, rows=rows, batching=batching, shuffle_shards=shuffle_shards)
+        _refuse(
+            windows=windows,
+            where=where,
+            keys=keys,
+            split=split,
+            rows=rows,
+            batching=batching,
+            shuffle_shards=shuffle_shards,
+        )
         collections = list(shard_dir.collections)
         subsets = [None] * len(collections)
         make_plan = shard_dir.plan
@@ -547,7 +561,10 @@ def _refuse(**selection: Any) -> None:
     """Refuse to select from a mixture a second time."""
     given = [f"{name}=" for name, value in selection.items() if value is not None]
     if given:
-        raise ConfigError(f"{', '.join(given)} cannot be used with a mixture: choose when making it (mix(subsets=...))")
+        raise ConfigError(
+            f"{', '.join(given)} cannot be used with a mixture: choose when making it (mix(subsets=...), "
+            "mix([open_windows(...), ...]))"
+        )
 
 
 def _known_columns(readers: Sequence[RowReader]) -> tuple[dict[str, ColumnSpec], frozenset[str]]:

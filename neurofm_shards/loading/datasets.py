@@ -16,7 +16,6 @@ from neurofm_shards._process import usable_memory
 from neurofm_shards._typing import Rows
 from neurofm_shards.compression.frames import FRAME_BYTES
 from neurofm_shards.errors import ConfigError, SampleIndexError, SampleNotFoundError
-from neurofm_shards.format.manifest import side_table
 from neurofm_shards.format.resolve import find_compression
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.fetch import RowReader, SampleFetch
@@ -27,28 +26,37 @@ from neurofm_shards.loading.tensors import Counts, Floats, delivered_dtypes
 from neurofm_shards.loading.transforms import SampleFunction, TransformLike, bind, is_transform, make_transforms
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.reading.address_space import IO
-from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollection
+from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, SampleCollection, ShardCollection
+from neurofm_shards.stored.options import Windows
 
 #: The part of the memory that this process may use which caches of decoded bytes may take.
 _SHARE_OF_MEMORY = 0.5
 
 
 def open_shards(
-    shard_dir: str | os.PathLike[str], pattern: str, io: IO, verify: bool, cache_bytes: int | None = None
-) -> ShardCollection:
-    """Open a folder; the default pattern means what the manifest lists, where there is one."""
+    shard_dir: str | os.PathLike[str],
+    pattern: str,
+    io: IO,
+    verify: bool,
+    cache_bytes: int | None = None,
+    windows: Windows | None = None,
+) -> SampleCollection:
+    """Open a folder; the default pattern means what the manifest lists, where there is one.
+
+    With ``windows``, recordings that are stored in it are cut when samples are read.
+    """
     if cache_bytes is not None and cache_bytes < 0:
         raise ConfigError(f"cache_bytes={cache_bytes}: a number of bytes is needed, or None for what the order needs")
-    return ShardCollection.open(
-        os.fspath(shard_dir),
-        None if pattern == DEFAULT_SHARD_PATTERN else pattern,
-        io=io,
-        cache_bytes=DEFAULT_CACHE_BYTES if cache_bytes is None else cache_bytes,
-        verify=verify,
-    )
+    folder, names = os.fspath(shard_dir), None if pattern == DEFAULT_SHARD_PATTERN else pattern
+    size = DEFAULT_CACHE_BYTES if cache_bytes is None else cache_bytes
+    if windows is not None:
+        from neurofm_shards.stored.windows import WindowCollection  # noqa: PLC0415  (needed by few)
+
+        return WindowCollection.open(folder, windows, names, io=io, cache_bytes=size, verify=verify)
+    return ShardCollection.open(folder, names, io=io, cache_bytes=size, verify=verify)
 
 
-def grow_caches(collections: Sequence[ShardCollection], plan: EpochPlan, processes: int = 1) -> None:
+def grow_caches(collections: Sequence[SampleCollection], plan: EpochPlan, processes: int = 1) -> None:
     """Let caches of decoded bytes grow to what the plan's order needs, as far as the memory of the job reaches.
 
     Parameters
@@ -69,7 +77,7 @@ def grow_caches(collections: Sequence[ShardCollection], plan: EpochPlan, process
             collection.grow_cache(int(size * part))
 
 
-def _cache_needed(collection: ShardCollection, plan: EpochPlan) -> int:
+def _cache_needed(collection: SampleCollection, plan: EpochPlan) -> int:
     """Return the decoded bytes that one epoch goes back to; 0 where nothing is compressed."""
     catalog = collection.catalog
     decoded = catalog.tar_bytes[catalog.tar_bytes != catalog.file_bytes]
@@ -83,7 +91,7 @@ def _cache_needed(collection: ShardCollection, plan: EpochPlan) -> int:
 
 
 def chosen_rows(
-    collection: ShardCollection,
+    collection: SampleCollection,
     where: Where | None,
     keys: Iterable[str] | None,
     split: str | None,
@@ -109,7 +117,7 @@ def chosen_rows(
 
 
 def make_reader(
-    collection: ShardCollection,
+    collection: SampleCollection,
     columns: Sequence[str] | None,
     counts: Counts,
     floats: Floats,
@@ -155,6 +163,9 @@ class ShardDataset(Dataset[dict[str, Any]]):
         A folder of shards, or one shard.
     shard_pattern : str
         Which files of the folder are shards. The default takes what the manifest lists, where there is one.
+    windows : dict, WindowOptions or path of a job file, optional
+        How to cut the recordings that a data set stores (``convert --layout recordings``); see
+        :class:`~neurofm_shards.recordings.options.WindowOptions`.
     columns : sequence of str, optional
         Fields to load; others are not read.
     decode : bool
@@ -204,6 +215,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
         shard_dir: str | os.PathLike[str],
         shard_pattern: str = DEFAULT_SHARD_PATTERN,
         *,
+        windows: Windows | None = None,
         columns: Sequence[str] | None = None,
         decode: bool = True,
         transforms: TransformLike | Sequence[TransformLike] | None = None,
@@ -225,7 +237,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
             transform = None
         if not decode and (made or transform is not None):
             raise ConfigError("decode=False gives bytes as they are stored: transforms cannot be used with it")
-        collection = open_shards(shard_dir, shard_pattern, io, verify, cache_bytes)
+        collection = open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows)
         try:
             reader = make_reader(collection, columns, counts, floats, made)
             chosen = chosen_rows(collection, where, keys, split, rows)
@@ -261,7 +273,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
     def _set(self, reader: RowReader, rows: Rows | None, transform: Any, *, decode: bool, metadata: bool) -> None:
         self._fetch = SampleFetch(reader, transform, metadata, "raise", decode)
         self._rows = rows
-        self.collection: ShardCollection = reader.collection
+        self.collection: SampleCollection = reader.collection
         names = self.collection.columns if reader.columns is None else reader.columns
         self.columns = {name: self.collection.columns[name] for name in names}
 
@@ -321,7 +333,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
         FormatError
             It is damaged.
         """
-        return side_table(self.collection.catalog.folder, self.collection.manifest, name)
+        return self.collection.table(name)
 
     def close(self) -> None:
         """Release the shards; reading afterwards raises ClosedError."""

@@ -33,7 +33,7 @@ from neurofm_shards.loading.transforms import (
 )
 from neurofm_shards.loading.workers.pipeline import Fetched, LookingAhead, Step, Task
 from neurofm_shards.plugins.interfaces import Transform
-from neurofm_shards.reading.collection import Selection, ShardCollection
+from neurofm_shards.reading.collection import PreparedRows, SampleCollection
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Ragged
 
 
@@ -166,7 +166,7 @@ class RowReader:
         Already bound to this data set.
     """
 
-    collection: ShardCollection
+    collection: SampleCollection
     columns: tuple[str, ...] | None = None
     dtypes: Mapping[str, npt.DTypeLike] | None = None
     transforms: tuple[Transform, ...] = ()
@@ -182,14 +182,13 @@ class RowReader:
 
     def optional(self) -> set[str]:
         """Return the columns that are read and that some samples lack."""
-        columns = self.collection.catalog.columns
-        return {name for name in self.delivered() if not columns[name].everywhere}
+        return {name for name in self.delivered() if not self.collection.is_everywhere(name)}
 
-    def select(self, rows: Rows) -> Selection:
+    def select(self, rows: Rows) -> PreparedRows:
         """Find out where the values of rows lie."""
         return self.collection.select(rows, self.columns)
 
-    def read(self, rows: Rows, on_error: OnError = "raise", selection: Selection | None = None) -> Read:
+    def read(self, rows: Rows, on_error: OnError = "raise", selection: PreparedRows | None = None) -> Read:
         """Read rows and transform them; metadata are decoded when used.
 
         Parameters
@@ -198,7 +197,7 @@ class RowReader:
             What to read.
         on_error : "raise" or "skip"
             Skip: rows that cannot be read are left out, and listed.
-        selection : Selection, optional
+        selection : PreparedRows, optional
             Where the values lie, if that is known already.
 
         Returns
@@ -226,7 +225,7 @@ class RowReader:
         """Describe one of some rows, for messages."""
         return f"sample {self.collection.describe(int(rows[place]))}"
 
-    def _values(self, rows: Rows, selection: Selection | None = None) -> dict[str, Any]:
+    def _values(self, rows: Rows, selection: PreparedRows | None = None) -> dict[str, Any]:
         if selection is None:
             return self.collection.gather(rows, self.columns, dtypes=self.dtypes)
         return self.collection.read(selection, dtypes=self.dtypes)
@@ -318,7 +317,7 @@ class BatchFetch(LookingAhead):
         """Make of single samples the batch that this makes of their rows; a ``collate_fn`` for a DataLoader."""
         return self._finish.collate(samples)
 
-    def __call__(self, request: Request, selection: Selection | None = None) -> Fetched:
+    def __call__(self, request: Request, selection: PreparedRows | None = None) -> Fetched:
         """Read, transform, join, finish; ``selection`` says where the values of the only part lie, if that is known."""
         if len(request.parts) > 1 or request.order is not None:
             return self._of_parts(request)

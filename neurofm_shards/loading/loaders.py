@@ -33,6 +33,7 @@ from neurofm_shards.loading.transforms import (
 )
 from neurofm_shards.loading.workers.pipeline import Fetched
 from neurofm_shards.reading.address_space import IO
+from neurofm_shards.stored.options import Windows
 
 #: Samples are read in chunks of about this size.
 CHUNK_BYTES = 4 << 20
@@ -64,7 +65,7 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         Decides the order.
     decode : bool
         False: fields, the metadata too, are given as the bytes that are stored.
-    columns, where, keys, split, rows, transform, transforms, counts, floats, metadata
+    windows, columns, where, keys, split, rows, transform, transforms, counts, floats, metadata
         See :func:`~neurofm_shards.loading.dataloader.create_webdataset_dataloader`; so are the following.
     rank, world_size, shard, even, io, verify, cache_bytes
         See :func:`~neurofm_shards.loading.dataloader.create_webdataset_dataloader`.
@@ -88,6 +89,7 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         seed: int = 42,
         decode: bool = True,
         *,
+        windows: Windows | None = None,
         columns: Sequence[str] | None = None,
         where: Where | None = None,
         keys: Sequence[str] | None = None,
@@ -107,7 +109,7 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         cache_bytes: int | None = None,
         on_error: OnError = "raise",
     ) -> None:
-        collection = open_shards(shard_dir, shard_pattern, io, verify, cache_bytes)
+        collection = open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows)
         subset = chosen_rows(collection, where, keys, split, rows)
         options = PlanOptions(
             shuffle=shuffle,

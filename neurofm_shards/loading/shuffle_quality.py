@@ -13,7 +13,7 @@ from neurofm_shards._typing import Rows
 from neurofm_shards.loading.order.shuffle import ShuffleOrder
 from neurofm_shards.loading.plans.plan import EpochPlan
 from neurofm_shards.loading.subsets import TableColumns
-from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.reading.collection import SampleCollection
 
 #: Positions that a report looks at; of larger data sets it looks at evenly spaced stretches.
 MOST_POSITIONS = 1 << 18
@@ -82,7 +82,7 @@ class ShuffleReport:
 
 
 def shuffle_report(
-    collection: ShardCollection,
+    collection: SampleCollection,
     buffer_size: int = 1000,
     batch_size: int = 32,
     modes: Sequence[bool | str] = (False, True, "global"),
@@ -122,7 +122,7 @@ def _name(mode: bool | str) -> str:
     return "window" if mode else "none"
 
 
-def _groups(collection: ShardCollection) -> tuple[str, Rows]:
+def _groups(collection: SampleCollection) -> tuple[str, Rows]:
     """Return the session of each sample as a number, or its shard where sessions are not known."""
     columns = TableColumns(collection.metadata_table())
     if "session_id" in columns:

@@ -19,7 +19,7 @@ from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.expressions import compile_expression, unknown_name
 from neurofm_shards.format.files import SIDECAR_DIR
 from neurofm_shards.format.sidecar import read_arrays, write_arrays
-from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.reading.collection import SampleCollection, ShardCollection
 
 SPLITS_NAME = "splits"
 SPLITS_VERSION = 1
@@ -97,7 +97,7 @@ def save_splits(shard_dir: str | os.PathLike[str], splits: Splits | Mapping[str,
     return path
 
 
-def saved_splits(collection: ShardCollection) -> dict[str, Rows]:
+def saved_splits(collection: SampleCollection) -> dict[str, Rows]:
     """Return the rows of each split that is kept with a data set, ascending; nothing where none are kept.
 
     Raises
@@ -125,7 +125,7 @@ def saved_splits(collection: ShardCollection) -> dict[str, Rows]:
     return {str(name): np.flatnonzero(codes == code).astype(np.int64) for code, name in enumerate(names)}
 
 
-def _path(collection: ShardCollection) -> Path:
+def _path(collection: SampleCollection) -> Path:
     return Path(collection.catalog.folder) / SIDECAR_DIR / SPLITS_NAME
 
 
@@ -175,7 +175,7 @@ class TableColumns(Mapping[str, npt.NDArray[Any]]):
 
 
 def select(
-    collection: ShardCollection,
+    collection: SampleCollection,
     *,
     where: Where | None = None,
     keys: Iterable[str] | None = None,
@@ -215,7 +215,7 @@ def select(
     return rows if mask is None else rows[mask[rows]]
 
 
-def group_rows(collection: ShardCollection, by: str | Sequence[str], subset: Rows | None = None) -> dict[str, Rows]:
+def group_rows(collection: SampleCollection, by: str | Sequence[str], subset: Rows | None = None) -> dict[str, Rows]:
     """Return the rows of each group, ascending; groups in the order of their names.
 
     Parameters
@@ -265,7 +265,7 @@ def where_mask(where: Where, columns: Columns, num_samples: int) -> npt.NDArray[
     return mask
 
 
-def split_mask(split: str, collection: ShardCollection) -> npt.NDArray[np.bool_]:
+def split_mask(split: str, collection: SampleCollection) -> npt.NDArray[np.bool_]:
     """Return which samples are in this split: a saved one, or one that the metadata names."""
     saved = saved_splits(collection)
     mask = np.zeros(collection.num_samples, dtype=np.bool_)

@@ -18,8 +18,9 @@ from neurofm_shards._typing import Ints
 from neurofm_shards.blocks import MISSING, native_spec
 from neurofm_shards.errors import ConfigError, FormatError, SampleIndexError, SampleNotFoundError, StateError
 from neurofm_shards.format.keys import METADATA_FIELD
+from neurofm_shards.format.manifest import side_table
 from neurofm_shards.format.metadata_table import MetadataTable, load_table
-from neurofm_shards.reading.address_space import IO, open_address_space
+from neurofm_shards.reading.address_space import IO, Reader, open_address_space
 from neurofm_shards.reading.buffers import BufferPool
 from neurofm_shards.reading.catalog import Catalog, Pattern, ShardTable, read_catalog
 from neurofm_shards.reading.columns import Column, Fetch, ListColumn, gather_at_once, make_column, native
@@ -124,6 +125,103 @@ class Selection(NamedTuple):
             mine = tuple([places[part] for places in addresses])
             yield Selection(rows[part], columns, mine, plain if everywhere else tuple(map(all_plain, mine)))
             start += length
+
+
+class PreparedRows(Protocol):
+    """What :meth:`SampleCollection.select` found out about rows."""
+
+    def cut(self, lengths: Iterable[int]) -> Iterable[Any]:
+        """Cut this selection into parts of so many rows each."""
+
+
+class SampleCollection(Protocol):
+    """What loading needs of a data set: stored shards (:class:`ShardCollection`), or windows that are cut when read.
+
+    Attributes and methods are those of :class:`ShardCollection`; a shard is whatever a shuffle takes for one.
+    """
+
+    num_samples: int
+    shard_sizes: Ints
+    starts: Ints
+    columns: dict[str, ColumnSpec]
+
+    @property
+    def catalog(self) -> Catalog:
+        """The shards."""
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest."""
+
+    @property
+    def shard_names(self) -> list[str]:
+        """The shards' names."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the data."""
+
+    def prefix_fingerprint(self, num_shards: int) -> str:
+        """Return the fingerprint of the first shards."""
+
+    def gather(
+        self,
+        rows: npt.ArrayLike,
+        columns: Iterable[str] | None = None,
+        out: Mapping[str, npt.NDArray[Any]] | None = None,
+        dtypes: Mapping[str, npt.DTypeLike] | None = None,
+    ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
+        """Fetch rows."""
+
+    def select(self, rows: npt.ArrayLike, columns: Iterable[str] | None = None) -> PreparedRows:
+        """Prepare fetching rows."""
+
+    def read(
+        self,
+        selection: Any,
+        out: Mapping[str, npt.NDArray[Any]] | None = None,
+        dtypes: Mapping[str, npt.DTypeLike] | None = None,
+    ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
+        """Fetch what was prepared."""
+
+    def finds_while_copying(self, columns: Iterable[str] | None = None) -> bool:
+        """Say whether preparing several batches together would save nothing."""
+
+    def metadata(self, rows: npt.ArrayLike) -> list[Metadata]:
+        """Return the metadata of rows."""
+
+    def metadata_table(self) -> MetadataTable:
+        """Return the scalar metadata of all samples."""
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        """Return a side table."""
+
+    def lengths(self, column: str) -> Ints:
+        """Return the length of a column in every sample."""
+
+    def is_everywhere(self, column: str) -> bool:
+        """Return whether every sample has a column."""
+
+    def has(self, row: int, column: str) -> bool:
+        """Say whether a sample has a field."""
+
+    def payload(self, row: int, column: str) -> bytes:
+        """Return a member's bytes as they are stored."""
+
+    def keys(self, rows: npt.ArrayLike) -> list[str]:
+        """Return the keys of rows."""
+
+    def find(self, key: str) -> int:
+        """Return the row of a key."""
+
+    def describe(self, row: int) -> str:
+        """Return what messages call a row."""
+
+    def grow_cache(self, cache_bytes: int) -> None:
+        """Keep at least so many decoded bytes of compressed shards."""
+
+    def close(self) -> None:
+        """Release the data set."""
 
 
 def all_plain(addresses: Ints) -> bool:
@@ -385,6 +483,55 @@ class ShardCollection:
             addresses, plain = selected.addresses[0], selected.plain[0]
             found = self._metadata.gather(Fetch(reader, where, addresses, plain, self._shards))
         return [{} if value is MISSING else _object(value) for value in found]
+
+    def reading(self) -> Reader:
+        """Return a context manager that holds the data set open: for views of its memory (:meth:`array`).
+
+        Entering it raises ClosedError once the data set was closed.
+        """
+        return self._space.reading()
+
+    def check(self, rows: npt.ArrayLike) -> None:
+        """Compare the checksums of rows.
+
+        Raises
+        ------
+        IntegrityError
+            One does not match; names shard and key.
+        """
+        with self._space.reading() as reader:
+            self._shards.check_records(reader, self._checked(rows))
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        """Return a side table: one dict per row; see :func:`~neurofm_shards.format.manifest.side_table`."""
+        return side_table(self.catalog.folder, self.manifest, name)
+
+    def is_everywhere(self, column: str) -> bool:
+        """Return whether every sample has a column, as the manifest or the indexes say."""
+        return self.catalog.columns[column].everywhere
+
+    def lengths(self, column: str) -> Ints:
+        """Return the length of one column in every sample, from the shards' indexes.
+
+        Raises
+        ------
+        ConfigError
+            An index does not say how long it is.
+        """
+        parts = []
+        for shard, size in enumerate(self.shard_sizes.tolist()):
+            found = self.index(shard).columns.get(column)
+            shapes = None if found is None else found.shapes
+            constant = None if found is None else found.spec.shape
+            if shapes is not None:
+                parts.append(np.asarray(shapes[:, 0], dtype=np.int64))
+            elif constant and constant[0] is not None:
+                parts.append(np.full(size, constant[0], dtype=np.int64))
+            else:
+                raise ConfigError(
+                    f"the index of {self.shard_names[shard]} does not say how long {column!r} is: give lengths="
+                )
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
     def has(self, row: int, column: str) -> bool:
         """Return whether a sample has a field (the metadata counts as one)."""

@@ -100,11 +100,17 @@ class Blocks:
         self._kept = None
         run, begin = self._where(number)
         block = run.load(begin, min(begin + self._rows, run.count))
-        known = np.full(len(block), self.width > 0)
-        if block.dtype.kind == "f" and not np.isfinite(block.sum(dtype=np.float64)):
-            known = np.isfinite(block).any(axis=1)
+        known = known_rows(block)
         self._kept = number, block, known
         return block, known
+
+
+def known_rows(block: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Say of each row whether some channel is a number; shape (rows,)."""
+    if block.dtype.kind == "f" and not np.isfinite(block.sum(dtype=np.float64)):
+        found: npt.NDArray[np.bool_] = np.isfinite(block).any(axis=1)
+        return found
+    return np.full(len(block), block.shape[1] > 0)
 
 
 def _windows(block: npt.NDArray[Any], at: Ints, samples: int) -> npt.NDArray[Any]:
@@ -201,7 +207,24 @@ class WindowedSeries(WindowedModality):
 
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
         """Return values, mask and channels of windows."""
-        values, mask = self._blocks.cut(len(starts), self._samples, *self._pieces(starts))
+        return self._finished(starts, stops, *self._blocks.cut(len(starts), self._samples, *self._pieces(starts)))
+
+    def read_scattered(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
+        """Do the same window by window, without reading what lies between them."""
+        pieces = self._pieces(starts)
+        values = np.empty((len(starts), self._samples, self._blocks.width), dtype=np.float32)
+        mask = np.zeros(values.shape[:2], dtype=bool)
+        values[np.bincount(pieces[0], weights=pieces[4], minlength=len(starts)) < self._samples] = np.nan
+        for window, place, run, row, count in zip(*(part.tolist() for part in pieces), strict=True):
+            track = self._tracks[run]
+            block = track.load(row, row + count)
+            track.finish(block, values[window, place : place + count])
+            mask[window, place : place + count] = known_rows(block)
+        return self._finished(starts, stops, values, mask)
+
+    def _finished(
+        self, starts: Ints, stops: Ints, values: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]
+    ) -> dict[str, ColumnData]:
         for i, ticks in cut_short(starts, stops, self._grid.window_ticks):
             held = ticks * self._samples // self._grid.window_ticks
             values[i, held:], mask[i, held:] = np.nan, False

@@ -35,6 +35,10 @@ class WindowedModality(ABC):
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
         """Return the columns of windows that start at these ticks; nothing from ``stops`` on is in them."""
 
+    def read_scattered(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
+        """Do the same for windows in any order, from anywhere, in several threads at once."""
+        return self.read(starts, stops)
+
     def valid_fraction(self, starts: Ints) -> Floats:
         """Return the share of valid values of each window; all of them unless a modality knows better."""
         return np.ones(len(starts))

@@ -93,8 +93,9 @@ class BinnedEvents(WindowedModality):
         span = (last - first) // ticks + bins
         try:
             if ((starts - first) % ticks).any() or span > _SPARSE * len(starts) * bins:
-                return count_windows(self._trains.ticks, self._trains.owner, starts, ticks, shape, self._dtype)
-            grid = count_grid(self._trains.ticks, self._trains.owner, first, ticks, (span, self._width), self._dtype)
+                return self._scattered(starts)
+            trains, shape_of_all = self._trains, (span, self._width)
+            grid = count_grid(trains.ticks, trains.owner, first, ticks, shape_of_all, self._dtype, trains.rows)
         except OverflowError as error:
             raise SourceError(
                 f"{error.args[0]} {self.name} of one unit in a bin of {ticks / 1e6:g} ms do not fit into "
@@ -104,6 +105,12 @@ class BinnedEvents(WindowedModality):
             return grid.reshape(len(starts), *shape)
         windows: npt.NDArray[Any] = grid[((starts - first) // ticks)[:, None] + np.arange(bins)]
         return windows
+
+    def _scattered(self, starts: Ints) -> npt.NDArray[Any]:
+        """Count each window by itself."""
+        trains, shape = self._trains, (self._grid.bins, self._width)
+        ticks = self._grid.bin_ticks
+        return count_windows(trains.ticks, trains.owner, starts, ticks, shape, self._dtype, trains.rows)
 
     def _mask(self, starts: Ints) -> npt.NDArray[np.bool_]:
         mask = np.empty((len(starts), self._grid.bins, self._width), dtype=bool)
@@ -147,9 +154,15 @@ class SpikeEvents(WindowedModality):
         below_end = np.nextafter(end, np.float32(0)) if end >= length / TICKS_PER_SECOND else end
         times = np.minimum(relative.astype(np.float32), below_end)
         offsets = np.concatenate([[0], np.cumsum(counts)])
+        owner = self._trains.owner[index]
+        if self._trains.rows is not None:
+            owner = self._trains.rows[owner]
+            kept = owner >= 0
+            offsets = np.concatenate([[0], np.cumsum(kept)])[offsets]
+            times, owner = times[kept], owner[kept]
         columns: dict[str, ColumnData] = {
             "spike_times": Ragged(times, offsets),
-            "spike_units": Ragged(self._trains.owner[index].astype(np.int32, copy=False), offsets),
+            "spike_units": Ragged(owner.astype(np.int32, copy=False), offsets),
         }
         if self._alone:
             columns["unit_ids"] = row_numbers(len(self._trains.table), len(starts))

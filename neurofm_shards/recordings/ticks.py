@@ -63,7 +63,13 @@ def expand(starts: Ints, lengths: Ints) -> Ints:
 
 
 def count_grid(
-    ticks: Ints, owners: npt.NDArray[Any], start: int, bin_ticks: int, shape: tuple[int, int], dtype: str
+    ticks: Ints,
+    owners: npt.NDArray[Any],
+    start: int,
+    bin_ticks: int,
+    shape: tuple[int, int],
+    dtype: str,
+    rows: npt.NDArray[np.int32] | None = None,
 ) -> npt.NDArray[Any]:
     """Count events per bin and owner on one stretch of bins.
 
@@ -72,7 +78,7 @@ def count_grid(
     ticks : numpy.ndarray of int64, shape (n,)
         Event times in ascending order. Those outside the stretch are excluded.
     owners : numpy.ndarray of int, shape (n,)
-        Owner of each event, below ``shape[1]``.
+        Owner of each event.
     start : int
         Tick at which the first bin begins.
     bin_ticks : int
@@ -81,6 +87,8 @@ def count_grid(
         Number of bins and of owners.
     dtype : str
         Unsigned type of the result.
+    rows : numpy.ndarray of int32, or None
+        Where each owner is counted; negative: not at all. None: owners are numbers below ``shape[1]``.
 
     Returns
     -------
@@ -103,14 +111,20 @@ def count_grid(
         cells = chunk - edges[i]
         cells //= bin_ticks
         cells *= width
-        cells += owners[cuts[i] : cuts[i + 1]]
+        cells = placed(cells, owners[cuts[i] : cuts[i + 1]], rows)
         part = out[i * step : (i + 1) * step]
         part[...] = fit(np.bincount(cells, minlength=part.size), dtype).reshape(part.shape)
     return out
 
 
 def count_windows(
-    ticks: Ints, owners: npt.NDArray[Any], starts: Ints, bin_ticks: int, shape: tuple[int, int], dtype: str
+    ticks: Ints,
+    owners: npt.NDArray[Any],
+    starts: Ints,
+    bin_ticks: int,
+    shape: tuple[int, int],
+    dtype: str,
+    rows: npt.NDArray[np.int32] | None = None,
 ) -> npt.NDArray[Any]:
     """Count events per window, bin and owner; windows may start anywhere and overlap.
 
@@ -128,9 +142,20 @@ def count_windows(
     cells = (ticks[index] - starts[window]) // bin_ticks
     cells += window * bins
     cells *= width
-    cells += owners[index]
+    cells = placed(cells, owners[index], rows)
     counts = np.bincount(cells, minlength=len(starts) * bins * width)
     return fit(counts, dtype).reshape(len(starts), bins, width)
+
+
+def placed(cells: Ints, owners: npt.NDArray[Any], rows: npt.NDArray[np.int32] | None) -> Ints:
+    """Add to each event's cell where its owner is counted; events of owners that are not counted are left out."""
+    if rows is None:
+        cells += owners
+        return cells
+    at = rows[owners]
+    kept = at >= 0
+    found: Ints = cells[kept] + at[kept]
+    return found
 
 
 def fit(counts: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:

@@ -47,12 +47,14 @@ class Trains:
     ticks : numpy.ndarray of int64, shape (n,)
         Times, ascending; ties in file order; only those inside the recording's extent.
     owner : numpy.ndarray of int, shape (n,)
-        Row of ``table`` of each.
+        Number of the owner of each.
     table : tuple of dict
         JSON properties of each owner: ``id`` (``session/table/unit``), ``session_id``, ``table``, ``unit``, what the
         file says, ``num_spikes`` and ``firing_rate_hz``.
     observed : tuple of (numpy.ndarray of int64, shape (k, 2))
         When each owner was observed, in ticks.
+    rows : numpy.ndarray of int32, shape (owners,), or None
+        Row of ``table`` of each owner, -1 for those that were not chosen; None where all were.
     facts : mapping
         Numbers of spikes: total, not-a-number, unsorted, outside, kept.
     problems : tuple of Problem
@@ -65,6 +67,7 @@ class Trains:
     observed: tuple[Ints, ...]
     facts: Mapping[str, int]
     problems: tuple[Problem, ...]
+    rows: npt.NDArray[np.int32] | None = None
 
 
 def load_trains(stream: EventStream, session_id: str, timeline: Timeline, *, suspicious: str = "allow") -> Trains:
@@ -164,16 +167,13 @@ def choose(trains: Trains, unit_filter: str | None, min_rate: float) -> Trains:
     if not keep.any():
         where = trains.table[0]["table"] if trains.table else ""
         problems += (Problem(where, f"none of {len(keep)} units is left by the filters", "samples hold no units"),)
-    new_row = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
-    owner = new_row[trains.owner]
-    kept = owner >= 0
+    table = tuple(row for row, good in zip(trains.table, keep, strict=True) if good)
     return replace(
         trains,
-        ticks=trains.ticks[kept],
-        owner=owner[kept],
-        table=tuple(row for row, good in zip(trains.table, keep, strict=True) if good),
+        table=table,
+        rows=np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32),
         observed=tuple(spans for spans, good in zip(trains.observed, keep, strict=True) if good),
-        facts={**trains.facts, "kept": int(kept.sum()), "units_dropped": int((~keep).sum())},
+        facts={**trains.facts, "kept": sum(row["num_spikes"] for row in table), "units_dropped": int((~keep).sum())},
         problems=problems,
     )
 

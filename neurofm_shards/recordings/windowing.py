@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ LIMIT = "beyond limit_windows"
 NOT_RECORDED = "not recorded"
 
 
-def windowed(recording: Recording, options: WindowOptions | None = None) -> Samples:
+def windowed(recording: Recording, options: WindowOptions | None = None) -> RecordingSamples:
     """Cut a recording into samples.
 
     Parameters
@@ -58,7 +58,7 @@ def windowed(recording: Recording, options: WindowOptions | None = None) -> Samp
 
     Returns
     -------
-    Samples
+    RecordingSamples
         Columns ``spikes`` (time, units), ``lfp`` (time, channels), ``behavior`` (time, features), ``ophys`` (time,
         ROI) and what belongs to them; see ``docs/recordings.md``. The times of events are read here; everything else
         only when samples are read.
@@ -146,14 +146,38 @@ class RecordingSamples(Samples):
             columns.update(part.read(starts, stops))
         if self._masked:
             columns[VALID] = _mask(self._valid, starts, stops, self._grid)
-        return Block(columns, self._metadata(start, stop))
+        return Block(columns, self.metadata(np.arange(start, stop)))
+
+    @property
+    def cut(self) -> Cut:
+        """Where the windows lie."""
+        return self._cut
+
+    @property
+    def window_ticks(self) -> int:
+        """Length of a window in ticks."""
+        return self._grid.window_ticks
+
+    def gather(self, starts: Ints, stops: Ints, columns: Collection[str]) -> dict[str, ColumnData]:
+        """Return some columns of windows at any ticks, in any order; streams of other columns are not read.
+
+        Nothing is kept from one call to the next, so that several threads may call at once.
+        """
+        found: dict[str, ColumnData] = {}
+        for part in self._parts:
+            if any(spec.name in columns for spec in part.columns):
+                found.update(part.read_scattered(starts, stops))
+        if self._masked and VALID in columns:
+            found[VALID] = _mask(self._valid, starts, stops, self._grid)
+        return {name: data for name, data in found.items() if name in columns}
 
     def close(self) -> None:
         """Close the recording."""
         self._recording.close()
 
-    def _metadata(self, start: int, stop: int) -> list[Metadata]:
-        starts = self._cut.starts[start:stop]
+    def metadata(self, rows: Ints, starts: Ints | None = None) -> list[Metadata]:
+        """Return what samples say of themselves; ``starts`` are the ticks of windows that were moved."""
+        starts = self._cut.starts[rows] if starts is None else starts
         ends = starts + self._grid.window_ticks
         where = {
             "session_id": self._recording.session_id,
@@ -161,15 +185,14 @@ class RecordingSamples(Samples):
             "source_file": self._recording.source_file,
         }
         origin = float(to_seconds(self._grid.timeline.start))
-        rows = [
+        splits = [self._cut.splits[i] for i in rows.tolist()]
+        said = [
             {**where, "window_start_s": first, "window_stop_s": last, "origin_s": origin, "split": split}
-            for first, last, split in zip(
-                to_seconds(starts).tolist(), to_seconds(ends).tolist(), self._cut.splits[start:stop], strict=True
-            )
+            for first, last, split in zip(to_seconds(starts).tolist(), to_seconds(ends).tolist(), splits, strict=True)
         ]
-        for row, said in zip(rows, self._labels.of(starts, ends, self._cut.origin[start:stop]), strict=True):
-            row.update(said)
-        return rows
+        for row, labels in zip(said, self._labels.of(starts, ends, self._cut.origin[rows]), strict=True):
+            row.update(labels)
+        return said
 
     def _facts(self) -> dict[str, Any]:
         when, options = self._grid.timeline, self._options

@@ -20,14 +20,14 @@ from neurofm_shards.loading.plans.mixing import MixPlan, Stop, grouped, mixed
 from neurofm_shards.loading.plans.options import DEFAULT_OPTIONS, PlanOptions, RankSharding
 from neurofm_shards.loading.plans.plan import EpochPlan, OrderedRows
 from neurofm_shards.loading.subsets import group_rows
-from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.reading.collection import SampleCollection
 
 
 class BatchingRule(Protocol):
     """Decides what goes into one batch; given to a loader as ``batching=``."""
 
     @abstractmethod
-    def plan(self, collection: ShardCollection, options: PlanOptions, subset: Rows | None = None) -> EpochPlan:
+    def plan(self, collection: SampleCollection, options: PlanOptions, subset: Rows | None = None) -> EpochPlan:
         """Return the plan of one rank.
 
         Parameters
@@ -98,7 +98,7 @@ class OneSessionPlan(BlockPlan):
 
     def __init__(
         self,
-        collection: ShardCollection,
+        collection: SampleCollection,
         groups: Sequence[Rows],
         options: PlanOptions,
         sharding: RankSharding,
@@ -247,7 +247,7 @@ class OneSession:
     block: int | None = None
 
     def plan(
-        self, collection: ShardCollection, options: PlanOptions = DEFAULT_OPTIONS, subset: Rows | None = None
+        self, collection: SampleCollection, options: PlanOptions = DEFAULT_OPTIONS, subset: Rows | None = None
     ) -> EpochPlan:
         """See :meth:`BatchingRule.plan`."""
         size, each = blocks_per_batch(self.block, options.batch_size, "block")
@@ -278,7 +278,7 @@ class Balanced:
     block: int | None = None
 
     def plan(
-        self, collection: ShardCollection, options: PlanOptions = DEFAULT_OPTIONS, subset: Rows | None = None
+        self, collection: SampleCollection, options: PlanOptions = DEFAULT_OPTIONS, subset: Rows | None = None
     ) -> EpochPlan:
         """See :meth:`BatchingRule.plan`."""
         sources = grouped(collection, self.by, subset)
@@ -321,7 +321,7 @@ class TokenBudget:
     bucket: int | None = None
 
     def plan(
-        self, collection: ShardCollection, options: PlanOptions = DEFAULT_OPTIONS, subset: Rows | None = None
+        self, collection: SampleCollection, options: PlanOptions = DEFAULT_OPTIONS, subset: Rows | None = None
     ) -> EpochPlan:
         """See :meth:`BatchingRule.plan`."""
         if (self.column is None) == (self.lengths is None):
@@ -336,21 +336,8 @@ class TokenBudget:
         return TokenBudgetPlan(rows, lengths.astype(np.int64), self, options)
 
 
-def column_lengths(collection: ShardCollection, column: str) -> Rows:
-    """Return the length of one column in every sample, from the shards' indexes."""
+def column_lengths(collection: SampleCollection, column: str) -> Rows:
+    """Return the length of one column in every sample."""
     if column not in collection.columns:
         raise ConfigError(unknown_name("column", column, collection.columns))
-    parts = []
-    for shard, size in enumerate(np.asarray(collection.shard_sizes).tolist()):
-        found = collection.index(shard).columns.get(column)
-        shapes = None if found is None else found.shapes
-        constant = None if found is None else found.spec.shape
-        if shapes is not None:
-            parts.append(np.asarray(shapes[:, 0], dtype=np.int64))
-        elif constant and constant[0] is not None:
-            parts.append(np.full(size, constant[0], dtype=np.int64))
-        else:
-            raise ConfigError(
-                f"the index of {collection.shard_names[shard]} does not say how long {column!r} is: give lengths="
-            )
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+    return collection.lengths(column)

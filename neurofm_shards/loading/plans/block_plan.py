@@ -11,7 +11,7 @@ from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, StateError
 from neurofm_shards.loading.plans.options import Share
 from neurofm_shards.loading.plans.plan import EpochPlan, Request
-from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.reading.collection import SampleCollection
 
 #: Blocks whose rows are found by one call.
 _CHUNK = 64
@@ -40,7 +40,7 @@ class BlockPlan(EpochPlan):
     ``r``-th rank takes the ``r``-th stretch of each global batch.
     """
 
-    def __init__(self, collection: ShardCollection) -> None:
+    def __init__(self, collection: SampleCollection) -> None:
         self.collection = collection
         self._epoch: tuple[int, Blocks] | None = None
 

@@ -17,11 +17,11 @@ from neurofm_shards.loading.order.shuffle import ORDER_VERSION, Schedule
 from neurofm_shards.loading.plans.options import DEFAULT_OPTIONS, PlanOptions
 from neurofm_shards.loading.plans.plan import OrderedRows, Parts, SamplePlan
 from neurofm_shards.loading.subsets import group_rows
-from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.reading.collection import SampleCollection, ShardCollection
 
 Stop: TypeAlias = "Literal['first_exhausted', 'all_exhausted'] | int"
 #: An open data set, or its folder.
-DataSet: TypeAlias = "ShardCollection | str | os.PathLike[str]"
+DataSet: TypeAlias = "SampleCollection | str | os.PathLike[str]"
 
 #: Data sets whose fingerprints are listed one by one in a state.
 _LISTED = 8
@@ -43,7 +43,7 @@ class Source:
         For messages.
     """
 
-    collection: ShardCollection
+    collection: SampleCollection
     number: int = 0
     subset: Rows | None = None
     name: str = ""
@@ -85,7 +85,7 @@ class Mix:
         return f"Mix({len(self.sources)} sources until {self.stop}: {listed})"
 
     @property
-    def collections(self) -> list[ShardCollection]:
+    def collections(self) -> list[SampleCollection]:
         """The collections, by their number in requests."""
         found = {source.number: source.collection for source in self.sources}
         return [found[number] for number in sorted(found)]
@@ -245,12 +245,12 @@ def mix_groups(
     return mixed(grouped(_opened(collection), by, subset), weights, temperature, stop)
 
 
-def _opened(collection: DataSet) -> ShardCollection:
+def _opened(collection: DataSet) -> SampleCollection:
     """Open a folder; what is open already stays as it is."""
     return ShardCollection.open(os.fspath(collection)) if isinstance(collection, (str, os.PathLike)) else collection
 
 
-def grouped(collection: ShardCollection, by: str | Sequence[str], subset: Rows | None) -> list[Source]:
+def grouped(collection: SampleCollection, by: str | Sequence[str], subset: Rows | None) -> list[Source]:
     """Return one source per group of samples."""
     return [Source(collection, 0, rows, name) for name, rows in group_rows(collection, by, subset).items()]
 

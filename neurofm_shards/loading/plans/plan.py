@@ -18,7 +18,7 @@ from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, StateError
 from neurofm_shards.loading.order.shuffle import ShuffleOrder
 from neurofm_shards.loading.plans.options import DEFAULT_OPTIONS, PlanOptions, RankSharding, Share
-from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.reading.collection import SampleCollection
 
 
 class OrderedRows:
@@ -34,7 +34,7 @@ class OrderedRows:
         Selected rows, ascending and unique; None for all.
     """
 
-    def __init__(self, collection: ShardCollection, options: PlanOptions, subset: Rows | None = None) -> None:
+    def __init__(self, collection: SampleCollection, options: PlanOptions, subset: Rows | None = None) -> None:
         self.collection = collection
         self.subset = None if subset is None else _checked(subset, collection.num_samples)
         starts = np.asarray(collection.starts, dtype=np.int64)
@@ -260,7 +260,7 @@ class SinglePlan(SamplePlan):
     """
 
     def __init__(
-        self, collection: ShardCollection, options: PlanOptions = DEFAULT_OPTIONS, subset: Rows | None = None
+        self, collection: SampleCollection, options: PlanOptions = DEFAULT_OPTIONS, subset: Rows | None = None
     ) -> None:
         self.sharding = options.sharding()
         self.rows = OrderedRows(collection, options, subset)

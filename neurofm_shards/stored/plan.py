@@ -1,0 +1,182 @@
+"""What windows a data set of recordings gives with some options: found once, kept beside the data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from neurofm_shards._typing import Ints
+from neurofm_shards.convert.planning import merge_columns
+from neurofm_shards.errors import FormatError, NeurofmShardsError, NothingToConvertError
+from neurofm_shards.format.files import SIDECAR_DIR
+from neurofm_shards.format.index_io import cache_folder
+from neurofm_shards.format.sidecar import read_arrays, write_arrays
+from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.recordings.options import WindowOptions
+from neurofm_shards.recordings.windowing import RecordingSamples, windowed
+from neurofm_shards.stored.catalog import Held, held
+from neurofm_shards.stored.recording import StoredRecording
+from neurofm_shards.types import ColumnSpec
+
+#: Raised when other windows would be found with the same options in the same data.
+PLAN_VERSION = 1
+_FOLDER = "windows"
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """The windows of a data set.
+
+    Attributes
+    ----------
+    recordings : tuple of Held
+        Those that give windows, in the data set's order.
+    counts : numpy.ndarray of int64, shape (recordings,)
+        Windows of each.
+    columns : tuple of ColumnSpec
+        Of all together; an axis that differs is None.
+    bases : tuple of mapping of str to int
+        First row of each recording in each side table.
+    tables : mapping of str to int
+        Rows of each side table.
+    drops : mapping of str to int
+        Windows left out, by reason.
+    """
+
+    recordings: tuple[Held, ...]
+    counts: Ints
+    columns: tuple[ColumnSpec, ...]
+    bases: tuple[Mapping[str, int], ...]
+    tables: Mapping[str, int]
+    drops: Mapping[str, int]
+
+
+def open_samples(collection: ShardCollection, recording: Held, options: WindowOptions) -> RecordingSamples:
+    """Return the windows of one recording.
+
+    Raises
+    ------
+    NeurofmShardsError
+        As :func:`~neurofm_shards.recordings.windowing.windowed`; the message names the session.
+    """
+    try:
+        return windowed(StoredRecording(collection, recording), options)
+    except NeurofmShardsError as error:
+        text = str(error)
+        raise error if recording.session_id in text else type(error)(f"{recording.session_id}: {text}") from error
+
+
+def window_identity(collection: ShardCollection, options: WindowOptions, num_shards: int | None = None) -> str:
+    """Return what the windows of a data set, or of its first shards, belong to: data, options, version."""
+    data = collection.fingerprint if num_shards is None else collection.prefix_fingerprint(num_shards)
+    return xxhash.xxh3_128_hexdigest(f"{data} {PLAN_VERSION} {options.model_dump_json()}".encode())
+
+
+def window_plan(collection: ShardCollection, options: WindowOptions) -> WindowPlan:
+    """Find the windows of a data set, or read what was found before.
+
+    Raises
+    ------
+    NothingToConvertError
+        No recording gives a window.
+    ConfigError
+        The recordings give different columns, or the data set stores no recordings.
+    """
+    mark = window_identity(collection, options)
+    name = f"{mark}.plan"
+    places = [collection.catalog.folder / SIDECAR_DIR / _FOLDER / name, cache_folder() / _FOLDER / name]
+    for place in places:
+        found = _kept(place, mark)
+        if found is not None:
+            return found
+    plan = _find(collection, options)
+    for place in places:
+        if _keep(place, mark, plan):
+            break
+    return plan
+
+
+def _find(collection: ShardCollection, options: WindowOptions) -> WindowPlan:
+    giving: list[Held] = []
+    counts: list[int] = []
+    columns: list[tuple[str, tuple[ColumnSpec, ...]]] = []
+    bases: list[dict[str, int]] = []
+    tables: dict[str, int] = {}
+    drops: dict[str, int] = {}
+    for recording in held(collection):
+        plan = open_samples(collection, recording, options).plan()
+        for reason, count in plan.drops.items():
+            drops[reason] = drops.get(reason, 0) + count
+        if plan.num_samples == 0:
+            continue
+        giving.append(recording)
+        counts.append(plan.num_samples)
+        columns.append((recording.session_id, plan.columns))
+        bases.append({name: tables.get(name, 0) for name in plan.tables})
+        for name, rows in plan.tables.items():
+            tables[name] = tables.get(name, 0) + len(rows)
+    if not giving:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in drops.items())
+        raise NothingToConvertError(f"{collection.catalog.folder} gives no windows (dropped: {reasons or 'none'})")
+    merged = merge_columns(columns)
+    return WindowPlan(tuple(giving), np.array(counts, dtype=np.int64), merged, tuple(bases), tables, drops)
+
+
+def _keep(place: Path, mark: str, plan: WindowPlan) -> bool:
+    """Save a plan; False where that cannot be."""
+    header = {
+        "kind": "windows",
+        "mark": mark,
+        "sessions": [recording.session_id for recording in plan.recordings],
+        "shards": [list(recording.shards) for recording in plan.recordings],
+        "columns": [[s.name, s.dtype, _listed(s.shape), s.unit, s.table] for s in plan.columns],
+        "bases": [dict(base) for base in plan.bases],
+        "tables": dict(plan.tables),
+        "drops": dict(plan.drops),
+    }
+    rows = np.concatenate([recording.rows for recording in plan.recordings])
+    pieces = np.array([len(recording.rows) for recording in plan.recordings], dtype=np.int64)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_arrays(place, header, {"counts": plan.counts, "rows": rows, "pieces": pieces})
+    except OSError:
+        return False
+    return True
+
+
+def _listed(shape: tuple[int | None, ...] | None) -> list[int | None] | None:
+    return None if shape is None else list(shape)
+
+
+def _kept(place: Path, mark: str) -> WindowPlan | None:
+    """Return a plan that was saved; None where there is none, or it is damaged: it is found anew then."""
+    if not os.path.exists(place):  # noqa: PTH110  (Path raises where a folder above may not be searched)
+        return None
+    try:
+        header, arrays = read_arrays(place)
+        return _parsed(header, arrays) if header.get("mark") == mark else None
+    except (OSError, FormatError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _parsed(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> WindowPlan:
+    edges = np.cumsum(arrays["pieces"])[:-1]
+    rows: Sequence[Ints] = np.split(arrays["rows"].astype(np.int64), edges)
+    recordings = tuple(
+        Held(str(session), mine, tuple(shards))
+        for session, mine, shards in zip(header["sessions"], rows, header["shards"], strict=True)
+    )
+    columns = tuple(
+        ColumnSpec(name, dtype, None if shape is None else tuple(shape), unit, table)
+        for name, dtype, shape, unit, table in header["columns"]
+    )
+    counts = arrays["counts"].astype(np.int64)
+    if len(counts) != len(recordings) or len(header["bases"]) != len(recordings):
+        raise ValueError("a plan of windows is damaged")
+    return WindowPlan(recordings, counts, columns, tuple(header["bases"]), header["tables"], header["drops"])

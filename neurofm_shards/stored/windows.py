@@ -1,0 +1,459 @@
+"""Windows of stored recordings as a data set: its samples are cut when they are asked for."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from neurofm_shards._typing import Ints
+from neurofm_shards.convert.work import shifted
+from neurofm_shards.errors import ConfigError, SampleNotFoundError, StateError
+from neurofm_shards.format.keys import automatic_key, automatic_number
+from neurofm_shards.format.metadata_table import MetadataTable, part_of
+from neurofm_shards.reading.address_space import IO
+from neurofm_shards.reading.catalog import Catalog, Pattern
+from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollection, checked_rows
+from neurofm_shards.recordings.options import WindowOptions
+from neurofm_shards.recordings.windowing import RecordingSamples
+from neurofm_shards.stored.catalog import check_recordings
+from neurofm_shards.stored.options import Windows, window_options
+from neurofm_shards.stored.plan import WindowPlan, open_samples, window_identity, window_plan
+from neurofm_shards.types import ColumnData, ColumnSpec, Metadata, Ragged
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from neurofm_shards.format.manifest import Manifest
+
+#: Windows that a shuffle takes for neighbours, as a shard of that size would hold them.
+WINDOWS_PER_STRETCH = 1000
+#: Recordings that are kept open: what is said of their streams, their windows and their time stamps.
+MOST_OPEN = 4096
+
+
+class Picked(NamedTuple):
+    """Rows of some columns, found out beforehand; see :meth:`WindowCollection.select`."""
+
+    rows: Ints
+    columns: tuple[str, ...]
+
+    def cut(self, lengths: Iterable[int]) -> Iterable[Picked]:
+        """Cut this selection into parts of so many rows each."""
+        start = 0
+        for length in lengths:
+            yield Picked(self.rows[start : start + length], self.columns)
+            start += length
+
+
+class WindowCollection:
+    """Windows of stored recordings, for whoever reads a :class:`~neurofm_shards.reading.collection.ShardCollection`.
+
+    All recordings' windows one behind the other are the samples. Values are those that converting with the same options
+    gives, bit for bit; so are metadata and tables. What a shuffle takes for a shard are up to 1,000 windows of one
+    recording.
+
+    Thread-safe, fork-safe and picklable, as that class is.
+
+    Parameters
+    ----------
+    collection : ShardCollection
+        The data set, which this closes.
+    options : WindowOptions
+        What to cut, and how.
+    verify : bool
+        Whether to check the checksums of a recording's pieces when it is first used.
+
+    Attributes
+    ----------
+    num_samples : int
+        All windows.
+    starts : numpy.ndarray of int64, shape (stretches + 1,)
+        First row of each stretch of windows that a shuffle takes for a shard, and the number of rows.
+    columns : dict of str to ColumnSpec
+        The fields, without the metadata.
+    plan : WindowPlan
+        Which recordings give how many windows.
+    """
+
+    def __init__(self, collection: ShardCollection, options: WindowOptions, *, verify: bool = False) -> None:
+        self._collection = collection
+        self._verify = verify
+        self.options = options
+        self.plan: WindowPlan = window_plan(collection, options)
+        self._first = np.concatenate([[0], np.cumsum(self.plan.counts)]).astype(np.int64)
+        self.num_samples = int(self._first[-1])
+        stretches = [_stretches(int(count)) for count in self.plan.counts]
+        self.shard_sizes: Ints = np.concatenate(stretches)
+        self.starts: Ints = np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
+        self._recording_of_stretch = np.repeat(np.arange(len(stretches)), [len(sizes) for sizes in stretches])
+        self.columns: dict[str, ColumnSpec] = {spec.name: spec for spec in self.plan.columns}
+        self._open: OrderedDict[int, RecordingSamples] = OrderedDict()
+        self._table: MetadataTable | None = None
+
+    @classmethod
+    def open(
+        cls,
+        shard_dir: Path | str,
+        windows: Windows,
+        pattern: Pattern = None,
+        *,
+        io: IO = "auto",
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        verify: bool = False,
+    ) -> Self:
+        """Open a data set of recordings as windows.
+
+        Parameters
+        ----------
+        shard_dir : path-like
+            Folder of a data set that was converted with ``--layout recordings``.
+        windows : WindowOptions, mapping or path
+            What to cut; see :func:`~neurofm_shards.stored.options.window_options`.
+        pattern, io, cache_bytes, verify
+            See :meth:`~neurofm_shards.reading.collection.ShardCollection.open`.
+
+        Raises
+        ------
+        ConfigError
+            The data set holds samples that are cut already, or an option is wrong.
+        NothingToConvertError
+            There is no window.
+        """
+        options = window_options(windows)
+        collection = ShardCollection.open(os.fspath(shard_dir), pattern, io=io, cache_bytes=cache_bytes)
+        try:
+            check_recordings(collection)
+            return cls(collection, options, verify=verify)
+        except BaseException:
+            collection.close()
+            raise
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._collection, self.options, self._verify, self.fingerprint)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for running gathers, then release the data set. Reading afterwards raises ClosedError."""
+        self._collection.close()
+        self._open.clear()
+
+    # -- what the data set is
+
+    @property
+    def catalog(self) -> Catalog:
+        """The data set that stores the recordings."""
+        return self._collection.catalog
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest of the data set that stores the recordings."""
+        return self._collection.manifest
+
+    @property
+    def shard_names(self) -> list[str]:
+        """A name for each stretch of windows, for messages."""
+        sessions = [self.plan.recordings[i].session_id for i in self._recording_of_stretch.tolist()]
+        return [f"{session}:{start}" for session, start in zip(sessions, self.starts[:-1].tolist(), strict=True)]
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the windows: the same for the same recordings cut with the same options, wherever they lie."""
+        return window_identity(self._collection, self.options)
+
+    def prefix_fingerprint(self, num_shards: int) -> str:
+        """Return what the fingerprint was when only the recordings of the first stretches were there."""
+        if num_shards == len(self.shard_sizes):
+            return self.fingerprint
+        number = int(self._recording_of_stretch[num_shards])
+        if num_shards and self._recording_of_stretch[num_shards - 1] == number:
+            return f"{self.fingerprint}:{num_shards}"  # a recording is appended as a whole
+        shards = max((shard for held in self.plan.recordings[:number] for shard in held.shards), default=-1) + 1
+        return window_identity(self._collection, self.options, shards)
+
+    # -- values
+
+    def gather(
+        self,
+        rows: npt.ArrayLike,
+        columns: Iterable[str] | None = None,
+        out: Mapping[str, npt.NDArray[Any]] | None = None,
+        dtypes: Mapping[str, npt.DTypeLike] | None = None,
+    ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
+        """Cut windows, in the order asked for; see ``ShardCollection.gather`` for parameters, result and errors."""
+        return self.read(self.select(rows, columns), out, dtypes)
+
+    def select(self, rows: npt.ArrayLike, columns: Iterable[str] | None = None) -> Picked:
+        """Check rows and columns; there is nothing to be found out beforehand."""
+        names = tuple(self.columns) if columns is None else tuple(columns)
+        missing = [name for name in names if name not in self.columns]
+        if missing:
+            raise ConfigError(f"there is no column {missing[0]!r}; these windows have {', '.join(self.columns)}")
+        return Picked(checked_rows(rows, self.num_samples), names)
+
+    def read(
+        self,
+        selection: Picked,
+        out: Mapping[str, npt.NDArray[Any]] | None = None,
+        dtypes: Mapping[str, npt.DTypeLike] | None = None,
+    ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
+        """Cut the windows that were selected."""
+        rows, names = selection
+        joined = {name: _column(self.columns[name], len(rows), (out or {}).get(name), (dtypes or {}).get(name))
+                  for name in names}  # fmt: skip
+        with self._collection.reading():
+            for number, places, local in self._by_recording(rows):
+                samples = self._samples(number)
+                found = samples.gather(samples.cut.starts[local], samples.cut.stops[local], names)
+                bases = self.plan.bases[number]
+                for name in names:
+                    base = bases.get(self.columns[name].table or "", 0)
+                    joined[name].put(places, shifted(found[name], base))
+        return {name: column.finished() for name, column in joined.items()}
+
+    def finds_while_copying(self, columns: Iterable[str] | None = None) -> bool:  # noqa: ARG002
+        """Say that looking for the windows of several batches together saves nothing."""
+        return True
+
+    def metadata(self, rows: npt.ArrayLike) -> list[Metadata]:
+        """Return what samples say of themselves."""
+        where = checked_rows(rows, self.num_samples)
+        found: list[Metadata] = [{}] * len(where)
+        modalities = list(self.columns)
+        stretch = np.searchsorted(self.starts, where, side="right") - 1
+        for number, places, local in self._by_recording(where):
+            with self._collection.reading():
+                said = self._samples(number).metadata(local)
+            for place, own in zip(places.tolist(), said, strict=True):
+                row, at = int(where[place]), int(stretch[place])
+                found[place] = {
+                    "sample_id": automatic_key(row + 1),
+                    "modalities": modalities,
+                    "shard_idx": at,
+                    "sample_idx_in_shard": row - int(self.starts[at]),
+                    **own,
+                }
+        return found
+
+    def metadata_table(self) -> MetadataTable:
+        """Return the scalar metadata of all windows, column by column."""
+        if self._table is None:
+            edges = zip(self._first[:-1].tolist(), self._first[1:].tolist(), strict=True)
+            self._table = MetadataTable.concat(
+                [MetadataTable([part_of(self.metadata(np.arange(start, stop)))]) for start, stop in edges]
+            )
+        return self._table
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        """Return a side table, to whose rows columns such as ``unit_ids`` refer.
+
+        Raises
+        ------
+        ConfigError
+            There is no such table; the message lists those that are there.
+        """
+        if name not in self.plan.tables:
+            raise ConfigError(f"there is no table {name!r}; there are: {', '.join(self.plan.tables) or 'none'}")
+        rows: list[dict[str, Any]] = []
+        for number in range(len(self.plan.recordings)):
+            with self._collection.reading():
+                samples = self._samples(number)
+            rows += [dict(row) for row in samples.plan().tables.get(name, ())]
+        return rows
+
+    def is_everywhere(self, column: str) -> bool:
+        """Return whether every window has a column: each has all."""
+        return column in self.columns
+
+    def lengths(self, column: str) -> Ints:
+        """Return the length of one column in every window; its values are read where it differs."""
+        spec = self.columns[column]
+        if spec.shape and spec.shape[0] is not None:
+            return np.full(self.num_samples, spec.shape[0], dtype=np.int64)
+        parts = []
+        for start in range(0, self.num_samples, WINDOWS_PER_STRETCH):
+            values = self.gather(np.arange(start, min(start + WINDOWS_PER_STRETCH, self.num_samples)), [column])[column]
+            parts.append(np.diff(values.offsets) if isinstance(values, Ragged) else [len(value) for value in values])
+        return np.concatenate(parts).astype(np.int64)
+
+    # -- names
+
+    def has(self, row: int, column: str) -> bool:
+        """Say whether a sample has a field (the metadata counts as one)."""
+        checked_rows([row], self.num_samples)
+        return column in self.columns or column == "metadata"
+
+    def payload(self, row: int, column: str) -> bytes:
+        """Refuse: windows are made when they are read, and nothing is stored for them.
+
+        Raises
+        ------
+        ConfigError
+            Always.
+        """
+        raise ConfigError(
+            f"sample {self.describe(row)} has no stored bytes of {column!r}: windows are cut when they are read. Leave "
+            "decode=False out, or convert the recordings to windows"
+        )
+
+    def keys(self, rows: npt.ArrayLike) -> list[str]:
+        """Return the keys of rows."""
+        return [automatic_key(row + 1) for row in checked_rows(rows, self.num_samples).tolist()]
+
+    def key(self, row: int) -> str:
+        """Return the key of one row."""
+        return self.keys([row])[0]
+
+    def find(self, key: str) -> int:
+        """Return the row of a key.
+
+        Raises
+        ------
+        SampleNotFoundError
+            No sample has this key.
+        """
+        number = automatic_number(key)
+        if number is None or not 0 < number <= self.num_samples:
+            raise SampleNotFoundError(f"no sample has the key {key!r}; keys look like {automatic_key(1)!r}")
+        return number - 1
+
+    def describe(self, row: int) -> str:
+        """Return key, session and folder of a row, for messages."""
+        number = int(np.searchsorted(self._first, row, side="right")) - 1
+        session = self.plan.recordings[number].session_id
+        return f"{automatic_key(row + 1)!r}, a window of {session} in {self.catalog.folder}"
+
+    def grow_cache(self, cache_bytes: int) -> None:
+        """Keep at least so many decoded bytes of compressed shards."""
+        self._collection.grow_cache(cache_bytes)
+
+    # -- recordings
+
+    def _by_recording(self, rows: Ints) -> Iterable[tuple[int, Ints, Ints]]:
+        """Yield each recording's number, which of the rows are windows of it, and their numbers in it."""
+        numbers = np.searchsorted(self._first, rows, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            places = np.flatnonzero(numbers == number)
+            yield number, places, rows[places] - self._first[number]
+
+    def _samples(self, number: int) -> RecordingSamples:
+        """Return the windows of a recording, which stays open for some time."""
+        found = self._open.get(number)
+        if found is None:
+            recording = self.plan.recordings[number]
+            if self._verify:
+                self._collection.check(recording.rows)
+            found = self._open[number] = open_samples(self._collection, recording, self.options)
+            while len(self._open) > MOST_OPEN:
+                self._open.popitem(last=False)
+        return found
+
+
+def open_windows(shard_dir: Path | str, windows: Windows, *, io: IO = "auto", verify: bool = False) -> WindowCollection:
+    """Open a data set of recordings as windows, for :func:`~neurofm_shards.mix` and :func:`~neurofm_shards.split`.
+
+    Parameters
+    ----------
+    shard_dir : path-like
+        Folder of a data set that was converted with ``--layout recordings``.
+    windows : dict, WindowOptions or path of a job file
+        What to cut.
+    io, verify
+        See :meth:`~neurofm_shards.reading.collection.ShardCollection.open`.
+
+    Raises
+    ------
+    ConfigError
+        The data set holds samples that are cut already, or an option is wrong.
+    NothingToConvertError
+        There is no window.
+
+    Examples
+    --------
+    >>> both = mix([open_windows("a", {"stride": 5}), open_windows("b", {"stride": 5})])  # doctest: +SKIP
+    """
+    return WindowCollection.open(shard_dir, windows, io=io, verify=verify)
+
+
+def _reopen(collection: ShardCollection, options: WindowOptions, verify: bool, fingerprint: str) -> WindowCollection:
+    """Open the same windows in another process."""
+    made = WindowCollection(collection, options, verify=verify)
+    if made.fingerprint != fingerprint:
+        made.close()
+        raise StateError(f"the data set {collection.catalog.folder} changed since it was opened; open it again")
+    return made
+
+
+def _stretches(count: int) -> Ints:
+    """Return the sizes of the stretches that a recording's windows are taken for."""
+    sizes = np.full(-(-count // WINDOWS_PER_STRETCH), WINDOWS_PER_STRETCH, dtype=np.int64)
+    sizes[-1] = count - WINDOWS_PER_STRETCH * (len(sizes) - 1)
+    return sizes
+
+
+def _column(
+    spec: ColumnSpec, count: int, out: npt.NDArray[Any] | None, dtype: npt.DTypeLike | None
+) -> _Constant | _Parts:
+    if spec.shape is not None and None not in spec.shape:
+        return _Constant(spec, count, out, dtype)
+    if out is not None:
+        raise ConfigError(f"column {spec.name!r} has no one shape: it cannot be gathered into an array")
+    return _Parts(spec, count, dtype)
+
+
+class _Constant:
+    """A column whose values have one shape: put into one array."""
+
+    def __init__(self, spec: ColumnSpec, count: int, out: npt.NDArray[Any] | None, dtype: npt.DTypeLike | None) -> None:
+        self._shape = (count, *(int(length or 0) for length in spec.shape or ()))
+        self._dtype = np.dtype(dtype or spec.dtype)
+        self._out = out
+        if out is not None and out.shape != self._shape:
+            raise ConfigError(f"column {spec.name!r}: out has shape {out.shape}, and {self._shape} is needed")
+
+    def put(self, places: Ints, values: ColumnData) -> None:
+        if self._out is None and len(places) == self._shape[0]:
+            self._out = np.asarray(values).astype(self._dtype, copy=False)
+            return
+        if self._out is None:
+            self._out = np.empty(self._shape, self._dtype)
+        self._out[places] = values
+
+    def finished(self) -> npt.NDArray[Any]:
+        return np.empty(self._shape, self._dtype) if self._out is None else self._out
+
+
+class _Parts:
+    """A column whose values differ in shape: kept one by one."""
+
+    def __init__(self, spec: ColumnSpec, count: int, dtype: npt.DTypeLike | None) -> None:
+        self._dtype = None if spec.dtype is None else np.dtype(dtype or spec.dtype)
+        inner = (None,) if spec.shape is None else spec.shape[1:]
+        self._inner = None if None in inner else tuple(int(length or 0) for length in inner)
+        self._values: list[Any] = [None] * count
+
+    def put(self, places: Ints, values: ColumnData) -> None:
+        for i, place in enumerate(places.tolist()):
+            self._values[place] = values[i]
+
+    def finished(self) -> Ragged | list[Any]:
+        values: Sequence[Any] = self._values
+        if self._dtype is not None:
+            values = [np.asarray(value).astype(self._dtype, copy=False) for value in values]
+        if self._inner is None or self._dtype is None:
+            return list(values)
+        offsets = np.concatenate([[0], np.cumsum([len(value) for value in values])]).astype(np.int64)
+        return Ragged(np.concatenate([np.empty((0, *self._inner), self._dtype), *values]), offsets)

@@ -93,7 +93,7 @@ class Expression:
         Parameters
         ----------
         columns : mapping of str to numpy.ndarray, shape (n,)
-            Numbers, truth values, or objects (texts; None where missing). NaN is missing.
+            Numbers, booleans, or objects (texts; None where missing). NaN is missing.
 
         Returns
         -------
@@ -216,7 +216,7 @@ class _Evaluation:
         values = self.values(node)
         if values.kind != "bool":
             raise ConfigError(
-                f"{self._where}: {values.source} is no truth value; compare it, as in {values.source} == 1"
+                f"{self._where}: {values.source} is not a boolean; compare it, as in {values.source} == 1"
             )
         data = values.data.astype(bool)
         return _Truth(values.known & data, values.known & ~data)

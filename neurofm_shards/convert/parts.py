@@ -100,7 +100,7 @@ class Part:
         return cls(k, n)
 
     def share(self, total: int) -> range:
-        """Return its share of so many shards: neighbours, which read the same inputs."""
+        """Return its share of so many shards: consecutive ones, which read the same inputs."""
         return range(total * (self.k - 1) // self.n, total * self.k // self.n)
 
     def of(self, plan: ConversionPlan) -> ConversionPlan:

@@ -76,7 +76,7 @@ versions of the software.
 
 
 def write_card(folder: Path, manifest: Manifest, *, durable: bool = False, mode: int | None = None) -> None:
-    """Write the card; somebody's own README is left alone."""
+    """Write the card; a README that this program did not write is left alone."""
     path = folder / CARD_NAME
     if os.path.lexists(path) and not is_our_card(path):
         return

@@ -38,7 +38,7 @@ _numbers = itertools.count()
 
 
 def open_regular(path: Path | str) -> int:
-    """Open a file that somebody else made, for reading; return its descriptor.
+    """Open a file of unknown origin for reading; return its descriptor.
 
     Only regular files, or links to them, are opened: a named pipe would wait for ever, a device might never end.
 

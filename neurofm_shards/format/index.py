@@ -61,12 +61,12 @@ class ColumnIndex:
 
     @property
     def payload_offsets(self) -> Ints:
-        """First byte of each payload, shape (n,); made anew at each access, -1 where there is none."""
+        """First byte of each payload, shape (n,); a new array at each access, -1 where there is none."""
         return self.packed_offsets.array()
 
     @property
     def payload_sizes(self) -> Ints:
-        """Bytes of each payload, shape (n,); made anew at each access."""
+        """Bytes of each payload, shape (n,); a new array at each access."""
         return self.packed_sizes.array()
 
     @property
@@ -122,7 +122,7 @@ class ShardIndex:
 
     @property
     def record_offsets(self) -> Ints:
-        """Where each record begins, and where the last one ends; shape (n + 1,), made anew at each access."""
+        """Where each record begins, and where the last one ends; shape (n + 1,), a new array at each access."""
         return self.packed_records.array()
 
     @property

@@ -229,7 +229,7 @@ _OPTIONS = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """Return the one text that stands for a manifest."""
+    """Return the canonical text of a manifest."""
     return orjson.dumps(manifest.model_dump(), option=_OPTIONS)
 
 

@@ -50,7 +50,7 @@ class MetadataColumn:
     kind : str
         ``"int"``, ``"float"``, ``"bool"``, ``"text"``, or ``"json"`` where types are mixed.
     numbers : PackedInts or numpy.ndarray
-        Integers and truth values; float64 of a float column; of texts, their number in ``texts`` (-1: none).
+        Integers and booleans; float64 of a float column; of texts, their number in ``texts`` (-1: none).
     nulls : numpy.ndarray of bool, shape (n,), or None
         Where nothing is said; None when something is said everywhere, and for texts.
     texts : PackedStrings or None
@@ -329,7 +329,7 @@ class MetadataTable:
         -------
         numpy.ndarray, shape (n,)
             int64, float64 (NaN where missing; also for integers with gaps that float64 holds exactly), bool, or
-            objects (texts, None where missing; truth values with gaps; mixed types; integers beyond 2**53 with gaps
+            objects (texts, None where missing; booleans with gaps; mixed types; integers beyond 2**53 with gaps
             or beside fractions, which stay exact).
 
         Raises

@@ -71,7 +71,7 @@ Describe: TypeAlias = Callable[[int], str]
 
 
 def call(function: Callable[..., T], name: str, value: object, where: Callable[[], str]) -> T:
-    """Call what somebody else wrote, so that it can fail, but neither end an iteration nor return nothing.
+    """Call a user's function: it may fail, but neither end the iteration nor return None.
 
     Parameters
     ----------

@@ -111,7 +111,7 @@ class AddressSpace(ABC):
             raise ClosedError(f"the data set {self.name} is closed; open it again to read from it")
 
     def leave(self, reader: Reader) -> None:
-        """Note that somebody is done reading."""
+        """Unregister a reader."""
         self._readers.discard(reader)
         if self._closed:
             with self._changed:
@@ -351,7 +351,7 @@ class _FileRows(RowCopy):
 
 
 class _OpenFile:
-    """A descriptor that is closed when nobody reads from it any more."""
+    """A descriptor that is closed after its last reader."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor

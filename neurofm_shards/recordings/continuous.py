@@ -125,7 +125,7 @@ def _windows(block: npt.NDArray[Any], at: Ints, samples: int) -> npt.NDArray[Any
 
 
 def _put(out: npt.NDArray[np.float32], window: Ints, values: npt.NDArray[Any], run: Track) -> None:
-    """Finish windows into ``out``, in one go where they are neighbours there."""
+    """Finish windows into ``out``, in one call where they are adjacent there."""
     if len(window) == 0:
         return
     if (np.diff(window) == 1).all():

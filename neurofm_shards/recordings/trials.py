@@ -281,7 +281,7 @@ class Labels:
     trials : Trials or None
         The usable trials.
     names : sequence of str
-        Columns to copy; ``"*"`` for all that hold one number, text or truth value per row.
+        Columns to copy; ``"*"`` for all that hold one number, text or boolean per row.
     """
 
     def __init__(self, trials: Trials | None, names: Sequence[str]) -> None:

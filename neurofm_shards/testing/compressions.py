@@ -104,7 +104,7 @@ class CompressionConformance:
         alone = [compression.compress_frame(raw) for raw in self.frames]
         with ThreadPoolExecutor(4) as pool:
             together = list(pool.map(compression.compress_frame, self.frames * 4))
-        # same() gives a plain truth value: pytest would explain how megabytes differ, for minutes.
+        # same() gives a plain boolean: pytest would explain how megabytes differ, for minutes.
         assert same(together, alone * 4), "threads give other bytes than one thread"
 
     def test_it_works_in_a_data_set(self, tmp_path: Path) -> None:

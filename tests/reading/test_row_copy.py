@@ -45,7 +45,7 @@ def test_rows_are_copied_from_any_address_in_any_order(kind, size):
 def test_rows_come_as_whatever_the_bytes_mean(kind, dtype):
     dtype = np.dtype(dtype)
     everything, offsets = _lying(12 * dtype.itemsize)
-    everything &= 1  # any bytes: a truth value of 7 would be none
+    everything &= 1  # any bytes: a boolean of 7 would be none
     found = kind(everything).rows(offsets, 12 * dtype.itemsize, dtype, (len(offsets), 3, 4))
     assert (found.dtype, found.shape) == (dtype, (len(offsets), 3, 4))
     assert found.tobytes() == _expected(everything, offsets, 12 * dtype.itemsize)

@@ -113,7 +113,7 @@ def test_everything_else_is_refused(text):
         ('subjct == "M1"', "no column 'subjct' .did you mean 'subject'..; there are: code, condition"),
         ("subject == 1", r"subject \(text\) and 1 \(number\) cannot be compared"),
         ("subject in ('M1', 1)", "cannot be compared"),
-        ("trial", "no boolean; compare it"),
+        ("trial", "is not a boolean; compare it"),
         ("subject + 1 > 2", "subject is no number"),
         ('"a" * 9 == subject', "'a' is no number"),
         ("subject == None", "write 'is None'"),

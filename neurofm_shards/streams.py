@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+#: What a stream may be taken for; see :class:`Stream`.
+MODALITIES = (
+    "spikes", "lfp", "raw", "behavior", "ophys", "events", "trials", "epochs", "invalid", "intervals",
+)  # fmt: skip
+
 Continuity = Literal["continuous", "step", "instantaneous"]
 
 

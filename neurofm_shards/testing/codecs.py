@@ -86,6 +86,14 @@ class CodecConformance:
                 assert loaded.flags.writeable, "decoded arrays must be writeable"
                 assert not np.shares_memory(loaded, np.frombuffer(payload, np.uint8)), "decoded arrays must be copies"
 
+    def test_values_do_not_look_at_the_payload_any_more(self) -> None:
+        """What was decoded stays when the payload's memory is used for something else, arrays inside values too."""
+        for value in self.values:
+            payload = bytearray(self.encoded(value))
+            loaded = self.codec.decode(memoryview(payload))
+            payload[:] = bytes(len(payload))
+            assert self.equal(value, loaded), f"{value!r:.80} changed with its payload: decode must copy"
+
     def test_damaged_payloads_give_format_errors_only(self) -> None:
         """Whatever the bytes, ``decode`` returns something or raises ``FormatError``."""
         for number, value in enumerate(self.values):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -97,6 +98,35 @@ class CompressionConformance:
                 compression.decompress_frame(memoryview(data), memoryview(bytearray(len(raw))))
             except FormatError as error:
                 assert str(error), "say what is wrong"  # noqa: PT017  (other errors must fail the test)
+
+    def test_damaged_files_give_format_errors_only(self) -> None:
+        """Whatever the bytes, the stream of ``open`` gives bytes or raises ``FormatError``."""
+        raw = self.frames[2][:5000]
+        for data in damaged(self._one_frame(raw)):
+            try:
+                with self.compression.open(BytesIO(data)) as stream:
+                    while stream.read(1 << 16):
+                        pass
+            except FormatError as error:
+                assert str(error), "say what is wrong"  # noqa: PT017  (other errors must fail the test)
+
+    def test_a_file_is_opened_piece_by_piece(self) -> None:
+        """A few bytes of a file that decodes to 64 MiB take a few bytes: the file may be a bomb."""
+        compression = self.compression
+        assembler = compression.assembler()
+        frame = bytes(1 << 20)
+        compressed = compression.compress_frame(frame)
+        parts = [assembler.start(), *(assembler.add(frame, compressed) for _ in range(64)), assembler.finish()]
+        file = BytesIO(b"".join(parts))
+        tracemalloc.start()
+        try:
+            with compression.open(file) as stream:
+                first = stream.read(16)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert first == bytes(16)
+        assert peak < 16 << 20, f"16 bytes of the stream took {peak:,} bytes: decode as much as is asked for"
 
     def test_threads_give_the_same_bytes(self) -> None:
         """``compress_frame`` is pure."""

@@ -19,6 +19,7 @@ from neurofm_shards.plugins.interfaces import Samples, Source
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.recordings import EventStream, IntervalStream, IrregularStream, Recording, RegularStream
 from neurofm_shards.recordings.inspection import inspect_input
+from neurofm_shards.streams import MODALITIES
 from neurofm_shards.testing.comparing import same_blocks
 from neurofm_shards.types import Block, ColumnSpec, Ragged
 
@@ -97,6 +98,20 @@ class SourceConformance:
         with pytest.raises(NeurofmShardsError, match="missing_input"):
             self.source.open((str(tmp_path / f"missing_input{suffix}"),)).close()
 
+    def test_truncated_files_are_clear_errors(self, paths: tuple[str, ...], tmp_path: Path) -> None:
+        """A file that was cut short is read, or refused with one of our errors."""
+        for number, share in enumerate((0.0, 0.1, 0.5, 0.9)):
+            folder = tmp_path / f"cut{number}"
+            folder.mkdir()
+            copies = tuple(self._copy(Path(path), folder) for path in paths)
+            for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                with file.open("r+b") as cut:
+                    cut.truncate(int(file.stat().st_size * share))
+            try:
+                self._read_all(copies)
+            except NeurofmShardsError as error:
+                assert str(error), "say what is wrong"  # noqa: PT017  (other errors must fail the test)
+
     def test_inspect_says_something(self, paths: tuple[str, ...]) -> None:
         """A title and a tree of JSON values."""
         inspection = inspect_input(self.source, paths)
@@ -134,7 +149,16 @@ class SourceConformance:
             assert len(set(names)) == len(names), "stream paths must be unique"
             assert opened.session_id
             for stream in opened.streams:
+                assert stream.modality in MODALITIES, f"{stream.path}: {stream.modality!r} is none of {MODALITIES}"
                 self._check_stream(stream)
+
+    def _read_all(self, paths: tuple[str, ...]) -> None:
+        with self.source.open(paths) as opened:
+            if isinstance(opened, Recording):
+                for stream in opened.streams:
+                    self._check_stream(stream)
+            else:
+                opened.read(0, opened.plan().num_samples)
 
     def _copy(self, path: Path, folder: Path) -> str:
         if path.is_dir():

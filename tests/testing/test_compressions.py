@@ -1,14 +1,15 @@
 """Each check of the compression suite fails on a compression that is broken in just that way."""
 
 import io
+import lzma
 import sys
-import zlib
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 from neurofm_shards import register_compression
+from neurofm_shards.compression.streams import CheckedStream, StreamChain
 from neurofm_shards.errors import FormatError
 from neurofm_shards.plugins.entries import CompressionEntry
 from neurofm_shards.plugins.interfaces import Compression
@@ -18,45 +19,44 @@ sys.path.insert(0, str(Path(__file__).parent))
 from running_suites import checks, failing
 
 
-class Zlib(Compression):
-    """zlib streams, one behind the other."""
+class Lzma(Compression):
+    """LZMA streams in the format of lzma-utils, one behind the other."""
 
-    name = "zlib"
-    suffix = ".zz"
-    magic = b"\x78"
+    name = "lzma"
+    suffix = ".lzma"
+    magic = b"\x5d"
 
     def compress_frame(self, raw):
-        return zlib.compress(raw, 1)
+        return lzma.compress(raw, lzma.FORMAT_ALONE, preset=0)
 
     def decompress_frame(self, data, out):
-        decoder = zlib.decompressobj()
+        decoder = decompressor()
         try:
             raw = decoder.decompress(data, len(out) + 1)
-        except zlib.error as error:
+        except lzma.LZMAError as error:
             raise FormatError(f"damaged: {error}") from error
         if len(raw) != len(out) or not decoder.eof or decoder.unused_data:
             raise FormatError("another size than promised")
         out[:] = raw
 
     def open(self, file):
-        data, parts = file.read(), []
-        while data:
-            decoder = zlib.decompressobj()
-            parts.append(decoder.decompress(data))
-            data = decoder.unused_data
-        return io.BytesIO(b"".join(parts))
+        return CheckedStream(StreamChain(file, decompressor), "lzma", (lzma.LZMAError, EOFError))
+
+
+def decompressor():
+    return lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=1 << 26)
 
 
 class Suite(CompressionConformance):
-    name = "zlib"
+    name = "lzma"
 
 
-class ReadsOneFrame(Zlib):
+class ReadsOneFrame(Lzma):
     def open(self, file):
-        return io.BytesIO(zlib.decompressobj().decompress(file.read()))
+        return io.BytesIO(decompressor().decompress(file.read()))
 
 
-class NeedsOrder(Zlib):
+class NeedsOrder(Lzma):
     """Frames must not become smaller: a decoder that goes on from frame to frame."""
 
     def __init__(self):
@@ -69,24 +69,24 @@ class NeedsOrder(Zlib):
         super().decompress_frame(data, out)
 
 
-class FillsTheFront(Zlib):
+class FillsTheFront(Lzma):
     def decompress_frame(self, data, out):
         try:
-            raw = zlib.decompress(data)[: len(out)]
-        except zlib.error as error:
+            raw = lzma.decompress(data, lzma.FORMAT_ALONE)[: len(out)]
+        except lzma.LZMAError as error:
             raise FormatError("damaged") from error
         out[: len(raw)] = raw
 
 
-class LetsErrorsThrough(Zlib):
+class LetsErrorsThrough(Lzma):
     def decompress_frame(self, data, out):
-        raw = zlib.decompress(data)
+        raw = lzma.decompress(data, lzma.FORMAT_ALONE)
         if len(raw) != len(out):
             raise FormatError("another size than promised")
         out[:] = raw
 
 
-class SaysNothing(Zlib):
+class SaysNothing(Lzma):
     def decompress_frame(self, data, out):
         try:
             super().decompress_frame(data, out)
@@ -94,15 +94,15 @@ class SaysNothing(Zlib):
             raise FormatError("") from None
 
 
-class CountsFrames(Zlib):
+class CountsFrames(Lzma):
     def __init__(self):
         self.calls = count()
 
     def compress_frame(self, raw):
-        return zlib.compress(raw, 1 + next(self.calls) % 9)
+        return lzma.compress(raw, lzma.FORMAT_ALONE, preset=next(self.calls) % 3)
 
 
-class SwapsTheHalvesOfLargeFrames(Zlib):
+class SwapsTheHalvesOfLargeFrames(Lzma):
     """Right for the frames of the other checks, wrong for those of a shard."""
 
     def compress_frame(self, raw):
@@ -110,27 +110,40 @@ class SwapsTheHalvesOfLargeFrames(Zlib):
         return super().compress_frame(raw[len(raw) // 2 :] + raw[: len(raw) // 2] if len(raw) > 80_000 else raw)
 
 
+class LetsErrorsOfFilesThrough(Lzma):
+    def open(self, file):
+        return StreamChain(file, decompressor)
+
+
+class ReadsEverythingAtOnce(Lzma):
+    def open(self, file):
+        with super().open(file) as stream:
+            return io.BytesIO(stream.read())
+
+
 #: Fault to (compression, what the entry says differently, checks that fail for it).
 BROKEN = {
-    "other suffix": (Zlib, {"suffix": ".zlib"}, {"test_the_entry_says_what_the_class_says"}),
-    "other magic": (Zlib, {"magic": b"ZZ"}, {"test_the_entry_says_what_the_class_says"}),
+    "other suffix": (Lzma, {"suffix": ".lz"}, {"test_the_entry_says_what_the_class_says"}),
+    "other magic": (Lzma, {"magic": b"ZZ"}, {"test_the_entry_says_what_the_class_says"}),
     "one frame only": (ReadsOneFrame, {}, {"test_the_whole_file_decompresses"}),
     "order": (NeedsOrder, {}, {"test_frames_decompress_alone_and_in_any_order"}),
     "any size": (FillsTheFront, {}, {"test_a_frame_of_another_size_is_refused"}),
     "errors of others": (LetsErrorsThrough, {}, {"test_damaged_frames_give_format_errors_only"}),
     "errors without words": (SaysNothing, {}, {"test_damaged_frames_give_format_errors_only"}),
     "not pure": (CountsFrames, {}, {"test_threads_give_the_same_bytes"}),
+    "errors of files": (LetsErrorsOfFilesThrough, {}, {"test_damaged_files_give_format_errors_only"}),
+    "everything at once": (ReadsEverythingAtOnce, {}, {"test_a_file_is_opened_piece_by_piece"}),
     "wrong in shards": (SwapsTheHalvesOfLargeFrames, {}, {"test_it_works_in_a_data_set"}),
 }
 
 
 def register(factory, **changed):
-    facts = {"name": "zlib", "summary": "zlib", "suffix": ".zz", "magic": b"\x78", **changed}
+    facts = {"name": "lzma", "summary": "lzma", "suffix": ".lzma", "magic": b"\x5d", **changed}
     register_compression(CompressionEntry(factory=factory, **facts))
 
 
 def test_a_sound_compression_passes(tmp_path):
-    register(Zlib)
+    register(Lzma)
     assert failing(Suite, tmp_path) == set()
 
 

@@ -24,8 +24,9 @@ class Rows(SampleSequence):
 
     def __init__(self, path):
         try:
-            self.values = np.loadtxt(path, ndmin=2)
-        except OSError as error:
+            lines = Path(path).read_text().split("\n")
+            self.values = np.array([list(map(float, line.split())) for line in lines if line]).reshape(-1, 3)
+        except (OSError, ValueError) as error:
             raise SourceError(f"{path} cannot be read: {error}") from error
         self.path = path
 
@@ -79,6 +80,11 @@ class HasNone(Rows):
 class LetsErrorsThrough(Rows):
     def __init__(self, path):
         self.values, self.path = np.loadtxt(path, ndmin=2), path
+
+
+class StumblesOverTheEnd(Rows):
+    def __init__(self, path):
+        super().__init__(path) if Path(path).stat().st_size else 1 / 0
 
 
 class SaysNothing(RowSource):
@@ -159,6 +165,7 @@ SAMPLES = {
     "another column": (source_of(PlansAnotherColumn), {}, {"test_samples_are_what_was_planned"}),
     "metadata beyond JSON": (source_of(SaysWhatJsonCannot), {}, {"test_samples_are_what_was_planned"}),
     "numbers within the range": (source_of(NumbersAfresh), {}, {"test_any_range_gives_the_same_samples"}),
+    "no end": (source_of(StumblesOverTheEnd), {}, {"test_truncated_files_are_clear_errors"}),
     "cursor": (source_of(GoesOn), {}, {"test_any_range_gives_the_same_samples"}),
 }
 
@@ -190,9 +197,10 @@ class Session(Recording):
         dtype = "<f4" if self.fault == "dtype" else "<f8"
         start, stop = np.arange(3.0), np.arange(1.0, 3.0 if self.fault == "intervals" else 4.0)
         columns = {"target": [1, 2] if self.fault == "column" else [1, 2, 3]}
+        kind = "spiking" if self.fault == "modality" else "spikes"
         other = "units" if self.fault == "paths" else "lfp"
         return [
-            EventStream(path="units", modality="spikes", read=lambda: (times, owner), owners=owners),
+            EventStream(path="units", modality=kind, read=lambda: (times, owner), owners=owners),
             RegularStream(
                 path=other, modality="lfp", shape=(10, 2), dtype=dtype, rate=2.0, t0=0.0,
                 read=lambda start, stop: np.zeros((length, 2))[start:stop] if length == 10 else np.zeros((4, 2)),
@@ -210,6 +218,7 @@ class Session(Recording):
 
 RECORDINGS = (
     "no session", "times", "lengths", "owner", "owners", "shape", "stamps", "dtype", "intervals", "column", "paths",
+    "modality",
 )  # fmt: skip
 
 

@@ -1,9 +1,12 @@
 """A small, safe language for choosing rows of a table: ``subject == "M1" and condition in ("left", "right")``.
 
 Python's syntax, none of its reach: names of columns, numbers, texts, ``True`` and ``False``; comparisons (also
-chained), ``in`` and ``not in`` a list of constants, ``is None``, ``and``, ``or``, ``not``, and ``+ - * / // %``. No
-calls, attributes or subscripts. A missing value (None, NaN) makes a comparison neither true nor false, as in SQL, so
-such a row is chosen by neither ``x == 1`` nor ``not x == 1``; ``x is None`` asks for it.
+chained), ``in`` and ``not in`` a list of constants, ``is None``, ``and``, ``or``, ``not``, and ``+ - * / // %``. Three
+functions: ``startswith(subject, "M")``, ``matches(subject, "M[0-9]+")`` (a regular expression for the whole text) and
+``between(rate, 0.5, 2)`` (the ends included), also written as methods: ``subject.startswith("M")``. Names that Python
+could not read (with spaces, dots, or keywords) are put in backquotes. No other calls, attributes or subscripts. A
+missing value (None, NaN) makes a comparison neither true nor false, as in SQL, so such a row is chosen by neither
+``x == 1`` nor ``not x == 1``; ``x is None`` asks for it.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import ast
 import difflib
 import operator
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +51,10 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: np.floor_divide,
     ast.Mod: np.mod,
 }
+#: Functions of the language: how many arguments they take.
+_FUNCTIONS = {"startswith": 2, "matches": 2, "between": 3}
+#: A text in quotes, which is left alone, or a name in backquotes.
+_QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`([^`]+)`""")
 _BARE = (ast.expr_context, ast.boolop, ast.cmpop, ast.operator, ast.unaryop)
 
 
@@ -82,7 +90,9 @@ class Expression:
     def __init__(self, text: str) -> None:
         self.text = text
         tree = _parsed(text)
-        self.names = frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+        called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        names = (node for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called)
+        self.names = frozenset(node.id for node in names)
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
@@ -149,8 +159,9 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
 def _parsed(text: str) -> ast.expr:
     if not isinstance(text, str) or len(text) > MAX_LENGTH:
         raise ConfigError(f"an expression is a text of at most {MAX_LENGTH} characters")
+    readable, names = _without_backquotes(text.strip())
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree: ast.expr = _Names(names).visit(ast.parse(readable, mode="eval").body)
         nodes = list(ast.walk(tree))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         detail = error.msg if isinstance(error, SyntaxError) else type(error).__name__
@@ -160,6 +171,43 @@ def _parsed(text: str) -> ast.expr:
     for node in nodes:
         _check(node, text)
     return tree
+
+
+def _without_backquotes(text: str) -> tuple[str, dict[str, str]]:
+    """Return the text with a word for each name in backquotes, and the names of these words."""
+    names: dict[str, str] = {}
+
+    def word(found: re.Match[str]) -> str:
+        if found[1] is None:
+            return found[0]
+        names[f"_backquoted_{len(names)}_"] = found[1]
+        return list(names)[-1]
+
+    return _QUOTED.sub(word, text), names
+
+
+class _Names(ast.NodeTransformer):
+    """Puts names back that were in backquotes, and writes ``x.startswith(y)`` as ``startswith(x, y)``."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        """Put a name back."""
+        return ast.Name(self._names.get(node.id, node.id), node.ctx)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Write a method as a function."""
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Attribute) and node.func.attr in _FUNCTIONS:
+            return ast.Call(ast.Name(node.func.attr, ast.Load()), [node.func.value, *node.args], node.keywords)
+        return node
+
+
+def _is_function(node: ast.Call) -> bool:
+    """Return whether this calls one of the functions of the language, with as many arguments as it takes."""
+    name = node.func.id if isinstance(node.func, ast.Name) else ""
+    return not node.keywords and len(node.args) == _FUNCTIONS.get(name)
 
 
 def _depth(tree: ast.AST) -> int:
@@ -178,16 +226,25 @@ def _check(node: ast.AST, text: str) -> None:
             return
         case ast.BinOp(op=op) if type(op) in _ARITHMETIC:
             return
-        case ast.UnaryOp(op=ast.Not() | ast.USub()):
+        case ast.Call() if _is_function(node):
             return
-        case ast.Tuple() | ast.List() | ast.Set() | ast.Name() | ast.BoolOp() | ast.Compare():
+        case (
+            ast.UnaryOp(op=ast.Not() | ast.USub())
+            | ast.Tuple()
+            | ast.List()
+            | ast.Set()
+            | ast.Name()
+            | ast.BoolOp()
+            | ast.Compare()
+        ):
             return
         case _ if isinstance(node, _BARE):
             return
     what = ast.unparse(node)[:60] if isinstance(node, ast.expr) else type(node).__name__
     raise ConfigError(
         f"{what!r} in the expression {text[:200]!r} is not allowed: use columns, numbers, texts, comparisons, "
-        "in, is None, and, or, not, + - * / // %"
+        "in, is None, and, or, not, + - * / // %, startswith(), matches(), between(); put names with spaces or dots in "
+        "backquotes"
     )
 
 
@@ -213,6 +270,8 @@ class _Evaluation:
                 return _Truth(found.false, found.true)
             case ast.Compare(left=left, ops=ops, comparators=rights):
                 return self._chain(left, ops, rights)
+            case ast.Call(func=ast.Name(id=name), args=[value, *others]):
+                return self._called(name, value, others)
         values = self.values(node)
         if values.kind != "bool":
             raise ConfigError(
@@ -220,6 +279,27 @@ class _Evaluation:
             )
         data = values.data.astype(bool)
         return _Truth(values.known & data, values.known & ~data)
+
+    def _called(self, name: str, value: ast.expr, others: Sequence[ast.expr]) -> _Truth:
+        if name == "between":
+            return self._chain(others[0], [ast.LtE(), ast.LtE()], [value, others[1]])
+        return self._of_texts(name, self.values(value), others[0])
+
+    def _of_texts(self, name: str, values: _Values, wanted: ast.expr) -> _Truth:
+        """Return where texts start with another, or match a regular expression as a whole."""
+        if not (isinstance(wanted, ast.Constant) and isinstance(wanted.value, str)):
+            raise ConfigError(f"{self._where}: {name} needs a text in quotes as its last argument")
+        if values.kind not in ("text", "mixed"):
+            raise ConfigError(f"{self._where}: {values.source} is no text ({values.kind}), which {name} needs")
+        try:
+            pattern = re.compile(re.escape(wanted.value) + r"(?s:.*)" if name == "startswith" else wanted.value)
+        except re.error as error:
+            raise ConfigError(f"{self._where}: {wanted.value!r} is no regular expression: {error}") from error
+        found = {text: pattern.fullmatch(text) is not None for text in set(map(str, values.data[values.known]))}
+        data = np.broadcast_to(values.data, values.known.shape)
+        holds = np.zeros(values.known.shape, bool)
+        holds[values.known] = [found[str(text)] for text in data[values.known]]
+        return _Truth(holds, values.known & ~holds)
 
     def _chain(self, left: ast.expr, ops: Sequence[ast.cmpop], rights: Sequence[ast.expr]) -> _Truth:
         found = _Truth(np.array(True), np.array(False))

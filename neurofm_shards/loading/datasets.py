@@ -16,12 +16,13 @@ from neurofm_shards._process import usable_memory
 from neurofm_shards._typing import Rows
 from neurofm_shards.compression.frames import FRAME_BYTES
 from neurofm_shards.errors import ConfigError, SampleIndexError, SampleNotFoundError
+from neurofm_shards.expressions import compile_expression
 from neurofm_shards.format.resolve import find_compression
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.fetch import RowReader, SampleFetch
 from neurofm_shards.loading.order.windows import INTERLEAVED
 from neurofm_shards.loading.plans.plan import EpochPlan
-from neurofm_shards.loading.subsets import Where, select
+from neurofm_shards.loading.subsets import TableColumns, Where, distinct, select
 from neurofm_shards.loading.tensors import Counts, Floats, delivered_dtypes
 from neurofm_shards.loading.transforms import SampleFunction, TransformLike, bind, is_transform, make_transforms
 from neurofm_shards.plugins.interfaces import Transform
@@ -111,9 +112,18 @@ def chosen_rows(
     if found is not None and len(found) == 0:
         raise ConfigError(
             f"no sample of {collection.catalog.folder} is left: where={where!r}, split={split!r}, keys and rows "
-            "together select none; see `neurofm-shards info` for what there is"
+            f"together select none{_values_there(collection, where)}"
         )
     return found
+
+
+def _values_there(collection: SampleCollection, where: Where | None) -> str:
+    """Return, for messages, the values that there are of the columns that an expression names."""
+    if not isinstance(where, str):
+        return "; see `neurofm-shards info` for what there is"
+    columns = TableColumns(collection.metadata_table())
+    names = sorted(compile_expression(where).names)
+    return "; there are: " + "; ".join(f"{name} {distinct(columns[name])}" for name in names)
 
 
 def make_reader(

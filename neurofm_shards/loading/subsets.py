@@ -174,6 +174,24 @@ class TableColumns(Mapping[str, npt.NDArray[Any]]):
         return len(self._names)
 
 
+#: Distinct values that a message lists.
+_LISTED = 12
+
+
+def distinct(values: npt.NDArray[Any]) -> str:
+    """Return the distinct values of a column, or their range where they are many numbers, for messages."""
+    found = {value for value in values.tolist() if value is not None and value == value}  # noqa: PLR0124  (NaN)
+    if not found:
+        return "no values"
+    numbers = all(isinstance(value, (int, float)) for value in found)
+    if len(found) > _LISTED and numbers:
+        return f"{min(found)} to {max(found)}"
+    listed = sorted(found) if numbers else sorted(map(str, found))
+    return ", ".join(map(repr, listed[:_LISTED])) + (
+        f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    )
+
+
 def select(
     collection: SampleCollection,
     *,

@@ -153,3 +153,48 @@ def test_integers_meet_fractions_exactly():
     assert compile_expression(f"x == {2**63 + 5}")({"x": whole}).tolist() == [False, False, True]
     assert compile_expression("x > -1")({"x": whole}).tolist() == [True, True, True]
     assert compile_expression("x < y")({"x": whole, "y": np.array([large + 1] * 3)}).tolist() == [True, False, False]
+
+
+ODD = {
+    "reaction time": np.array([0.2, 0.5, np.nan]),
+    "probe.id": np.array(["A1", "B2", None], object),
+    "class": np.array([1, 2, 3]),
+    "plain": np.array(["x`y`", "other", "x"], object),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("`reaction time` > 0.3", [0, 1, 0]),
+        ('`probe.id` == "A1" or `class` == 3', [1, 0, 1]),
+        ("plain == 'x`y`'", [1, 0, 0]),
+        ('startswith(`probe.id`, "B")', [0, 1, 0]),
+        ('not `probe.id`.startswith("B")', [1, 0, 0]),
+        ('matches(`probe.id`, "[AB][0-9]")', [1, 1, 0]),
+        ('matches(`probe.id`, "[AB]")', [0, 0, 0]),
+        ('plain.startswith("x")', [1, 0, 1]),
+        ("between(`reaction time`, 0.2, 0.4)", [1, 0, 0]),
+        ("`class`.between(2, 3) and not between(`reaction time`, 0, 0.3)", [0, 1, 0]),
+    ],
+)
+def test_odd_names_and_functions(text, rows):
+    assert chosen(text, ODD) == rows
+    assert pickle.loads(pickle.dumps(compile_expression(text)))(ODD).tolist() == compile_expression(text)(ODD).tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("`reaction tim` > 1", "did you mean 'reaction time'"),
+        ("startswith(`class`, 'x')", "class is no text"),
+        ("matches(plain, '[')", "no regular expression"),
+        ("startswith(plain, plain)", "a text in quotes"),
+        ("between(`class`, 1)", "not allowed"),
+        ("plain.upper() == 'X'", "not allowed"),
+        ("`` == 1", "cannot read|not allowed"),
+    ],
+)
+def test_what_is_wrong_with_odd_names_and_functions_is_said(text, says):
+    with pytest.raises(ConfigError, match=says):
+        chosen(text, ODD)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from neurofm_shards import create_webdataset_dataloader
 from neurofm_shards.errors import ConfigError, SampleNotFoundError
 from neurofm_shards.format.metadata_table import MetadataTable
 from neurofm_shards.loading.subsets import select
@@ -78,3 +79,16 @@ def test_a_function_must_return_a_mask(collection, mask):
 def test_an_unknown_column_lists_those_there_are(collection):
     with pytest.raises(ConfigError, match="no column 'subjekt' .did you mean 'subject'.*choice, rate"):
         select(collection, where='subjekt == "M1"')
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ('subject == "M9"', r"there are: subject 'M0', 'M1', 'M2'$"),
+        ("row > 500", r"there are: row 0 to 102$"),
+        ('subject == "M1" and between(row, 200, 300)', r"there are: row 0 to 102; subject 'M0', 'M1', 'M2'$"),
+    ],
+)
+def test_a_selection_of_nothing_lists_what_there_is(written, where, says):
+    with pytest.raises(ConfigError, match=says):
+        create_webdataset_dataloader(written[0], where=where)

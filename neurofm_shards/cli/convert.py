@@ -138,6 +138,12 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--retries", type=int, metavar="N", help="how often what a lost worker did is redone (default: 2)"
     )
+    group.add_argument(
+        "--staging",
+        choices=("shared", "local"),
+        help="where workers write: into the output folder, which all see (default), or on their own disks, handing "
+        "shards back",
+    )
     group.add_argument("--events", metavar="FILE", help="append what happens to a file, as lines of JSON")
 
 
@@ -174,8 +180,7 @@ class _Request:
         if workers < 1:
             raise ConfigError(f"--workers must be at least 1, not {workers}")
         running = {"workers": workers, "executor": _executor(args, job)}
-        if args.retries is not None:
-            running["retries"] = args.retries
+        running |= {name: getattr(args, name) for name in ("retries", "staging") if getattr(args, name) is not None}
         return cls(args.input or job.input, args.output or job.output, config, running)
 
 

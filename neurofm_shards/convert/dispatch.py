@@ -6,6 +6,8 @@ An executor is a :class:`concurrent.futures.Executor`. What it is asked for beyo
     Calls run in this process, so nothing is pickled and nothing needs to be compared.
 ``workers_alive()``
     The number of live workers. A run that had some and has none for a while ends with an error instead of waiting.
+``patience_s`` (attribute)
+    How long to go on without a live worker, where that is not 20 seconds: a queue may give others, minutes later.
 ``kill_workers()``
     End everything at once; ``shutdown(wait=False, cancel_futures=True)`` is called where it is missing.
 
@@ -338,7 +340,7 @@ class Dispatcher:
         gone_s = self._alive.update(count())
         if self._alive.count != before:
             self._listener(WorkersCounted(self._alive.count))
-        if gone_s > self._patience_s:
+        if gone_s > getattr(self._executor, "patience_s", self._patience_s):
             raise WorkerError(f"no worker is left, for {gone_s:.0f} s; {_KEPT} when there are some again")
 
     @staticmethod

@@ -25,7 +25,7 @@ from neurofm_shards.convert.identity import config_differences, identity
 from neurofm_shards.convert.inputs import find_inputs
 from neurofm_shards.convert.planning import ConversionPlan, check_config, combine, plan_inputs
 from neurofm_shards.convert.session import ConversionSession, Named, overlaid, started, tell_plugins
-from neurofm_shards.convert.shard_run import ShardRun
+from neurofm_shards.convert.shard_run import ShardRun, Staging
 from neurofm_shards.convert.stored_plan import PlanHeader, join_inputs, read_header, read_plan, store_inputs, store_plan
 from neurofm_shards.errors import ConfigError, OutputLockedError
 from neurofm_shards.events import ConversionFinished, Listener, broadcast, ignore
@@ -229,6 +229,7 @@ def run_part(
     workers: int = 1,
     executor: ExecutorChoice = None,
     retries: int = DEFAULT_RETRIES,
+    staging: Staging = "shared",
     observer: Listener = ignore,
 ) -> int:
     """Write one part's share of the shards; return how many were missing.
@@ -250,11 +251,14 @@ def run_part(
         plan = part.of(read_plan(output.folder, output.sidecars, facts=False))
         tell = broadcast(tell_plugins, observer)
         made = stack.enter_context(dispatcher(executor, workers, retries=retries, listener=tell))
-        made.check(output.sidecars)
+        made.check(output.sidecars, shared=staging == "shared")
         journal_header = JournalHeader("part", {"parts": part.n}, plan.total_shards, plan.config.durable)
         found = read_one_journal(output.sidecars, part.journal_name)
         names = {"journal_name": part.journal_name, "staging_name": staging_name(part)}
-        with ShardRun(output, plan.config, journal_header, found, made, tell, **names) as run, _noted(run):
+        with (
+            ShardRun(output, plan.config, journal_header, found, made, tell, staging=staging, **names) as run,
+            _noted(run),
+        ):
             missing = plan.total_shards - len(run.lines)
             tell(started(plan, run.lines, splits=False))
             run.run(plan.tasks(), plan.columns)

@@ -29,7 +29,7 @@ from neurofm_shards.convert.planning import (
     plan_inputs,
     plan_retry,
 )
-from neurofm_shards.convert.shard_run import ShardRun
+from neurofm_shards.convert.shard_run import ShardRun, Staging
 from neurofm_shards.errors import ConfigError, NothingToConvertError
 from neurofm_shards.events import (
     ConversionFinished,
@@ -60,6 +60,7 @@ def convert_inputs(
     executor: ExecutorChoice = None,
     mode: Mode = "new",
     retries: int = DEFAULT_RETRIES,
+    staging: Staging = "shared",
     observer: Listener = ignore,
 ) -> dict[str, Any]:
     """Convert inputs into a data set.
@@ -85,6 +86,9 @@ def convert_inputs(
         not hold yet.
     retries : int
         How often a shard is written again when the worker that wrote it was lost.
+    staging : {"shared", "local"}
+        Whether workers write into the output folder, which they must see, or on their own disks, and hand each shard
+        back as the result of its task.
     observer : callable, optional
         Called with each :class:`~neurofm_shards.events.Event`.
 
@@ -100,7 +104,7 @@ def convert_inputs(
     """
     named = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     with ConversionSession(
-        output_dir, config, workers=workers, executor=executor, retries=retries, observer=observer
+        output_dir, config, workers=workers, executor=executor, retries=retries, staging=staging, observer=observer
     ) as session:
         return session.convert(named, mode)
 
@@ -136,7 +140,7 @@ class ConversionSession:
         Where the data set goes.
     config : ConversionConfig or dict, optional
         All settings.
-    workers, executor, retries, observer
+    workers, executor, retries, staging, observer
         See :func:`convert_inputs`.
 
     Raises
@@ -155,6 +159,7 @@ class ConversionSession:
         workers: int = 1,
         executor: ExecutorChoice = None,
         retries: int = DEFAULT_RETRIES,
+        staging: Staging = "shared",
         observer: Listener = ignore,
     ) -> None:
         self.config = config if isinstance(config, ConversionConfig) else ConversionConfig.of(dict(config or {}))
@@ -162,6 +167,7 @@ class ConversionSession:
         self.output = OutputFolder(Path(output_dir))
         self.tell = broadcast(tell_plugins, observer)
         self._making = (executor, workers, retries)
+        self._staging: Staging = staging
         self._stack = ExitStack()
         self._dispatcher: Dispatcher | None = None
 
@@ -173,7 +179,7 @@ class ConversionSession:
                 stack.enter_context(OutputLock(self.output.folder))
                 made = stack.enter_context(dispatcher(executor, workers, retries=retries, listener=self.tell))
                 self.output.check_no_links()
-                made.check(self.output.sidecars)
+                made.check(self.output.sidecars, shared=self._staging == "shared")
                 self._dispatcher, self._stack = made, stack.pop_all()
         return self
 
@@ -228,7 +234,9 @@ class ConversionSession:
         header = JournalHeader(target.kind, identity(plan, base), plan.total_shards, plan.config.durable)
         if target.found is not None and target.kind != "convert":
             check_same(header.identity, target.found.header.identity)
-        return ShardRun(target.output, plan.config, header, target.found, self.dispatcher, self.tell)
+        return ShardRun(
+            target.output, plan.config, header, target.found, self.dispatcher, self.tell, staging=self._staging
+        )
 
     def adding_config(self, manifest: Manifest) -> ConversionConfig:
         """Return the settings to add with: those of the data set, and what it does not say from those given now.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from typing_extensions import Self
 
@@ -15,8 +15,9 @@ from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Answer, Call, Dispatcher
 from neurofm_shards.convert.inputs import worker_reader
 from neurofm_shards.convert.planning import ShardTask, shard_names
-from neurofm_shards.convert.work import JobSpec, ShardResult, run_task, staging_of
+from neurofm_shards.convert.work import JobSpec, ShardResult, run_task
 from neurofm_shards.events import Listener, ShardCommitted
+from neurofm_shards.format.files import Folder
 from neurofm_shards.format.unfinished import JOURNAL_NAME
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import ColumnSpec
@@ -24,9 +25,13 @@ from neurofm_shards.writing.journal import Journal, JournalContent, JournalHeade
 from neurofm_shards.writing.output_folder import OutputFolder
 
 Line = dict[str, Any]
+#: Where workers write shards: into the output folder, or on their own disks.
+Staging = Literal["shared", "local"]
 
 
-def job_spec(config: ConversionConfig, columns: tuple[ColumnSpec, ...], staging: Path, mode: int | None) -> JobSpec:
+def job_spec(
+    config: ConversionConfig, columns: tuple[ColumnSpec, ...], staging: Path | None, mode: int | None
+) -> JobSpec:
     """Return what all tasks of a conversion have in common."""
     writer = {
         "codec": config.codec,
@@ -37,7 +42,7 @@ def job_spec(config: ConversionConfig, columns: tuple[ColumnSpec, ...], staging:
         "specs": {spec.name: spec for spec in columns if spec.unit is not None or spec.table is not None},
     }
     return JobSpec(
-        str(staging.absolute()),
+        None if staging is None else str(staging.absolute()),
         columns,
         writer,
         shard_names(config),
@@ -64,6 +69,8 @@ class ShardRun:
         Runs the tasks.
     listener : Listener
         Told of every shard.
+    staging : {"shared", "local"}
+        Whether workers write into the output folder, or on their own disks and hand the files back.
     journal_name, staging_name : str
         Files of a part of the conversion.
 
@@ -82,6 +89,7 @@ class ShardRun:
         dispatcher: Dispatcher,
         listener: Listener,
         *,
+        staging: Staging = "shared",
         journal_name: str = JOURNAL_NAME,
         staging_name: str | None = None,
     ) -> None:
@@ -89,6 +97,7 @@ class ShardRun:
         self._config = config
         self._dispatcher = dispatcher
         self._listener = listener
+        self._shares_folder = staging == "shared"
         self.lines: dict[int, Line] = {}
         if found is not None:
             self.lines = {k: line for k, line in found.shards.items() if output.is_sound(line, found.header)}
@@ -116,14 +125,21 @@ class ShardRun:
 
     def run(self, tasks: Iterable[ShardTask], columns: tuple[ColumnSpec, ...]) -> None:
         """Run the tasks whose shards are not there yet."""
-        spec = job_spec(self._config, columns, self._staging, self._output.mode())
+        spec = job_spec(self._config, columns, self._staging if self._shares_folder else None, self._output.mode())
         calls = (Call(run_task, (spec, task), task.what) for task in tasks if task.shard_idx not in self.lines)
         for answer in self._dispatcher.as_they_come(calls):
-            self._finish(spec, answer)
+            self._finish(answer)
 
-    def _finish(self, spec: JobSpec, answer: Answer[ShardResult]) -> None:
+    def _unpack(self, staged: Path, files: Mapping[str, bytes]) -> None:
+        """Write what a worker handed back."""
+        for name, data in files.items():
+            with Folder.open((staged / name).parent, create=True) as folder:
+                folder.write((staged / name).name, [data], durable=self._config.durable)
+
+    def _finish(self, answer: Answer[ShardResult]) -> None:
         result = answer.value
-        staged = staging_of(spec, result.shard_idx)
+        staged = self._staging / result.staged
+        self._unpack(staged, result.files)
         if result.record is None:
             self._output.remove_staging(staged)
         else:

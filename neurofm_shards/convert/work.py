@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
+import socket
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,7 @@ import numpy as np
 from neurofm_shards.blocks import fields_of
 from neurofm_shards.convert.inputs import worker_reader
 from neurofm_shards.convert.planning import Segment, ShardTask, TaskInput
-from neurofm_shards.errors import NeurofmShardsError, SourceError
+from neurofm_shards.errors import NeurofmShardsError, SourceError, WorkerError
 from neurofm_shards.format.dataset_record import ShardRecord
 from neurofm_shards.format.shard_names import ShardNames
 from neurofm_shards.plugins.entries import Entry
@@ -39,8 +42,9 @@ class JobSpec:
 
     Attributes
     ----------
-    folder : str
-        Where shards are written; another process moves them into place.
+    folder : str or None
+        Where shards are written; another process moves them into place. None: on the worker's own disk, and the files
+        are handed back.
     columns : tuple of ColumnSpec
         Columns before transforms.
     writer : dict
@@ -55,7 +59,7 @@ class JobSpec:
         Whether a segment that cannot be read is left out.
     """
 
-    folder: str
+    folder: str | None
     columns: tuple[ColumnSpec, ...]
     writer: dict[str, Any]
     names: ShardNames
@@ -90,6 +94,10 @@ class ShardResult:
         Samples that transforms dropped: number of the input, transform, count.
     failures : tuple of SegmentFailure
         What was left out.
+    staged : str
+        Name of the folder in which this attempt wrote.
+    files : dict of str to bytes
+        What it wrote, by path in that folder, where workers write on their own disks.
     """
 
     shard_idx: int
@@ -97,6 +105,8 @@ class ShardResult:
     statistics: SessionStats
     drops: tuple[tuple[int, str, int], ...]
     failures: tuple[SegmentFailure, ...]
+    staged: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values: what the journal records and the manifest is made of."""
@@ -108,11 +118,6 @@ class ShardResult:
             "drops": [list(drop) for drop in self.drops],
             "failures": [failure.__dict__ for failure in self.failures],
         }
-
-
-def staging_of(spec: JobSpec, shard_idx: int) -> Path:
-    """Return the folder in which a shard and its sidecars are written before they are moved into place."""
-    return Path(spec.folder) / str(shard_idx)
 
 
 class _UnreadableError(Exception):
@@ -136,10 +141,29 @@ def run_task(spec: JobSpec, task: ShardTask) -> ShardResult:
         An input cannot be read and ``skip_failed`` is off.
     """
     registry().adopt(list(spec.code_entries))
+    name = f"{task.shard_idx}-{secrets.token_hex(4)}"  # a worker that was taken for dead may be writing the shard, too
+    if spec.folder is None:
+        with tempfile.TemporaryDirectory(prefix="neurofm-shards-") as folder:
+            result = _attempted(spec, task, Path(folder) / name)
+            return replace(result, staged=name, files=_files_of(Path(folder) / name))
+    if not Path(spec.folder).is_dir():
+        raise WorkerError(
+            f"{socket.gethostname()} does not see {spec.folder}: mount the output folder there, or let workers write "
+            "on their own disks and hand shards back, with --staging local"
+        )
+    return replace(_attempted(spec, task, Path(spec.folder) / name), staged=name)
+
+
+def _files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _attempted(spec: JobSpec, task: ShardTask, folder: Path) -> ShardResult:
+    """Write a shard into a folder, again without the segments that fail."""
     segments, failures = list(task.segments), list[SegmentFailure]()
     while True:
         try:
-            result = _ShardTaskRun(spec, task).run(segments)
+            result = _ShardTaskRun(spec, task, folder).run(segments)
         except _UnreadableError as failed:  # noqa: PERF203  (a shard is started again without what failed)
             if not spec.skip_failed:
                 raise failed.error from failed.error.__cause__
@@ -153,7 +177,8 @@ def run_task(spec: JobSpec, task: ShardTask) -> ShardResult:
 class _ShardTaskRun:
     """One attempt at one shard."""
 
-    def __init__(self, spec: JobSpec, task: ShardTask) -> None:
+    def __init__(self, spec: JobSpec, task: ShardTask, folder: Path) -> None:
+        self._folder = folder
         self._spec = spec
         self._task = task
         self._transforms = _made(spec.transforms)
@@ -163,7 +188,7 @@ class _ShardTaskRun:
 
     def run(self, segments: Sequence[Segment]) -> ShardResult:
         task, spec = self._task, self._spec
-        path = staging_of(spec, task.shard_idx) / spec.names.name(task.shard_idx)
+        path = self._folder / spec.names.name(task.shard_idx)
         writer = ShardWriter(path, task.shard_idx, **spec.writer)
         written = 0
         with self._counting:

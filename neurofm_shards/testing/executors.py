@@ -250,20 +250,24 @@ class NumbersSource(Source):
 
     def open(self, paths: tuple[str, ...]) -> Samples:
         """Return the samples of a file."""
-        return _NumberSamples(paths[0])
+        return NumberSamples(paths[0])
 
 
-class _NumberSamples(Samples):
+class NumberSamples(Samples):
+    """Rows of multiples of their numbers."""
+
     def __init__(self, path: str) -> None:
         self._path = path
         self._count = int(Path(path).read_text())
 
     def plan(self) -> SourcePlan:
+        """Say how many samples there are."""
         columns = (ColumnSpec("x", "<i8", (4,)),)
         name = {"session_id": Path(self._path).stem}
         return SourcePlan(self._count, columns, file_fingerprint([self._path]), metadata=name)
 
     def read(self, start: int, stop: int) -> Block:
+        """Return samples."""
         rows = np.arange(start, stop, dtype="<i8")
         return Block({"x": rows[:, None] * np.arange(1, 5)}, [{"row": int(row)} for row in rows])
 

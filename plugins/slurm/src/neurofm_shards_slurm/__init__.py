@@ -1,0 +1,1 @@
+"""Conversions of neurofm-shards on Slurm."""

@@ -194,6 +194,8 @@ class Killer:
     def attack(self, kind, words, out, workers, target):
         """Start a command and kill it somewhere between its lock and its end."""
         words = [word.replace("{out}", str(out)).replace("{workers}", str(workers)) for word in words]
+        if target == "worker" and words[0] == "convert":
+            words = [*words, "--retries", "0"]  # the error and the way on are tested here; retries have their own tests
         fresh = self.random.random() < kind.fresh_share
         victim = Victim.start(words, self.scratch / "errors", fresh=fresh)
         if self.random.random() < 0.9:

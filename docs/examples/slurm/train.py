@@ -29,8 +29,8 @@ def main() -> None:
             distributed.all_reduce(total)  # where the gradients of a model would be averaged
             step += 1
             if distributed.get_rank() == 0:
-                save(checkpoint, {"step": step, "loader": loader.state_dict()})
                 print(f"step {step}: {total.item():.6f}", flush=True)
+                save(checkpoint, {"step": step, "loader": loader.state_dict()})
             if step == steps:
                 break
     distributed.destroy_process_group()

@@ -27,6 +27,7 @@ from neurofm_shards.types import ColumnSpec, SourcePlan
 from neurofm_shards.writing.journal import Journal, JournalHeader, read_journal
 
 SAMPLES = 100
+_CODEC = {"codec": "pyd", "codec_version": 1, "extension": "pyd"}
 
 
 def memory_mb():
@@ -76,8 +77,8 @@ def line(task):
             "samples": [],
         },
         "columns": [
-            {"name": "spikes", "dtype": "|u1", "shape": [100, 96], "codec": "pyd", "codec_version": 1, "extension": "pyd"},
-            {"name": "unit_ids", "dtype": "<i4", "shape": [96], "codec": "pyd", "codec_version": 1, "extension": "pyd", "table": "units"},
+            {"name": "spikes", "dtype": "|u1", "shape": [100, 96], **_CODEC},
+            {"name": "unit_ids", "dtype": "<i4", "shape": [96], "table": "units", **_CODEC},
         ],
         "statistics": [],
         "drops": [],

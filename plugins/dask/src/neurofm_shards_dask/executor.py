@@ -7,7 +7,6 @@ from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any, TypeVar
 
 from distributed import Client, KilledWorker
-from distributed import Future as DaskFuture
 from typing_extensions import ParamSpec
 
 from neurofm_shards.errors import ConfigError
@@ -36,7 +35,7 @@ class DaskExecutor(Executor):
 
     def __init__(self, config: DaskConfig) -> None:
         self._client = _connected(config)
-        self._running: set[DaskFuture] = set()
+        self._running: set[Any] = set()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Send a call to the cluster."""
@@ -68,7 +67,7 @@ class DaskExecutor(Executor):
             cluster.close(timeout=1)
         self._client.close(timeout=5)
 
-    def _finish(self, task: DaskFuture, future: Future[Any]) -> None:
+    def _finish(self, task: Any, future: Future[Any]) -> None:
         self._running.discard(task)
         if task.cancelled():
             future.set_exception(BrokenExecutor("the task was cancelled, or the connection to the scheduler was lost"))
@@ -81,9 +80,10 @@ class DaskExecutor(Executor):
         task.release()
 
 
-def _connected(config: DaskConfig) -> Client:
+def _connected(config: DaskConfig) -> Any:
+    connect: Any = Client  # distributed has no types for its calls
     if config.address is None and config.scheduler_file is None:
-        return Client(
+        return connect(
             n_workers=config.workers,
             threads_per_worker=1,  # HDF5 takes one thread at a time
             processes=True,
@@ -91,7 +91,7 @@ def _connected(config: DaskConfig) -> Client:
             set_as_default=False,
         )
     try:
-        return Client(
+        return connect(
             config.address,
             scheduler_file=config.scheduler_file,
             timeout=config.connect_timeout_s,

@@ -1,4 +1,4 @@
-"""The processors that this process may use, and what objects do in a child that is forked from it."""
+"""The machine that this process runs on, what it may use of it, and what objects do in a forked child."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 _renewals: list[weakref.WeakMethod[Callable[[], object]]] = []
+
+
+def host_name() -> str:
+    """Return this machine's name; asks the kernel, never the network."""
+    return os.uname().nodename
 
 
 def usable_cpus() -> int:

@@ -20,7 +20,6 @@ import logging
 import os
 import pickle
 import secrets
-import socket
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,6 +30,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from neurofm_shards._process import host_name
 from neurofm_shards.errors import ConfigError, NeurofmShardsError, PluginError, WorkerError, portable
 from neurofm_shards.events import CallRetried, Listener, WorkersCounted, ignore
 from neurofm_shards.format.dataset_record import versions_of
@@ -126,13 +126,13 @@ def run_call(context: WorkerContext, payload: bytes) -> bytes:
         return pickle.dumps(_run_here(*pickle.loads(payload)))  # noqa: S301  (made by this program a moment ago)
     except Exception as error:  # noqa: BLE001  (raised again where the call was made)
         trace = "".join(traceback.format_exception(error))
-        return pickle.dumps(Failure(portable(error), trace, socket.gethostname()))
+        return pickle.dumps(Failure(portable(error), trace, host_name()))
 
 
 def _run_here(function: Callable[..., T], arguments: tuple[Any, ...]) -> Answer[T]:
     start = time.perf_counter()
     value = function(*arguments)
-    return Answer(value, socket.gethostname(), time.perf_counter() - start)
+    return Answer(value, host_name(), time.perf_counter() - start)
 
 
 @cache
@@ -149,7 +149,7 @@ def _prepare(context: WorkerContext) -> None:
     ]
     if wrong:
         raise WorkerError(
-            f"the worker on {socket.gethostname()} cannot take part: {'; '.join(wrong[:3])}; install the same versions "
+            f"the worker on {host_name()} cannot take part: {'; '.join(wrong[:3])}; install the same versions "
             "on all machines"
         )
 
@@ -381,7 +381,7 @@ def probe(path: str, token: str) -> tuple[str, bool]:
         seen = Path(path).read_text() == token
     except OSError:
         seen = False
-    return socket.gethostname(), seen
+    return host_name(), seen
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import socket
 import threading
 import traceback
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any, Literal, TypeVar, cast
 from pydantic import Field
 from typing_extensions import ParamSpec
 
+from neurofm_shards._process import host_name
 from neurofm_shards.errors import ConfigError, WorkerError, portable
 from neurofm_shards.plugins.interfaces import PluginConfig
 
@@ -244,7 +244,7 @@ class _Worker:
         self._process.join(_PATIENCE_S)
         code = self._process.exitcode
         how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        return f"process {self._process.pid} on {socket.gethostname()}: {how}"
+        return f"process {self._process.pid} on {host_name()}: {how}"
 
     def kill(self) -> None:
         """Kill it; its thread takes note."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from neurofm_shards._process import host_name
 from neurofm_shards.convert.commit import commit
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import DEFAULT_RETRIES, ExecutorChoice, dispatcher
@@ -280,7 +280,7 @@ def _noted(run: ShardRun) -> Iterator[None]:
 def whereabouts() -> dict[str, Any]:
     """Return where and when this is: host, process, job and time."""
     job = next((os.environ[name] for name in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID") if name in os.environ), "")
-    return {"host": socket.gethostname(), "pid": os.getpid(), "job": job, "at": time.time()}
+    return {"host": host_name(), "pid": os.getpid(), "job": job, "at": time.time()}
 
 
 @contextmanager

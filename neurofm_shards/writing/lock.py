@@ -18,6 +18,7 @@ from types import TracebackType
 import orjson
 from typing_extensions import Self
 
+from neurofm_shards._process import host_name
 from neurofm_shards.errors import InputNotFoundError, OutputExistsError, OutputLockedError, UnsafePathError
 from neurofm_shards.format.files import SIDECAR_DIR, Folder, is_alive
 
@@ -304,7 +305,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 def _host() -> str:
     """Return the name of this machine, and which start and which view of its processes this is."""
-    return f"{os.uname().nodename} {boot_id()} {_process_view()}".strip()
+    return f"{host_name()} {boot_id()} {_process_view()}".strip()
 
 
 def _process_view() -> str:

@@ -13,6 +13,8 @@ from neurofm_shards.recordings.options import WindowOptions
 
 #: Fields that say how to run, not what to make: they change no byte of a data set.
 RUN_FIELDS = frozenset({"on_error", "durable"})
+#: Options of sources that say where they may read, which is an affair of the machine.
+SOURCE_RUN_FIELDS = frozenset({"allow_links"})
 #: Fields that say how recordings are stored; a data set of windows does not record them.
 RECORDING_FIELDS = frozenset({"layout", "shard_bytes", "piece_bytes"})
 #: What a session id can be made of.
@@ -110,7 +112,7 @@ class ConversionConfig(BaseModel):
         skipped = RUN_FIELDS | (
             RECORDING_FIELDS if self.layout == "windows" else {"windows", "transforms", "shard_size"}
         )
-        return self.model_dump(mode="json", exclude=set(skipped))
+        return self.model_dump(mode="json", exclude={**dict.fromkeys(skipped, True), "source": set(SOURCE_RUN_FIELDS)})
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> ConversionConfig:

@@ -17,3 +17,6 @@ class NwbConfig(PluginConfig):
         "auto",
         description="auto: h5py, and pynwb for what is built unlike known schemas; or only one of them",
     )
+    allow_links: tuple[str, ...] = Field(
+        (), description="folders, besides the one of the file, that links in it may lead to"
+    )

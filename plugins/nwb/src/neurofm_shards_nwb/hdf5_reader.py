@@ -27,6 +27,7 @@ from neurofm_shards_nwb.content import (
     Table,
     text,
 )
+from neurofm_shards_nwb.outside import without_folders
 
 #: The group that a link lies in, its name there, and the link.
 ExternalLink: TypeAlias = tuple[Any, str, Any]
@@ -475,8 +476,8 @@ def missing_links(links: tuple[ExternalLink, ...]) -> dict[str, str]:
         if group.get(name) is None:
             path = f"{group.name}/{name}".strip("/")
             missing[path] = (
-                f"{path} is a link to {link.path} in {link.filename}, which cannot be opened: put that file where the "
-                "link says (beside this one, as a rule), or leave the modality out"
+                f"{path} is a link to {link.path} in {without_folders(link.filename)}, which cannot be opened: put "
+                "that file where the link says (beside this one, as a rule), or leave the modality out"
             )
     return missing
 

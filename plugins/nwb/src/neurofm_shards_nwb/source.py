@@ -25,6 +25,7 @@ from neurofm_shards_nwb.hdf5_reader import (
     walk,
 )
 from neurofm_shards_nwb.nwb1_reader import facts_1, streams_1, version_1
+from neurofm_shards_nwb.outside import Outside, check_regular, check_store, survey
 from neurofm_shards_nwb.recording import NwbRecording, describe, fingerprint, folder_fingerprint
 
 Reader = Literal["auto", "pynwb", "h5py"]
@@ -81,7 +82,7 @@ class NwbSource(Source):
             The file cannot be read; the message names the file, what is wrong with it and what to do.
         """
         path = _only(paths)
-        opened = open_file(path, self.config.reader)
+        opened = open_file(path, self.config.reader, self.config.allow_links)
         refusal = _refusal(path, opened)
         if refusal is not None:
             opened.recording.close()
@@ -94,7 +95,7 @@ class NwbSource(Source):
 
         path = _only(paths)
         try:
-            opened = open_file(path, self.config.reader)
+            opened = open_file(path, self.config.reader, self.config.allow_links)
         except InputNotFoundError:
             raise
         except SourceError as error:
@@ -108,19 +109,21 @@ class NwbSource(Source):
             return Inspection(found.title, tree, [*problems, *found.problems])
 
 
-def open_file(path: str, reader: Reader = "auto") -> OpenedFile:
-    """Open an NWB file or store.
+def open_file(path: str, reader: Reader = "auto", allowed: Sequence[str] = ()) -> OpenedFile:
+    """Open an NWB file or store; ``allowed`` are folders besides its own that its links may lead to.
 
     Raises
     ------
     InputNotFoundError, SourceError
         It cannot be opened, or is not NWB.
     """
+    check_regular(path)
     if is_zarr_store(path):
+        check_store(path, allowed)
         return _open_zarr(path)
     file = open_hdf5(path)
     try:
-        return _open_hdf5(path, file, reader)
+        return _open_hdf5(path, file, reader, survey(path, file, allowed))
     except NeurofmShardsError:
         file.close()
         raise
@@ -132,11 +135,11 @@ def open_file(path: str, reader: Reader = "auto") -> OpenedFile:
         ) from error
 
 
-def _open_hdf5(path: str, file: Any, reader: Reader) -> OpenedFile:
+def _open_hdf5(path: str, file: Any, reader: Reader, outside: Outside) -> OpenedFile:
     name = Path(path).name
     old = version_1(file)
     if old:
-        mark = fingerprint(path, [])
+        mark = fingerprint(path, list(outside.files))
         recording = NwbRecording(path, old, facts_1(file), streams_1(path, file), mark, file.close)
         return OpenedFile(recording, f"{name} (NWB {old}, read without pynwb)")
     if "nwb_version" not in file.attrs:
@@ -154,9 +157,16 @@ def _open_hdf5(path: str, file: Any, reader: Reader) -> OpenedFile:
         streams, problems = describe(content)
     if refusal:
         problems.insert(0, _refused(refusal))
-    mark = fingerprint(path, linked_files(path, found.links))
+    problems += outside.problems
+    mark = fingerprint(path, _others(linked_files(path, found.links), outside))
     recording = NwbRecording(path, content.version, content.facts, (streams, problems), mark, content.close)
     return OpenedFile(recording, f"{name} (NWB {content.version}{_named(types)})", refusal, content)
+
+
+def _others(linked: list[str], outside: Outside) -> list[str]:
+    """Return all files that a file is made of besides, each once."""
+    known = {str(Path(name).resolve()) for name in linked}
+    return [*linked, *(name for name in outside.files if name not in known)]
 
 
 def _read(path: str, file: Any, reader: Reader, types: TypeTree, found: Walk) -> FileContent:

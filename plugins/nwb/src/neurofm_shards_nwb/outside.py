@@ -1,0 +1,297 @@
+"""What a file takes from outside of itself: links into other files, virtual datasets, external storage.
+
+All of it is found, and refused where it leads out of the folder of the input, before anything is followed: a recording
+from somebody else could otherwise name any file of the machine, whose bytes would end up in shards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from neurofm_shards.errors import SourceError
+from neurofm_shards.types import Problem
+
+#: Where HDF5 looks for the files of links and virtual datasets besides, and whose names contain a list of folders.
+_PREFIXES = ("HDF5_EXT_PREFIX", "HDF5_VDS_PREFIX")
+_STORE_METADATA = (".zattrs", "zarr.json", ".zmetadata")
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Other files that an input is made of.
+
+    Attributes
+    ----------
+    files : tuple of str
+        Their paths, sorted.
+    problems : tuple of Problem
+        Which object lies in which file, and data that were never written.
+    """
+
+    files: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+class Boundary:
+    """The folders that the parts of one input may lie in.
+
+    Parameters
+    ----------
+    path : str
+        The input; it may itself be a link.
+    allowed : sequence of str
+        Other folders, named by whoever converts.
+    """
+
+    def __init__(self, path: str, allowed: Sequence[str] = ()) -> None:
+        self.path = path
+        self.folder = Path(path).absolute().parent
+        inside = [self.folder.resolve(), Path(path).resolve().parent, *(Path(folder).resolve() for folder in allowed)]
+        self._inside = tuple(dict.fromkeys(inside))
+
+    def check(self, place: str, named: str, candidates: Sequence[Path]) -> list[Path]:
+        """Return the files that a reference may lead to.
+
+        Parameters
+        ----------
+        place : str
+            The object that refers to it, for messages.
+        named : str
+            How it is named.
+        candidates : sequence of Path
+            Where it is looked for.
+
+        Raises
+        ------
+        SourceError
+            One of them lies elsewhere, or is no regular file.
+        """
+        found = []
+        for path in candidates:
+            try:
+                mode = path.stat().st_mode
+            except (OSError, ValueError):
+                continue  # a link that leads nowhere is broken, and said to be so where its content is missed
+            real = path.resolve()
+            if not any(real.is_relative_to(folder) for folder in self._inside):
+                raise SourceError(
+                    f"{self.path}: {place} leads to {base_name(named)!r} outside of the folder of this file, which "
+                    "could be any file of this machine: put it beside this one, or name its folder with --allow-links"
+                )
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise SourceError(f"{self.path}: {place} leads to {base_name(named)!r}, which is no regular file")
+            found.append(real)
+        return found
+
+
+def check_regular(path: str) -> None:
+    """Refuse pipes, devices and sockets, which would be waited for.
+
+    Raises
+    ------
+    SourceError
+        The path is one of these.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        return  # whoever opens it says what is wrong
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise SourceError(f"{path} is no regular file (a pipe, a socket or a device), so it is no recording")
+
+
+def survey(path: str, file: Any, allowed: Sequence[str] = ()) -> Outside:
+    """Find everything that an open HDF5 file takes from outside of itself.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    file : h5py.File
+        Open; nothing outside of it is opened before it was found to be allowed.
+    allowed : sequence of str
+        Folders besides that of the file.
+
+    Raises
+    ------
+    SourceError
+        Something lies in external storage, or outside of the folders.
+    """
+    found = _Survey(Boundary(path, allowed))
+    found.visit(file, Path(path).absolute())
+    return Outside(tuple(sorted(found.files)), tuple(found.problems))
+
+
+class _Survey:
+    def __init__(self, boundary: Boundary) -> None:
+        self._boundary = boundary
+        self._seen: set[Path] = set()
+        self.files: set[str] = set()
+        self.problems: list[Problem] = []
+
+    def visit(self, file: Any, path: Path) -> None:
+        """Look at all objects of a file, and at the files that its links lead to."""
+        import h5py  # noqa: PLC0415  (only when a file is opened)
+
+        self._seen.add(path.resolve())
+        for place, group, name, kind in _links(file):
+            if kind == h5py.h5l.TYPE_EXTERNAL:
+                link = group.get(name, getlink=True)
+                self._follow(place, link.filename, path)
+            elif kind == h5py.h5l.TYPE_HARD:
+                self._look_at(place, group, name, path)
+            elif kind != h5py.h5l.TYPE_SOFT:
+                raise SourceError(f"{self._boundary.path}: {place} is a link of a kind that no reader knows ({kind})")
+
+    def _look_at(self, place: str, group: Any, name: str, path: Path) -> None:
+        import h5py  # noqa: PLC0415  (only when a file is opened)
+
+        raw = name.encode("utf-8", "surrogateescape")
+        if h5py.h5o.get_info(group.id, raw).type != h5py.h5o.TYPE_DATASET:
+            return
+        dataset = group[name]
+        if dataset.id.get_create_plist().get_external_count():
+            raise SourceError(
+                f"{self._boundary.path}: the values of {place} lie in another file as they are (external storage), "
+                "which could be any file of this machine; write them into the file, for example with h5repack"
+            )
+        if dataset.is_virtual:
+            for source in dataset.virtual_sources():
+                self._check_source(place, source.file_name, path)
+        elif missing := _missing(dataset):
+            self.problems.append(Problem(place, missing, "they read as the value that fills gaps", "warning"))
+
+    def _check_source(self, place: str, named: str, path: Path) -> None:
+        if "%" in named:
+            raise SourceError(
+                f"{self._boundary.path}: {place} is put together from files named {base_name(named)!r}, which stands "
+                "for any number of names; write its values into the file, for example with h5repack"
+            )
+        if named != ".":
+            self._follow(place, named, path)  # one that is not there is missed when values are read
+
+    def _follow(self, place: str, named: str, path: Path) -> None:
+        import h5py  # noqa: PLC0415  (only when a file is opened)
+
+        for real in self._boundary.check(place, named, list(_candidates(named, path))):
+            if real in self._seen or not real.is_file():
+                continue
+            self.files.add(str(real))
+            where = os.path.relpath(real, self._boundary.folder.resolve())
+            inside = where if not where.startswith("..") else real.name
+            self.problems.append(Problem(place, f"it lies in another file, {inside}", "it is read from there", "info"))
+            if h5py.is_hdf5(real):
+                with h5py.File(real, "r") as other:
+                    self.visit(other, real)
+
+
+def _links(file: Any) -> Iterator[tuple[str, Any, str, int]]:
+    """Yield place, group, name and kind of every link of a file; groups that have several names once."""
+    import h5py  # noqa: PLC0415  (only when a file is opened)
+
+    seen = set()
+    pending = [("", file)]
+    while pending:
+        path, group = pending.pop()
+        for name in group:
+            raw = name.encode("utf-8", "surrogateescape")
+            kind = group.id.links.get_info(raw).type
+            place = f"{path}/{name}".strip("/")
+            yield place, group, name, kind
+            if kind != h5py.h5l.TYPE_HARD:
+                continue
+            info = h5py.h5o.get_info(group.id, raw)
+            if info.type == h5py.h5o.TYPE_GROUP and (info.fileno, info.addr) not in seen:
+                seen.add((info.fileno, info.addr))
+                pending.append((place, group[name]))
+
+
+def _candidates(named: str, path: Path) -> Iterator[Path]:
+    """Yield the places where HDF5 looks for a file that another one names."""
+    folders = [path.parent, path.resolve().parent, Path.cwd()]
+    for prefix in _PREFIXES:
+        folders += [Path(folder.replace("${ORIGIN}", str(path.parent))) for folder in _listed(prefix)]
+    if os.path.isabs(named):  # noqa: PTH117  (a text from the file)
+        yield Path(named)
+    for folder in folders:
+        yield folder / named.lstrip("/")
+        yield folder / base_name(named)
+
+
+def _listed(variable: str) -> list[str]:
+    return [folder for folder in os.environ.get(variable, "").split(":") if folder]
+
+
+def without_folders(named: str) -> str:
+    """Return what a file is called: a relative path as it is, of an absolute one the name alone."""
+    is_absolute = named.startswith(("/", "\\")) or named[1:2] == ":"
+    return base_name(named) if is_absolute else named
+
+
+def base_name(named: str) -> str:
+    """Return a file's name without its folders, which may be those of another machine."""
+    return named.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+def _missing(dataset: Any) -> str:
+    """Say what of a dataset was never written; nothing where all of it was."""
+    if not dataset.size:
+        return ""
+    if dataset.chunks is None:
+        return "" if dataset.id.get_storage_size() else "its values were never written"
+    chunks = prod(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))
+    lacking = chunks - dataset.id.get_num_chunks()
+    return f"{lacking:,} of its {chunks:,} chunks were never written" if lacking > 0 else ""
+
+
+def check_store(path: str, allowed: Sequence[str] = ()) -> None:
+    """Refuse a Zarr store that leads out of itself: by links of the file system, or by links in its metadata.
+
+    Raises
+    ------
+    SourceError
+        Naming the first file or object that does, or that is no regular file.
+    """
+    boundary = Boundary(str(Path(path).absolute() / "store"), allowed)
+    boundary.path = path
+    for folder, folders, names in os.walk(path):
+        for name in (*folders, *names):
+            entry = Path(folder) / name
+            place = str(entry.relative_to(path))
+            if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+                boundary.check(place, name, [entry])
+        for name in names:
+            if name in _STORE_METADATA:
+                _check_links_of_store(boundary, Path(path), Path(folder) / name)
+
+
+def _check_links_of_store(boundary: Boundary, store: Path, file: Path) -> None:
+    try:
+        values = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return  # the reader says what is wrong with it
+    place = str(file.relative_to(store))
+    for source in _sources(values):
+        if "://" in source:
+            raise SourceError(f"{boundary.path}: {place} leads to another machine ({source[:60]!r}), which is not read")
+        boundary.check(place, source, [store / source, Path(source), Path.cwd() / source])
+
+
+def _sources(values: Any) -> Iterator[str]:
+    """Yield the stores that links and references in a store's metadata lead to."""
+    if isinstance(values, dict):
+        source = values.get("source")
+        if isinstance(source, str) and "path" in values and source != ".":
+            yield source
+        for value in values.values():
+            yield from _sources(value)
+    elif isinstance(values, list):
+        for value in values:
+            yield from _sources(value)

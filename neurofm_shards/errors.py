@@ -136,6 +136,18 @@ class ClosedError(NeurofmShardsError, ValueError):
     """Something was asked of a data set that was closed before."""
 
 
+#: Control characters but for tab and end of line, and those that change the direction of writing.
+_CONTROLS = {
+    code: f"\\u{code:04x}"
+    for code in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+
+
+def visible(text: str) -> str:
+    """Return a text in which control characters, which a terminal would obey, are spelled out."""
+    return text if text.isprintable() else text.translate(_CONTROLS)
+
+
 def portable(error: BaseException) -> BaseException:
     """Return an error that survives the journey to another process with its own type and message.
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from neurofm_shards.errors import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -18,16 +20,16 @@ COLOURS = {"info": "cyan", "warning": "yellow", "error": "red"}
 
 def result_console() -> Console:
     """Return a console for results; wide when piped, so that tables are not cut."""
-    from rich.console import Console  # noqa: PLC0415  (after --help)
+    from neurofm_shards._console import SafeConsole  # noqa: PLC0415  (after --help)
 
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    return SafeConsole(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
 def note_console() -> Console:
     """Return a console for progress and notes."""
-    from rich.console import Console  # noqa: PLC0415  (after --help)
+    from neurofm_shards._console import SafeConsole  # noqa: PLC0415  (after --help)
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 def plain_table(*heads: str, wrap: Sequence[str] = ()) -> Table:
@@ -54,7 +56,7 @@ def print_json(value: Any) -> None:
     import orjson  # noqa: PLC0415  (after --help)
 
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
-    sys.stdout.write(text.decode())
+    sys.stdout.write(visible(text.decode()))
 
 
 def print_report(report: Report, verdict: str) -> None:

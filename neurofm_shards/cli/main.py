@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from neurofm_shards._version import __version__
-from neurofm_shards.errors import MissingPluginError, NeurofmShardsError
+from neurofm_shards.errors import MissingPluginError, NeurofmShardsError, visible
 
 if TYPE_CHECKING:
     from neurofm_shards.plugins.entries import CommandEntry
@@ -177,5 +177,5 @@ def _add_global_options(parser: argparse.ArgumentParser, default: str | None) ->
 def _failed(error: Exception, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201  (one plain line, whatever else is broken)
+    print(f"error: {visible(str(error))}", file=sys.stderr)  # noqa: T201  (one plain line, whatever else is broken)
     return code

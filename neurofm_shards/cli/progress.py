@@ -13,6 +13,7 @@ import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from neurofm_shards.cli.console import note_console
+from neurofm_shards.errors import visible
 from neurofm_shards.events import (
     ActivityProgressed,
     CallRetried,
@@ -209,4 +210,4 @@ def size_text(number: float) -> str:
 
 
 def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201  (plain lines for logs)
+    print(visible(text), file=sys.stderr, flush=True)  # noqa: T201  (plain lines for logs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,14 +95,22 @@ def find_inputs(named: Sequence[str | os.PathLike[str]], format_name: str, optio
     matches: list[tuple[str, Registered[SourceEntry]]] = []
     seen: set[str] = set()
     for path in _expand(named):
-        for found, source in finder.find(path):
-            real = os.path.realpath(found)
+        for found, source in finder.find(_regular(path)):
+            real = os.path.realpath(_regular(found))
             if real not in seen:
                 seen.add(real)
                 matches.append((found, source))
     if not matches:
         raise NothingToConvertError(f"nothing to convert: {', '.join(map(str, named))} holds no file of a known format")
     return _grouped(matches, options)
+
+
+def _regular(path: str) -> str:
+    """Return a path that is a file or folder; pipes, sockets and devices would be waited for."""
+    mode = os.stat(path).st_mode  # noqa: PTH116
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise SourceError(f"{path} is no regular file (a pipe, a socket or a device): copy what it gives into a file")
+    return path
 
 
 def _expand(named: Sequence[str | os.PathLike[str]]) -> Iterable[str]:

@@ -136,10 +136,10 @@ class ShardedDatasetInfo:
 
     def print_summary(self, console: Console | None = None) -> None:
         """Print the summary as tables."""
-        from rich.console import Console  # noqa: PLC0415  (only printing needs it)
+        from neurofm_shards._console import SafeConsole  # noqa: PLC0415  (only printing needs it)
 
         summary = self.get_summary()
-        console = console or Console()
+        console = console or SafeConsole()
         console.print(_facts(summary))
         console.print(_columns(summary))
         if summary["sessions"]:

@@ -282,7 +282,7 @@ class Opening:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedInput:
     """An open input.
 
     Attributes
@@ -297,7 +297,7 @@ class Opened:
     is_recording: bool
 
 
-def open_input(opening: Opening) -> Opened:
+def open_input(opening: Opening) -> OpenedInput:
     """Open an input and window it where it is a recording.
 
     Raises
@@ -310,9 +310,9 @@ def open_input(opening: Opening) -> Opened:
         opened = opening.input.source.open(opening.input.paths)
         if isinstance(opened, Samples):
             _check_cut_is_wanted(opening, opened)
-            return Opened(opened, is_recording=False)
+            return OpenedInput(opened, is_recording=False)
         opened.session_id = session_name(opening, opened.session_id, opened.subject_id)
-        return Opened(_samples(opened, opening), is_recording=True)
+        return OpenedInput(_samples(opened, opening), is_recording=True)
     except NeurofmShardsError as error:
         raise _named(error, name) from error
     except Exception as error:  # a plugin may raise anything
@@ -382,7 +382,7 @@ class Expected:
     signature: Signature
 
 
-class Reader:
+class InputReader:
     """Reads blocks of one input after the other; the last one stays open.
 
     Used by one thread. Opening costs as much as planning, so tasks that follow one another on the same input share it.
@@ -390,9 +390,9 @@ class Reader:
 
     def __init__(self) -> None:
         self._key: tuple[Opening, Expected] | None = None
-        self._opened: Opened | None = None
+        self._opened: OpenedInput | None = None
 
-    def plan(self, opening: Opening) -> tuple[Opened, SourcePlan, Expected]:
+    def plan(self, opening: Opening) -> tuple[OpenedInput, SourcePlan, Expected]:
         """Open an input for the first time; it stays open for the reads that may follow."""
         self.close()
         before = signature(opening.input.paths)
@@ -435,7 +435,7 @@ class Reader:
         self._opened = None
         self._key = None
 
-    def _open(self, opening: Opening, expected: Expected) -> Opened:
+    def _open(self, opening: Opening, expected: Expected) -> OpenedInput:
         key = (opening, expected)
         if self._opened is None or self._key != key:
             self.close()
@@ -462,12 +462,12 @@ class _Local(threading.local):
     """One reader per worker, whatever kind of worker it is."""
 
     def __init__(self) -> None:
-        self.reader = Reader()
+        self.reader = InputReader()
 
 
 _LOCAL = _Local()
 
 
-def worker_reader() -> Reader:
+def worker_reader() -> InputReader:
     """Return this worker's reader: an input stays open between the tasks that one thread of one process runs."""
     return _LOCAL.reader

@@ -68,7 +68,7 @@ class AddressSpace(ABC):
         self._bounds: dict[int, Ints] = {}
         self._first_frames = np.full(len(tar_bytes), -1, np.int64)
         self._changed = threading.Condition()
-        self._readers: set[Reader] = set()
+        self._readers: set[AddressReader] = set()
         self._closed = False
         after_fork(self._forget_readers)
 
@@ -91,10 +91,10 @@ class AddressSpace(ABC):
         return False
 
     @abstractmethod
-    def reading(self) -> Reader:
+    def reading(self) -> AddressReader:
         """Return a context manager that holds the space open, and the frames that are read, for one gather."""
 
-    def enter(self, reader: Reader) -> None:
+    def enter(self, reader: AddressReader) -> None:
         """Note that somebody reads.
 
         No lock is taken: a reader first says that it is there and then looks whether the space is closed, and
@@ -110,7 +110,7 @@ class AddressSpace(ABC):
             self.leave(reader)
             raise ClosedError(f"the data set {self.name} is closed; open it again to read from it")
 
-    def leave(self, reader: Reader) -> None:
+    def leave(self, reader: AddressReader) -> None:
         """Unregister a reader."""
         self._readers.discard(reader)
         if self._closed:
@@ -162,7 +162,7 @@ class AddressSpace(ABC):
         """Give everything back."""
 
 
-class Reader(ABC):
+class AddressReader(ABC):
     """Reads from a space for one gather in one thread; made by ``AddressSpace.reading``.
 
     Attributes
@@ -233,7 +233,7 @@ class MappedAddressSpace(AddressSpace):
     def _drop(self, start: int, stop: int) -> None:
         self._range.drop(start, stop)
 
-    def reading(self) -> Reader:
+    def reading(self) -> AddressReader:
         """See :meth:`AddressSpace.reading`."""
         return _MappedReader(self)
 
@@ -242,7 +242,7 @@ class MappedAddressSpace(AddressSpace):
         self.copy = make_row_copy(self.everything)
 
 
-class _MappedReader(Reader):
+class _MappedReader(AddressReader):
     def __init__(self, space: MappedAddressSpace) -> None:
         super().__init__(space)
         self._space = space
@@ -320,7 +320,7 @@ class FileAddressSpace(AddressSpace):
         base = int(self.bases[shard])
         self._decoded[shard].drop(start - base, stop - base)
 
-    def reading(self) -> Reader:
+    def reading(self) -> AddressReader:
         """See :meth:`AddressSpace.reading`."""
         return _FileReader(self)
 
@@ -330,7 +330,7 @@ class FileAddressSpace(AddressSpace):
             decoded.close()
 
 
-class _FileReader(Reader):
+class _FileReader(AddressReader):
     def __init__(self, space: FileAddressSpace) -> None:
         super().__init__(space)
         self._space = space

@@ -26,7 +26,7 @@ from neurofm_shards.format.manifest import MANIFEST_NAME, read_manifest
 from neurofm_shards.format.resolve import find_codec, find_compression
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.format.unfinished import why_unfinished
-from neurofm_shards.reading.address_space import AddressSpace, Reader
+from neurofm_shards.reading.address_space import AddressReader, AddressSpace
 from neurofm_shards.reading.frames_cache import Identity, ShardFile, identity_of
 from neurofm_shards.types import ColumnSpec
 
@@ -298,14 +298,14 @@ class ShardTable:
         for shard in sorted(set(self.shards_of(rows).tolist())):
             yield self.attach(shard), int(self.starts[shard]), int(self._space.bases[shard])
 
-    def bytes_of(self, reader: Reader, shard: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
+    def bytes_of(self, reader: AddressReader, shard: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Return decoded bytes of a shard's tar, to be used before the reader ends."""
         self.attach(shard)
         at, size = np.array([start + int(self._space.bases[shard])]), np.array([stop - start])
         reader.need(at, size)
         return reader.slices(at, size)[0]
 
-    def check_records(self, reader: Reader, rows: Ints) -> None:
+    def check_records(self, reader: AddressReader, rows: Ints) -> None:
         """Compare the checksum of each row's whole record.
 
         Raises

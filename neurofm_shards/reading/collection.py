@@ -20,7 +20,7 @@ from neurofm_shards.errors import ConfigError, FormatError, SampleIndexError, Sa
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.format.manifest import side_table
 from neurofm_shards.format.metadata_table import MetadataTable, load_table
-from neurofm_shards.reading.address_space import IO, Reader, open_address_space
+from neurofm_shards.reading.address_space import IO, AddressReader, open_address_space
 from neurofm_shards.reading.buffers import BufferPool
 from neurofm_shards.reading.catalog import Catalog, Pattern, ShardTable, read_catalog
 from neurofm_shards.reading.columns import Column, Fetch, ListColumn, gather_at_once, make_column, native
@@ -484,7 +484,7 @@ class ShardCollection:
             found = self._metadata.gather(Fetch(reader, where, addresses, plain, self._shards))
         return [{} if value is MISSING else _object(value) for value in found]
 
-    def reading(self) -> Reader:
+    def reading(self) -> AddressReader:
         """Return a context manager that holds the data set open: for views of its memory (:meth:`array`).
 
         Entering it raises ClosedError once the data set was closed.

@@ -25,7 +25,7 @@ from neurofm_shards.types import ColumnSpec, Ragged
 
 if TYPE_CHECKING:
     from neurofm_shards.format.index import ColumnIndex
-    from neurofm_shards.reading.address_space import Reader
+    from neurofm_shards.reading.address_space import AddressReader
     from neurofm_shards.reading.catalog import ShardTable
 
 
@@ -42,7 +42,7 @@ class Fetch(NamedTuple):
 
     Attributes
     ----------
-    reader : Reader
+    reader : AddressReader
         Reads bytes at addresses.
     rows, addresses : numpy.ndarray of int64, shape (n,)
         Which samples, and where their values lie; all of them known.
@@ -56,7 +56,7 @@ class Fetch(NamedTuple):
         Type to deliver instead of the stored one.
     """
 
-    reader: Reader
+    reader: AddressReader
     rows: Ints
     addresses: Ints
     plain: bool

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from neurofm_shards._typing import Floats, Ints, Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.order.bijection import MAX_SIZE, Permutation, combine, derive_key
-from neurofm_shards.loading.order.windows import Windows
+from neurofm_shards.loading.order.windows import ShuffleWindows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,8 +122,8 @@ class ShuffleOrder:
         if self.shuffle == "global":
             return Permutation(self.num_samples, key)
         if self.shuffle is True and not self.shuffle_shards:
-            return Windows(np.array([self.num_samples]), self.buffer_size, key, shuffle_shards=False)
-        return Windows(self._sizes, self.buffer_size if self.shuffle else 1, key, shuffle_shards=True)
+            return ShuffleWindows(np.array([self.num_samples]), self.buffer_size, key, shuffle_shards=False)
+        return ShuffleWindows(self._sizes, self.buffer_size if self.shuffle else 1, key, shuffle_shards=True)
 
 
 class Schedule:

@@ -31,7 +31,7 @@ _MOST_WINDOWS = 1 << 31
 _PASS = 1 << 13
 
 
-class Windows:
+class ShuffleWindows:
     """The order of one epoch.
 
     Parameters

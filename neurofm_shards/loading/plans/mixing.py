@@ -28,7 +28,7 @@ _LISTED = 8
 
 
 @dataclass(frozen=True)
-class Source:
+class MixSource:
     """Rows of one collection that are drawn from as one source.
 
     Attributes
@@ -62,7 +62,7 @@ class Mix:
 
     Attributes
     ----------
-    sources : tuple of Source
+    sources : tuple of MixSource
         What is drawn from.
     weights : tuple of float
         One per source; only their ratios matter.
@@ -71,7 +71,7 @@ class Mix:
         ``"all_exhausted"``: with the last one; the others start again, in a new order. A number: that many samples.
     """
 
-    sources: tuple[Source, ...]
+    sources: tuple[MixSource, ...]
     weights: tuple[float, ...]
     stop: Stop
 
@@ -228,7 +228,7 @@ def mix(
     if len(chosen) != len(collections):
         raise ConfigError(f"{len(collections)} data sets and {len(chosen)} subsets: give one per data set")
     pairs = enumerate(zip(map(_opened, collections), chosen, strict=True))
-    sources = [Source(each, i, rows, f"data set {i}") for i, (each, rows) in pairs]
+    sources = [MixSource(each, i, rows, f"data set {i}") for i, (each, rows) in pairs]
     return mixed(sources, weights, temperature, stop)
 
 
@@ -250,13 +250,13 @@ def _opened(collection: DataSet) -> SampleCollection:
     return ShardCollection.open(os.fspath(collection)) if isinstance(collection, (str, os.PathLike)) else collection
 
 
-def grouped(collection: SampleCollection, by: str | Sequence[str], subset: Rows | None) -> list[Source]:
+def grouped(collection: SampleCollection, by: str | Sequence[str], subset: Rows | None) -> list[MixSource]:
     """Return one source per group of samples."""
-    return [Source(collection, 0, rows, name) for name, rows in group_rows(collection, by, subset).items()]
+    return [MixSource(collection, 0, rows, name) for name, rows in group_rows(collection, by, subset).items()]
 
 
 def mixed(
-    sources: Sequence[Source], weights: Sequence[float] | None, temperature: float | None, stop: Stop | None
+    sources: Sequence[MixSource], weights: Sequence[float] | None, temperature: float | None, stop: Stop | None
 ) -> Mix:
     """Check weights, temperature and stopping rule, and put in the defaults."""
     sizes = [len(source) for source in sources]

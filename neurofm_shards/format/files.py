@@ -20,6 +20,8 @@ from neurofm_shards.types import Buffer
 
 #: Hidden folder of a data set: indexes, tables, the journal.
 SIDECAR_DIR = ".neurofm"
+#: The file in it that holds saved splits.
+SPLITS_NAME = "splits"
 #: Folder of side tables in the hidden one.
 TABLES_DIR = "tables"
 

@@ -164,6 +164,8 @@ class Manifest(FrozenModel):
         Side tables.
     sources, failures : list of dict
         Inputs with their fingerprints, and those that could not be converted.
+    splits : dict of str to int
+        Samples of each split that is saved beside the shards; absent from the text where none are.
     config : dict
         The resolved configuration that made the data set.
     software : dict of str to str
@@ -186,6 +188,7 @@ class Manifest(FrozenModel):
     tables: dict[str, TableEntry] = Field(default_factory=dict)
     sources: list[dict[str, Any]] = Field(default_factory=list)
     failures: list[dict[str, Any]] = Field(default_factory=list)
+    splits: dict[str, Count] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
     software: dict[str, str] = Field(default_factory=dict)
 
@@ -230,7 +233,10 @@ _OPTIONS = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """Return the canonical text of a manifest."""
-    return orjson.dumps(manifest.model_dump(), option=_OPTIONS)
+    values = manifest.model_dump()
+    if not manifest.splits:
+        del values["splits"]
+    return orjson.dumps(values, option=_OPTIONS)
 
 
 def write_manifest(folder: Path | str, manifest: Manifest, *, durable: bool = False, mode: int | None = None) -> None:

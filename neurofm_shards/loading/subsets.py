@@ -17,11 +17,12 @@ import numpy.typing as npt
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.expressions import compile_expression, unknown_name
-from neurofm_shards.format.files import SIDECAR_DIR
+from neurofm_shards.format.files import SIDECAR_DIR, SPLITS_NAME
+from neurofm_shards.format.manifest import read_manifest, write_manifest
 from neurofm_shards.format.sidecar import read_arrays, write_arrays
 from neurofm_shards.reading.collection import SampleCollection, ShardCollection
+from neurofm_shards.writing.lock import OutputLock
 
-SPLITS_NAME = "splits"
 SPLITS_VERSION = 1
 
 
@@ -92,9 +93,20 @@ def save_splits(shard_dir: str | os.PathLike[str], splits: Splits | Mapping[str,
             "fingerprint": collection.fingerprint,
         }
         path = _path(collection)
+        folder, manifest = Path(collection.catalog.folder), collection.manifest
     path.parent.mkdir(exist_ok=True)
     write_arrays(path, header, {"split": codes}, durable=True)
+    if manifest is not None:
+        _note_splits(folder, {name: int((codes == code).sum()) for code, name in enumerate(rows)})
     return path
+
+
+def _note_splits(folder: Path, counts: Mapping[str, int]) -> None:
+    """Let the manifest know that there are splits, so that a copy without them is noticed."""
+    with OutputLock(folder):
+        manifest = read_manifest(folder)
+        if manifest is not None and manifest.splits != counts:
+            write_manifest(folder, manifest.model_copy(update={"splits": dict(counts)}), durable=True)
 
 
 def saved_splits(collection: SampleCollection) -> dict[str, Rows]:
@@ -109,6 +121,11 @@ def saved_splits(collection: SampleCollection) -> dict[str, Rows]:
     try:
         header, arrays = read_arrays(path)
     except FileNotFoundError:
+        if collection.manifest is not None and collection.manifest.splits:
+            raise FormatError(
+                f"the splits of {collection.catalog.folder} ({', '.join(collection.manifest.splits)}) are gone: they "
+                f"lie in {path}. Copy the hidden folder along with the shards, or save splits again"
+            ) from None
         return {}
     names, codes = header.get("names"), arrays.get("split")
     shards = header.get("shards")

@@ -16,7 +16,7 @@ import xxhash
 from neurofm_shards._process import usable_cpus
 from neurofm_shards.errors import FormatError, InputNotFoundError, NeurofmShardsError, NoShardsError
 from neurofm_shards.format.canonical import is_canonical
-from neurofm_shards.format.files import names_in
+from neurofm_shards.format.files import SIDECAR_DIR, SPLITS_NAME, names_in
 from neurofm_shards.format.index import ShardIndex
 from neurofm_shards.format.index_io import (
     build_index,
@@ -27,7 +27,7 @@ from neurofm_shards.format.index_io import (
     shard_fingerprint,
 )
 from neurofm_shards.format.keys import KEY_BYTES, METADATA_FIELD, check_key
-from neurofm_shards.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest
+from neurofm_shards.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, TableEntry, read_manifest, read_table
 from neurofm_shards.format.metadata_table import metadata_of_shard
 from neurofm_shards.format.sidecar import sidecar_paths
 from neurofm_shards.format.tar import Member, TarReader
@@ -293,6 +293,7 @@ def validate_dataset(folder: Path | str, workers: int | None = None, progress: P
     listed = [path / entry.shard_name for entry in manifest.shards] if manifest else shards
     if manifest is not None:
         _compare_folder(manifest, shards, findings)
+        findings += _check_belongings(path, manifest)
     elif not shards:
         findings.append(Finding("error", "", "", "there are no shards", "this is no data set"))
     checks = _check_shards([shard for shard in listed if shard in shards], workers, progress)
@@ -354,6 +355,28 @@ def _compare_folder(manifest: Manifest, shards: Sequence[Path], findings: list[F
         findings.append(
             Finding("warning", name, "", what, "it is no part of the data set; other programs will read it")
         )
+
+
+def _check_belongings(folder: Path, manifest: Manifest) -> list[Finding]:
+    """Look for what the manifest says lies beside the shards, in the hidden folder that copies forget."""
+    problems = ((name, _table_problem(folder, entry)) for name, entry in manifest.tables.items())
+    found = [
+        Finding("error", "", "", f"side table {name!r}: {problem}", "the numbers of its rows mean nothing")
+        for name, problem in problems
+        if problem
+    ]
+    if manifest.splits and not (folder / SIDECAR_DIR / SPLITS_NAME).exists():
+        what = f"the saved splits {', '.join(manifest.splits)} are not there"
+        found.append(Finding("error", "", "", what, "split= finds none; copy the hidden folder, or save splits again"))
+    return found
+
+
+def _table_problem(folder: Path, entry: TableEntry) -> str:
+    try:
+        read_table(folder, entry)
+    except FormatError as error:
+        return str(error)
+    return ""
 
 
 def _check_shards(paths: Sequence[Path], workers: int | None, progress: Progress | None) -> list[ShardCheck]:

@@ -16,6 +16,8 @@ from neurofm_shards import (
     split,
 )
 from neurofm_shards.errors import ConfigError, FormatError
+from neurofm_shards.format.manifest import read_manifest
+from neurofm_shards.maintenance.validate import validate_dataset
 
 COUNT = 60
 
@@ -124,3 +126,25 @@ def test_impossible_splits_are_refused(folder, rows, says):
 def test_without_any_splits_the_way_to_make_them_is_named(folder):
     with pytest.raises(ConfigError, match="no splits are saved with the data.*save_splits"):
         ShardDataset(folder, split="train")
+
+
+def test_a_copy_without_the_hidden_folder_does_not_pass_for_whole(folder, tmp_path):
+    save_splits(folder, {"train": [0, 1, 2], "test": [5]})
+    assert read_manifest(folder).splits == {"train": 3, "test": 1}
+    assert validate_dataset(folder).ok
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(".neurofm"))
+    with pytest.raises(FormatError, match=r"the splits of .* \(train, test\) are gone.*hidden folder"):
+        ShardDataset(copy, split="train")
+    assert len(ShardDataset(copy)) == len(ShardDataset(folder))
+    report = validate_dataset(copy)
+    assert not report.ok
+    assert "the saved splits train, test are not there" in str(report.findings)
+
+
+def test_a_data_set_without_saved_splits_has_the_manifest_that_it_had(folder):
+    before = (folder / "dataset_metadata.json").read_bytes()
+    assert b'"splits"' not in before
+    save_splits(folder, {"train": [0]})
+    save_splits(folder, {})
+    assert (folder / "dataset_metadata.json").read_bytes() == before

@@ -172,6 +172,8 @@ EMPTY.setflags(write=False)
 def normalise(spans: Ints | Iterable[tuple[int, int]]) -> Ints:
     """Sort, drop empty spans, and join those that touch or overlap."""
     found = np.asarray(list(spans) if not isinstance(spans, np.ndarray) else spans, dtype=np.int64).reshape(-1, 2)
+    if len(found) == 1 and found[0, 0] < found[0, 1]:
+        return found
     found = found[found[:, 0] < found[:, 1]]
     found = found[np.argsort(found[:, 0], kind="stable")]
     if len(found) == 0:
@@ -197,6 +199,8 @@ def _edges(*sets: Ints) -> Ints:
 
 def intersect(first: Ints, second: Ints) -> Ints:
     """Return the time that lies in both sets."""
+    if len(first) == 0 or len(second) == 0:
+        return EMPTY
     edges = _edges(first, second)
     keep = contains(first, edges[:-1]) & contains(second, edges[:-1])
     return normalise(np.stack([edges[:-1], edges[1:]], axis=1)[keep])
@@ -204,6 +208,8 @@ def intersect(first: Ints, second: Ints) -> Ints:
 
 def subtract(first: Ints, second: Ints) -> Ints:
     """Return the time of the first set that is not in the second."""
+    if len(second) == 0 or len(first) == 0:
+        return first
     edges = _edges(first, second)
     keep = contains(first, edges[:-1]) & ~contains(second, edges[:-1])
     return normalise(np.stack([edges[:-1], edges[1:]], axis=1)[keep])

@@ -16,6 +16,9 @@ import numpy.typing as npt
 from neurofm_shards.errors import SourceError
 from neurofm_shards.types import Problem
 
+#: H5D_SPACE_STATUS_ALLOCATED: all of a dataset has its place in the file.
+_ALLOCATED = 2
+
 
 @dataclass(frozen=True)
 class StoredArray:
@@ -33,13 +36,13 @@ class StoredArray:
     where: str
     process: int = field(default_factory=os.getpid)
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape as stored; ``()`` for a dataset without a dataspace, which holds nothing."""
         shape = self.data.shape if hasattr(self.data, "shape") else np.shape(self.data)
         return tuple(int(n) for n in shape or ())
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         """Type of the values as stored; ``object`` for text and references."""
         dtype = getattr(self.data, "dtype", None)
@@ -114,21 +117,20 @@ class StoredArray:
 
 def _unwritten(data: Any) -> str:
     """Return which part of an HDF5 dataset was never written; empty for whole ones and for other arrays."""
-    properties = getattr(getattr(data, "id", None), "get_create_plist", None)
-    if properties is None or not data.size or (data.dtype.kind == "f" and np.isnan(data.fillvalue)):
+    status = getattr(getattr(data, "id", None), "get_space_status", None)
+    if status is None or (status() == _ALLOCATED and data.id.get_storage_size()) or not data.size or data.external:
         return ""
-    layout = properties().get_layout()
-    if layout == 3:  # H5D_VIRTUAL
+    if data.is_virtual:
         folder = Path(data.file.filename).parent
-        lost = sorted(
-            {s.file_name for s in data.virtual_sources() if s.file_name != "." and not (folder / s.file_name).is_file()}
-        )
+        names = sorted({source.file_name for source in data.virtual_sources()} - {"."})
+        lost = [name for name in names if not (folder / name).is_file()]
         return f"it is put together of other files, and {', '.join(lost[:3])} cannot be found" if lost else ""
-    if layout == 2:  # H5D_CHUNKED
-        want = math.prod(-(-size // chunk) for size, chunk in zip(data.shape, data.chunks, strict=True))
-        there = data.id.get_num_chunks()
-        return f"{want - there} of its {want} chunks were never written" if there < want else ""
-    return "its values were never written" if layout == 1 and not data.id.get_storage_size() else ""
+    if data.dtype.kind == "f" and np.isnan(data.fillvalue):
+        return ""
+    if data.chunks is None:
+        return "its values were never written"
+    want = math.prod(-(-size // chunk) for size, chunk in zip(data.shape, data.chunks, strict=True))
+    return f"{want - data.id.get_num_chunks()} of its {want} chunks were never written"
 
 
 def text(value: object) -> str:

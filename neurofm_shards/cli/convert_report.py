@@ -23,6 +23,8 @@ def print_summary(result: Mapping[str, Any], *, as_json: bool) -> None:
         f"({size_text(result['total_bytes'])}), columns {', '.join(result['modalities'])}, in {result['output_dir']}",
         markup=False,
     )
+    for line in validity_notes(result["valid_shares"]):
+        console.print(line, markup=False)
     for failure in result["failures"]:
         console.print(f"failed: {failure['files'][0]}: {failure['error']}", markup=False)
 
@@ -46,13 +48,23 @@ def print_preview(described: Mapping[str, Any], *, as_json: bool) -> None:
         shape = "" if column["shape"] is None else ", ".join("?" if n is None else str(n) for n in column["shape"])
         columns.add_row(column["name"], column["dtype"] or "JSON", f"({shape})", column["unit"] or "")
     console.print(columns)
-    for line in split_notes(described["splits"]):
+    for line in (*split_notes(described["splits"]), *validity_notes(described["valid_shares"])):
         console.print(line, markup=False)
     console.print(
         f"{described['total_samples']:,} samples in {described['total_shards']:,} shards, "
         f"about {size_text(described['estimated_bytes'])} before compression",
         markup=False,
     )
+
+
+def validity_notes(shares: Mapping[str, float]) -> list[str]:
+    """Return in which share of windows each modality is valid, where that is not all of them."""
+    return [
+        f"{'warning: ' if share < 0.01 else ''}{name} is valid in {share * 100:.{0 if share >= 0.01 else 2}f} % of "
+        "windows; --min-valid-fraction 1 keeps those"
+        for name, share in shares.items()
+        if share < 1
+    ]
 
 
 def _input_row(item: Mapping[str, Any]) -> tuple[str, ...]:

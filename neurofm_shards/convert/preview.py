@@ -9,6 +9,7 @@ import numpy as np
 
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan
 from neurofm_shards.convert.work import transformed_columns
+from neurofm_shards.format.manifest import valid_shares
 from neurofm_shards.types import ColumnSpec
 from neurofm_shards.values import to_json
 
@@ -26,7 +27,8 @@ def preview(plan: ConversionPlan) -> dict[str, Any]:
     -------
     dict
         ``inputs`` (samples, drops by reason, problems or error), ``columns``, ``total_samples``, ``total_shards``,
-        ``splits`` (samples of each), ``estimated_bytes`` (of tar, before compression) and the resolved ``config``.
+        ``splits`` (samples of each), ``valid_shares`` (of the windows, by modality), ``estimated_bytes`` (of tar, before
+        compression) and the resolved ``config``.
     """
     columns: Sequence[ColumnSpec] = plan.columns
     if plan.config.transforms:
@@ -39,6 +41,9 @@ def preview(plan: ConversionPlan) -> dict[str, Any]:
         "total_samples": plan.total_samples,
         "total_shards": plan.total_shards,
         "splits": plan.splits,
+        "valid_shares": valid_shares(
+            (item.plan.metadata, item.plan.num_samples) for item in plan.inputs if item.plan is not None
+        ),
         "estimated_bytes": sum(_bytes(item, columns, transformed=bool(plan.config.transforms)) for item in plan.inputs),
         "tables": {name: len(rows) for name, rows in plan.tables.items()},
         "config": plan.config.content(),

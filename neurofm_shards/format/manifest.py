@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -366,8 +367,37 @@ def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
         "compression": manifest.compression,
         "modalities": list(manifest.modalities),
         "sessions": len({source["session_id"] for source in manifest.sources if "session_id" in source}),
+        "drops": _counted(source.get("drops", {}) for source in manifest.sources),
+        "problems": [
+            {"session_id": source.get("session_id", ""), **problem}
+            for source in manifest.sources
+            for problem in source.get("problems", ())
+            if problem.get("severity") != "info"
+        ],
+        "valid_shares": valid_shares(
+            (source.get("facts", {}), source.get("num_samples", 0)) for source in manifest.sources
+        ),
         "failures": list(manifest.failures),
     }
+
+
+def _counted(drops: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return how many samples all inputs dropped, by reason."""
+    counts: Counter[str] = Counter()
+    for each in drops:
+        counts.update(each)
+    return dict(counts)
+
+
+def valid_shares(inputs: Iterable[tuple[Mapping[str, Any], int]]) -> dict[str, float]:
+    """Return in which share of all windows each modality is valid throughout, from the facts and sizes of inputs."""
+    valid: dict[str, float] = {}
+    total: Counter[str] = Counter()
+    for facts, count in inputs:
+        for name, share in dict(facts.get("valid_share", {})).items():
+            valid[name] = valid.get(name, 0.0) + share * count
+            total[name] += count
+    return {name: valid[name] / total[name] for name in valid if total[name]}
 
 
 def side_table(folder: Path, manifest: Manifest | None, name: str) -> list[dict[str, Any]]:

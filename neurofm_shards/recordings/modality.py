@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +31,12 @@ class WindowedModality(ABC):
     removals: Mapping[str, Ints] = {}
     #: Spans in which there is anything of it; None for the whole recording.
     covers: Ints | None = None
+
+    @property
+    def values_per_window(self) -> int:
+        """Number of values in one window of the columns of fixed shape."""
+        shapes = [spec.shape for spec in self.columns if spec.shape and None not in spec.shape]
+        return sum(math.prod(length or 0 for length in shape) for shape in shapes)
 
     @abstractmethod
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:

@@ -19,6 +19,7 @@ from neurofm_shards.recordings.assembly import (
     invalid_times,
     nothing,
 )
+from neurofm_shards.recordings.modality import WindowedModality
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.ticks import EMPTY, intersect, normalise, subtract, to_seconds
 from neurofm_shards.recordings.timeline import TimeGrid, Timeline, known_timeline, timeline
@@ -38,12 +39,17 @@ from neurofm_shards.recordings.windows import (
     whole_split,
 )
 from neurofm_shards.streams import AnyStream, IntervalStream, Recording, read_once
-from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, SourcePlan
+from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Problem, SourcePlan
 
 VALID = "valid"
 TOO_LITTLE = "below min_valid_fraction"
 LIMIT = "beyond limit_windows"
 NOT_RECORDED = "not recorded"
+#: A modality that is valid in a smaller share of windows is warned of.
+_HARDLY = 0.01
+#: So many values are looked at to find out where a modality is valid, in so many windows at least.
+_VALUES_LOOKED_AT = 1 << 22
+_FEWEST_LOOKED_AT = 256
 
 
 def windowed(recording: Recording, options: WindowOptions | None = None) -> RecordingSamples:
@@ -109,6 +115,7 @@ class RecordingSamples(Samples):
         self._trials = trials
         self._cut = cut
         self._valid = valid
+        self._shares = {part.name: _valid_share(part, cut) for part in assembly.parts if len(cut)}
         self._labels = Labels(trials, options.label_columns)
         self._masked = _masked(options)
 
@@ -129,6 +136,7 @@ class RecordingSamples(Samples):
                 *self._grid.timeline.problems,
                 *(problem for part in self._parts for problem in part.problems),
                 *self._left_out,
+                *(_partly_valid(name, share) for name, share in self._shares.items() if share < _HARDLY),
                 *(trials.problems if trials else ()),
             ),
             tables={name: rows for part in self._parts for name, rows in part.tables.items()},
@@ -209,6 +217,7 @@ class RecordingSamples(Samples):
             "window_bins": options.window_bins,
             "splits": splits,
             "modalities": {part.name: dict(part.facts) for part in self._parts if part.facts},
+            "valid_share": {name: round(share, 4) for name, share in self._shares.items()},
         }
         if len(when.pauses):
             facts["recorded_s"] = float(to_seconds(int((when.recorded[:, 1] - when.recorded[:, 0]).sum())))
@@ -280,6 +289,19 @@ def _enough(cut: Cut, assembly: Assembly, options: WindowOptions, grid: TimeGrid
         share = np.minimum(part.valid_fraction(cut.starts), (cut.stops - cut.starts) / grid.window_ticks)
         cut = cut.keep(np.flatnonzero(share >= options.min_valid_fraction), f"{TOO_LITTLE}: {part.name}")
     return cut
+
+
+def _valid_share(part: WindowedModality, cut: Cut) -> float:
+    """Return in which share of windows a modality is valid throughout; of many values, in evenly chosen windows."""
+    most = max(_FEWEST_LOOKED_AT, _VALUES_LOOKED_AT // max(1, part.values_per_window))
+    rows = np.unique(np.linspace(0, len(cut) - 1, min(len(cut), most)).astype(np.int64))
+    return float((part.valid_fraction(cut.starts[rows]) >= 1).mean())
+
+
+def _partly_valid(name: str, share: float) -> Problem:
+    return Problem(
+        name, f"valid in {share:.2%} of windows", "the rest is masked; min_valid_fraction drops such windows"
+    )
 
 
 def _masked(options: WindowOptions) -> bool:

@@ -231,3 +231,18 @@ def test_ranges_out_of_bounds_are_refused_and_closing_closes_the_recording():
     samples.close()
     assert closed == [1]
     assert isinstance(source, Recording)
+
+
+def test_the_share_of_windows_in_which_a_modality_is_valid_is_said():
+    behavior = regular("x", np.arange(440.0), 100.0, t0=0.0, modality="behavior")
+    samples = windowed(recording(behavior, stop=10.0), WindowOptions(sequence_length=100, overlap=0))
+    plan = samples.plan()
+    mask = np.asarray(samples.read(0, 10).columns["behavior_valid"])
+    share = mask.all(axis=(1, 2)).mean()
+    assert plan.metadata["valid_share"] == {"spikes": 1.0, "behavior": share} == {"spikes": 1.0, "behavior": 0.4}
+    assert not [problem for problem in plan.problems if problem.where == "behavior"]
+    kept = windowed(recording(behavior, stop=10.0), WindowOptions(sequence_length=100, overlap=0, min_valid_fraction=1))
+    assert kept.plan().num_samples == 4
+    brief = regular("x", np.arange(110.0), 100.0, t0=0.0, modality="behavior")
+    plan = windowed(recording(brief, stop=300.0), WindowOptions(sequence_length=100, overlap=0)).plan()
+    assert [problem.severity for problem in plan.problems if problem.where == "behavior"] == ["warning"]

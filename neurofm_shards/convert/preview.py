@@ -27,7 +27,7 @@ def preview(plan: ConversionPlan) -> dict[str, Any]:
     -------
     dict
         ``inputs`` (samples, drops by reason, problems or error), ``columns``, ``total_samples``, ``total_shards``,
-        ``splits`` (samples of each), ``valid_shares`` (of the windows, by modality), ``estimated_bytes`` (of tar, before
+        ``splits`` (samples of each), ``valid_shares`` (of windows, by modality), ``estimated_bytes`` (of tar, before
         compression) and the resolved ``config``.
     """
     columns: Sequence[ColumnSpec] = plan.columns

@@ -29,6 +29,7 @@ def test_the_result_of_the_python_call_says_it_too(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros(len(times)), t=times)
     config = {"source": {"kind": "npz", "timestamps": "t"}, "windows": {"overlap": 0.0}}
     done = convert_inputs([tmp_path / "a.npz"], tmp_path / "out", config)
-    assert done["valid_shares"]["behavior"] == 0.5  # seconds 0 to 4, and 8; the last half bin of second 9 lies behind the last sample
+    # seconds 0 to 3, and 8: the last half bin of second 9 lies behind the last sample
+    assert done["valid_shares"]["behavior"] == 0.5
     assert isinstance(done["drops"], dict)
     assert isinstance(done["problems"], list)

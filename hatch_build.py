@@ -1,4 +1,4 @@
-"""Compiles the one module that is written in C. Without a compiler the package is the same, and copies with NumPy."""
+"""Compiles the two modules that are written in C. Without a compiler, NumPy does their work."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 
-MODULE = "neurofm_shards.reading._rows"
+MODULES = ("neurofm_shards.reading._rows", "neurofm_shards.recordings._events")
 #: ``pure``: compile nothing. ``compiled``: fail where that cannot be done.
 CHOICE = "NEUROFM_SHARDS_BUILD"
 
 
-class CompileRows(BuildHookInterface[Any]):
-    """Puts the compiled module into the wheel, or beside its source for an editable installation."""
+class CompileModules(BuildHookInterface[Any]):
+    """Puts the compiled modules into the wheel, or beside their sources for an editable installation."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile."""
@@ -31,10 +31,11 @@ class CompileRows(BuildHookInterface[Any]):
         except Exception as error:
             if choice == "compiled":
                 raise
-            self.app.display_warning(f"{MODULE} was not compiled, NumPy will do its work: {error}")
+            self.app.display_warning(f"{', '.join(MODULES)} were not compiled, NumPy will do their work: {error}")
             return
         if version != "editable":
-            build_data["force_include"][str(built)] = f"{MODULE.replace('.', '/')}{''.join(built.suffixes)}"
+            for module, path in built.items():
+                build_data["force_include"][str(path)] = f"{module.replace('.', '/')}{''.join(path.suffixes)}"
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
 
@@ -42,16 +43,17 @@ class CompileRows(BuildHookInterface[Any]):
         """Clear up."""
         shutil.rmtree(self._scratch)
 
-    def _compiled(self, *, in_place: bool) -> Path:
-        source = f"{MODULE.replace('.', '/')}.c"
+    def _compiled(self, *, in_place: bool) -> dict[str, Path]:
+        extensions = [Extension(module, [f"{module.replace('.', '/')}.c"]) for module in MODULES]
         here = Path.cwd()
         os.chdir(self.root)
         try:
-            command = build_ext(Distribution({"name": "neurofm-shards", "ext_modules": [Extension(MODULE, [source])]}))
+            command = build_ext(Distribution({"name": "neurofm-shards", "ext_modules": extensions}))
             command.inplace = in_place
             command.build_temp = command.build_lib = self._scratch
             command.ensure_finalized()
             command.run()
-            return Path(command.get_outputs()[0]).resolve()
+            paths = [Path(path).resolve() for path in command.get_outputs()]
+            return dict(zip(MODULES, paths, strict=True))
         finally:
             os.chdir(here)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import SourceError
+from neurofm_shards.recordings.counting import Train, count_trains
 from neurofm_shards.recordings.modality import WindowedModality, cut_short, row_numbers
 from neurofm_shards.recordings.ticks import (
     TICKS_PER_SECOND,
@@ -93,7 +94,8 @@ class BinnedEvents(WindowedModality):
         span = (last - first) // ticks + bins
         try:
             if ((starts - first) % ticks).any() or span > _SPARSE * len(starts) * bins:
-                return self._scattered(starts)
+                all_, shape, ticks = self._trains, (bins, self._width), self._grid.bin_ticks
+                return count_windows(all_.ticks, all_.owner, starts, ticks, shape, self._dtype, all_.rows)
             trains, shape_of_all = self._trains, (span, self._width)
             grid = count_grid(trains.ticks, trains.owner, first, ticks, shape_of_all, self._dtype, trains.rows)
         except OverflowError as error:
@@ -106,11 +108,49 @@ class BinnedEvents(WindowedModality):
         windows: npt.NDArray[Any] = grid[((starts - first) // ticks)[:, None] + np.arange(bins)]
         return windows
 
-    def _scattered(self, starts: Ints) -> npt.NDArray[Any]:
-        """Count each window by itself."""
-        trains, shape = self._trains, (self._grid.bins, self._width)
-        ticks = self._grid.bin_ticks
-        return count_windows(trains.ticks, trains.owner, starts, ticks, shape, self._dtype, trains.rows)
+    @property
+    def train(self) -> Train:
+        """The events, for those who count windows of many recordings at once."""
+        return Train(self._trains.ticks, self._trains.owner, self._trains.rows)
+
+    @property
+    def width(self) -> int:
+        """Rows of the counts."""
+        return self._width
+
+    @property
+    def dtype(self) -> str:
+        """Stored type of the counts."""
+        return self._dtype
+
+    def held(self, starts: Ints, stops: Ints) -> Ints:
+        """Return the tick behind the last whole bin that each window holds."""
+        width = self._grid.bin_ticks
+        found: Ints = starts + np.minimum(stops - starts, self._grid.window_ticks) // width * width
+        return found
+
+    def read_scattered(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
+        """Do the same, each window by itself."""
+        bins, n = self._grid.bins, len(starts)
+        spans, widths = (starts, self.held(starts, stops)), np.full(n, self._width)
+        which = np.zeros(n, dtype=np.int64)
+        try:
+            types = (self._dtype, self._dtype)
+            counts = count_trains([self.train], which, spans, bins, self._grid.bin_ticks, widths, types)
+        except OverflowError as error:
+            raise self.too_many() from error
+        shape = (n, bins, self._width)
+        columns: dict[str, ColumnData] = {self.name: counts.reshape(shape), self._ids[0]: row_numbers(self._width, n)}
+        if self._masks is not None:
+            columns[f"{self.name}_valid"] = self._mask(starts)
+        return columns
+
+    def too_many(self) -> SourceError:
+        """Return the error of counts that do not fit."""
+        return SourceError(
+            f"the {self.name} of one unit in a bin of {self._grid.bin_ticks / 1e6:g} ms do not fit into {self._dtype}: "
+            "say counts_dtype=uint16, or make bins shorter"
+        )
 
     def _mask(self, starts: Ints) -> npt.NDArray[np.bool_]:
         mask = np.empty((len(starts), self._grid.bins, self._width), dtype=bool)

@@ -21,6 +21,7 @@ from neurofm_shards.recordings.assembly import (
 )
 from neurofm_shards.recordings.modality import WindowedModality
 from neurofm_shards.recordings.options import WindowOptions
+from neurofm_shards.recordings.spikes import BinnedEvents
 from neurofm_shards.recordings.ticks import EMPTY, intersect, normalise, subtract, to_seconds
 from neurofm_shards.recordings.timeline import TimeGrid, Timeline, known_timeline, timeline
 from neurofm_shards.recordings.trials import Labels, Trials, load_trials
@@ -160,6 +161,10 @@ class RecordingSamples(Samples):
     def cut(self) -> Cut:
         """Where the windows lie."""
         return self._cut
+
+    def counted(self, column: str) -> BinnedEvents | None:
+        """Return the modality whose counts are in a column; None where it holds none."""
+        return next((part for part in self._parts if isinstance(part, BinnedEvents) and part.name == column), None)
 
     @property
     def window_ticks(self) -> int:

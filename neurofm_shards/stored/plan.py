@@ -20,6 +20,7 @@ from neurofm_shards.format.sidecar import read_arrays, write_arrays
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.windowing import RecordingSamples, windowed
+from neurofm_shards.recordings.windows import Cut
 from neurofm_shards.stored.catalog import Held, held
 from neurofm_shards.stored.recording import StoredRecording
 from neurofm_shards.types import ColumnSpec
@@ -39,6 +40,8 @@ class WindowPlan:
         Those that give windows, in the data set's order.
     counts : numpy.ndarray of int64, shape (recordings,)
         Windows of each.
+    starts, stops : numpy.ndarray of int64, shape (windows,)
+        Where each window lies, in ticks of its recording; see :class:`~neurofm_shards.recordings.windows.Cut`.
     columns : tuple of ColumnSpec
         Of all together; an axis that differs is None.
     bases : tuple of mapping of str to int
@@ -51,6 +54,8 @@ class WindowPlan:
 
     recordings: tuple[Held, ...]
     counts: Ints
+    starts: Ints
+    stops: Ints
     columns: tuple[ColumnSpec, ...]
     bases: tuple[Mapping[str, int], ...]
     tables: Mapping[str, int]
@@ -105,18 +110,21 @@ def window_plan(collection: ShardCollection, options: WindowOptions) -> WindowPl
 def _find(collection: ShardCollection, options: WindowOptions) -> WindowPlan:
     giving: list[Held] = []
     counts: list[int] = []
+    cuts: list[Cut] = []
     columns: list[tuple[str, tuple[ColumnSpec, ...]]] = []
     bases: list[dict[str, int]] = []
     tables: dict[str, int] = {}
     drops: dict[str, int] = {}
     for recording in held(collection):
-        plan = open_samples(collection, recording, options).plan()
+        samples = open_samples(collection, recording, options)
+        plan = samples.plan()
         for reason, count in plan.drops.items():
             drops[reason] = drops.get(reason, 0) + count
         if plan.num_samples == 0:
             continue
         giving.append(recording)
         counts.append(plan.num_samples)
+        cuts.append(samples.cut)
         columns.append((recording.session_id, plan.columns))
         bases.append({name: tables.get(name, 0) for name in plan.tables})
         for name, rows in plan.tables.items():
@@ -125,7 +133,10 @@ def _find(collection: ShardCollection, options: WindowOptions) -> WindowPlan:
         reasons = ", ".join(f"{count} {reason}" for reason, count in drops.items())
         raise NothingToConvertError(f"{collection.catalog.folder} gives no windows (dropped: {reasons or 'none'})")
     merged = merge_columns(columns)
-    return WindowPlan(tuple(giving), np.array(counts, dtype=np.int64), merged, tuple(bases), tables, drops)
+    starts, stops = np.concatenate([cut.starts for cut in cuts]), np.concatenate([cut.stops for cut in cuts])
+    return WindowPlan(
+        tuple(giving), np.array(counts, dtype=np.int64), starts, stops, merged, tuple(bases), tables, drops
+    )
 
 
 def _keep(place: Path, mark: str, plan: WindowPlan) -> bool:
@@ -142,9 +153,10 @@ def _keep(place: Path, mark: str, plan: WindowPlan) -> bool:
     }
     rows = np.concatenate([recording.rows for recording in plan.recordings])
     pieces = np.array([len(recording.rows) for recording in plan.recordings], dtype=np.int64)
+    arrays = {"counts": plan.counts, "rows": rows, "pieces": pieces, "starts": plan.starts, "stops": plan.stops}
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_arrays(place, header, {"counts": plan.counts, "rows": rows, "pieces": pieces})
+        write_arrays(place, header, arrays)
     except OSError:
         return False
     return True
@@ -177,6 +189,9 @@ def _parsed(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> WindowPlan:
         for name, dtype, shape, unit, table in header["columns"]
     )
     counts = arrays["counts"].astype(np.int64)
-    if len(counts) != len(recordings) or len(header["bases"]) != len(recordings):
+    starts, stops = arrays["starts"].astype(np.int64), arrays["stops"].astype(np.int64)
+    if {len(counts), len(header["bases"])} != {len(recordings)} or {len(starts), len(stops)} != {int(counts.sum())}:
         raise ValueError("a plan of windows is damaged")
-    return WindowPlan(recordings, counts, columns, tuple(header["bases"]), header["tables"], header["drops"])
+    return WindowPlan(
+        recordings, counts, starts, stops, columns, tuple(header["bases"]), header["tables"], header["drops"]
+    )

@@ -13,13 +13,15 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.convert.work import shifted
-from neurofm_shards.errors import ConfigError, SampleNotFoundError, StateError
+from neurofm_shards.errors import ConfigError, FormatError, SampleNotFoundError, StateError
 from neurofm_shards.format.keys import automatic_key, automatic_number
 from neurofm_shards.format.metadata_table import MetadataTable, part_of
 from neurofm_shards.reading.address_space import IO
 from neurofm_shards.reading.catalog import Catalog, Pattern
 from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollection, checked_rows
+from neurofm_shards.recordings.counting import COUNT_TYPES, count_trains
 from neurofm_shards.recordings.options import WindowOptions
+from neurofm_shards.recordings.spikes import BinnedEvents
 from neurofm_shards.recordings.windowing import RecordingSamples
 from neurofm_shards.stored.catalog import check_recordings
 from neurofm_shards.stored.options import Windows, window_options
@@ -212,16 +214,80 @@ class WindowCollection:
     ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
         """Cut the windows that were selected."""
         rows, names = selection
-        joined = {name: _column(self.columns[name], len(rows), (out or {}).get(name), (dtypes or {}).get(name))
-                  for name in names}  # fmt: skip
+        types, given = dtypes or {}, out or {}
+        numbers = np.searchsorted(self._first, rows, side="right") - 1
         with self._collection.reading():
-            for number, places, local in self._by_recording(rows):
-                samples = self._samples(number)
-                found = samples.gather(samples.cut.starts[local], samples.cut.stops[local], names)
-                bases = self.plan.bases[number]
-                for name in names:
-                    base = bases.get(self.columns[name].table or "", 0)
-                    joined[name].put(places, shifted(found[name], base))
+            found = self._counted(rows, numbers, names, types) if not given and len(rows) else {}
+            left = [name for name in names if name not in found]
+            if left:
+                found |= self._grouped(rows, numbers, left, given, types)
+        return {name: found[name] for name in names}
+
+    def _counted(
+        self, rows: Ints, numbers: Ints, names: Sequence[str], dtypes: Mapping[str, npt.DTypeLike]
+    ) -> dict[str, Any]:
+        """Count events, and number their rows, for windows of all recordings at once."""
+        found: dict[str, Any] = {}
+        for name in names:
+            spec = self.columns[name]
+            ids = {"spikes": "unit_ids", "events": "event_codes"}.get(name)
+            if ids is None or spec.unit != "count":
+                continue
+            distinct, which = np.unique(numbers, return_inverse=True)
+            parts = [part for n in distinct.tolist() if (part := self._samples(n).counted(name)) is not None]
+            if len(parts) < len(distinct):
+                continue
+            widths = np.array([part.width for part in parts])[which]
+            found[name] = self._counts(spec, rows, parts, which, widths, dtypes.get(name))
+            if ids in names:
+                bases = np.array([self.plan.bases[n].get(self.columns[ids].table or "", 0) for n in distinct.tolist()])
+                found[ids] = _numbered(self.columns[ids], widths, bases[which], dtypes.get(ids))
+        return found
+
+    def _counts(
+        self,
+        spec: ColumnSpec,
+        rows: Ints,
+        parts: Sequence[BinnedEvents],
+        which: Ints,
+        widths: Ints,
+        dtype: npt.DTypeLike | None,
+    ) -> npt.NDArray[Any] | list[Any]:
+        starts, bins = self.plan.starts[rows], self.options.window_bins
+        spans = (starts, parts[0].held(starts, self.plan.stops[rows]))
+        wanted = np.dtype(dtype or spec.dtype).name
+        types = (parts[0].dtype, wanted if wanted in COUNT_TYPES else parts[0].dtype)
+        try:
+            trains = [part.train for part in parts]
+            counts = count_trains(trains, which, spans, bins, self.options.bin_ticks, widths, types)
+        except OverflowError as error:
+            raise parts[0].too_many() from error
+        except IndexError as error:
+            raise FormatError(f"{self.catalog.folder}: {error}; run `neurofm-shards validate`") from error
+        counts = counts.astype(wanted, copy=False)
+        if None not in (spec.shape or ()):
+            return counts.reshape(len(rows), bins, -1) if widths[0] else counts.reshape(len(rows), bins, 0)
+        edges = np.cumsum(bins * widths)[:-1]
+        return [part.reshape(bins, -1) if part.size else part.reshape(bins, 0) for part in np.split(counts, edges)]
+
+    def _grouped(
+        self,
+        rows: Ints,
+        numbers: Ints,
+        names: Sequence[str],
+        out: Mapping[str, npt.NDArray[Any]],
+        dtypes: Mapping[str, npt.DTypeLike],
+    ) -> dict[str, Any]:
+        """Cut windows recording by recording."""
+        joined = {name: _column(self.columns[name], len(rows), out.get(name), dtypes.get(name)) for name in names}
+        for number in np.unique(numbers).tolist():
+            places = np.flatnonzero(numbers == number)
+            mine = rows[places]
+            found = self._samples(number).gather(self.plan.starts[mine], self.plan.stops[mine], names)
+            bases = self.plan.bases[number]
+            for name in names:
+                base = bases.get(self.columns[name].table or "", 0)
+                joined[name].put(places, shifted(found[name], base))
         return {name: column.finished() for name, column in joined.items()}
 
     def finds_while_copying(self, columns: Iterable[str] | None = None) -> bool:  # noqa: ARG002
@@ -402,6 +468,16 @@ def _stretches(count: int) -> Ints:
     sizes = np.full(-(-count // WINDOWS_PER_STRETCH), WINDOWS_PER_STRETCH, dtype=np.int64)
     sizes[-1] = count - WINDOWS_PER_STRETCH * (len(sizes) - 1)
     return sizes
+
+
+def _numbered(spec: ColumnSpec, widths: Ints, bases: Ints, dtype: npt.DTypeLike | None) -> npt.NDArray[Any] | Ragged:
+    """Return the rows of a side table that each window's counts belong to."""
+    wanted = np.dtype(dtype or spec.dtype)
+    if None not in (spec.shape or ()):
+        return (np.arange(int(widths[0])) + bases[:, None]).astype(wanted)
+    offsets = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
+    within = np.arange(int(offsets[-1])) - np.repeat(offsets[:-1], widths)
+    return Ragged((within + np.repeat(bases, widths)).astype(wanted), offsets)
 
 
 def _column(

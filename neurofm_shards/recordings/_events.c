@@ -1,0 +1,333 @@
+/* Events counted per window, bin and row, for windows of many recordings at once.
+ *
+ * A batch is a few dozen short windows, each from somewhere else, of trains that are sorted by time. What NumPy needs a
+ * dozen calls and as many arrays for is a binary search and a walk over the events of the window. Trains come from files:
+ * nothing is believed of them but their length. An owner or row that is out of range is an error, and times that are not
+ * in order give wrong counts, never a wrong address. NumPy does the same work without this module; see counting.py.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdint.h>
+#include <string.h>
+
+enum { U8, U16, F32 };                        /* types of counts */
+enum { TICKS, OWNER, ROWS, PARTS };           /* what a train is made of */
+enum { OK, BAD_OWNER, TOO_MANY };
+
+typedef struct {
+    Py_buffer part[PARTS];
+    Py_ssize_t held;                          /* parts that have to be given back */
+    Py_ssize_t events, owners;
+    int has_rows;
+} Train;
+
+typedef struct {
+    int64_t start, stop, bin_ticks, bins, width;
+} Window;
+
+static int64_t
+tick_at(const char *ticks, Py_ssize_t i)
+{
+    int64_t tick;
+
+    memcpy(&tick, ticks + i * (Py_ssize_t)sizeof(tick), sizeof(tick)); /* arrays in files may lie anywhere */
+    return tick;
+}
+
+static int64_t
+owner_at(const Train *train, Py_ssize_t i)
+{
+    const char *owner = train->part[OWNER].buf;
+
+    if (train->part[OWNER].itemsize == 2) {
+        uint16_t small;
+
+        memcpy(&small, owner + i * 2, 2);
+        return small;
+    }
+    uint32_t large; /* int32 of owners is never negative: that is out of range like any other */
+
+    memcpy(&large, owner + i * 4, 4);
+    return large;
+}
+
+static Py_ssize_t
+first_from(const Train *train, int64_t tick)
+{
+    const char *ticks = train->part[TICKS].buf;
+    Py_ssize_t low = 0, high = train->events;
+
+    while (low < high) {
+        Py_ssize_t middle = low + (high - low) / 2;
+
+        if (tick_at(ticks, middle) < tick) {
+            low = middle + 1;
+        }
+        else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+/* Count one event more; the largest count of a type is the last one that fits. */
+static int
+add(void *out, Py_ssize_t cell, int kind, int64_t most)
+{
+    switch (kind) {
+    case U8: {
+        uint8_t *count = (uint8_t *)out + cell;
+        return *count < most ? (++*count, OK) : TOO_MANY;
+    }
+    case U16: {
+        uint16_t *count = (uint16_t *)out + cell;
+        return *count < most ? (++*count, OK) : TOO_MANY;
+    }
+    default: {
+        float *count = (float *)out + cell;
+        return *count < (float)most ? (*count += 1.0f, OK) : TOO_MANY;
+    }
+    }
+}
+
+static int
+count_one(const Train *train, const Window *window, void *out, Py_ssize_t cell, int kind, int64_t most)
+{
+    const char *ticks = train->part[TICKS].buf;
+    const int32_t *rows = train->part[ROWS].buf;
+
+    for (Py_ssize_t i = first_from(train, window->start); i < train->events; i++) {
+        int64_t tick = tick_at(ticks, i), bin, row;
+        int64_t since = (int64_t)((uint64_t)tick - (uint64_t)window->start); /* of times out of order, anything */
+
+        if (tick >= window->stop) {
+            break;
+        }
+        bin = (uint64_t)since <= UINT32_MAX && window->bin_ticks <= UINT32_MAX
+                  ? (int64_t)((uint32_t)since / (uint32_t)window->bin_ticks)
+                  : since / window->bin_ticks;
+        row = owner_at(train, i);
+        if (train->has_rows) {
+            if (row >= train->owners) {
+                return BAD_OWNER;
+            }
+            row = rows[row];
+            if (row < 0) {
+                continue;
+            }
+        }
+        if (since < 0 || bin >= window->bins || row >= window->width) {
+            return BAD_OWNER;
+        }
+        int failed = add(out, cell + bin * window->width + row, kind, most);
+
+        if (failed) {
+            return failed;
+        }
+    }
+    return OK;
+}
+
+static void
+release(Train *trains, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        for (Py_ssize_t k = 0; k < trains[i].held; k++) {
+            PyBuffer_Release(&trains[i].part[k]);
+        }
+    }
+    PyMem_Free(trains);
+}
+
+/* Take hold of the arrays of one train: (ticks, owner, rows or None). */
+static int
+hold(PyObject *item, Train *train)
+{
+    static const Py_ssize_t sizes[PARTS] = {8, 0, 4};
+
+    if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) != PARTS) {
+        PyErr_SetString(PyExc_TypeError, "a train is a tuple of ticks, owner and rows");
+        return -1;
+    }
+    train->has_rows = PyTuple_GET_ITEM(item, ROWS) != Py_None;
+    for (int k = 0; k < PARTS - !train->has_rows; k++) {
+        Py_buffer *part = &train->part[k];
+
+        if (PyObject_GetBuffer(PyTuple_GET_ITEM(item, k), part, PyBUF_ND) < 0) {
+            return -1;
+        }
+        train->held = k + 1;
+        if (part->ndim != 1 || (sizes[k] ? part->itemsize != sizes[k] : part->itemsize != 2 && part->itemsize != 4)) {
+            PyErr_SetString(PyExc_TypeError, "ticks are int64, owners of 2 or 4 bytes, rows int32, in one dimension");
+            return -1;
+        }
+    }
+    train->events = train->part[TICKS].shape[0];
+    train->owners = train->has_rows ? train->part[ROWS].shape[0] : 0;
+    if (train->part[OWNER].shape[0] != train->events) {
+        PyErr_SetString(PyExc_ValueError, "there are not as many owners as ticks");
+        return -1;
+    }
+    return 0;
+}
+
+static Train *
+hold_all(PyObject *items, Py_ssize_t *count)
+{
+    Train *trains;
+
+    if (!PyList_Check(items)) {
+        PyErr_SetString(PyExc_TypeError, "trains must be a list");
+        return NULL;
+    }
+    *count = PyList_GET_SIZE(items);
+    trains = PyMem_Calloc(*count > 0 ? (size_t)*count : 1, sizeof(Train));
+    if (trains == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < *count; i++) {
+        if (hold(PyList_GET_ITEM(items, i), &trains[i]) < 0) {
+            release(trains, *count);
+            return NULL;
+        }
+    }
+    return trains;
+}
+
+/* Refuse windows whose counts would not lie inside of the output. */
+static int
+check(const Py_buffer *table, Py_ssize_t trains, int64_t bins, int64_t bin_ticks, Py_ssize_t cells)
+{
+    Py_ssize_t n = table->shape[0];
+    const int64_t *row = table->buf;
+
+    if (bins < 1 || bin_ticks < 1 || bins > INT64_MAX / 2 / bin_ticks) {
+        PyErr_SetString(PyExc_ValueError, "bins must be positive, and a window no longer than time");
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < n; i++, row += 5) {
+        int64_t start = row[1], stop = row[2], cell = row[3], width = row[4];
+
+        if (row[0] < 0 || row[0] >= trains || width < 0 || cell < 0 || width > cells / bins
+            || cell > cells - bins * width) {
+            PyErr_SetString(PyExc_IndexError, "a window names no train, or lies outside of the output");
+            return -1;
+        }
+        if (start < INT64_MIN / 2 || start > INT64_MAX / 2 || stop > start + bins * bin_ticks) {
+            PyErr_SetString(PyExc_ValueError, "a window is longer than its bins, or lies beyond time");
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static PyObject *
+count_events(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    Py_buffer table, out;
+    Py_ssize_t count, cells, at = -1;
+    int64_t bins, bin_ticks, most;
+    int kind, failed = OK;
+    Train *trains;
+    PyObject *result = NULL;
+
+    if (nargs != 6) {
+        PyErr_Format(PyExc_TypeError, "count_events takes 6 arguments, not %zd", nargs);
+        return NULL;
+    }
+    bin_ticks = PyLong_AsLongLong(args[2]);
+    bins = PyLong_AsLongLong(args[3]);
+    most = PyLong_AsLongLong(args[4]);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    trains = hold_all(args[0], &count);
+    if (trains == NULL) {
+        return NULL;
+    }
+    if (PyObject_GetBuffer(args[1], &table, PyBUF_ND) < 0) {
+        goto release_trains;
+    }
+    if (PyObject_GetBuffer(args[5], &out, PyBUF_WRITABLE | PyBUF_ND | PyBUF_FORMAT) < 0) {
+        goto release_table;
+    }
+    kind = out.itemsize == 1 ? U8 : out.itemsize == 2 ? U16 : F32;
+    if (table.ndim != 2 || table.shape[1] != 5 || table.itemsize != 8 || (out.itemsize != 1 && out.itemsize != 2
+        && (out.itemsize != 4 || out.format == NULL || strcmp(out.format, "f") != 0))) {
+        PyErr_SetString(PyExc_TypeError, "windows are int64 (n, 5), and counts uint8, uint16 or float32");
+        goto release_out;
+    }
+    cells = out.len / out.itemsize;
+    if (check(&table, count, bins, bin_ticks, cells) < 0) {
+        goto release_out;
+    }
+    most = kind == U8 && most > UINT8_MAX ? UINT8_MAX : kind == U16 && most > UINT16_MAX ? UINT16_MAX : most;
+    Py_BEGIN_ALLOW_THREADS
+    memset(out.buf, 0, (size_t)out.len);
+    for (Py_ssize_t i = 0; i < table.shape[0] && failed == OK; i++) {
+        const int64_t *row = (const int64_t *)table.buf + 5 * i;
+        Window window = {row[1], row[2], bin_ticks, bins, row[4]};
+
+        failed = count_one(&trains[row[0]], &window, out.buf, (Py_ssize_t)row[3], kind, most);
+        at = i;
+    }
+    Py_END_ALLOW_THREADS
+    if (failed == BAD_OWNER) {
+        PyErr_Format(PyExc_IndexError, "an event of window %zd belongs to nobody", at);
+    }
+    else if (failed == TOO_MANY) {
+        PyObject *number = PyLong_FromSsize_t(at);
+
+        if (number != NULL) {
+            PyErr_SetObject(PyExc_OverflowError, number);
+            Py_DECREF(number);
+        }
+    }
+    else {
+        result = Py_NewRef(Py_None);
+    }
+release_out:
+    PyBuffer_Release(&out);
+release_table:
+    PyBuffer_Release(&table);
+release_trains:
+    release(trains, count);
+    return result;
+}
+
+PyDoc_STRVAR(count_events_doc,
+             "count_events(trains, windows, bin_ticks, bins, most, out, /)\n--\n\n"
+             "Count the events of ``windows`` (int64, (n, 5): number of the train, first tick, tick behind the last,\n"
+             "first cell in ``out``, width) into cells of ``bins`` times width. ``trains`` is a list of tuples: ticks,\n"
+             "owner, and the row of each owner or None. A count beyond ``most`` is an OverflowError of the window.");
+
+static PyMethodDef methods[] = {
+    {"count_events", (PyCFunction)(void (*)(void))count_events, METH_FASTCALL, count_events_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef module = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "_events",
+    .m_doc = "Events of many recordings counted per window, bin and row.",
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC
+PyInit__events(void)
+{
+    return PyModuleDef_Init(&module);
+}

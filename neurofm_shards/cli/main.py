@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": ("neurofm_shards.cli.rewrite:Merge", "join data sets with equal columns"),
     "plan": ("neurofm_shards.cli.order:Plan", "show what each rank and worker will get"),
     "shuffle-report": ("neurofm_shards.cli.order:ShuffleReport", "say how random the order of a data set is"),
-    "plugins": ("neurofm_shards.cli.plugins:Plugins", "list installed plugins, or show one"),
+    "plugins": ("neurofm_shards.cli.plugins:Plugins", "list installed plugins, show one, or start a new one"),
     "schema": ("neurofm_shards.cli.plugins:Schema", "print the JSON Schema of the configuration"),
 }
 

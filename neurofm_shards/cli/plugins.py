@@ -1,14 +1,16 @@
-"""``plugins`` and ``schema``: what is installed, and which options it has."""
+"""``plugins`` and ``schema``: what is installed, which options it has, and how to start a plugin."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from neurofm_shards.cli.console import note_console, plain_table, print_json, result_console
+from neurofm_shards.cli.scaffold import KINDS, new_plugin
 from neurofm_shards.errors import ConfigError, MissingPluginError, PluginError
 from neurofm_shards.plugins.interfaces import Command
 
@@ -17,20 +19,34 @@ if TYPE_CHECKING:
 
 
 class Plugins(Command):
-    """Lists installed plugins, or shows one."""
+    """Lists installed plugins, shows one, or starts a new one."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's arguments."""
-        actions = parser.add_subparsers(dest="action", metavar="list|show", required=True)
+        actions = parser.add_subparsers(dest="action", metavar="list|show|new", required=True)
         listing = actions.add_parser("list", help="all plugins, with distribution and version; broken ones too")
         listing.add_argument("--json", action="store_true", help="machine-readable output")
         show = actions.add_parser("show", help="one plugin and its options")
         show.add_argument("name", help="its name, or distribution/name")
         show.add_argument("--json", action="store_true", help="machine-readable output")
+        new = actions.add_parser("new", help="write a distribution with one plugin that works, and its tests")
+        new.add_argument("kind", choices=tuple(KINDS), help="what it provides")
+        new.add_argument("name", help="its name: lower-case letters, digits and hyphens")
+        new.add_argument("-o", "--output", type=Path, default=Path(), help="where its folder is made (default: here)")
 
     def run(self, args: argparse.Namespace) -> int:
         """Run the command; 1 when a plugin is broken."""
-        return _show(args) if args.action == "show" else _list(args)
+        return {"list": _list, "show": _show, "new": _new}[args.action](args)
+
+
+def _new(args: argparse.Namespace) -> int:
+    folder = new_plugin(args.kind, args.name, args.output)
+    note_console().print(
+        f"wrote {folder}; next: cd {folder} && pip install -e '.[test]' && pytest && "
+        f"neurofm-shards plugins show {args.name}",
+        markup=False,
+    )
+    return 0
 
 
 def _list(args: argparse.Namespace) -> int:

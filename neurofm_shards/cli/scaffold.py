@@ -1,0 +1,115 @@
+"""``plugins new``: a distribution with one plugin that works, its tests included."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from neurofm_shards.errors import ConfigError, OutputExistsError
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What differs between kinds of plugins: their contract, how the factory is called, and the entry's other lines."""
+
+    contract: str
+    factory: str
+    summary: str
+    details: tuple[str, ...] = ()
+
+
+_CONFIG = 'config="@package@.@module@:@Class@Config"'
+KINDS: Mapping[str, _Kind] = {
+    "source": _Kind(
+        "Source", "@Class@", "numbers in text files, one sample per line", (_CONFIG, 'suffixes=(".@name@",)')
+    ),
+    "codec": _Kind("Codec", "@Class@", "fractions, as text", ('extension="@extension@"',)),
+    "compression": _Kind(
+        "Compression", "@Class@", "LZMA; random access", (_CONFIG, 'suffix=".@extension@"', 'magic=b"\\x5d"')
+    ),
+    "transform": _Kind("Transform", "@Class@", "multiply a field by a number", (_CONFIG,)),
+    "executor": _Kind("Executor", "make_@module@", "a pool of threads", (_CONFIG,)),
+    "command": _Kind("Command", "@Class@", "count the samples of data sets"),
+}  # fmt: skip
+
+
+def new_plugin(kind: str, name: str, parent: Path) -> Path:
+    """Write a distribution that provides one plugin.
+
+    Parameters
+    ----------
+    kind : str
+        One of ``KINDS``.
+    name : str
+        The plugin's name: lower-case letters, digits and hyphens.
+    parent : Path
+        Where the folder of the distribution is made.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    ConfigError
+        The name cannot be that of a plugin and of a Python module.
+    OutputExistsError
+        The folder is there already.
+    """
+    words = _words(kind, name)
+    folder = parent / words["distribution"]
+    if folder.exists():
+        raise OutputExistsError(f"{folder} exists already: choose another name, or remove it")
+    for template, path in _files(kind, words).items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(_filled(template, words), encoding="utf-8")
+    return folder
+
+
+def _words(kind: str, name: str) -> dict[str, str]:
+    module = name.replace("-", "_")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or keyword.iskeyword(module):
+        raise ConfigError(
+            f"{name!r} cannot be a plugin's name: use lower-case letters, digits and hyphens, as in my-{kind}"
+        )
+    about = KINDS[kind]
+    words = {
+        "kind": kind, "name": name, "module": module, "distribution": f"neurofm-shards-{name}",
+        "package": f"neurofm_shards_{module}", "Class": "".join(map(str.capitalize, name.split("-"))),
+        "extension": name.replace("-", ""), "contract": about.contract, "entry": f"{kind.capitalize()}Entry",
+        "summary": about.summary, "factory": about.factory,
+        "details": "".join(f"        {line},\n" for line in about.details),
+    }  # fmt: skip
+    return {word: _replaced(text, words) for word, text in words.items()}
+
+
+def _files(kind: str, words: Mapping[str, str]) -> dict[str, str]:
+    source = f"src/{words['package']}"
+    return {
+        "pyproject.toml": "pyproject.toml",
+        "README.md": "README.md",
+        "plugin.py": f"{source}/plugin.py",
+        f"{kind}.py": f"{source}/{words['module']}.py",
+        f"{kind}_test.py": f"tests/test_{words['module']}.py",
+        "": f"{source}/__init__.py",
+        "py.typed": f"{source}/py.typed",
+    }
+
+
+def _filled(template: str, words: Mapping[str, str]) -> str:
+    if template == "py.typed":
+        return ""
+    if not template:
+        return f'"""{words["summary"][0].upper()}{words["summary"][1:]}: a plugin of neurofm-shards."""\n'
+    text = (files("neurofm_shards.cli") / "templates" / f"{template}.tmpl").read_text(encoding="utf-8")
+    return _replaced(text, words)
+
+
+def _replaced(text: str, words: Mapping[str, str]) -> str:
+    return re.sub(r"@(\w+)@", lambda found: words[found[1]], text)

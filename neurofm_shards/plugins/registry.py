@@ -358,10 +358,12 @@ class Registry:
         self._host.notify(hook, **arguments)
 
     def code_entries(self) -> list[tuple[str, Entry]]:
-        """Return what was registered in code, so that worker processes can :meth:`adopt` it."""
-        return [
-            (kind.kind, item.entry) for kind in self.kinds() for item in kind.entries() if item.distribution == IN_CODE
-        ]
+        """Return what was registered in code, so that worker processes can :meth:`adopt` it.
+
+        Workers need no executors and no commands.
+        """
+        needed = (kind for kind in self.kinds() if kind.kind not in ("executor", "command"))
+        return [(kind.kind, item.entry) for kind in needed for item in kind.entries() if item.distribution == IN_CODE]
 
     def adopt(self, entries: list[tuple[str, Entry]]) -> None:
         """Register entries that another process registered in code, unless the same ones are there already."""

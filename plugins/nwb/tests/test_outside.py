@@ -164,14 +164,6 @@ def test_broken_links_do_not_tell_folders_of_other_machines(place):
     assert not any("secret-project" in text for text in texts)
 
 
-def test_values_that_were_never_written_are_said(place):
-    path = write_nwb(
-        place / "in/a.nwb",
-        lambda series: series.create_dataset("data", (100,), "<f8", chunks=(10,)).__setitem__(slice(0, 50), 1),
-    )
-    assert "processing/behavior/speed/data: 5 of its 10 chunks were never written" in problems(path)
-
-
 def test_a_store_that_leads_out_of_itself_is_refused(place):
     store = place / "in/store.nwb.zarr"
     (store / "data").mkdir(parents=True)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from neurofm_shards.errors import SourceError
 from neurofm_shards.types import Problem
+from neurofm_shards_nwb.outside import without_folders
 
 #: H5D_SPACE_STATUS_ALLOCATED: all of a dataset has its place in the file.
 _ALLOCATED = 2
@@ -123,7 +124,7 @@ def _unwritten(data: Any) -> str:
     if data.is_virtual:
         folder = Path(data.file.filename).parent
         names = sorted({source.file_name for source in data.virtual_sources()} - {"."})
-        lost = [name for name in names if not (folder / name).is_file()]
+        lost = [without_folders(name) for name in names if not (folder / name).is_file()]
         return f"it is put together of other files, and {', '.join(lost[:3])} cannot be found" if lost else ""
     if data.dtype.kind == "f" and np.isnan(data.fillvalue):
         return ""

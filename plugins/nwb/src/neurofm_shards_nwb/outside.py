@@ -11,7 +11,6 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ class Outside:
     files : tuple of str
         Their paths, sorted.
     problems : tuple of Problem
-        Which object lies in which file, and data that were never written.
+        Which object lies in which file.
     """
 
     files: tuple[str, ...] = ()
@@ -165,8 +164,6 @@ class _Survey:
         if dataset.is_virtual:
             for source in dataset.virtual_sources():
                 self._check_source(place, source.file_name, path)
-        elif missing := _missing(dataset):
-            self.problems.append(Problem(place, missing, "they read as the value that fills gaps", "warning"))
 
     def _check_source(self, place: str, named: str, path: Path) -> None:
         if "%" in named:
@@ -238,17 +235,6 @@ def without_folders(named: str) -> str:
 def base_name(named: str) -> str:
     """Return a file's name without its folders, which may be those of another machine."""
     return named.replace("\\", "/").rstrip("/").rpartition("/")[2]
-
-
-def _missing(dataset: Any) -> str:
-    """Say what of a dataset was never written; nothing where all of it was."""
-    if not dataset.size:
-        return ""
-    if dataset.chunks is None:
-        return "" if dataset.id.get_storage_size() else "its values were never written"
-    chunks = prod(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))
-    lacking = chunks - dataset.id.get_num_chunks()
-    return f"{lacking:,} of its {chunks:,} chunks were never written" if lacking > 0 else ""
 
 
 def check_store(path: str, allowed: Sequence[str] = ()) -> None:

@@ -111,7 +111,7 @@ def test_another_thread_is_refused(written, tmp_path):
 
     thread = threading.Thread(target=iterate)
     thread.start()
-    thread.join(60)
+    thread.join(300)
     assert "main thread" in errors[0]
 
 

@@ -112,7 +112,7 @@ class Cluster:
     def __exit__(self, *_):
         for pid in self.run.glob("*.pid"):
             subprocess.run(["kill", pid.read_text().strip()], check=False)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while list(self.run.glob("*.pid")) and time.monotonic() < end:
             time.sleep(0.1)
 

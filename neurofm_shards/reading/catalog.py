@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from neurofm_shards.format.resolve import find_codec, find_compression
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.format.unfinished import why_unfinished
 from neurofm_shards.reading.address_space import AddressReader, AddressSpace
+from neurofm_shards.reading.elsewhere import check_pattern, matches, refuse_pointer, refuse_url
 from neurofm_shards.reading.frames_cache import Identity, ShardFile, identity_of
 from neurofm_shards.types import ColumnSpec
 
@@ -139,8 +139,15 @@ def read_catalog(
         No shard matches.
     FormatError
         The conversion was never finished, a listed shard is missing, or manifest or index is damaged.
+    ConfigError
+        It is a URL, or the pattern reaches into other folders.
     """
+    refuse_url(shard_dir)
     path = Path(shard_dir)
+    if isinstance(pattern, str):
+        check_pattern(pattern)
+    if pattern is None and "{" in path.name and os.path.isdir(path.parent):  # noqa: PTH112
+        path, pattern = path.parent, path.name
     if os.path.isfile(path):  # noqa: PTH113  (Path raises where a folder above may not be searched)
         return _from_indexes(path.parent, [path.name], mapped=mapped)
     if not os.path.isdir(path):  # noqa: PTH112
@@ -154,10 +161,21 @@ def read_catalog(
     if unfinished is not None:
         raise FormatError(unfinished)
     pattern = pattern or DEFAULT_SHARD_PATTERN
-    names = sorted(name for name in names_in(path) if fnmatch.fnmatchcase(name, pattern) and _is_shard(name))
+    names = sorted(name for name in names_in(path) if matches(name, pattern) and _is_shard(name))
     if not names:
-        raise NoShardsError(f"No shards found in {path} matching {pattern}")
+        raise NoShardsError(f"No shards found in {path} matching {pattern}{_hint(path)}")
     return _from_indexes(path, names[:num_shards], mapped=mapped)
+
+
+def _hint(folder: Path) -> str:
+    """Return what a folder without shards holds that looks like some."""
+    names = names_in(folder)
+    if any(name.endswith(".tgz") for name in names):
+        return "; it has .tgz files, which are known as .tar.gz: rename them"
+    below = sorted(name for name in names if not name.startswith(".") and any((folder / name).glob("*.tar*")))
+    return (
+        f"; there are some in {', '.join(below[:3])}: give one of these folders, or all to mix([...])" if below else ""
+    )
 
 
 def _is_shard(name: str) -> bool:
@@ -165,7 +183,7 @@ def _is_shard(name: str) -> bool:
 
 
 def _from_manifest(folder: Path, manifest: Manifest, pattern: str | None, num_shards: int | None) -> Catalog:
-    shards = [shard for shard in manifest.shards if pattern is None or fnmatch.fnmatchcase(shard.shard_name, pattern)]
+    shards = [shard for shard in manifest.shards if pattern is None or matches(shard.shard_name, pattern)]
     if not shards:
         raise NoShardsError(f"No shards found in {folder} matching {pattern or DEFAULT_SHARD_PATTERN}")
     shards = shards[:num_shards]
@@ -196,6 +214,8 @@ def _from_manifest(folder: Path, manifest: Manifest, pattern: str | None, num_sh
 
 def _from_indexes(folder: Path, names: Sequence[str], *, mapped: bool) -> Catalog:
     """Describe shards from elsewhere: each index is read, or made and kept, now."""
+    for name in names:
+        refuse_pointer(folder / name)
     indexes = [load_index(folder / name, mapped=mapped) for name in names]
     return Catalog(
         folder=folder,

@@ -1,0 +1,102 @@
+"""What people name instead of a folder of shards, or have in it: URLs, patterns, files that only stand for shards."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from pathlib import Path
+
+from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
+
+_URL = re.compile(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+#: Names that a pattern may stand for; more is a mistake.
+_MOST_NAMES = 100_000
+_LFS = b"version https://git-lfs.github.com/spec/"
+_ANNEX = b"/annex/objects/"
+
+
+def refuse_url(shard_dir: str | os.PathLike[str]) -> None:
+    """Refuse a URL or a command, which other loaders stream from.
+
+    Raises
+    ------
+    ConfigError
+        It is one; says what to do instead.
+    """
+    text = os.fspath(shard_dir)
+    if _URL.match(text):
+        kind = "a command whose output" if text.startswith("pipe:") else "a URL, which"
+        raise ConfigError(
+            f"{text!r} is {kind} would have to be streamed; samples in any order are read from files: copy the shards, "
+            "or mount the storage, and give the folder"
+        )
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a file name matches a pattern, in which braces stand for ranges and choices, as in WebDataset."""
+    return any(fnmatch.fnmatchcase(name, each) for each in _expanded(pattern))
+
+
+def check_pattern(pattern: str) -> None:
+    """Refuse a pattern that reaches into other folders.
+
+    Raises
+    ------
+    ConfigError
+        It does; says what to do instead.
+    """
+    if "/" in pattern:
+        raise ConfigError(
+            f"shard_pattern={pattern!r} reaches into folders below, and a data set is one folder: give that folder, or "
+            "several to mix([...])"
+        )
+
+
+def _expanded(pattern: str) -> list[str]:
+    """Expand ``{000..009}`` and ``{a,b}``; braces that hold neither stay as they are."""
+    for found in _BRACES.finditer(pattern):
+        choices = _choices(found[1])
+        if choices:
+            before, after = pattern[: found.start()], pattern[found.end() :]
+            return [before + choice + rest for rest in _expanded(after) for choice in choices]
+    return [pattern]
+
+
+def _choices(text: str) -> list[str]:
+    ends = _RANGE.fullmatch(text)
+    if ends is None:
+        return text.split(",") if "," in text else []
+    first, last = int(ends[1]), int(ends[2])
+    if last - first >= _MOST_NAMES:
+        raise ConfigError(f"{{{text}}} stands for {last - first + 1:,} names; at most {_MOST_NAMES:,} are taken")
+    return [str(number).zfill(len(ends[1])) for number in range(first, last + 1)]
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse a file that stands for a shard which was never fetched.
+
+    Raises
+    ------
+    InputNotFoundError
+        It is a pointer of git-lfs or git-annex; says how to fetch the shard.
+    FormatError
+        It is named ``.tgz``, by which no compression is known.
+    """
+    if path.name.endswith(".tgz"):
+        raise FormatError(f"{path}: a compressed tar is known by the end of its name: rename it to .tar.gz")
+    if path.is_symlink() and not path.exists() and "annex/objects/" in str(path.readlink()):
+        raise InputNotFoundError(_to_fetch(path, "git-annex", "git annex get"))
+    if not path.is_file() or path.stat().st_size > 1024:
+        return
+    start = path.read_bytes()
+    if start.startswith(_LFS):
+        raise InputNotFoundError(_to_fetch(path, "git-lfs", "git lfs pull"))
+    if start.startswith(_ANNEX):
+        raise InputNotFoundError(_to_fetch(path, "git-annex", "git annex get"))
+
+
+def _to_fetch(path: Path, tool: str, command: str) -> str:
+    return f"{path} is a pointer of {tool}, and the shard it stands for is not here: run `{command}` in its folder"

@@ -423,8 +423,7 @@ def plan_inputs(
 ) -> list[InputPlan]:
     """Open each input once; the result is in the order of the inputs."""
     entries = registry().code_entries()
-    pieces = config.piece_bytes if config.layout == "recordings" else None
-    openings = [Opening(item, config.windows, config.session_template, pieces) for item in inputs]
+    openings = [opening_of(item, config) for item in inputs]
     skip = config.on_error == "skip"
     calls = [Call(plan_input, (entries, opening, skip), f"opening {opening.input.name}") for opening in openings]
     listener(PlanningStarted(len(inputs)))
@@ -433,6 +432,12 @@ def plan_inputs(
         planned.append(item)
         listener(InputPlanned(item.name, item.num_samples, item.notes, item.error))
     return planned
+
+
+def opening_of(item: Input, config: ConversionConfig) -> Opening:
+    """Return how a configuration has an input opened."""
+    pieces = config.piece_bytes if config.layout == "recordings" else None
+    return Opening(item, config.windows, config.session_template, pieces)
 
 
 def plan_input(entries: list[tuple[str, Entry]], opening: Opening, skip: bool) -> InputPlan:

@@ -19,8 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from neurofm_shards.convert.commit import software
 from neurofm_shards.convert.config import ConversionConfig
-from neurofm_shards.convert.inputs import Expected, Input, Opening
-from neurofm_shards.convert.planning import ConversionPlan, InputPlan, combine
+from neurofm_shards.convert.inputs import Expected, Input
+from neurofm_shards.convert.planning import ConversionPlan, InputPlan, combine, opening_of
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
 from neurofm_shards.format.dataset_record import versions_of
 from neurofm_shards.format.files import Folder
@@ -97,7 +97,8 @@ class _InputLine:
     fingerprint: str
     signature: tuple[tuple[int, int], ...]
     num_samples: int
-    columns: tuple[tuple[str, str | None, tuple[int | None, ...] | None, str | None, str | None], ...]
+    columns: tuple[ColumnSpec, ...]
+    sample_bytes: tuple[int, ...]
     bases: dict[str, int]
 
 
@@ -242,7 +243,8 @@ def _input_line(number: int, item: InputPlan, bases: Mapping[str, int]) -> dict[
         "fingerprint": item.expected.fingerprint if item.expected is not None else "",
         "signature": item.expected.signature if item.expected is not None else (),
         "num_samples": item.num_samples,
-        "columns": [(spec.name, spec.dtype, spec.shape, spec.unit, spec.table) for spec in item.columns],
+        "columns": [asdict(spec) for spec in item.columns],
+        "sample_bytes": plan.sample_bytes if plan is not None else (),
         "bases": dict(bases) if plan is not None else {},
     }
 
@@ -261,11 +263,10 @@ def _facts_line(item: InputPlan) -> dict[str, Any]:
 
 def _input_plan(line: _InputLine, fact: dict[str, Any] | None, config: ConversionConfig, sidecars: Path) -> InputPlan:
     source = Input(line.paths, line.format, line.options, _source(line.format, line.options), line.given)
-    opening = Opening(source, config.windows, config.session_template)
+    opening = opening_of(source, config)
     if line.error:
         return InputPlan(opening, None, error=line.error)
-    columns = tuple(ColumnSpec(*column) for column in line.columns)
-    plan = SourcePlan(line.num_samples, columns, line.fingerprint)
+    plan = SourcePlan(line.num_samples, line.columns, line.fingerprint, sample_bytes=line.sample_bytes)
     if fact is not None:
         told = _parsed(_FACTS, fact, sidecars / FACTS_NAME)
         problems = tuple(Problem(**problem) for problem in told.problems)

@@ -318,7 +318,7 @@ def test_the_steps_are_given_one_by_one(paths, toy, tmp_path):
         (["-o", "out", "--commit"], "holds no plan"),
         (["-o", "out", "--commit", "--part", "1/2"], "one by one"),
         (["-o", "out", "--plan-only", "--append"], "one by one"),
-        (["-o", "out", "--plan-only"], "no part of out is planned"),
+        (["-o", "out", "--plan-only"], "is planned yet"),
         (["-o", "out", "--plan-only", "--part", "1", "-i", *paths], "of how many"),
     ]:
         done = subprocess.run(

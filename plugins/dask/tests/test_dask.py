@@ -7,13 +7,13 @@ import signal
 import time
 
 import pytest
-from distributed import LocalCluster
 
 from neurofm_shards.convert.dispatch import Call, Dispatcher, dispatcher
 from neurofm_shards.errors import ConfigError, WorkerError
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.testing import ExecutorConformance
 
+distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -29,7 +29,7 @@ def test_listing_imports_no_dask():
 
 
 def test_a_cluster_is_found_by_its_address():
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         options = {"kind": "dask", "address": cluster.scheduler_address}
         with dispatcher(options, 2) as made:
             found = list(made.in_order([Call(os.getpid, (), "asking") for _ in range(8)]))
@@ -43,7 +43,7 @@ def test_no_scheduler_is_said():
 
 
 def test_a_run_ends_when_the_only_worker_is_gone():
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
         options = {"kind": "dask", "address": cluster.scheduler_address}
         made = Dispatcher(lambda: registry().executors.make(options), patience_s=2)
         pid = next(made.in_order([Call(os.getpid, (), "asking")]))

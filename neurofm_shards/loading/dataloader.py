@@ -252,7 +252,8 @@ class ShardDataLoader(DataLoader[Batch]):
         """Iterate over one epoch's batches; stopping early is fine, and ends the workers."""
         iteration, epoch, position = self._progress.begin()
         plan = self._progress.plan
-        requests = plan.requests(epoch, position) if self._numbers is None else self._requested(self._numbers)
+        planned = plan.requests(epoch, position) if self._numbers is None else self._requested(self._numbers)
+        requests = self.setup.fetch.in_epoch(epoch, planned)
         workers = self._take_workers()
         workers.begin(derive_key(derive_key(self.setup.options.seed, plan.sharding.rank), epoch))
         stream = run(requests, workers, self._group())

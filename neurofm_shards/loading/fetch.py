@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -349,6 +349,12 @@ class BatchFetch(LookingAhead):
                 return self.readers[number].describe(rows, at)
             at -= len(rows)
         raise IndexError(f"{place} of {len(kept)} samples")
+
+    def in_epoch(self, epoch: int, requests: Iterable[Request]) -> Iterator[Request]:
+        """Give requests with their rows under the numbers that they have in this epoch."""
+        for request in requests:
+            request.parts = tuple((n, self.readers[n].collection.rows_in(epoch, rows)) for n, rows in request.parts)
+            yield request
 
     def look_ahead(self, task: Task) -> list[Step]:
         """See :meth:`LookingAhead.look_ahead`: one search for all batches of one data set."""

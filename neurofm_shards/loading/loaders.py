@@ -147,7 +147,8 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
 
     def _samples(self, iteration: int, epoch: int, position: int) -> Iterator[dict[str, Any]]:
         for chunk in self._chunks(epoch, position):
-            fetched = self._fetch(np.concatenate([request.parts[0][1] for request in chunk]))
+            rows = np.concatenate([request.parts[0][1] for request in chunk])
+            fetched = self._fetch(self._fetch.reader.collection.rows_in(epoch, rows))
             self.skips.add(fetched, chunk)
             for sample, request in zip(fetched.batch, _left(chunk, fetched), strict=True):
                 self._progress.move(iteration, request.position_after)

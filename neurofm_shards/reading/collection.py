@@ -164,6 +164,9 @@ class SampleCollection(Protocol):
     def prefix_fingerprint(self, num_shards: int) -> str:
         """Return the fingerprint of the first shards."""
 
+    def rows_in(self, epoch: int, rows: Ints) -> Ints:
+        """Return the numbers under which an epoch's rows are to be fetched."""
+
     def gather(
         self,
         rows: npt.ArrayLike,
@@ -371,6 +374,10 @@ class ShardCollection:
         """Return what the fingerprint would be of the first ``num_shards`` shards alone."""
         pairs = zip(self.shard_sizes[:num_shards].tolist(), self.catalog.checksums[:num_shards], strict=True)
         return xxhash.xxh3_128_hexdigest(orjson.dumps(list(pairs)))
+
+    def rows_in(self, epoch: int, rows: Ints) -> Ints:  # noqa: ARG002  (what is stored is the same in every epoch)
+        """Return the numbers under which an epoch's rows are to be fetched: the rows themselves."""
+        return rows
 
     # -- values
 

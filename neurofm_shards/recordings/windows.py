@@ -179,6 +179,8 @@ class Cut:
         Position of the trial each was cut from; -1 for windows that were not cut from trials.
     drops : mapping of str to int
         Windows left out, by reason.
+    latest : numpy.ndarray of int64, shape (n,)
+        The last tick at which each could start and still lie in the stretch that it was cut from.
     """
 
     starts: Ints
@@ -186,6 +188,7 @@ class Cut:
     splits: tuple[str, ...]
     origin: Ints
     drops: Mapping[str, int]
+    latest: Ints
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -196,7 +199,7 @@ class Cut:
         if len(rows) < len(self):
             drops[reason] += len(self) - len(rows)
         splits = tuple(self.splits[i] for i in rows)
-        return Cut(self.starts[rows], self.stops[rows], splits, self.origin[rows], dict(drops))
+        return Cut(self.starts[rows], self.stops[rows], splits, self.origin[rows], dict(drops), self.latest[rows])
 
     def assigned(self, splits: Sequence[str]) -> Cut:
         """Return the same windows with these splits."""
@@ -217,7 +220,7 @@ def cut_fixed(grid: TimeGrid, last: LastWindow, removals: Mapping[str, Ints], re
     _check_number(grid)
     timeline = grid.timeline
     drops: Counter[str] = Counter()
-    found: list[tuple[Ints, Ints, str]] = []
+    found: list[tuple[Ints, Ints, Ints, str]] = []
     for start, stop, reason in partition((timeline.start, timeline.stop), {**regions.removals, **removals}):
         if reason:
             drops[reason] += sum(_number(start, stop, grid))
@@ -226,14 +229,14 @@ def cut_fixed(grid: TimeGrid, last: LastWindow, removals: Mapping[str, Ints], re
         for split, spans in regions.spans.items():
             for low, high in intersect(piece, spans):
                 starts, stops, left = _tile(int(low), int(high), grid, last)
-                found.append((starts, stops, split))
+                found.append((starts, stops, np.maximum(starts, int(high) - grid.window_ticks), split))
                 drops[INCOMPLETE] += left
-    starts = np.concatenate([_NONE, *(part for part, _, _ in found)])
-    stops = np.concatenate([_NONE, *(part for _, part, _ in found)])
-    splits = [split for part, _, split in found for _ in range(len(part))]
+    starts, stops, latest = (np.concatenate([_NONE, *(part[k] for part in found)]) for k in range(3))
+    splits = [split for part, *_, split in found for _ in range(len(part))]
     order = np.argsort(starts, kind="stable")
     counted = {reason: count for reason, count in drops.items() if count}
-    return Cut(starts[order], stops[order], tuple(splits[i] for i in order), np.full(len(starts), -1), counted)
+    named, none = tuple(splits[i] for i in order), np.full(len(starts), -1)
+    return Cut(starts[order], stops[order], named, none, counted, latest[order])
 
 
 def _check_number(grid: TimeGrid) -> None:
@@ -257,7 +260,7 @@ def cut_trials(
     """Cut one window around each aligned time; one that touches removed time is dropped for that reason."""
     starts = align + options.align_start_ticks
     length = grid.window_ticks
-    cut = Cut(starts, starts + length, ("",) * len(starts), np.arange(len(starts)), {})
+    cut = Cut(starts, starts + length, ("",) * len(starts), np.arange(len(starts)), {}, starts)
     least = 1 if options.on_last_window == "pad" else length
     cut = cut.keep(np.flatnonzero(covered(grid.timeline.whole, cut.starts, cut.stops) >= least), OUTSIDE)
     for reason, spans in {**regions.removals, **removals}.items():

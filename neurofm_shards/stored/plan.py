@@ -28,6 +28,7 @@ from neurofm_shards.types import ColumnSpec
 #: Raised when other windows would be found with the same options in the same data.
 PLAN_VERSION = 1
 _FOLDER = "windows"
+_PLACES = ("starts", "stops", "latest")
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class WindowPlan:
         Those that give windows, in the data set's order.
     counts : numpy.ndarray of int64, shape (recordings,)
         Windows of each.
-    starts, stops : numpy.ndarray of int64, shape (windows,)
-        Where each window lies, in ticks of its recording; see :class:`~neurofm_shards.recordings.windows.Cut`.
+    starts, stops, latest : numpy.ndarray of int64, shape (windows,)
+        Where each window lies, in ticks of its recording, and until when it could start; see
+        :class:`~neurofm_shards.recordings.windows.Cut`.
     columns : tuple of ColumnSpec
         Of all together; an axis that differs is None.
     bases : tuple of mapping of str to int
@@ -56,6 +58,7 @@ class WindowPlan:
     counts: Ints
     starts: Ints
     stops: Ints
+    latest: Ints
     columns: tuple[ColumnSpec, ...]
     bases: tuple[Mapping[str, int], ...]
     tables: Mapping[str, int]
@@ -133,9 +136,9 @@ def _find(collection: ShardCollection, options: WindowOptions) -> WindowPlan:
         reasons = ", ".join(f"{count} {reason}" for reason, count in drops.items())
         raise NothingToConvertError(f"{collection.catalog.folder} gives no windows (dropped: {reasons or 'none'})")
     merged = merge_columns(columns)
-    starts, stops = np.concatenate([cut.starts for cut in cuts]), np.concatenate([cut.stops for cut in cuts])
+    starts, stops, latest = (np.concatenate([getattr(cut, name) for cut in cuts]) for name in _PLACES)
     return WindowPlan(
-        tuple(giving), np.array(counts, dtype=np.int64), starts, stops, merged, tuple(bases), tables, drops
+        tuple(giving), np.array(counts, dtype=np.int64), starts, stops, latest, merged, tuple(bases), tables, drops
     )
 
 
@@ -153,7 +156,7 @@ def _keep(place: Path, mark: str, plan: WindowPlan) -> bool:
     }
     rows = np.concatenate([recording.rows for recording in plan.recordings])
     pieces = np.array([len(recording.rows) for recording in plan.recordings], dtype=np.int64)
-    arrays = {"counts": plan.counts, "rows": rows, "pieces": pieces, "starts": plan.starts, "stops": plan.stops}
+    arrays = {"counts": plan.counts, "rows": rows, "pieces": pieces, **{name: getattr(plan, name) for name in _PLACES}}
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         write_arrays(place, header, arrays)
@@ -189,9 +192,10 @@ def _parsed(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> WindowPlan:
         for name, dtype, shape, unit, table in header["columns"]
     )
     counts = arrays["counts"].astype(np.int64)
-    starts, stops = arrays["starts"].astype(np.int64), arrays["stops"].astype(np.int64)
-    if {len(counts), len(header["bases"])} != {len(recordings)} or {len(starts), len(stops)} != {int(counts.sum())}:
+    starts, stops, latest = (arrays[name].astype(np.int64) for name in _PLACES)
+    lengths = {len(starts), len(stops), len(latest)}
+    if {len(counts), len(header["bases"])} != {len(recordings)} or lengths != {int(counts.sum())}:
         raise ValueError("a plan of windows is damaged")
     return WindowPlan(
-        recordings, counts, starts, stops, columns, tuple(header["bases"]), header["tables"], header["drops"]
+        recordings, counts, starts, stops, latest, columns, tuple(header["bases"]), header["tables"], header["drops"]
     )

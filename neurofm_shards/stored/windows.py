@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.convert.work import shifted
@@ -20,11 +21,10 @@ from neurofm_shards.reading.address_space import IO
 from neurofm_shards.reading.catalog import Catalog, Pattern
 from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollection, checked_rows
 from neurofm_shards.recordings.counting import COUNT_TYPES, count_trains
-from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.spikes import BinnedEvents
 from neurofm_shards.recordings.windowing import RecordingSamples
 from neurofm_shards.stored.catalog import check_recordings
-from neurofm_shards.stored.options import Windows, window_options
+from neurofm_shards.stored.options import LoadedWindows, Windows, window_options
 from neurofm_shards.stored.plan import WindowPlan, open_samples, window_identity, window_plan
 from neurofm_shards.types import ColumnData, ColumnSpec, Metadata, Ragged
 
@@ -66,7 +66,7 @@ class WindowCollection:
     ----------
     collection : ShardCollection
         The data set, which this closes.
-    options : WindowOptions
+    windows : LoadedWindows
         What to cut, and how.
     verify : bool
         Whether to check the checksums of a recording's pieces when it is first used.
@@ -83,10 +83,11 @@ class WindowCollection:
         Which recordings give how many windows.
     """
 
-    def __init__(self, collection: ShardCollection, options: WindowOptions, *, verify: bool = False) -> None:
+    def __init__(self, collection: ShardCollection, windows: LoadedWindows, *, verify: bool = False) -> None:
         self._collection = collection
         self._verify = verify
-        self.options = options
+        self._windows = windows
+        self.options = options = windows.cutting
         self.plan: WindowPlan = window_plan(collection, options)
         self._first = np.concatenate([[0], np.cumsum(self.plan.counts)]).astype(np.int64)
         self.num_samples = int(self._first[-1])
@@ -137,7 +138,7 @@ class WindowCollection:
             raise
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._collection, self.options, self._verify, self.fingerprint)
+        return _reopen, (self._collection, self._windows, self._verify, self.fingerprint)
 
     def __len__(self) -> int:
         return self.num_samples
@@ -174,7 +175,7 @@ class WindowCollection:
     @property
     def fingerprint(self) -> str:
         """Identity of the windows: the same for the same recordings cut with the same options, wherever they lie."""
-        return window_identity(self._collection, self.options)
+        return self._marked(window_identity(self._collection, self.options))
 
     def prefix_fingerprint(self, num_shards: int) -> str:
         """Return what the fingerprint was when only the recordings of the first stretches were there."""
@@ -184,7 +185,33 @@ class WindowCollection:
         if num_shards and self._recording_of_stretch[num_shards - 1] == number:
             return f"{self.fingerprint}:{num_shards}"  # a recording is appended as a whole
         shards = max((shard for held in self.plan.recordings[:number] for shard in held.shards), default=-1) + 1
-        return window_identity(self._collection, self.options, shards)
+        return self._marked(window_identity(self._collection, self.options, shards))
+
+    def _marked(self, identity: str) -> str:
+        """Return an identity, with how windows are shifted where they are."""
+        if not self._windows.jitter:
+            return identity
+        return xxhash.xxh3_128_hexdigest(f"{identity} jitter {self._windows.jitter_seed}".encode())
+
+    # -- epochs
+
+    def rows_in(self, epoch: int, rows: Ints) -> Ints:
+        """Return the numbers under which an epoch has rows: its own where windows are shifted in every epoch."""
+        return rows + epoch * self.num_samples if self._windows.jitter else rows
+
+    def _placed(self, numbers: npt.ArrayLike) -> tuple[Ints, Ints, Ints]:
+        """Return the rows that have these numbers, and where their windows start and stop in the numbers' epochs."""
+        asked = np.asarray(numbers, dtype=np.int64)
+        if not self._windows.jitter:
+            rows = checked_rows(asked, self.num_samples)
+            return rows, self.plan.starts[rows], self.plan.stops[rows]
+        epochs, rows = np.divmod(asked, self.num_samples)
+        checked_rows(np.where(asked < 0, asked, rows), self.num_samples)
+        start = self.plan.starts[rows]
+        stride = self.options.stride_bins * self.options.bin_ticks
+        room = np.minimum(self.plan.latest[rows] - start, stride - 1) + 1
+        shift = (_hashes(self._windows.jitter_seed, epochs, rows) % room.astype(np.uint64)).astype(np.int64)
+        return rows, start + shift, self.plan.stops[rows] + shift
 
     # -- values
 
@@ -204,7 +231,8 @@ class WindowCollection:
         missing = [name for name in names if name not in self.columns]
         if missing:
             raise ConfigError(f"there is no column {missing[0]!r}; these windows have {', '.join(self.columns)}")
-        return Picked(checked_rows(rows, self.num_samples), names)
+        self._placed(rows)
+        return Picked(np.asarray(rows, dtype=np.int64), names)
 
     def read(
         self,
@@ -213,18 +241,19 @@ class WindowCollection:
         dtypes: Mapping[str, npt.DTypeLike] | None = None,
     ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
         """Cut the windows that were selected."""
-        rows, names = selection
+        names = selection.columns
+        rows, starts, stops = self._placed(selection.rows)
         types, given = dtypes or {}, out or {}
         numbers = np.searchsorted(self._first, rows, side="right") - 1
         with self._collection.reading():
-            found = self._counted(rows, numbers, names, types) if not given and len(rows) else {}
+            found = self._counted((starts, stops), numbers, names, types) if not given and len(rows) else {}
             left = [name for name in names if name not in found]
             if left:
-                found |= self._grouped(rows, numbers, left, given, types)
+                found |= self._grouped((starts, stops), numbers, left, given, types)
         return {name: found[name] for name in names}
 
     def _counted(
-        self, rows: Ints, numbers: Ints, names: Sequence[str], dtypes: Mapping[str, npt.DTypeLike]
+        self, spans: tuple[Ints, Ints], numbers: Ints, names: Sequence[str], dtypes: Mapping[str, npt.DTypeLike]
     ) -> dict[str, Any]:
         """Count events, and number their rows, for windows of all recordings at once."""
         found: dict[str, Any] = {}
@@ -238,7 +267,7 @@ class WindowCollection:
             if len(parts) < len(distinct):
                 continue
             widths = np.array([part.width for part in parts])[which]
-            found[name] = self._counts(spec, rows, parts, which, widths, dtypes.get(name))
+            found[name] = self._counts(spec, spans, parts, which, widths, dtypes.get(name))
             if ids in names:
                 bases = np.array([self.plan.bases[n].get(self.columns[ids].table or "", 0) for n in distinct.tolist()])
                 found[ids] = _numbered(self.columns[ids], widths, bases[which], dtypes.get(ids))
@@ -247,14 +276,14 @@ class WindowCollection:
     def _counts(
         self,
         spec: ColumnSpec,
-        rows: Ints,
+        spans: tuple[Ints, Ints],
         parts: Sequence[BinnedEvents],
         which: Ints,
         widths: Ints,
         dtype: npt.DTypeLike | None,
     ) -> npt.NDArray[Any] | list[Any]:
-        starts, bins = self.plan.starts[rows], self.options.window_bins
-        spans = (starts, parts[0].held(starts, self.plan.stops[rows]))
+        bins, n = self.options.window_bins, len(which)
+        spans = (spans[0], parts[0].held(*spans))
         wanted = np.dtype(dtype or spec.dtype).name
         types = (parts[0].dtype, wanted if wanted in COUNT_TYPES else parts[0].dtype)
         try:
@@ -266,24 +295,23 @@ class WindowCollection:
             raise FormatError(f"{self.catalog.folder}: {error}; run `neurofm-shards validate`") from error
         counts = counts.astype(wanted, copy=False)
         if None not in (spec.shape or ()):
-            return counts.reshape(len(rows), bins, -1) if widths[0] else counts.reshape(len(rows), bins, 0)
+            return counts.reshape(n, bins, -1) if widths[0] else counts.reshape(n, bins, 0)
         edges = np.cumsum(bins * widths)[:-1]
         return [part.reshape(bins, -1) if part.size else part.reshape(bins, 0) for part in np.split(counts, edges)]
 
     def _grouped(
         self,
-        rows: Ints,
+        spans: tuple[Ints, Ints],
         numbers: Ints,
         names: Sequence[str],
         out: Mapping[str, npt.NDArray[Any]],
         dtypes: Mapping[str, npt.DTypeLike],
     ) -> dict[str, Any]:
         """Cut windows recording by recording."""
-        joined = {name: _column(self.columns[name], len(rows), out.get(name), dtypes.get(name)) for name in names}
+        joined = {name: _column(self.columns[name], len(numbers), out.get(name), dtypes.get(name)) for name in names}
         for number in np.unique(numbers).tolist():
             places = np.flatnonzero(numbers == number)
-            mine = rows[places]
-            found = self._samples(number).gather(self.plan.starts[mine], self.plan.stops[mine], names)
+            found = self._samples(number).gather(spans[0][places], spans[1][places], names)
             bases = self.plan.bases[number]
             for name in names:
                 base = bases.get(self.columns[name].table or "", 0)
@@ -296,13 +324,15 @@ class WindowCollection:
 
     def metadata(self, rows: npt.ArrayLike) -> list[Metadata]:
         """Return what samples say of themselves."""
-        where = checked_rows(rows, self.num_samples)
+        where, starts, _ = self._placed(rows)
         found: list[Metadata] = [{}] * len(where)
         modalities = list(self.columns)
         stretch = np.searchsorted(self.starts, where, side="right") - 1
-        for number, places, local in self._by_recording(where):
+        numbers = np.searchsorted(self._first, where, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            places = np.flatnonzero(numbers == number)
             with self._collection.reading():
-                said = self._samples(number).metadata(local)
+                said = self._samples(number).metadata(where[places] - self._first[number], starts[places])
             for place, own in zip(places.tolist(), said, strict=True):
                 row, at = int(where[place]), int(stretch[place])
                 found[place] = {
@@ -359,7 +389,7 @@ class WindowCollection:
 
     def has(self, row: int, column: str) -> bool:
         """Say whether a sample has a field (the metadata counts as one)."""
-        checked_rows([row], self.num_samples)
+        self._placed([row])
         return column in self.columns or column == "metadata"
 
     def payload(self, row: int, column: str) -> bytes:
@@ -377,7 +407,7 @@ class WindowCollection:
 
     def keys(self, rows: npt.ArrayLike) -> list[str]:
         """Return the keys of rows."""
-        return [automatic_key(row + 1) for row in checked_rows(rows, self.num_samples).tolist()]
+        return [automatic_key(row + 1) for row in self._placed(rows)[0].tolist()]
 
     def key(self, row: int) -> str:
         """Return the key of one row."""
@@ -398,6 +428,7 @@ class WindowCollection:
 
     def describe(self, row: int) -> str:
         """Return key, session and folder of a row, for messages."""
+        row %= self.num_samples
         number = int(np.searchsorted(self._first, row, side="right")) - 1
         session = self.plan.recordings[number].session_id
         return f"{automatic_key(row + 1)!r}, a window of {session} in {self.catalog.folder}"
@@ -407,13 +438,6 @@ class WindowCollection:
         self._collection.grow_cache(cache_bytes)
 
     # -- recordings
-
-    def _by_recording(self, rows: Ints) -> Iterable[tuple[int, Ints, Ints]]:
-        """Yield each recording's number, which of the rows are windows of it, and their numbers in it."""
-        numbers = np.searchsorted(self._first, rows, side="right") - 1
-        for number in np.unique(numbers).tolist():
-            places = np.flatnonzero(numbers == number)
-            yield number, places, rows[places] - self._first[number]
 
     def _samples(self, number: int) -> RecordingSamples:
         """Return the windows of a recording, which stays open for some time."""
@@ -454,13 +478,27 @@ def open_windows(shard_dir: Path | str, windows: Windows, *, io: IO = "auto", ve
     return WindowCollection.open(shard_dir, windows, io=io, verify=verify)
 
 
-def _reopen(collection: ShardCollection, options: WindowOptions, verify: bool, fingerprint: str) -> WindowCollection:
+def _reopen(collection: ShardCollection, windows: LoadedWindows, verify: bool, fingerprint: str) -> WindowCollection:
     """Open the same windows in another process."""
-    made = WindowCollection(collection, options, verify=verify)
+    made = WindowCollection(collection, windows, verify=verify)
     if made.fingerprint != fingerprint:
         made.close()
         raise StateError(f"the data set {collection.catalog.folder} changed since it was opened; open it again")
     return made
+
+
+def _hashes(seed: int, epochs: Ints, rows: Ints) -> npt.NDArray[np.uint64]:
+    """Return a number for each epoch and row: the finaliser of SplitMix64, once for each of the three."""
+    keys = _mixed(np.full(len(rows), seed, dtype=np.uint64))
+    return _mixed(rows.astype(np.uint64) ^ _mixed(epochs.astype(np.uint64) ^ keys))
+
+
+def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    z: npt.NDArray[np.uint64] = values + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return z
 
 
 def _stretches(count: int) -> Ints:

@@ -227,6 +227,8 @@ class Recording(ABC):
     #: Ids as the input has them, with the plugin's fall-backs (identifier, file name) already applied.
     session_id: str
     subject_id: str
+    #: Whether the input names the subject, rather than a fall-back standing in for it.
+    subject_is_known: bool = True
     #: File name (never the folder) for metadata.
     source_file: str
     #: See ``SourcePlan.fingerprint``.

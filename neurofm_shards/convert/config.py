@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from string import Formatter
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ RUN_FIELDS = frozenset({"on_error", "durable"})
 SOURCE_RUN_FIELDS = frozenset({"allow_links"})
 #: Fields that say how recordings are stored; a data set of windows does not record them.
 RECORDING_FIELDS = frozenset({"layout", "shard_bytes", "piece_bytes"})
+#: Fields that say whose recordings these are; recorded where they are used.
+SUBJECT_FIELDS = ("subject_template", "subject_ids")
 #: What a session id can be made of.
 TEMPLATE_FIELDS = ("session_id", "subject_id", "stem", "parent")
 
@@ -58,12 +61,28 @@ class ConversionConfig(BaseModel):
         "{session_id}",
         description="session id of each input, made of {session_id}, {subject_id}, {stem}, {parent}; must be unique",
     )
+    subject_template: str = Field(
+        "{subject_id}",
+        description="subject id of each recording, made of {session_id}, {subject_id}, {stem}, {parent}",
+    )
+    subject_ids: tuple[str, ...] = Field(
+        (), description="subject ids of recordings whose files do not say them, each as FILE=ID"
+    )
     on_error: Literal["fail", "skip"] = Field("fail", description="stop at an input that fails, or leave it out")
     durable: bool = Field(
         False, description="sync every shard to the disk before it counts as written; on for the command line"
     )
 
-    @field_validator("session_template")
+    @field_validator("subject_ids", mode="before")
+    @classmethod
+    def _pairs(cls, given: Any) -> Any:
+        pairs = tuple(f"{file}={name}" for file, name in given.items()) if isinstance(given, Mapping) else given
+        for pair in pairs if isinstance(pairs, (list, tuple)) else ():
+            if not isinstance(pair, str) or not all(pair.partition("=")):
+                raise ValueError(f"{pair!r:.80} is not FILE=ID: the name of an input file, and the subject's id")
+        return pairs
+
+    @field_validator("session_template", "subject_template")
     @classmethod
     def _known_fields(cls, template: str) -> str:
         # A width of a billion, or an attribute, is nothing that a template needs.
@@ -112,7 +131,11 @@ class ConversionConfig(BaseModel):
         skipped = RUN_FIELDS | (
             RECORDING_FIELDS if self.layout == "windows" else {"windows", "transforms", "shard_size"}
         )
-        return self.model_dump(mode="json", exclude={**dict.fromkeys(skipped, True), "source": set(SOURCE_RUN_FIELDS)})
+        content = self.model_dump(
+            mode="json", exclude={**dict.fromkeys(skipped, True), "source": set(SOURCE_RUN_FIELDS)}
+        )
+        defaults = {name: getattr(type(self)(), name) for name in SUBJECT_FIELDS}
+        return {name: value for name, value in content.items() if getattr(self, name) != defaults.get(name, ...)}
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> ConversionConfig:

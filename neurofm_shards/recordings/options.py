@@ -73,6 +73,10 @@ class SplitOptions(_Options):
     fractions: dict[str, float] = Field(
         DEFAULT_FRACTIONS, description="share of each split; by time: in this order; later ones are kept where two meet"
     )
+    named: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="sessions or subjects that belong to a split whatever the hash says",
+    )
     seed: int = Field(0, description="number mixed into the hash that assigns sessions, subjects and trials")
     purge: float = Field(
         1.0, ge=0, description="gap left between splits that are neighbours in time, in window lengths"
@@ -85,6 +89,13 @@ class SplitOptions(_Options):
     def _fractions_add_up(self) -> Self:
         if not self.fractions or min(self.fractions.values()) < 0 or abs(sum(self.fractions.values()) - 1) > 1e-6:
             msg = f"fractions={self.fractions} must be non-negative and add up to 1"
+            raise ValueError(msg)
+        if self.named and (self.by not in ("session", "subject") or not set(self.named) <= set(self.fractions)):
+            msg = f"named={dict(self.named)} names sessions or subjects (see by) for the splits {list(self.fractions)}"
+            raise ValueError(msg)
+        listed = [name for names in self.named.values() for name in names]
+        if twice := sorted({name for name in listed if listed.count(name) > 1}):
+            msg = f"named puts {', '.join(twice)} into more than one split"
             raise ValueError(msg)
         return self
 

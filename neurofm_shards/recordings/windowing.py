@@ -224,6 +224,8 @@ class RecordingSamples(Samples):
             "modalities": {part.name: dict(part.facts) for part in self._parts if part.facts},
             "valid_share": {name: round(share, 4) for name, share in self._shares.items()},
         }
+        if not self._recording.subject_is_known and options.split is not None and options.split.by == "subject":
+            facts["subject_is_unknown"] = True
         if len(when.pauses):
             facts["recorded_s"] = float(to_seconds(int((when.recorded[:, 1] - when.recorded[:, 0]).sum())))
         if options.extent != "auto":

@@ -89,6 +89,7 @@ class NwbRecording(Recording):
         self.source_file = Path(path).name
         self.fingerprint = fingerprint
         self.session_id, self.subject_id, problems = ids_of(path, facts)
+        self.subject_is_known = bool(facts.get("subject_id"))
         self.problems: Sequence[Problem] = (*odd, *problems)
         self.facts: Mapping[str, Any] = {"nwb_version": version, **facts}
 

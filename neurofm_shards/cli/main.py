@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "repair": ("neurofm_shards.cli.integrity:Repair", "rebuild indexes and manifest, salvage truncated shards"),
     "index": ("neurofm_shards.cli.integrity:Index", "build the indexes of shards that came from elsewhere"),
     "drop": ("neurofm_shards.cli.rewrite:Drop", "withdraw samples from a data set"),
+    "compact": ("neurofm_shards.cli.rewrite:Compact", "join neighbouring shards that are not full"),
     "merge": ("neurofm_shards.cli.rewrite:Merge", "join data sets with equal columns"),
     "plan": ("neurofm_shards.cli.order:Plan", "show what each rank and worker will get"),
     "shuffle-report": ("neurofm_shards.cli.order:ShuffleReport", "say how random the order of a data set is"),

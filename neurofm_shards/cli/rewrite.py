@@ -1,4 +1,4 @@
-"""``drop`` and ``merge``: data sets that are made from others."""
+"""``drop``, ``compact`` and ``merge``: data sets that are made from others."""
 
 from __future__ import annotations
 
@@ -36,6 +36,31 @@ class Drop(Command):
             console.print(f"an input that was not converted stays named in the manifest: {name}", markup=False)
         for name in result.get("still_named_in", ()):
             console.print(f"the manifest's {name!r} still names what was dropped; look at it", markup=False)
+        return 0
+
+
+class Compact(Command):
+    """Joins neighbouring shards that are not full."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments."""
+        parser.add_argument("folder", help="the data set")
+        parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+        parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Run the command."""
+        from neurofm_shards.maintenance.compact import compact  # noqa: PLC0415  (after --help)
+
+        result = compact(args.folder, dry_run=args.dry_run)
+        if args.json:
+            print_json(result)
+            return 0
+        verb = "would become" if args.dry_run else "became"
+        result_console().print(
+            f"{result['shards_before']:,} shards {verb} {result['shards_after']:,}; "
+            f"{len(result['shards_rewritten']):,} rewritten, with {result['samples_rewritten']:,} samples"
+        )
         return 0
 
 

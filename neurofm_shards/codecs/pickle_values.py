@@ -61,6 +61,30 @@ class Reading:
             raise UnsafePickleError("the pickle holds more bytes than twice its own size")
 
 
+class InnerReading(Reading):
+    """Bytes that a payload holds in another form; what is spent on them is spent on the payload.
+
+    Parameters
+    ----------
+    data : bytes
+        The bytes.
+    outer : Reading
+        The payload.
+    """
+
+    def __init__(self, data: bytes, outer: Reading) -> None:
+        self.payload = memoryview(data)
+        self._outer = outer
+
+    def spend_on_key(self, key: object, size: int) -> None:
+        """See :meth:`Reading.spend_on_key`."""
+        self._outer.spend_on_key(key, size)
+
+    def spend(self, nbytes: int = 0) -> None:
+        """See :meth:`Reading.spend`."""
+        self._outer.spend(nbytes)
+
+
 def brief(value: object) -> str:
     """Describe a value from a pickle in a few words (``repr`` could take for ever)."""
     if isinstance(value, (str, int, float, bool, type(None))):

@@ -17,6 +17,7 @@ from neurofm_shards.codecs.pickle_machine import Construct, Global, Machine
 from neurofm_shards.codecs.pickle_values import (
     ArrayRecord,
     DtypeRecord,
+    InnerReading,
     Reading,
     Span,
     as_data,
@@ -256,8 +257,10 @@ def _read_storage(reading: Reading, data: Span | bytes) -> Storage:
     FormatError
         The bytes are anything but one storage of plain numbers.
     """
-    if isinstance(data, bytes):
-        raise UnsafePickleError("a storage that is not raw bytes")
+    if isinstance(data, bytes):  # protocol 2 writes bytes as text
+        reading.spend(len(data))
+        inner = _read_storage(InnerReading(data, reading), Span(0, len(data)))
+        return Storage(data[inner.data.start : inner.data.stop], inner.dtype) if isinstance(inner.data, Span) else inner
     values, position = _head(reading, data)
     if values[0] != _MAGIC_NUMBER or values[1] != _PROTOCOL_VERSION or not isinstance(values[2], dict):
         raise UnsafePickleError("a storage in an unknown format")

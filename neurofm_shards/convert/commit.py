@@ -146,8 +146,8 @@ def _source(item: InputPlan, base: Mapping[str, int], dropped: Mapping[str, int]
         raise AssertionError("failed inputs are listed elsewhere")
     plan = item.plan
     return {
-        "files": item.opening.input.file_names,
-        "format": item.opening.input.format,
+        "files": item.spec.input.file_names,
+        "format": item.spec.input.format,
         "session_id": item.session_id,
         "fingerprint": plan.fingerprint,
         "num_samples": plan.num_samples,
@@ -170,13 +170,13 @@ def _failures(plan: ConversionPlan, ordered: Sequence[Line], base: Manifest | No
             error = _without_folders({**_names(item), "error": failure["error"], "rows": []}, item)
             entry = found.setdefault(i, error)
             entry["rows"].append([failure["start"], failure["stop"]])
-    retried = {tuple(item.opening.input.file_names) for item in plan.inputs}
+    retried = {tuple(item.spec.input.file_names) for item in plan.inputs}
     kept = [entry for entry in (base.failures if base else ()) if tuple(entry["files"]) not in retried]
     return [*kept, *(found[i] for i in sorted(found))]
 
 
 def _names(item: InputPlan) -> dict[str, Any]:
-    return {"files": item.opening.input.file_names, "format": item.opening.input.format}
+    return {"files": item.spec.input.file_names, "format": item.spec.input.format}
 
 
 def _without_folders(said: dict[str, Any], item: InputPlan) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _without_folders(said: dict[str, Any], item: InputPlan) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        for path in item.opening.input.paths:
+        for path in item.spec.input.paths:
             for spelling in (str(Path(path).resolve()), os.path.abspath(path), path):  # noqa: PTH100  (links kept)
                 value = value.replace(spelling, Path(path).name)
         return value
@@ -205,7 +205,7 @@ def _dropped_by_transforms(ordered: Iterable[Line]) -> dict[int, dict[str, int]]
 def software(plan: ConversionPlan) -> dict[str, str]:
     """Return the versions of the distributions that took part."""
     known = registry()
-    used = [known.sources.get(item.opening.input.format) for item in plan.inputs]
+    used = [known.sources.get(item.spec.input.format) for item in plan.inputs]
     distributions = {"neurofm-shards", "numpy"} | {item.distribution for item in used if item.distribution != IN_CODE}
     for config in plan.config.transforms:
         distributions.add(known.transforms.get(str(config["kind"])).distribution)

@@ -24,7 +24,7 @@ def identity(plan: ConversionPlan, base: str = "") -> dict[str, Any]:
 
 
 def _input(item: InputPlan) -> dict[str, Any]:
-    names = {"files": item.opening.input.file_names, "format": item.opening.input.format}
+    names = {"files": item.spec.input.file_names, "format": item.spec.input.format}
     if item.plan is None or item.expected is None:
         return {**names, "error": item.error}
     return {
@@ -42,7 +42,7 @@ def with_earlier_failures(planned: Sequence[InputPlan], before: Mapping[str, Any
     result = []
     for item in planned:
         error = errors.get(_key(_input(item)))
-        result.append(item if error is None else InputPlan(item.opening, None, error=error))
+        result.append(item if error is None else InputPlan(item.spec, None, error=error))
     return result
 
 

@@ -260,7 +260,7 @@ Signature = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
-class Opening:
+class InputSpec:
     """How an input is opened: everything that its samples depend on.
 
     Attributes
@@ -301,7 +301,7 @@ class OpenedInput:
     is_recording: bool
 
 
-def open_input(opening: Opening) -> OpenedInput:
+def open_input(spec: InputSpec) -> OpenedInput:
     """Open an input and window it where it is a recording.
 
     Raises
@@ -309,37 +309,37 @@ def open_input(opening: Opening) -> OpenedInput:
     SourceError
         It cannot be read; whatever the plugin raised is named.
     """
-    name = opening.input.name
+    name = spec.input.name
     try:
-        opened = opening.input.source.open(opening.input.paths)
+        opened = spec.input.source.open(spec.input.paths)
         if isinstance(opened, Samples):
-            _check_cut_is_wanted(opening, opened)
+            _check_cut_is_wanted(spec, opened)
             return OpenedInput(opened, is_recording=False)
-        name_subject(opening, opened)
-        opened.session_id = session_name(opening, opened.session_id, opened.subject_id)
-        return OpenedInput(_samples(opened, opening), is_recording=True)
+        name_subject(spec, opened)
+        opened.session_id = session_name(spec, opened.session_id, opened.subject_id)
+        return OpenedInput(_samples(opened, spec), is_recording=True)
     except NeurofmShardsError as error:
         raise _named(error, name) from error
     except Exception as error:  # a plugin may raise anything
         raise SourceError(f"{name} cannot be opened: {type(error).__name__}: {error}") from error
 
 
-def _samples(recording: Recording, opening: Opening) -> Samples:
+def _samples(recording: Recording, spec: InputSpec) -> Samples:
     """Cut a recording into windows, or into the pieces that it is stored in."""
-    if opening.piece_bytes is not None:
+    if spec.piece_bytes is not None:
         from neurofm_shards.recordings.pieces import RecordingPieces  # noqa: PLC0415  (needed by few)
 
-        return RecordingPieces(recording, opening.piece_bytes)
+        return RecordingPieces(recording, spec.piece_bytes)
     from neurofm_shards.recordings import windowed  # noqa: PLC0415  (only recordings need windows)
 
-    return windowed(recording, opening.windows)
+    return windowed(recording, spec.windows)
 
 
-def _check_cut_is_wanted(opening: Opening, samples: Samples) -> None:
-    if opening.piece_bytes is not None:
+def _check_cut_is_wanted(spec: InputSpec, samples: Samples) -> None:
+    if spec.piece_bytes is not None:
         samples.close()
         raise ConfigError(
-            f"{opening.input.name} holds samples that are cut already, and layout=recordings stores recordings: leave "
+            f"{spec.input.name} holds samples that are cut already, and layout=recordings stores recordings: leave "
             "it out, or give the source's options that say where time is"
         )
 
@@ -349,21 +349,21 @@ def _named(error: NeurofmShardsError, name: str) -> NeurofmShardsError:
     return error if os.path.basename(name) in text else type(error)(f"{name}: {text}")  # noqa: PTH119
 
 
-def session_name(opening: Opening, session_id: str, subject_id: str) -> str:
+def session_name(spec: InputSpec, session_id: str, subject_id: str) -> str:
     """Fill in the session template for one input."""
-    first = Path(opening.input.paths[0]).resolve()
-    return opening.session_template.format(
+    first = Path(spec.input.paths[0]).resolve()
+    return spec.session_template.format(
         session_id=session_id, subject_id=subject_id, stem=first.stem, parent=first.parent.name
     )
 
 
-def name_subject(opening: Opening, recording: Recording) -> None:
+def name_subject(spec: InputSpec, recording: Recording) -> None:
     """Give a recording the subject id that the options say."""
-    first = Path(opening.input.paths[0]).resolve()
-    said = dict(pair.split("=", 1) for pair in opening.subject_ids)
+    first = Path(spec.input.paths[0]).resolve()
+    said = dict(pair.split("=", 1) for pair in spec.subject_ids)
     named = [name for file, name in said.items() if first.as_posix().endswith("/" + file.removeprefix("./").strip("/"))]
     own = recording.subject_id if recording.subject_is_known else ""
-    template = opening.subject_template
+    template = spec.subject_template
     if named or template != "{subject_id}":
         made = template.format(
             session_id=recording.session_id, subject_id=own, stem=first.stem, parent=first.parent.name
@@ -409,24 +409,24 @@ class InputReader:
     """
 
     def __init__(self) -> None:
-        self._key: tuple[Opening, Expected] | None = None
+        self._key: tuple[InputSpec, Expected] | None = None
         self._opened: OpenedInput | None = None
 
-    def plan(self, opening: Opening) -> tuple[OpenedInput, SourcePlan, Expected]:
+    def plan(self, spec: InputSpec) -> tuple[OpenedInput, SourcePlan, Expected]:
         """Open an input for the first time; it stays open for the reads that may follow."""
         self.close()
-        before = signature(opening.input.paths)
-        opened = open_input(opening)
+        before = signature(spec.input.paths)
+        opened = open_input(spec)
         try:
             plan = opened.samples.plan()
         except BaseException:
             opened.samples.close()
             raise
         expected = Expected(plan.fingerprint, before)
-        self._key, self._opened = (opening, expected), opened
+        self._key, self._opened = (spec, expected), opened
         return opened, plan, expected
 
-    def read(self, opening: Opening, expected: Expected, start: int, stop: int) -> Block:
+    def read(self, spec: InputSpec, expected: Expected, start: int, stop: int) -> Block:
         """Return samples ``start`` to ``stop`` of an input.
 
         Raises
@@ -436,16 +436,16 @@ class InputReader:
         SourceError
             The plugin failed; the message names the input.
         """
-        samples = self._open(opening, expected).samples
+        samples = self._open(spec, expected).samples
         try:
             block = samples.read(start, stop)
         except NeurofmShardsError as error:
-            raise _named(error, opening.input.name) from error
+            raise _named(error, spec.input.name) from error
         except Exception as error:  # a plugin may raise anything, and damage is often found at read time only
             raise SourceError(
-                f"{opening.input.name}: samples {start} to {stop} cannot be read: {type(error).__name__}: {error}"
+                f"{spec.input.name}: samples {start} to {stop} cannot be read: {type(error).__name__}: {error}"
             ) from error
-        self._check_signature(opening, expected)
+        self._check_signature(spec, expected)
         return block
 
     def close(self) -> None:
@@ -455,26 +455,26 @@ class InputReader:
         self._opened = None
         self._key = None
 
-    def _open(self, opening: Opening, expected: Expected) -> OpenedInput:
-        key = (opening, expected)
+    def _open(self, spec: InputSpec, expected: Expected) -> OpenedInput:
+        key = (spec, expected)
         if self._opened is None or self._key != key:
             self.close()
-            self._check_signature(opening, expected)
-            opened = open_input(opening)
+            self._check_signature(spec, expected)
+            opened = open_input(spec)
             if opened.samples.plan().fingerprint != expected.fingerprint:
                 opened.samples.close()
-                raise _changed(opening)
+                raise _changed(spec)
             self._key, self._opened = key, opened
         return self._opened
 
-    def _check_signature(self, opening: Opening, expected: Expected) -> None:
-        if signature(opening.input.paths) != expected.signature:
-            raise _changed(opening)
+    def _check_signature(self, spec: InputSpec, expected: Expected) -> None:
+        if signature(spec.input.paths) != expected.signature:
+            raise _changed(spec)
 
 
-def _changed(opening: Opening) -> InputChangedError:
+def _changed(spec: InputSpec) -> InputChangedError:
     return InputChangedError(
-        f"{opening.input.name} changed after it was planned; wait until it is complete and run the conversion again"
+        f"{spec.input.name} changed after it was planned; wait until it is complete and run the conversion again"
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Call, Dispatcher
-from neurofm_shards.convert.inputs import Expected, Input, Opening, find_inputs, session_name, worker_reader
+from neurofm_shards.convert.inputs import Expected, Input, InputSpec, find_inputs, session_name, worker_reader
+from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput, cut, cut_by_bytes
 from neurofm_shards.errors import ConfigError, NeurofmShardsError, NothingToConvertError
 from neurofm_shards.events import InputPlanned, Listener, PlanningStarted, ignore
 from neurofm_shards.format.manifest import Manifest
@@ -85,148 +86,6 @@ def _describe(spec: ColumnSpec) -> str:
     return f"{spec.dtype or 'JSON'}{f' in {spec.unit}' if spec.unit else ''}"
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of one input's samples that goes into one shard.
-
-    Attributes
-    ----------
-    input_idx : int
-        Number of the input in the plan.
-    start, stop : int
-        Samples of the input.
-    first : int
-        Key number of sample ``start``: its place in the data set, counted from 1.
-    """
-
-    input_idx: int
-    start: int
-    stop: int
-    first: int
-
-
-@dataclass(frozen=True)
-class TaskInput:
-    """What a task needs to know of one input.
-
-    Attributes
-    ----------
-    opening, expected : Opening, Expected
-        How to open it, and what it must be.
-    session_id : str or None
-        Id to write into samples that are not windows of a recording.
-    bases : mapping of str to int
-        First row of this input in each data-set-wide table.
-    """
-
-    opening: Opening
-    expected: Expected
-    session_id: str | None
-    bases: tuple[tuple[str, int], ...]
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """One shard: which samples it holds, and in which order.
-
-    Attributes
-    ----------
-    shard_idx : int
-        Number of the shard.
-    segments : tuple of Segment
-        In order.
-    inputs : mapping of int to TaskInput
-        The inputs that the segments name.
-    """
-
-    shard_idx: int
-    segments: tuple[Segment, ...]
-    inputs: dict[int, TaskInput]
-
-    @property
-    def what(self) -> str:
-        """What a worker does when it runs the task, for messages."""
-        names = [task_input.opening.input.name for task_input in self.inputs.values()]
-        more = f" and {len(names) - 1} more inputs" if len(names) > 1 else ""
-        return f"writing shard {self.shard_idx} of {names[0]}{more}"
-
-
-def cut(stretches: Sequence[tuple[int, int, int]], shard_size: int, first: int = 1) -> list[tuple[Segment, ...]]:
-    """Cut samples into shards of equal size; only the last one may be shorter.
-
-    Parameters
-    ----------
-    stretches : sequence of (input_idx, start, stop)
-        The samples, in order.
-    shard_size : int
-        Samples per shard.
-    first : int
-        Key number of the first sample.
-
-    Returns
-    -------
-    list of tuple of Segment
-        One tuple per shard.
-
-    Examples
-    --------
-    >>> [[(s.input_idx, s.start, s.stop) for s in shard] for shard in cut([(0, 0, 3), (1, 0, 2)], 2)]
-    [[(0, 0, 2)], [(0, 2, 3), (1, 0, 1)], [(1, 1, 2)]]
-    """
-    shards: list[tuple[Segment, ...]] = []
-    current: list[Segment] = []
-    room = shard_size
-    for input_idx, start, stop in stretches:
-        at = start
-        while at < stop:
-            taken = min(room, stop - at)
-            current.append(Segment(input_idx, at, at + taken, first))
-            at, first, room = at + taken, first + taken, room - taken
-            if room == 0:
-                shards.append(tuple(current))
-                current, room = [], shard_size
-    if current:
-        shards.append(tuple(current))
-    return shards
-
-
-def cut_by_bytes(
-    stretches: Sequence[tuple[int, int, int]], sizes: Mapping[int, Sequence[int]], shard_bytes: int, first: int = 1
-) -> list[tuple[Segment, ...]]:
-    """Give each input shards of its own, of about ``shard_bytes`` each.
-
-    Parameters
-    ----------
-    stretches : sequence of (input_idx, start, stop)
-        The samples, in order.
-    sizes : mapping of int to sequence of int
-        Bytes of each sample of each input.
-    shard_bytes : int
-        Bytes per shard; a larger sample has one of its own.
-    first : int
-        Key number of the first sample.
-
-    Examples
-    --------
-    >>> shards = cut_by_bytes([(0, 0, 3), (1, 0, 1)], {0: [4, 4, 4], 1: [1]}, 8)
-    >>> [[(s.input_idx, s.start, s.stop, s.first) for s in shard] for shard in shards]
-    [[(0, 0, 2, 1)], [(0, 2, 3, 3)], [(1, 0, 1, 4)]]
-    """
-    shards: list[tuple[Segment, ...]] = []
-    for input_idx, start, stop in stretches:
-        begin, held = start, 0
-        for i in range(start, stop):
-            size = sizes[input_idx][i]
-            if i > begin and held + size > shard_bytes:
-                shards.append((Segment(input_idx, begin, i, first + begin - start),))
-                begin, held = i, 0
-            held += size
-        if stop > begin:
-            shards.append((Segment(input_idx, begin, stop, first + begin - start),))
-        first += stop - start
-    return shards
-
-
 def _shards(
     stretches: Sequence[tuple[int, int, int]], planned: Sequence[InputPlan], config: ConversionConfig, first: int = 1
 ) -> tuple[tuple[Segment, ...], ...]:
@@ -243,7 +102,7 @@ class InputPlan:
 
     Attributes
     ----------
-    opening : Opening
+    spec : InputSpec
         How it is opened.
     plan : SourcePlan or None
         What it will give; None when it failed.
@@ -259,7 +118,7 @@ class InputPlan:
         Whether part of it is in the data set already, and the rest is retried.
     """
 
-    opening: Opening
+    spec: InputSpec
     plan: SourcePlan | None
     expected: Expected | None = None
     session_id: str = ""
@@ -270,7 +129,7 @@ class InputPlan:
     @property
     def name(self) -> str:
         """What messages call it."""
-        return self.opening.input.name
+        return self.spec.input.name
 
     @property
     def num_samples(self) -> int:
@@ -379,7 +238,7 @@ class ConversionPlan:
         if item.expected is None:
             raise AssertionError(f"{item.name} failed while planning and can have no samples")
         return TaskInput(
-            item.opening,
+            item.spec,
             item.expected,
             None if item.is_recording else item.session_id,
             tuple(self.bases[i].items()) if self.bases else (),
@@ -423,9 +282,9 @@ def plan_inputs(
 ) -> list[InputPlan]:
     """Open each input once; the result is in the order of the inputs."""
     entries = registry().code_entries()
-    openings = [opening_of(item, config) for item in inputs]
+    specs = [spec_of(item, config) for item in inputs]
     skip = config.on_error == "skip"
-    calls = [Call(plan_input, (entries, opening, skip), f"opening {opening.input.name}") for opening in openings]
+    calls = [Call(plan_input, (entries, spec, skip), f"opening {spec.input.name}") for spec in specs]
     listener(PlanningStarted(len(inputs)))
     planned: list[InputPlan] = []
     for item in dispatcher.in_order(calls):
@@ -434,31 +293,31 @@ def plan_inputs(
     return planned
 
 
-def opening_of(item: Input, config: ConversionConfig) -> Opening:
+def spec_of(item: Input, config: ConversionConfig) -> InputSpec:
     """Return how a configuration has an input opened."""
     pieces = config.piece_bytes if config.layout == "recordings" else None
-    return Opening(item, config.windows, config.session_template, pieces, config.subject_template, config.subject_ids)
+    return InputSpec(item, config.windows, config.session_template, pieces, config.subject_template, config.subject_ids)
 
 
-def plan_input(entries: list[tuple[str, Entry]], opening: Opening, skip: bool) -> InputPlan:
+def plan_input(entries: list[tuple[str, Entry]], spec: InputSpec, skip: bool) -> InputPlan:
     """Open one input and say what it will give (runs in a worker)."""
     registry().adopt(entries)
     try:
-        return _plan_input(opening)
+        return _plan_input(spec)
     except NeurofmShardsError as error:
         if not skip or isinstance(error, ConfigError):
             raise
-        return InputPlan(opening, None, error=str(error))
+        return InputPlan(spec, None, error=str(error))
 
 
-def _plan_input(opening: Opening) -> InputPlan:
-    opened, plan, expected = worker_reader().plan(opening)
+def _plan_input(spec: InputSpec) -> InputPlan:
+    opened, plan, expected = worker_reader().plan(spec)
     facts = plan.metadata
     own, subject = str(facts.get("session_id", "")), str(facts.get("subject_id", ""))
-    session = own if opened.is_recording else session_name(opening, own, subject)
+    session = own if opened.is_recording else session_name(spec, own, subject)
     if plan.num_samples == 0 and not plan.drops:
-        raise NothingToConvertError(f"{opening.input.name} gives no samples")
-    return InputPlan(opening, plan, expected, session, opened.is_recording)
+        raise NothingToConvertError(f"{spec.input.name} gives no samples")
+    return InputPlan(spec, plan, expected, session, opened.is_recording)
 
 
 def _check_subjects_are_known(giving: Sequence[InputPlan], config: ConversionConfig) -> None:
@@ -587,7 +446,7 @@ def plan_retry(manifest: Manifest, planned: Sequence[InputPlan], config: Convers
     chosen: list[InputPlan] = []
     stretches: list[Stretch] = []
     for item in planned:
-        entry = failed.get(tuple(item.opening.input.file_names))
+        entry = failed.get(tuple(item.spec.input.file_names))
         if entry is None:
             continue
         i = len(chosen)

@@ -51,7 +51,7 @@ def preview(plan: ConversionPlan) -> dict[str, Any]:
 
 
 def _input(item: InputPlan) -> dict[str, Any]:
-    names = {"files": list(item.opening.input.given), "format": item.opening.input.format}
+    names = {"files": list(item.spec.input.given), "format": item.spec.input.format}
     if item.plan is None:
         return {**names, "error": item.error}
     return {

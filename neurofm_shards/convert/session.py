@@ -343,7 +343,7 @@ class ConversionSession:
         failed = {tuple(entry["files"]) for entry in manifest.failures}
         for item in planned:
             is_known = item.expected is None or item.expected.fingerprint in known
-            if not is_known and tuple(item.opening.input.file_names) not in failed:
+            if not is_known and tuple(item.spec.input.file_names) not in failed:
                 differences.append(f"input {item.name} is not in it")
         if differences:
             raise ConfigError(

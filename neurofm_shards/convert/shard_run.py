@@ -14,7 +14,8 @@ from typing_extensions import Self
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Answer, Call, Dispatcher
 from neurofm_shards.convert.inputs import worker_reader
-from neurofm_shards.convert.planning import ShardTask, shard_names
+from neurofm_shards.convert.planning import shard_names
+from neurofm_shards.convert.tasks import ShardTask
 from neurofm_shards.convert.work import JobSpec, ShardResult, run_task
 from neurofm_shards.events import Listener, ShardCommitted
 from neurofm_shards.format.files import Folder

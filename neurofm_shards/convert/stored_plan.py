@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from neurofm_shards.convert.commit import software
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.inputs import Expected, Input
-from neurofm_shards.convert.planning import ConversionPlan, InputPlan, combine, opening_of
+from neurofm_shards.convert.planning import ConversionPlan, InputPlan, combine, spec_of
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
 from neurofm_shards.format.dataset_record import versions_of
 from neurofm_shards.format.files import Folder
@@ -230,7 +230,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def _input_line(number: int, item: InputPlan, bases: Mapping[str, int]) -> dict[str, Any]:
-    plan, source = item.plan, item.opening.input
+    plan, source = item.plan, item.spec.input
     return {
         "number": number,
         "given": source.given,
@@ -263,16 +263,16 @@ def _facts_line(item: InputPlan) -> dict[str, Any]:
 
 def _input_plan(line: _InputLine, fact: dict[str, Any] | None, config: ConversionConfig, sidecars: Path) -> InputPlan:
     source = Input(line.paths, line.format, line.options, _source(line.format, line.options), line.given)
-    opening = opening_of(source, config)
+    spec = spec_of(source, config)
     if line.error:
-        return InputPlan(opening, None, error=line.error)
+        return InputPlan(spec, None, error=line.error)
     plan = SourcePlan(line.num_samples, line.columns, line.fingerprint, sample_bytes=line.sample_bytes)
     if fact is not None:
         told = _parsed(_FACTS, fact, sidecars / FACTS_NAME)
         problems = tuple(Problem(**problem) for problem in told.problems)
         plan = replace(plan, metadata=told.metadata, drops=told.drops, problems=problems, tables=told.tables)
     expected = Expected(line.fingerprint, line.signature)
-    return InputPlan(opening, plan, expected, line.session_id, line.is_recording)
+    return InputPlan(spec, plan, expected, line.session_id, line.is_recording)
 
 
 @cache

@@ -16,7 +16,7 @@ import numpy as np
 
 from neurofm_shards.blocks import fields_of
 from neurofm_shards.convert.inputs import worker_reader
-from neurofm_shards.convert.planning import Segment, ShardTask, TaskInput
+from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput
 from neurofm_shards.errors import NeurofmShardsError, SourceError, WorkerError
 from neurofm_shards.format.dataset_record import ShardRecord
 from neurofm_shards.format.shard_names import ShardNames
@@ -231,11 +231,11 @@ class _ShardTaskRun:
     def _block(self, segment: Segment, start: int, stop: int) -> Block:
         task_input = self._task.inputs[segment.input_idx]
         try:
-            block = worker_reader().read(task_input.opening, task_input.expected, start, stop)
+            block = worker_reader().read(task_input.spec, task_input.expected, start, stop)
             block = _placed(block, task_input, self._spec.columns, start, stop)
             for kind, transform in self._transforms:
                 before = len(block)
-                block = _transformed(block, kind, transform, task_input.opening.input.name)
+                block = _transformed(block, kind, transform, task_input.spec.input.name)
                 if len(block) < before:
                     self._drops[segment.input_idx, kind] += before - len(block)
         except SourceError as error:
@@ -274,7 +274,7 @@ def rows_per_block(columns: Sequence[ColumnSpec]) -> int:
 
 def _placed(block: Block, task_input: TaskInput, columns: Sequence[ColumnSpec], start: int, stop: int) -> Block:
     """Check a source's block, number its rows, and make table rows and session ids those of the data set."""
-    name = task_input.opening.input.name
+    name = task_input.spec.input.name
     wanted, optional = {spec.name for spec in columns}, {spec.name for spec in columns if spec.optional}
     if not wanted - optional <= set(block.columns) <= wanted:
         raise SourceError(
@@ -316,8 +316,8 @@ def transformed_columns(plan: ConversionPlan) -> Sequence[ColumnSpec]:
     task = next(iter(plan.tasks()))
     segment = task.segments[0]
     task_input = task.inputs[segment.input_idx]
-    name = task_input.opening.input.name
-    block = worker_reader().read(task_input.opening, task_input.expected, segment.start, segment.start + 1)
+    name = task_input.spec.input.name
+    block = worker_reader().read(task_input.spec, task_input.expected, segment.start, segment.start + 1)
     block = _placed(block, task_input, plan.columns, segment.start, segment.start + 1)
     for kind, transform in _made(plan.config.transforms):
         block = _transformed(block, kind, transform, name)

@@ -62,9 +62,7 @@ def session_summaries(manifest: Manifest) -> list[SessionSummary]:
 def _session(name: str, sources: Sequence[Mapping[str, Any]]) -> SessionSummary:
     facts = [source.get("facts") or {} for source in sources]
     extents = [said["extent_s"] for said in facts if said.get("extent_s")]
-    tables = [
-        {table: stop - start for table, (start, stop) in (source.get("tables") or {}).items()} for source in sources
-    ]
+    tables = [{table: rows for table, (_, rows) in (source.get("tables") or {}).items()} for source in sources]
     return SessionSummary(
         name=name,
         subject=next((str(said["subject_id"]) for said in facts if said.get("subject_id")), ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import pickletools
 import subprocess
@@ -182,6 +183,30 @@ def test_tensors_become_arrays() -> None:
         wanted = tensor.detach().numpy()
         assert same(np.asarray(CODEC.decode(memoryview(pickle.dumps(tensor)))), wanted)
         assert same(CODEC.decode(memoryview(encoded(tensor))), np.asarray(wanted, order="C"))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool", "uint8", "float16"])
+def test_tensors_of_every_protocol_are_read(protocol: int, dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    whole = torch.arange(12).reshape(3, 4).to(getattr(torch, dtype))
+    value = {"whole": whole, "parts": [whole.T, whole[1:], whole[:0]]}
+    found = CODEC.decode(memoryview(pickle.dumps(value, protocol)))
+    assert same(np.asarray(found["whole"]), whole.numpy())
+    for part, expected in zip(found["parts"], value["parts"], strict=True):
+        assert np.array_equal(np.asarray(part), expected.numpy())
+
+
+def test_a_storage_in_text_that_is_read_over_and_over_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    stored = io.BytesIO()
+    torch.save(torch.zeros(20_000, dtype=torch.uint8).untyped_storage(), stored, _use_new_zipfile_serialization=False)
+    text = stored.getvalue().decode("latin1").encode()
+    encoded = b"c_codecs\nencode\nX" + len(text).to_bytes(4, "little") + text + b"X\x06\x00\x00\x00latin1\x86Rq\x010"
+    again = b"h\x00h\x01\x85R" * 20_000
+    payload = b"\x80\x02ctorch.storage\n_load_from_bytes\nq\x000" + encoded + b"(" + again + b"l."
+    with pytest.raises(UnsafePickleError, match="more bytes than twice its own size"):
+        CODEC.decode(memoryview(payload))
 
 
 def test_bfloat16_tensors_are_widened_when_read_and_refused_when_written() -> None:

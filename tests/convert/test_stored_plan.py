@@ -8,7 +8,7 @@ import numpy as np
 
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.inputs import Expected, Input
-from neurofm_shards.convert.planning import InputPlan, combine, opening_of
+from neurofm_shards.convert.planning import InputPlan, combine, spec_of
 from neurofm_shards.convert.stored_plan import read_plan, store_plan
 from neurofm_shards.types import ColumnSpec, Problem, SourcePlan
 
@@ -30,7 +30,7 @@ def input_plan(i, config):
         tables={"units": [{"id": f"{i}/{u}", "depth": 2.5} for u in range(3)]},
         sample_bytes=tuple(range(100, 110 + i)),
     )
-    return InputPlan(opening_of(source, config), plan, Expected(plan.fingerprint, ((i, 10**18 + i),)), f"s{i}", True)
+    return InputPlan(spec_of(source, config), plan, Expected(plan.fingerprint, ((i, 10**18 + i),)), f"s{i}", True)
 
 
 def test_the_example_fills_every_field():
@@ -42,7 +42,7 @@ def test_the_example_fills_every_field():
 
 
 def test_what_is_read_is_what_was_stored(toy, tmp_path):
-    failed = InputPlan(opening_of(Input(("/data/b.toy",), "toy", "{}", None, ("b.toy",)), CONFIG), None, error="broken")
+    failed = InputPlan(spec_of(Input(("/data/b.toy",), "toy", "{}", None, ("b.toy",)), CONFIG), None, error="broken")
     plan = combine([input_plan(0, CONFIG), failed, input_plan(1, CONFIG)], CONFIG)
     header = store_plan(tmp_path, plan, 3)
     assert (header.parts, header.total_inputs, header.total_samples) == (3, 3, 21)

@@ -9,7 +9,7 @@ import pytest
 
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.inputs import Input, name_subject
-from neurofm_shards.convert.planning import opening_of
+from neurofm_shards.convert.planning import spec_of
 from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed
@@ -73,7 +73,7 @@ def test_only_the_file_that_is_named_is_meant():
         recording = InMemoryRecording([], subject_id="unknown")
         recording.subject_is_known = False
         config = ConversionConfig(subject_ids=(f"{file}=m1",))
-        name_subject(opening_of(Input(("/data/x/a.nwb",), "nwb", {}, Source(), ("a.nwb",)), config), recording)
+        name_subject(spec_of(Input(("/data/x/a.nwb",), "nwb", {}, Source(), ("a.nwb",)), config), recording)
         assert recording.subject_id == wanted
 
 

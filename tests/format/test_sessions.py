@@ -26,7 +26,7 @@ def test_inputs_of_one_session_are_added_up():
         manifest(
             source("a", 5, {"train": 3, "val": 2}, [0.0, 9.0], drops={"masked": 1}, tables={"units": [0, 4]}),
             source("b", 7, {"train": 7}, [2.0, 4.0]),
-            source("a", 2, {"val": 2}, [20.0, 30.0], drops={"masked": 2}, tables={"units": [4, 6]}),
+            source("a", 2, {"val": 2}, [20.0, 30.0], drops={"masked": 2}, tables={"units": [9, 2]}),
         )
     )
     assert [(s.name, s.samples, s.extent_s) for s in found] == [("a", 7, (0.0, 30.0)), ("b", 7, (2.0, 4.0))]

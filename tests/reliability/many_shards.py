@@ -17,7 +17,7 @@ import numpy as np
 from neurofm_shards.convert.commit import converted_manifest
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.identity import identity
-from neurofm_shards.convert.inputs import Expected, Input, Opening
+from neurofm_shards.convert.inputs import Expected, Input, InputSpec
 from neurofm_shards.convert.parts import Part
 from neurofm_shards.convert.planning import InputPlan, combine
 from neurofm_shards.convert.session import convert_inputs
@@ -59,8 +59,8 @@ def made_up(i, shards, config):
         drops={"too short": 3},
         tables={"units": [{"id": f"{i}/{u}", "group": "probe0", "depth_um": 20.0 * u} for u in range(8)]},
     )
-    opening = Opening(source, config.windows, config.session_template)
-    return InputPlan(opening, plan, Expected(plan.fingerprint, ((10**9 + i, 10**18 + i),)), f"ses-{i:05d}", True)
+    spec = InputSpec(source, config.windows, config.session_template)
+    return InputPlan(spec, plan, Expected(plan.fingerprint, ((10**9 + i, 10**18 + i),)), f"ses-{i:05d}", True)
 
 
 def line(task):

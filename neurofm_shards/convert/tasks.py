@@ -1,0 +1,150 @@
+"""Shard tasks: which samples of which inputs each shard holds; arithmetic alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from neurofm_shards.convert.inputs import Expected, InputSpec
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of one input's samples that goes into one shard.
+
+    Attributes
+    ----------
+    input_idx : int
+        Number of the input in the plan.
+    start, stop : int
+        Samples of the input.
+    first : int
+        Key number of sample ``start``: its place in the data set, counted from 1.
+    """
+
+    input_idx: int
+    start: int
+    stop: int
+    first: int
+
+
+@dataclass(frozen=True)
+class TaskInput:
+    """What a task needs to know of one input.
+
+    Attributes
+    ----------
+    spec, expected : InputSpec, Expected
+        How to open it, and what it must be.
+    session_id : str or None
+        Id to write into samples that are not windows of a recording.
+    bases : mapping of str to int
+        First row of this input in each data-set-wide table.
+    """
+
+    spec: InputSpec
+    expected: Expected
+    session_id: str | None
+    bases: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard: which samples it holds, and in which order.
+
+    Attributes
+    ----------
+    shard_idx : int
+        Number of the shard.
+    segments : tuple of Segment
+        In order.
+    inputs : mapping of int to TaskInput
+        The inputs that the segments name.
+    """
+
+    shard_idx: int
+    segments: tuple[Segment, ...]
+    inputs: dict[int, TaskInput]
+
+    @property
+    def what(self) -> str:
+        """What a worker does when it runs the task, for messages."""
+        names = [task_input.spec.input.name for task_input in self.inputs.values()]
+        more = f" and {len(names) - 1} more inputs" if len(names) > 1 else ""
+        return f"writing shard {self.shard_idx} of {names[0]}{more}"
+
+
+def cut(stretches: Sequence[tuple[int, int, int]], shard_size: int, first: int = 1) -> list[tuple[Segment, ...]]:
+    """Cut samples into shards of equal size; only the last one may be shorter.
+
+    Parameters
+    ----------
+    stretches : sequence of (input_idx, start, stop)
+        The samples, in order.
+    shard_size : int
+        Samples per shard.
+    first : int
+        Key number of the first sample.
+
+    Returns
+    -------
+    list of tuple of Segment
+        One tuple per shard.
+
+    Examples
+    --------
+    >>> [[(s.input_idx, s.start, s.stop) for s in shard] for shard in cut([(0, 0, 3), (1, 0, 2)], 2)]
+    [[(0, 0, 2)], [(0, 2, 3), (1, 0, 1)], [(1, 1, 2)]]
+    """
+    shards: list[tuple[Segment, ...]] = []
+    current: list[Segment] = []
+    room = shard_size
+    for input_idx, start, stop in stretches:
+        at = start
+        while at < stop:
+            taken = min(room, stop - at)
+            current.append(Segment(input_idx, at, at + taken, first))
+            at, first, room = at + taken, first + taken, room - taken
+            if room == 0:
+                shards.append(tuple(current))
+                current, room = [], shard_size
+    if current:
+        shards.append(tuple(current))
+    return shards
+
+
+def cut_by_bytes(
+    stretches: Sequence[tuple[int, int, int]], sizes: Mapping[int, Sequence[int]], shard_bytes: int, first: int = 1
+) -> list[tuple[Segment, ...]]:
+    """Give each input shards of its own, of about ``shard_bytes`` each.
+
+    Parameters
+    ----------
+    stretches : sequence of (input_idx, start, stop)
+        The samples, in order.
+    sizes : mapping of int to sequence of int
+        Bytes of each sample of each input.
+    shard_bytes : int
+        Bytes per shard; a larger sample has one of its own.
+    first : int
+        Key number of the first sample.
+
+    Examples
+    --------
+    >>> shards = cut_by_bytes([(0, 0, 3), (1, 0, 1)], {0: [4, 4, 4], 1: [1]}, 8)
+    >>> [[(s.input_idx, s.start, s.stop, s.first) for s in shard] for shard in shards]
+    [[(0, 0, 2, 1)], [(0, 2, 3, 3)], [(1, 0, 1, 4)]]
+    """
+    shards: list[tuple[Segment, ...]] = []
+    for input_idx, start, stop in stretches:
+        begin, held = start, 0
+        for i in range(start, stop):
+            size = sizes[input_idx][i]
+            if i > begin and held + size > shard_bytes:
+                shards.append((Segment(input_idx, begin, i, first + begin - start),))
+                begin, held = i, 0
+            held += size
+        if stop > begin:
+            shards.append((Segment(input_idx, begin, stop, first + begin - start),))
+        first += stop - start
+    return shards

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from neurofm_shards.cli import job
+from neurofm_shards.convert import job
 from neurofm_shards.errors import ConfigError
 
 DEEP = "[" * 1000

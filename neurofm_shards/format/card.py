@@ -149,7 +149,8 @@ def _problems(manifest: Manifest) -> str:
     kinds: Counter[tuple[str, str]] = Counter()
     for source in manifest.sources:
         found = [problem for problem in source.get("problems") or () if problem.get("severity") != "info"]
-        kinds.update({(str(problem.get("what")), str(problem.get("consequence"))) for problem in found})
+        of_input = [(str(problem.get("what")), str(problem.get("consequence"))) for problem in found]
+        kinds.update(list(dict.fromkeys(of_input)))
     lines = [
         f"- {markdown(what)} ({count:,} inputs): {markdown(then)}"
         for (what, then), count in kinds.most_common(MOST_ROWS)

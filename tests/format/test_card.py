@@ -76,3 +76,13 @@ def test_croissant_has_a_field_for_each_column_and_what_the_files_say(manifest):
 def test_croissant_is_valid(manifest, tmp_path):
     mlcroissant = pytest.importorskip("mlcroissant")
     mlcroissant.Dataset(jsonld=croissant(manifest, "reaches"))
+
+
+def test_problems_come_in_the_order_in_which_they_were_found(manifest):
+    """Of equally many inputs; a set of texts has another order in every process."""
+    found = [f"problem {i * 7 % 11}" for i in range(11)]
+    problems = [{"severity": "warning", "what": what, "where": "units", "consequence": "masked"} for what in found]
+    sources = [{**manifest.sources[0], "problems": [*problems, problems[0]]}]
+    text = card_text(manifest.model_copy(update={"sources": sources}))
+    assert re.findall(r"problem \d+", text) == found[: len(re.findall(r"problem \d+", text))]
+    assert "problem 0 (1 inputs)" in text

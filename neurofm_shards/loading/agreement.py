@@ -41,6 +41,7 @@ class Agreement:
         self._name = f"neurofm-shards/{data}/{_made[data]}"
         self._told = ""
         self._agreed = ""
+        self._begun = 0
 
     def tell(self, plan: EpochPlan) -> None:
         """Tell this rank's plan to whoever asks; does not wait. Nothing happens without a process group."""
@@ -81,6 +82,30 @@ class Agreement:
         if store.add(f"{self._name}/{_digest(self._told)}", 0) < len(others):
             raise ConfigError(_disagreement(plan.sharding.rank, [json.loads(store.get(other)) for other in others]))
         self._agreed = self._told
+
+    def begin(self, plan: EpochPlan, epoch: int, position: int) -> None:
+        """Tell where this rank begins an iteration, and compare with ranks that have begun theirs; does not wait.
+
+        Raises
+        ------
+        ConfigError
+            Another rank began elsewhere: from another checkpoint, say.
+        """
+        if not _divided(plan):
+            return
+        self._begun += 1
+        store = dist.distributed_c10d._get_default_store()  # noqa: SLF001
+        mine, rank = f"epoch {epoch}, sample {position}", plan.sharding.rank
+        keys = [f"{self._name}/start {self._begun} of rank {rank}" for rank in range(plan.sharding.world_size)]
+        store.set(keys[rank], mine)
+        for other in {0, rank - 1, rank + 1} & set(range(len(keys))):
+            if other != rank and store.check([keys[other]]):
+                theirs = store.get(keys[other]).decode()
+                if theirs != mine:
+                    raise ConfigError(
+                        f"ranks that share an epoch begin at one place: rank {rank} at {mine}, rank {other} at "
+                        f"{theirs}. Load the same state on every rank"
+                    )
 
 
 def _divided(plan: EpochPlan) -> bool:

@@ -173,6 +173,8 @@ class Progress:
         self._iteration += 1
         self._now = epoch, position = self._counter.upcoming, self._offset
         self._counter.upcoming, self._offset = epoch + 1, 0
+        if get_worker_info() is None:
+            self._agreement.begin(plan, epoch, position)
         return self._iteration, epoch, position
 
     def move(self, iteration: int, position: int) -> None:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 SCRIPT = """
-import json, sys, torch.distributed as dist
+import itertools, json, sys, torch.distributed as dist
 from neurofm_shards import WebDatasetLoader, create_webdataset_dataloader
 from neurofm_shards.loading import agreement
 
@@ -22,6 +22,12 @@ seen = "nothing"
 loader = make(**options) if rank not in kind.get("absent", []) else None
 if loader is not None and rank not in kind.get("idle", []):
     try:
+        if kind.get("resumes") == rank:
+            list(itertools.islice(loader, 2))
+            loader.load_state_dict(loader.state_dict())
+            dist.barrier()
+        elif "resumes" in kind:
+            dist.barrier()
         seen = [sum(1 for _ in loader) for _ in range(2)]
     except Exception as error:
         seen = f"{type(error).__name__}: {error}"
@@ -95,3 +101,11 @@ def test_a_rank_that_made_no_loader_is_named(tmp_path, written):
 @pytest.mark.parametrize("options", [{"shard": False}, {"rank": 0, "world_size": 1}])
 def test_a_loader_for_one_rank_alone_is_nobody_elses_business(tmp_path, written, options):
     assert ranks(tmp_path, written[0], [options, {}], absent=[1], patience=1) == [[13, 13], "nothing"]
+
+
+def test_ranks_that_begin_at_different_places_are_told(tmp_path, written):
+    found = ranks(tmp_path, written[0], [{"shuffle": False}] * 2, resumes=1)
+    said = [each for each in found if isinstance(each, str)]
+    assert said
+    assert "ConfigError: ranks that share an epoch begin at one place" in said[0]
+    assert "sample 32" in said[0]

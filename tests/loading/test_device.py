@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -80,3 +83,11 @@ def test_a_copy_is_whole_although_its_source_is_freed_at_once():
     batches = ((torch.full((1 << 22,), float(i)), i) for i in range(20))
     for batch, number in prefetch(batches, copier(device)):
         assert (batch == number).all()
+
+
+def test_the_measurement_of_a_device_says_when_there_is_none():
+    if has_accelerator():
+        pytest.skip("there is a device")
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / "feed_device.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "no device"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy.typing as npt
 
+from neurofm_shards._html import html_table
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.types import Problem
 
@@ -244,6 +245,11 @@ class Recording(ABC):
     @abstractmethod
     def streams(self) -> Sequence[AnyStream]:
         """All streams of the recording."""
+
+    def _repr_html_(self) -> str:
+        """Return the streams as a table, for notebooks."""
+        rows = [(s.path, s.modality, getattr(s, "shape", ""), getattr(s, "unit", "")) for s in self.streams]
+        return html_table(f"{self.session_id}: {self.source_file}", rows, ("stream", "modality", "shape", "unit"))
 
     @abstractmethod
     def close(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
+import json
 import os
 import sys
 import traceback
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from neurofm_shards._version import __version__
-from neurofm_shards.errors import MissingPluginError, NeurofmShardsError, visible
+from neurofm_shards.errors import ConfigError, MissingPluginError, NeurofmShardsError
 
 if TYPE_CHECKING:
     from neurofm_shards.plugins.entries import CommandEntry
@@ -43,16 +45,16 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line; the usage of ``convert`` alone fills a screen."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see '{self.prog} --help'\n")
+        raise ConfigError(f"{message}; see '{self.prog} --help'")
 
 
 def run(argv: Sequence[str], program: str = "neurofm-shards") -> int:
     """Run one command line and return its exit code: 0 fine, 1 findings, 2 usage, 3 plugins, 130 interrupted."""
-    debug = "--debug" in argv
+    debug, as_json = "--debug" in argv, "--json" in argv
     try:
         return _run(list(argv), program)
     except NeurofmShardsError as error:
-        return _failed(error, error.exit_code, debug=debug)
+        return _failed(error, error.exit_code, debug=debug, as_json=as_json)
     except BrokenPipeError:
         # The reader of our output went away (``| head``). Keep the interpreter from complaining when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -61,10 +63,10 @@ def run(argv: Sequence[str], program: str = "neurofm-shards") -> int:
         print("interrupted", file=sys.stderr)  # noqa: T201  (rich may not be imported yet)
         return INTERRUPTED
     except (OSError, MemoryError) as error:  # the machine's trouble (disk, permissions, memory), not a bug
-        return _failed(error if str(error) else MemoryError("out of memory"), 1, debug=debug)
+        return _failed(error if str(error) else MemoryError("out of memory"), 1, debug=debug, as_json=as_json)
     except Exception as error:  # noqa: BLE001  (the last resort of a program: shown, with the way to see more)
         hint = "" if debug else "; this is a bug in neurofm-shards: run again with --debug to see where"
-        return _failed(RuntimeError(f"{type(error).__name__}: {error}{hint}"), 1, debug=debug)
+        return _failed(RuntimeError(f"{type(error).__name__}: {error}{hint}"), 1, debug=debug, as_json=as_json)
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,19 @@ def _run(argv: list[str], program: str) -> int:
             command.add_arguments(sub)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        flags = any(word.startswith("-") for word in unknown)
-        hint = "" if flags else getattr(command, "bare_words", "")
+        flags = [word for word in unknown if word.startswith("-")]
+        hint = _close_options(flags, chosen) if flags else getattr(command, "bare_words", "")
         chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if command is None:
         parser.print_help()
         return 2
     return command.run(args)
+
+
+def _close_options(flags: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    known = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001  (no other way)
+    close = [name for flag in flags for name in difflib.get_close_matches(flag.partition("=")[0], known, n=1)]
+    return f" (did you mean {', '.join(close)}?)" if close else ""
 
 
 def _early(argv: Sequence[str]) -> tuple[Early, list[str]]:
@@ -175,8 +183,11 @@ def _add_global_options(parser: argparse.ArgumentParser, default: str | None) ->
     group.add_argument("--debug", action="store_true", default=switch, help="show tracebacks")
 
 
-def _failed(error: Exception, code: int, *, debug: bool) -> int:
+def _failed(error: Exception, code: int, *, debug: bool, as_json: bool) -> int:
+    """Say what is wrong in one line; with ``--json`` also on stdout, where a program reads it."""
     if debug:
         traceback.print_exc()
-    print(f"error: {visible(str(error))}", file=sys.stderr)  # noqa: T201  (one plain line, whatever else is broken)
+    if as_json:
+        print(json.dumps({"error": str(error), "exit_code": code}))  # noqa: T201  (whatever else is broken)
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201  (one plain line, whatever else is broken)
     return code

@@ -12,8 +12,10 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 from typing_extensions import Self
 
+from neurofm_shards._html import html_table
 from neurofm_shards._process import usable_memory
 from neurofm_shards._typing import Rows
+from neurofm_shards.blocks import dtype_name
 from neurofm_shards.compression.frames import FRAME_BYTES
 from neurofm_shards.errors import ConfigError, SampleIndexError, SampleNotFoundError
 from neurofm_shards.expressions import compile_expression
@@ -290,6 +292,12 @@ class ShardDataset(Dataset[dict[str, Any]]):
     def __repr__(self) -> str:
         selected = "" if self._rows is None else f"{len(self):,} selected from "
         return f"ShardDataset({selected}{self.collection.catalog.summary()})"
+
+    def _repr_html_(self) -> str:
+        """Return the columns as a table, for notebooks."""
+        rows = [(name, dtype_name(spec.dtype), spec.shape, spec.unit) for name, spec in self.columns.items()]
+        title = f"{len(self):,} of {self.collection.num_samples:,} samples"
+        return html_table(title, rows, ("column", "dtype", "shape", "unit"))
 
     def __len__(self) -> int:
         return self.collection.num_samples if self._rows is None else len(self._rows)

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._html import html_table
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.expressions import compile_expression, unknown_name
@@ -51,6 +52,12 @@ class Splits:
         parts = [f"{name}={count:,}" for name, count in self.counts().items()]
         parts += [f"{count:,} dropped ({reason})" for reason, count in self.dropped.items()]
         return f"Splits({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """Return samples and groups of each split as a table, for notebooks."""
+        rows: list[tuple[object, ...]] = [(name, n, self.groups.get(name)) for name, n in self.counts().items()]
+        rows += [(f"in no split: {reason}", count, None) for reason, count in self.dropped.items()]
+        return html_table("Splits", rows, ("split", "samples", "groups"))
 
     def counts(self) -> dict[str, int]:
         """Return the number of samples of each split."""

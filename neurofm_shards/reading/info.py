@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurofm_shards._html import html_table
 from neurofm_shards.blocks import dtype_name, is_count
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.croissant import croissant
@@ -111,6 +112,16 @@ class ShardedDatasetInfo:
             "origin": "foreign" if manifest is None else "neurofm_shards",
             "notes": self._notes(),
         }
+
+    def _repr_html_(self) -> str:
+        """Return sizes, splits and columns as tables, for notebooks."""
+        summary = self.get_summary()
+        splits = ", ".join(f"{name} {count:,}" for name, count in summary["splits"].items())
+        facts = [("samples", summary["total_samples"]), ("shards", summary["total_shards"]), ("splits", splits)]
+        facts += [("bytes", summary["total_bytes"]), ("sessions", len(summary["sessions"]))]
+        columns = [(name, dtype_name(c["dtype"]), c["shape"], c["unit"]) for name, c in summary["columns"].items()]
+        heads = ("column", "dtype", "shape", "unit")
+        return html_table(summary["path"], facts) + html_table("columns", columns, heads)
 
     def croissant(self, name: str | None = None, *, url: str = "", description: str = "") -> dict[str, Any]:
         """Return Croissant metadata (a JSON-LD description of the data set), as JSON values.

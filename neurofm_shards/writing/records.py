@@ -124,6 +124,13 @@ def plain(array: AnyArray) -> AnyArray:
     return array
 
 
+def _described(value: object) -> str:
+    """Return a value's type, and of an array its dtype and shape."""
+    array = as_array(value)
+    kind = type(value).__name__
+    return kind if array is None else f"{kind} of {array.dtype} and shape {array.shape}"
+
+
 class FieldWriters:
     """Finds the codec for each field and type of value, once.
 
@@ -175,7 +182,7 @@ class FieldWriters:
         codec = cast("Codec", registry().codecs.instance(name))
         if not codec.accepts(value):
             raise EncodeError(
-                f"field {field!r}: codec {name!r} takes no {type(value).__name__}; choose another in codecs="
+                f"field {field!r}: codec {name!r} takes no {_described(value)}; choose another in codecs="
             )
         return codec
 

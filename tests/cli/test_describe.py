@@ -86,3 +86,22 @@ def test_info_tells_sessions_and_splits(run, tmp_path):
     said = run("info", "shards")
     assert "uint8" in said
     assert json.loads(run("info", "shards", "--json"))["sessions"] == []
+
+
+def test_an_error_is_json_where_json_was_asked_for(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "neurofm_shards", "info", str(tmp_path / "nowhere"), "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    found = json.loads(done.stdout)
+    assert found["exit_code"] == 2
+    assert done.stderr == f"error: {found['error']}\n"
+
+
+def test_a_misspelt_option_is_answered_with_the_closest(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "neurofm_shards", "convert", "--ouput", "x"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "did you mean --output?" in done.stderr

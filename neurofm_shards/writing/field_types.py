@@ -106,6 +106,8 @@ def _converted(name: str, value: Any, known: np.dtype[Any] | type, where: str) -
     """Return a number or array as the type of its field; EncodeError where that would change it."""
     array = as_array(value)
     array = np.asarray(value) if array is None else array
+    if array.dtype.char in "gG":  # long double: no codec takes it, and says so
+        return value
     wanted = known if isinstance(known, np.dtype) else np.dtype(known)
     if not _goes_together(array.dtype.kind, wanted.kind) or (not isinstance(known, np.dtype) and array.ndim):
         raise EncodeError(_refusal(name, where, _said(_type_of(value), value), known))
@@ -119,7 +121,7 @@ def _converted(name: str, value: Any, known: np.dtype[Any] | type, where: str) -
 
 def _goes_together(found: str, wanted: str) -> bool:
     """Return whether numbers of these kinds may share a field: booleans stand alone, integers go with fractions."""
-    return found == wanted or ("b" not in (found, wanted) and (found in "iu" or wanted in "fc"))
+    return found == wanted or (found in "iu" and wanted in "iufc") or (found == "f" and wanted == "c")
 
 
 def _said(found: FieldType, value: Any) -> str:

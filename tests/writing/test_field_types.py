@@ -129,3 +129,10 @@ def test_metadata_take_times_spans_paths_and_numpy_scalars(tmp_path):
         member = next(member for member in tar if member.name.endswith("metadata.json"))
         found = json.load(tar.extractfile(member))
     assert {name: found[name] for name in said} == {name: text for name, (_, text) in said.items()}
+
+
+def test_a_complex_number_never_joins_a_real_field(tmp_path):
+    with WebDatasetWriter(tmp_path) as writer:
+        writer.write_sample({"x": np.zeros(3)})
+        with pytest.raises(EncodeError, match="complex128"):
+            writer.write_sample({"x": np.zeros(3, complex)})

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neurofm_shards import WebDatasetWriter
 from neurofm_shards.errors import ConfigError, StateError
 from neurofm_shards.format.metadata_table import MetadataTable
 from neurofm_shards.loading.plans.batching import Balanced, OneSession, TokenBudget, column_lengths
 from neurofm_shards.loading.plans.options import PlanOptions
 from neurofm_shards.loading.state import LoaderState
+from neurofm_shards.reading.collection import ShardCollection
 
 MODES = st.sampled_from([False, True, "global"])
 SESSIONS = st.lists(st.integers(1, 25), min_size=1, max_size=6)
@@ -198,18 +199,15 @@ def test_a_position_inside_a_block_is_refused(stored):
         plan.requests(0, 3)
 
 
-def test_lengths_come_from_the_indexes():
-    ragged = SimpleNamespace(shapes=np.array([[3, 2], [5, 2]]), spec=SimpleNamespace(shape=(None, 2)))
-    plain = SimpleNamespace(shapes=None, spec=SimpleNamespace(shape=(7, 2)))
-    collection = SimpleNamespace(
-        columns={"spikes": None},
-        shard_sizes=np.array([2, 3]),
-        shard_names=["a", "b"],
-        index=lambda shard: SimpleNamespace(columns={"spikes": (ragged, plain)[shard]}),
-    )
-    assert column_lengths(collection, "spikes").tolist() == [3, 5, 7, 7, 7]
-    with pytest.raises(ConfigError, match="no column 'spike' .did you mean 'spikes'"):
-        column_lengths(collection, "spike")
+def test_lengths_come_from_the_indexes(tmp_path):
+    lengths = [3, 5, 7, 7, 7]  # of two kinds in the first shard, of one in the others
+    with WebDatasetWriter(tmp_path, shard_size=2) as writer:
+        for length in lengths:
+            writer.write_sample({"spikes": np.zeros((length, 2))})
+    with ShardCollection.open(tmp_path) as collection:
+        assert column_lengths(collection, "spikes").tolist() == lengths
+        with pytest.raises(ConfigError, match="no column 'spike' .did you mean 'spikes'"):
+            column_lengths(collection, "spike")
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from neurofm_shards._typing import Bytes, Ints
 from neurofm_shards.errors import FormatError, PluginError
-from neurofm_shards.format.headers import MEMBER_BLOCK, HeaderTemplate
+from neurofm_shards.format.headers import MEMBER_BLOCK, MemberHeaders
 from neurofm_shards.format.index import ColumnIndex, ShardIndex
 from neurofm_shards.format.keys import METADATA_FIELD
-from neurofm_shards.plugins.interfaces import Codec
-from neurofm_shards.plugins.registry import registry
+from neurofm_shards.format.resolve import codec_named
 
 _STEP = 4096
 
@@ -59,7 +58,7 @@ def _column_is_canonical(data: Bytes, column: ColumnIndex, keys: Bytes) -> bool:
     name = column.spec.name
     if "." in name or len(keys[0]) + len(name) + len(column.extension) + 2 > 100:
         return False
-    template = HeaderTemplate(name, column.extension)
+    template = MemberHeaders(name, column.extension)
     offsets, sizes = column.payload_offsets, column.payload_sizes
     for start in range(0, len(offsets), _STEP):
         part = slice(start, start + _STEP)
@@ -94,7 +93,7 @@ def _envelope(column: ColumnIndex) -> tuple[bytes, bytes] | None:
     if spec.dtype is None or spec.shape is None or None in spec.shape or not column.codec:
         return None
     try:
-        codec = cast("Codec", registry().codecs.instance(column.codec))
+        codec = codec_named(column.codec)
     except (PluginError, FormatError):
         return None
     return codec.envelope(spec.dtype, tuple(length or 0 for length in spec.shape))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from neurofm_shards._typing import Bytes
+from neurofm_shards._typing import Bytes, Ints
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.keys import NAME_BYTES
 from neurofm_shards.limits import MAX_MEMBER_BYTES
@@ -63,18 +62,18 @@ def _header(name: bytes, size: int) -> bytes:
     return name.ljust(NAME_BYTES, b"\0") + _OWNER + digits + _MTIME + checksum + _REST
 
 
-def decimal_digits(numbers: npt.NDArray[np.int64], width: int) -> Bytes:
+def decimal_digits(numbers: Ints, width: int) -> Bytes:
     """Return zero-padded decimal digits as ASCII, shape (n, width)."""
     powers = 10 ** np.arange(width - 1, -1, -1, dtype=np.int64)
     return (numbers[:, None] // powers % 10 + ord("0")).astype(np.uint8)
 
 
-def _octal_digits(numbers: npt.NDArray[np.int64], width: int) -> Bytes:
+def _octal_digits(numbers: Ints, width: int) -> Bytes:
     shifts = np.arange(3 * width - 3, -1, -3, dtype=np.int64)
     return (numbers[:, None] >> shifts & 7 | ord("0")).astype(np.uint8)
 
 
-class HeaderTemplate:
+class MemberHeaders:
     """Makes the headers of one field.
 
     Parameters
@@ -90,7 +89,7 @@ class HeaderTemplate:
         """Return the header of one member."""
         return _header(key + self._tail, size)
 
-    def many(self, keys: Bytes, sizes: int | npt.NDArray[np.int64]) -> Bytes:
+    def many(self, keys: Bytes, sizes: int | Ints) -> Bytes:
         """Return the headers of many members, shape (n, 512).
 
         Parameters
@@ -101,36 +100,36 @@ class HeaderTemplate:
             Payload bytes: of every member, or of each.
         """
         size, each = (sizes, None) if isinstance(sizes, int) else (0, sizes)
-        stencil = self.stencil(keys[0].tobytes(), size)
+        template = self.template(keys[0].tobytes(), size)
         out = np.empty((len(keys), MEMBER_BLOCK), np.uint8)
-        stencil.many(out, keys, stencil.digits(keys.sum(axis=1, dtype=np.int64), each))
+        template.many(out, keys, template.numeric_fields(keys.sum(axis=1, dtype=np.int64), each))
         return out
 
-    def stencil(self, key: bytes, size: int, before: bytes = b"", after: bytes = b"") -> Stencil:
-        """Return a stencil for headers with keys as long as this one, and payloads of this size."""
-        return Stencil(self.one(key, size), key, before, after)
+    def template(self, key: bytes, size: int, before: bytes = b"", after: bytes = b"") -> HeaderTemplate:
+        """Return a template for headers with keys as long as this one, and payloads of this size."""
+        return HeaderTemplate(self.one(key, size), key, before, after)
 
 
-class Digits(NamedTuple):
-    """What differs between the headers that one stencil makes, but for the keys.
+class NumericFields(NamedTuple):
+    """What differs between the headers that one template makes, but for the keys.
 
     Attributes
     ----------
     checksums : numpy.ndarray of uint8, shape (n, 6)
         Octal digits.
     sizes : numpy.ndarray of uint8, shape (n, 11), or None
-        Octal digits; None where all have the stencil's own size.
+        Octal digits; None where all have the template's own size.
     """
 
     checksums: Bytes
     sizes: Bytes | None
 
-    def part(self, start: int, stop: int) -> Digits:
+    def part(self, start: int, stop: int) -> NumericFields:
         """Return those of some headers."""
-        return Digits(self.checksums[start:stop], None if self.sizes is None else self.sizes[start:stop])
+        return NumericFields(self.checksums[start:stop], None if self.sizes is None else self.sizes[start:stop])
 
 
-class Stencil:
+class HeaderTemplate:
     """A header and the constant bytes around it, into which keys, checksums and sizes are put.
 
     Parameters
@@ -163,7 +162,7 @@ class Stencil:
         self._bytes[self._checksum] = b"%06o" % (self._sum + total)
         return self._bytes
 
-    def digits(self, totals: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64] | None = None) -> Digits:
+    def numeric_fields(self, totals: Ints, sizes: Ints | None = None) -> NumericFields:
         """Return the digits of many headers.
 
         Parameters
@@ -174,13 +173,13 @@ class Stencil:
             Payload bytes of each, where they differ.
         """
         if sizes is None:
-            return Digits(_octal_digits(totals + self._sum, _CHECKSUM_DIGITS), None)
+            return NumericFields(_octal_digits(totals + self._sum, _CHECKSUM_DIGITS), None)
         digits = _octal_digits(sizes, _SIZE_DIGITS)
         own = int(self._row[self._size].sum(dtype=np.int64))
         sums = totals + self._sum - own + digits.sum(axis=1, dtype=np.int64)
-        return Digits(_octal_digits(sums, _CHECKSUM_DIGITS), digits)
+        return NumericFields(_octal_digits(sums, _CHECKSUM_DIGITS), digits)
 
-    def many(self, out: Bytes, keys: Bytes, digits: Digits) -> None:
+    def many(self, out: Bytes, keys: Bytes, digits: NumericFields) -> None:
         """Fill ``out``, shape (n, len(self)), for many keys, shape (n, k)."""
         out[...] = self._row
         out[:, self._key] = keys

@@ -18,7 +18,7 @@ from neurofm_shards._typing import AnyArray
 from neurofm_shards.errors import FormatError, InputNotFoundError, NeurofmShardsError
 from neurofm_shards.format.files import SIDECAR_DIR, Folder, open_error, open_regular
 from neurofm_shards.format.index import ColumnIndex, Encoded, IndexLog, ShardIndex
-from neurofm_shards.format.resolve import find_compression
+from neurofm_shards.format.resolve import codec_by_extension, find_compression
 from neurofm_shards.format.sidecar import (
     INDEX_SUFFIX,
     SIDECAR_SUFFIXES,
@@ -34,12 +34,10 @@ from neurofm_shards.format.sidecar import (
 )
 from neurofm_shards.format.tar import Member, TarReader
 from neurofm_shards.limits import most_decoded
-from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import ColumnSpec
 
 if TYPE_CHECKING:
     from neurofm_shards.compression.frames import FrameTable
-    from neurofm_shards.plugins.interfaces import Codec
 
 _PIECE = 4096
 
@@ -159,15 +157,6 @@ def file_size(path: Path) -> int:
         raise InputNotFoundError(f"there is no shard {path}") from error
     except OSError as error:
         raise open_error(path, error) from error
-
-
-def codec_by_extension(extension: str) -> Codec | None:
-    """Return the codec that reads members of this extension, or None where no codec does."""
-    found = registry().codecs.by_extension(extension)
-    if found is None:
-        return None
-    codec: Codec = registry().codecs.instance(found.qualified_name)
-    return codec
 
 
 T = TypeVar("T")

@@ -14,24 +14,30 @@ from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.plugins.registry import IN_CODE, install_hint, install_hint_for_file, registry
 
 if TYPE_CHECKING:
-    from neurofm_shards.format.manifest import ColumnEntry, Manifest
     from neurofm_shards.plugins.interfaces import Codec
 
 
-def find_compression(shard_name: str, manifest: Manifest | None = None) -> Compression | None:
+def find_compression(shard_name: str, name: str = "", distribution: str = "") -> Compression | None:
     """Return what decompresses a shard of this name; None for a plain tar.
+
+    Parameters
+    ----------
+    shard_name : str
+        File name.
+    name, distribution : str
+        What the manifest calls the compression, and who provides it; for the message.
 
     Raises
     ------
     MissingPluginError
-        No installed plugin reads it; names the distribution that wrote it, where the manifest says so.
+        No installed plugin reads it.
     """
     suffix = compression_suffix(shard_name)
     if not suffix:
         return None
     found = registry().compressions.by_suffix(shard_name)
     if found is None:
-        raise MissingPluginError(f"{shard_name}: {missing_compression(suffix, manifest)}")
+        raise MissingPluginError(f"{shard_name}: {missing_compression(suffix, name, distribution)}")
     return cast("Compression", registry().compressions.instance(found.qualified_name))
 
 
@@ -40,56 +46,57 @@ def compression_suffix(shard_name: str) -> str:
     return shard_name.rpartition(".tar")[2] if ".tar" in shard_name else ""
 
 
-def missing_compression(suffix: str, manifest: Manifest | None) -> str:
+def missing_compression(suffix: str, name: str = "", distribution: str = "") -> str:
     """Return the message that nothing decompresses shards of this suffix, with how to get what does."""
-    if manifest is None or manifest.compression == "none":
+    if name in ("", "none"):
         hint = install_hint_for_file(f".tar{suffix}")
         how = f"install one with: {hint}" if hint else "see `neurofm-shards plugins list` for those that are installed"
         return f"no installed plugin decompresses {suffix}; {how}"
-    name = manifest.compression
-    how = _how_to_get("compression", name, manifest.compression_distribution)
+    how = _how_to_get("compression", name, distribution)
     return f"the compression {name!r} is not installed{how}"
 
 
-def find_codec(codec: str, column: str, manifest: Manifest | None) -> Codec | None:
+def find_codec(codec: str, column: str, distribution: str = "") -> Codec | None:
     """Return what decodes a column; None for payloads from elsewhere that are handed out as bytes.
 
     Parameters
     ----------
     codec : str
-        Name, as the shard's index says; empty where no codec was installed when the index was made.
+        Name, as the shard's index or the manifest says; empty where nothing says it.
     column : str
-        Which field.
-    manifest : Manifest or None
-        Of the data set, where there is one.
+        Which field, for the message.
+    distribution : str
+        Who provides the codec, as the manifest says.
 
     Raises
     ------
     MissingPluginError
         The codec that wrote the column is not installed.
     """
-    entry = _entry(column, manifest)
-    codec = codec or ("" if entry is None else entry.codec)
     if not codec:
         return None
-    missing = missing_codec(codec, column, manifest)
+    missing = missing_codec(codec, column, distribution)
     if missing:
         raise MissingPluginError(missing)
-    return cast("Codec", registry().codecs.instance(codec))
+    return codec_named(codec)
 
 
-def missing_codec(codec: str, column: str, manifest: Manifest | None) -> str:
+def missing_codec(codec: str, column: str, distribution: str = "") -> str:
     """Return the message that a column's codec is not installed, with how to get it; empty when it is."""
     if not codec or codec in registry().codecs.names():
         return ""
-    entry = _entry(column, manifest)
-    how = _how_to_get("codec", codec, "" if entry is None else entry.distribution)
-    return f"column {column!r}: its codec {codec!r} is not installed{how}"
+    return f"column {column!r}: its codec {codec!r} is not installed{_how_to_get('codec', codec, distribution)}"
 
 
-def _entry(column: str, manifest: Manifest | None) -> ColumnEntry | None:
-    columns = () if manifest is None else manifest.columns
-    return next((entry for entry in columns if entry.name == column), None)
+def codec_named(name: str) -> Codec:
+    """Return the codec of a name; MissingPluginError where there is none."""
+    return cast("Codec", registry().codecs.instance(name))
+
+
+def codec_by_extension(extension: str) -> Codec | None:
+    """Return the codec that reads members of this extension; None where no codec does."""
+    found = registry().codecs.by_extension(extension)
+    return None if found is None else codec_named(found.qualified_name)
 
 
 def compression_distribution(name: str) -> str:
@@ -120,9 +127,3 @@ def compression_object(compression: str | Mapping[str, Any] | Compression) -> Co
         dict(compression) if isinstance(compression, Mapping) else compression
     )
     return made
-
-
-def compression_of(shard_name: str) -> Compression | None:
-    """Return the compression that a file name stands for; None for a plain tar."""
-    found = registry().compressions.by_suffix(shard_name)
-    return None if found is None else compression_object(found.qualified_name)

@@ -19,7 +19,6 @@ from neurofm_shards.blocks import dtype_name
 from neurofm_shards.compression.frames import FRAME_BYTES
 from neurofm_shards.errors import ConfigError, SampleIndexError, SampleNotFoundError
 from neurofm_shards.expressions import compile_expression
-from neurofm_shards.format.resolve import find_compression
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.fetch import RowReader, SampleFetch
 from neurofm_shards.loading.order.windows import INTERLEAVED
@@ -87,7 +86,7 @@ def _cache_needed(collection: SampleCollection, plan: EpochPlan) -> int:
     total = int(decoded.sum())
     if plan.reach is None or not total:
         return total
-    compression = find_compression(catalog.names[0], catalog.manifest)
+    compression = catalog.compression(0)
     framed = catalog.manifest is not None and compression is not None and compression.random_access
     frame = FRAME_BYTES if framed else int(decoded.max())
     return min(total, plan.reach * total // max(1, collection.num_samples) + 2 * INTERLEAVED * frame)

@@ -31,7 +31,7 @@ from neurofm_shards.format.manifest import (
     write_manifest,
 )
 from neurofm_shards.format.metadata_table import made_part, metadata_of_shard, read_part
-from neurofm_shards.format.resolve import compression_of
+from neurofm_shards.format.resolve import find_compression
 from neurofm_shards.format.sidecar import INDEX_SUFFIX, sidecar_paths
 from neurofm_shards.format.unfinished import JOURNAL_NAME, REPLACED_NAME
 from neurofm_shards.maintenance.salvage import former_index, keep_original, salvage
@@ -340,7 +340,7 @@ def _entry(found: _Listed, number: int) -> ShardEntry:
 
 def _facts(entries: list[ShardEntry]) -> dict[str, object]:
     """Return what is to be said of a data set that nothing but its shards is known of."""
-    found = {compression.name if (compression := compression_of(e.shard_name)) else "none" for e in entries}
+    found = {compression.name if (compression := find_compression(e.shard_name)) else "none" for e in entries}
     return {
         "compression": found.pop() if len(found) == 1 else "mixed",
         "shard_size": max((entry.num_samples for entry in entries), default=1) or 1,

@@ -22,7 +22,7 @@ from neurofm_shards.format.index import ShardIndex
 from neurofm_shards.format.index_io import build_index, opened_tar, parse_index, save_index
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.format.metadata_table import metadata_of_shard, part_of, save_part
-from neurofm_shards.format.resolve import compression_of
+from neurofm_shards.format.resolve import find_compression
 from neurofm_shards.format.sidecar import sidecar_paths
 from neurofm_shards.format.tar import TarReader
 from neurofm_shards.format.unfinished import REPLACED_NAME
@@ -87,7 +87,7 @@ def _whole_records(path: Path, former: ShardIndex | None, frames: FrameTable | N
 @contextlib.contextmanager
 def _readable_part(path: Path, frames: FrameTable | None) -> Iterator[memoryview]:
     """Give as much of a shard's tar as can be read: a copy, which does not change whatever becomes of the file."""
-    compression = compression_of(path.name)
+    compression = find_compression(path.name)
     with tempfile.TemporaryFile(dir=path.parent) as spool:
         if compression is None:
             with os.fdopen(open_regular(path), "rb") as file:
@@ -143,7 +143,7 @@ def _found_records(tar: memoryview, name: str) -> list[tuple[int, int]]:
 
 
 def _write(path: Path, tar: memoryview, records: list[tuple[int, int]], mode: int | None) -> None:
-    compression = compression_of(path.name)
+    compression = find_compression(path.name)
     with Folder.open(path.parent, create=True) as folder:
         descriptor = folder.create_file(path.name, mode)
         sink = FileSink(descriptor) if compression is None else CompressedSink(descriptor, compression, None)

@@ -20,7 +20,6 @@ from neurofm_shards.format.files import SIDECAR_DIR, SPLITS_NAME, names_in
 from neurofm_shards.format.index import ShardIndex
 from neurofm_shards.format.index_io import (
     build_index,
-    codec_by_extension,
     file_size,
     opened_tar,
     read_index,
@@ -29,6 +28,7 @@ from neurofm_shards.format.index_io import (
 from neurofm_shards.format.keys import KEY_BYTES, METADATA_FIELD, check_key
 from neurofm_shards.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, TableEntry, read_manifest, read_table
 from neurofm_shards.format.metadata_table import metadata_of_shard
+from neurofm_shards.format.resolve import codec_by_extension
 from neurofm_shards.format.sidecar import sidecar_paths
 from neurofm_shards.format.tar import Member, TarReader
 from neurofm_shards.format.unfinished import why_unfinished

@@ -32,8 +32,8 @@ from neurofm_shards.types import ColumnSpec
 
 if TYPE_CHECKING:
     from neurofm_shards.format.index import ShardIndex
-    from neurofm_shards.format.manifest import Manifest
-    from neurofm_shards.plugins.interfaces import Codec
+    from neurofm_shards.format.manifest import ColumnEntry, Manifest
+    from neurofm_shards.plugins.interfaces import Codec, Compression
 
 #: Endings of files that are still being written, or that lie beside shards.
 _NOT_SHARDS = (".tmp", ".part", ".partial", ".incomplete", ".lock", ".idx", ".index", ".json", "~")
@@ -110,6 +110,26 @@ class Catalog:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", self.folder.absolute())  # the working directory may change
+
+    def compression(self, shard: int) -> Compression | None:
+        """Return what decompresses a shard; None for a plain tar, MissingPluginError where nothing does."""
+        manifest = self.manifest
+        known = ("", "") if manifest is None else (manifest.compression, manifest.compression_distribution)
+        return find_compression(self.names[shard], *known)
+
+    def codec(self, column: str) -> str:
+        """Return the name of a column's codec, as the manifest says; empty where it does not."""
+        entry = self._entry(column)
+        return "" if entry is None else entry.codec
+
+    def distribution(self, column: str) -> str:
+        """Return who provides a column's codec, as the manifest says; empty where it does not."""
+        entry = self._entry(column)
+        return "" if entry is None else entry.distribution
+
+    def _entry(self, column: str) -> ColumnEntry | None:
+        entries = () if self.manifest is None else self.manifest.columns
+        return next((entry for entry in entries if entry.name == column), None)
 
 
 #: Which files of a folder are shards: those that match, those of these names, or those that the manifest lists.
@@ -290,7 +310,7 @@ class ShardTable:
         index = self._indexes.get(shard)
         if index is None:
             name = self.catalog.names[shard]
-            find_compression(name, self.catalog.manifest)  # where it is missing, the manifest knows who has it
+            self.catalog.compression(shard)  # where it is missing, the manifest knows who has it
             path = self.catalog.folder / name
             self._identities[shard] = identity_of(path)  # first: what takes its place meanwhile is noticed
             index = load_index(path, self.catalog.checksums[shard], mapped=self._space.maps_files)
@@ -305,7 +325,7 @@ class ShardTable:
             with self._lock:
                 if shard not in self._attached:
                     name = self.catalog.names[shard]
-                    path, decoder = self.catalog.folder / name, find_compression(name, self.catalog.manifest)
+                    path, decoder = self.catalog.folder / name, self.catalog.compression(shard)
                     if decoder is None and (index.tar_bytes != index.shard_bytes or index.frames is not None):
                         raise FormatError(f"{path}: its index takes a plain tar for a compressed one; delete the index")
                     file = ShardFile(path, index, decoder, self._identities.get(shard))
@@ -365,9 +385,9 @@ class ShardTable:
         """
         codecs: dict[str, Codec | None] = {}
         for row, shard, payload in zip(rows.tolist(), self.shards_of(rows).tolist(), payloads, strict=True):
-            name = self.index(shard).columns[column].codec
+            name = self.index(shard).columns[column].codec or self.catalog.codec(column)
             if name not in codecs:
-                codecs[name] = find_codec(name, column, self.catalog.manifest)
+                codecs[name] = find_codec(name, column, self.catalog.distribution(column))
             codec = codecs[name]
             if codec is None:
                 yield payload.tobytes()

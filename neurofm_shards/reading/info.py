@@ -167,7 +167,7 @@ class ShardedDatasetInfo:
         catalog = self._catalog
         suffixes = sorted({compression_suffix(name) for name in catalog.names})
         notes = [_compression_note(suffix, catalog.manifest) for suffix in suffixes]
-        notes += [_column_note(name, column, catalog.manifest) for name, column in catalog.columns.items()]
+        notes += [_column_note(name, column, catalog.distribution(name)) for name, column in catalog.columns.items()]
         if any(name != name.lower() for name in catalog.columns):
             notes.append("field names with capitals: webdataset and Hugging Face datasets read them in lower case")
         if catalog.manifest is None:
@@ -178,7 +178,8 @@ class ShardedDatasetInfo:
 def _compression_note(suffix: str, manifest: Manifest | None) -> str:
     found = registry().compressions.by_suffix("x.tar" + suffix) if suffix else None
     if found is None:
-        return "" if not suffix else missing_compression(suffix, manifest)
+        known = ("", "") if manifest is None else (manifest.compression, manifest.compression_distribution)
+        return "" if not suffix else missing_compression(suffix, *known)
     compression = registry().compressions.instance(found.qualified_name)
     name, notes = found.entry.name, []
     if not compression.universal:
@@ -190,8 +191,8 @@ def _compression_note(suffix: str, manifest: Manifest | None) -> str:
     return "; ".join(notes)
 
 
-def _column_note(name: str, column: CatalogColumn, manifest: Manifest | None) -> str:
-    missing = [text for codec in column.codecs if (text := missing_codec(codec, name, manifest))]
+def _column_note(name: str, column: CatalogColumn, distribution: str) -> str:
+    missing = [text for codec in column.codecs if (text := missing_codec(codec, name, distribution))]
     if missing:
         return missing[0]
     if not column.everywhere:

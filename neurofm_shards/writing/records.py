@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,10 @@ import numpy.typing as npt
 from neurofm_shards._typing import AnyArray, Bytes
 from neurofm_shards.codecs.arrays import check_storable
 from neurofm_shards.errors import EncodeError
-from neurofm_shards.format.headers import MEMBER_BLOCK, Digits, HeaderTemplate, Stencil, padded
+from neurofm_shards.format.headers import MEMBER_BLOCK, HeaderTemplate, MemberHeaders, NumericFields, padded
 from neurofm_shards.format.index import ColumnLog, Encoded, Form, IndexLog
 from neurofm_shards.format.keys import METADATA_FIELD, check_extension, check_field
+from neurofm_shards.format.resolve import codec_named
 from neurofm_shards.limits import MAX_ARRAY_BYTES
 from neurofm_shards.plugins.interfaces import Codec
 from neurofm_shards.plugins.registry import registry
@@ -37,7 +38,7 @@ class FieldWriter:
     def __init__(self, field: str, codec: Codec) -> None:
         self.field = field
         self.codec = codec
-        self.template = HeaderTemplate(field, check_extension(codec.extension))
+        self.headers = MemberHeaders(field, check_extension(codec.extension))
         self._envelopes: dict[tuple[np.dtype[Any], tuple[int, ...]], tuple[bytes, bytes] | None] = {}
         self._forms: dict[tuple[np.dtype[Any], tuple[int, ...]], tuple[int, bytes, bytes, Form]] = {}
         self._log: ColumnLog | None = None
@@ -179,7 +180,7 @@ class FieldWriters:
         return writer
 
     def _named(self, field: str, name: str, value: Any) -> Codec:
-        codec = cast("Codec", registry().codecs.instance(name))
+        codec = codec_named(name)
         if not codec.accepts(value):
             raise EncodeError(
                 f"field {field!r}: codec {name!r} takes no {_described(value)}; choose another in codecs="
@@ -238,7 +239,7 @@ def record_bytes(columns: Sequence[FixedColumn], metadata_bytes: int) -> int:
     return sum(MEMBER_BLOCK + padded(column.size) for column in columns) + MEMBER_BLOCK + padded(metadata_bytes)
 
 
-class LaidOut:
+class RecordLayout:
     """Samples whose headers and metadata are made, and whose data only have to be copied between them.
 
     Parameters
@@ -249,7 +250,7 @@ class LaidOut:
         ASCII keys of equal length.
     start : int
         First sample in the columns.
-    metadata : (HeaderTemplate, numpy.ndarray of uint8 (n, m), numpy.ndarray of int64 (n,))
+    metadata : (MemberHeaders, numpy.ndarray of uint8 (n, m), numpy.ndarray of int64 (n,))
         What makes the metadata member's headers, the texts (zeros behind each), and their sizes.
 
     Attributes
@@ -263,32 +264,32 @@ class LaidOut:
         columns: Sequence[FixedColumn],
         keys: Bytes,
         start: int,
-        metadata: tuple[HeaderTemplate, Bytes, npt.NDArray[np.int64]],
+        metadata: tuple[MemberHeaders, Bytes, npt.NDArray[np.int64]],
     ) -> None:
         self._columns = columns
         self._start = start
-        template, texts, sizes = metadata
+        headers, texts, sizes = metadata
         self._sizes = sizes.tolist()
         self.record = record_bytes(columns, self._sizes[0])
         self._keys, self._texts = keys, texts
         key, totals = keys[0].tobytes(), keys.sum(axis=1, dtype=np.int64)
         #: What stands before each column's data, and behind the last.
-        self._between: list[tuple[Stencil, Digits]] = []
+        self._between: list[tuple[HeaderTemplate, NumericFields]] = []
         behind = b""
         for column in columns:
-            stencil = column.writer.template.stencil(key, column.size, behind, column.before)
-            self._between.append((stencil, stencil.digits(totals)))
+            template = column.writer.headers.template(key, column.size, behind, column.before)
+            self._between.append((template, template.numeric_fields(totals)))
             behind = column.after + bytes(-column.size % MEMBER_BLOCK)
-        stencil = template.stencil(key, self._sizes[0], behind)
+        template = headers.template(key, self._sizes[0], behind)
         same = self._sizes.count(self._sizes[0]) == len(self._sizes)
-        self._between.append((stencil, stencil.digits(totals, None if same else sizes)))
+        self._between.append((template, template.numeric_fields(totals, None if same else sizes)))
 
     def fill(self, out: Bytes, first: int) -> None:
         """Write records, the first one being that of sample ``first``; every byte of ``out`` is written."""
         stop, at = first + len(out), 0
         data = [column.rows(self._start + first, self._start + stop) for column in self._columns]
-        for (stencil, digits), behind in zip(self._between, [*data, self._texts[first:stop]], strict=True):
-            stencil.many(out[:, at : (at := at + len(stencil))], self._keys[first:stop], digits.part(first, stop))
+        for (template, digits), behind in zip(self._between, [*data, self._texts[first:stop]], strict=True):
+            template.many(out[:, at : (at := at + len(template))], self._keys[first:stop], digits.part(first, stop))
             out[:, at : (at := at + behind.shape[1])] = behind
         out[:, at:] = 0
 
@@ -364,35 +365,35 @@ class SampleForm:
         Their fields.
     key : bytes
         The key of one of them.
-    metadata : HeaderTemplate
+    metadata : MemberHeaders
         Makes the headers of their metadata.
     """
 
     def __init__(
-        self, signature: Signature, columns: Sequence[FixedColumn], key: bytes, metadata: HeaderTemplate
+        self, signature: Signature, columns: Sequence[FixedColumn], key: bytes, metadata: MemberHeaders
     ) -> None:
         self.signature = signature
         self.columns = columns
         self._metadata_header = metadata
-        self._before: list[Stencil] = []
+        self._before: list[HeaderTemplate] = []
         behind = b""
         for column in columns:
-            self._before.append(column.writer.template.stencil(key, column.size, behind, column.before))
+            self._before.append(column.writer.headers.template(key, column.size, behind, column.before))
             behind = column.after + bytes(-column.size % MEMBER_BLOCK)
         self._behind = behind
-        self._last: dict[int, Stencil] = {}
+        self._last: dict[int, HeaderTemplate] = {}
 
     def pieces(self, key: bytes, data: Sequence[Buffer], text: bytes) -> list[Buffer]:
         """Return a record piece by piece, to be copied before the next one is asked for."""
         total = sum(key)
         pieces: list[Buffer] = []
-        for stencil, raw in zip(self._before, data, strict=True):
-            pieces += (stencil.one(key, total), raw)
+        for template, raw in zip(self._before, data, strict=True):
+            pieces += (template.one(key, total), raw)
         last = self._last.get(len(text))
         if last is None:
             if len(self._last) >= _MOST_LENGTHS:
                 self._last.clear()
-            last = self._last[len(text)] = self._metadata_header.stencil(key, len(text), self._behind)
+            last = self._last[len(text)] = self._metadata_header.template(key, len(text), self._behind)
         pieces += (last.one(key, total), text, bytes(-len(text) % MEMBER_BLOCK))
         return pieces
 
@@ -430,7 +431,7 @@ class SampleRun:
 
 
 def sample_form(
-    signature: Signature, sample: Sample, key: bytes, fields: FieldWriters, metadata: HeaderTemplate
+    signature: Signature, sample: Sample, key: bytes, fields: FieldWriters, metadata: MemberHeaders
 ) -> SampleForm | None:
     """Return the form of a sample with this signature; None where a codec has to see each value."""
     columns = []

@@ -14,7 +14,7 @@ from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, EncodeError
 from neurofm_shards.format.dataset_record import ShardRecord, metadata_part, shard_record
 from neurofm_shards.format.files import SIDECAR_DIR, Folder, partial_name
-from neurofm_shards.format.headers import END_OF_ARCHIVE, MEMBER_BLOCK, HeaderTemplate, padded
+from neurofm_shards.format.headers import END_OF_ARCHIVE, MEMBER_BLOCK, MemberHeaders, padded
 from neurofm_shards.format.index import Encoded, IndexLog
 from neurofm_shards.format.index_io import fingerprint_of, save_index
 from neurofm_shards.format.keys import METADATA_FIELD, SampleKeys, automatic_keys, named_keys, one_automatic_key
@@ -27,7 +27,7 @@ from neurofm_shards.types import Block, Buffer, ColumnData, ColumnSpec, Metadata
 from neurofm_shards.writing.records import (
     FieldWriters,
     FixedColumn,
-    LaidOut,
+    RecordLayout,
     SampleForm,
     SampleRun,
     Signature,
@@ -104,7 +104,7 @@ class ShardWriter:
         self.first_idx = first_idx
         self._specs = dict(specs or {})
         self._fields = FieldWriters(codec, codecs or {})
-        self._metadata_header = HeaderTemplate(METADATA_FIELD, "json")
+        self._metadata_header = MemberHeaders(METADATA_FIELD, "json")
         self._templates: dict[tuple[str, ...], MetadataTemplate] = {}
         self._log = IndexLog()
         self._metadata_log = self._log.column(METADATA_FIELD, "json", "json")
@@ -309,13 +309,13 @@ class ShardWriter:
         self._end_run()
         texts, sizes = run.texts()
         stop = start + run.count
-        laid_out = LaidOut(columns, keys.matrix(start, stop), start, (self._metadata_header, texts, sizes))
-        laid_out.note(self._log, self._records.position)
+        layout = RecordLayout(columns, keys.matrix(start, stop), start, (self._metadata_header, texts, sizes))
+        layout.note(self._log, self._records.position)
         done = 0
         while done < run.count:
-            count = min(run.count - done, self._records.room(laid_out.record))
-            laid_out.fill(self._records.reserve(count, laid_out.record), done)
-            self._log.digests.extend(self._records.commit(count, laid_out.record))
+            count = min(run.count - done, self._records.room(layout.record))
+            layout.fill(self._records.reserve(count, layout.record), done)
+            self._log.digests.extend(self._records.commit(count, layout.record))
             done += count
         self._remember(keys, start, run.count, own.texts[start:stop], texts[0, : int(sizes[0])].tobytes())
 
@@ -363,7 +363,7 @@ class ShardWriter:
         for writer, encoded in cells:
             places.append(at + MEMBER_BLOCK)
             padding = bytes(-encoded.size % MEMBER_BLOCK)
-            pieces += (writer.template.one(key, encoded.size), *encoded.pieces, padding)
+            pieces += (writer.headers.one(key, encoded.size), *encoded.pieces, padding)
             at += MEMBER_BLOCK + encoded.size + len(padding)
         padding = bytes(-len(text) % MEMBER_BLOCK)
         pieces += (self._metadata_header.one(key, len(text)), text, padding)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.format.headers import HeaderTemplate, decimal_digits, header_bytes
+from neurofm_shards.format.headers import MemberHeaders, decimal_digits, header_bytes
 from neurofm_shards.limits import MAX_MEMBER_BYTES
 
 
@@ -32,7 +32,7 @@ def test_many_headers_are_those_made_one_by_one():
     numbers = np.array([1, 9, 10, 999_999_999, 123_456_789])
     keys = np.concatenate([np.tile(np.frombuffer(b"sample_", np.uint8), (5, 1)), decimal_digits(numbers, 9)], axis=1)
     sizes = np.array([0, 1, 511, 78_400, MAX_MEMBER_BYTES])
-    same, each = HeaderTemplate("lfp", "npy").many(keys, 4321), HeaderTemplate("lfp", "npy").many(keys, sizes)
+    same, each = MemberHeaders("lfp", "npy").many(keys, 4321), MemberHeaders("lfp", "npy").many(keys, sizes)
     for i, number in enumerate(numbers):
         assert same[i].tobytes() == reference(f"sample_{number:09d}.lfp.npy", 4321)
         assert each[i].tobytes() == reference(f"sample_{number:09d}.lfp.npy", int(sizes[i]))

@@ -11,7 +11,7 @@ from typing import Any
 
 from neurofm_shards.convert.parts import Part, part_contents
 from neurofm_shards.convert.stored_plan import INPUTS_PREFIX, PLAN_NAME, read_header
-from neurofm_shards.errors import InputNotFoundError
+from neurofm_shards.errors import InputNotFoundError, NeurofmShardsError
 from neurofm_shards.format.files import names_in
 from neurofm_shards.writing.journal import JournalContent
 from neurofm_shards.writing.output_folder import OutputFolder
@@ -104,12 +104,26 @@ def read_status(folder: str | os.PathLike[str]) -> Status:
     output = OutputFolder(Path(folder))
     if not output.folder.is_dir():
         raise InputNotFoundError(f"there is no folder {folder}")
+    try:
+        return _finished(output) or _going_on(output)
+    except NeurofmShardsError:  # journal and plan go when the manifest is written, perhaps in this very moment
+        status = _finished(output)
+        if status is None:
+            raise
+        return status
+
+
+def _finished(output: OutputFolder) -> Status | None:
     manifest = output.manifest()
-    if manifest is not None:
-        size = sum(entry.shard_bytes for entry in manifest.shards)
-        count = manifest.total_shards
-        failures = tuple(entry["error"] for entry in manifest.failures)
-        return Status(str(folder), "finished", count, count, manifest.total_samples, size, failures=failures)
+    if manifest is None:
+        return None
+    size = sum(entry.shard_bytes for entry in manifest.shards)
+    count = manifest.total_shards
+    failures = tuple(entry["error"] for entry in manifest.failures)
+    return Status(str(output.folder), "finished", count, count, manifest.total_samples, size, failures=failures)
+
+
+def _going_on(output: OutputFolder) -> Status:
     journal = output.journal()
     if journal is None:
         return _planning(output)

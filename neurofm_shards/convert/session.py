@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from typing_extensions import Self
 
 from neurofm_shards.convert.commit import commit
-from neurofm_shards.convert.config import ConversionConfig
+from neurofm_shards.convert.config import SOURCE_RUN_FIELDS, ConversionConfig
 from neurofm_shards.convert.dispatch import DEFAULT_RETRIES, Dispatcher, ExecutorChoice, dispatcher
 from neurofm_shards.convert.identity import check_same, config_differences, identity, with_earlier_failures
 from neurofm_shards.convert.inputs import find_inputs
@@ -252,6 +252,9 @@ class ConversionSession:
         given = self.config.model_dump(mode="json", exclude_unset=True)
         if stored.get("format") == "auto" and "format" in given:  # narrower, and no other bytes
             stored["format"] = given["format"]
+        allowed = {name: value for name, value in given.get("source", {}).items() if name in SOURCE_RUN_FIELDS}
+        if allowed:  # where links may lead is an affair of this machine, and in no manifest
+            stored["source"] = {**stored.get("source", {}), **allowed}
         both = ConversionConfig.of({**given, **stored})
         asked = overlaid(both.content(), {name: given[name] for name in given if name in stored})
         differences = config_differences(asked, both.content())

@@ -1,0 +1,220 @@
+"""Measure windows cut at load: beside the same windows stored, and beside torch_brain's loader where it is installed.
+
+Each figure is the best of a few epochs. torch_brain reads the same spikes from an HDF5 file that its own library wrote,
+with its ``RandomFixedWindowSampler`` and ``bin_spikes``, best of 0 and 2 workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from neurofm_shards import convert_inputs, create_webdataset_dataloader, open_windows, register_source
+from neurofm_shards.plugins.entries import SourceEntry
+from neurofm_shards.plugins.interfaces import Source
+from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.recordings.memory import InMemoryRecording, events, regular
+
+WINDOWS = {"modalities": ["spikes"], "bin_size_ms": 10, "sequence_length": 100, "overlap": 0.0}
+EPOCHS = 4
+
+
+class Made(Source):
+    """Opens ``.made`` files: JSON that says how many units, hertz, seconds, or channels of LFP."""
+
+    def open(self, paths):
+        """Make a session."""
+        said = json.loads(Path(paths[0]).read_text())
+        rng = np.random.default_rng(said["seed"])
+        streams = []
+        if said.get("units"):
+            streams.append(events("units", {str(i): times for i, times in enumerate(spikes(said, rng))}))
+        if said.get("channels"):
+            values = rng.integers(-2000, 2000, (int(said["seconds"] * 2500), said["channels"]), dtype=np.int16)
+            streams.append(regular("lfp", values, 2500.0, unit="V", scale=9.375e-6))
+        return InMemoryRecording(streams, session_id=Path(paths[0]).stem, fingerprint=Path(paths[0]).stem)
+
+
+def spikes(said, rng=None):
+    """Return the times of each unit: a Poisson process."""
+    rng = np.random.default_rng(said["seed"]) if rng is None else rng
+    numbers = rng.poisson(said["hertz"] * said["seconds"], said["units"])
+    return [np.sort(rng.uniform(0, said["seconds"], number)) for number in numbers]
+
+
+def made(folder, name, **said):
+    """Write a file that opens a made-up session."""
+    path = folder / f"{name}.made"
+    path.write_text(json.dumps({"seed": 0, **said}))
+    return str(path)
+
+
+def rate(loader, count=lambda batch: len(batch["spikes"])):
+    """Return the samples per second of the quickest epoch."""
+    best = 0.0
+    for _ in range(EPOCHS):
+        start, total = time.perf_counter(), 0
+        for batch in loader:
+            total += count(batch)
+        best = max(best, total / (time.perf_counter() - start))
+    return best
+
+
+def ours(folder, workers, **options):
+    """Return our rate on shuffled batches of 32."""
+    loader = create_webdataset_dataloader(
+        folder, 32, workers, "global", pin_memory=False, columns=["spikes"], **options
+    )
+    return rate(loader)
+
+
+def torch_brain_rate(folder, times, seconds):
+    """Return torch_brain's rate on the same spikes; None where it is not installed."""
+    try:
+        import h5py
+        import torch
+        from temporaldata import ArrayDict, Data, Interval, IrregularTimeSeries
+        from torch_brain.data import Dataset
+        from torch_brain.data.sampler import RandomFixedWindowSampler
+        from torch_brain.utils.binning import bin_spikes
+    except ImportError:
+        return None
+    flat, owner = np.concatenate(times), np.repeat(np.arange(len(times)), [len(t) for t in times])
+    order = np.argsort(flat, kind="stable")
+    domain = Interval(np.array([0.0]), np.array([float(seconds)]))
+    data = Data(
+        brainset=Data(id="made"),
+        session=Data(id="one"),
+        subject=Data(id="mouse"),
+        spikes=IrregularTimeSeries(timestamps=flat[order], unit_index=owner[order], domain=domain),
+        units=ArrayDict(id=np.array([str(i) for i in range(len(times))])),
+        domain=domain,
+    )
+    with h5py.File(folder / "one.h5", "w") as file:
+        data.to_hdf5(file)
+    units = len(times)
+    dataset = Dataset(
+        str(folder),
+        recording_id="one",
+        transform=lambda part: torch.from_numpy(bin_spikes(part.spikes, units, 0.01)),
+    )
+    best = 0.0
+    for workers in (0, 2):
+        sampler = RandomFixedWindowSampler(sampling_intervals={"one": domain}, window_length=1.0)
+        loader = torch.utils.data.DataLoader(dataset, 32, sampler=sampler, num_workers=workers)
+        best = max(best, rate(loader, len))
+    return best
+
+
+def spiking(folder, name, source, times, seconds):
+    """Compare shuffled windows of one session."""
+    convert_inputs(source, folder / f"{name}-recorded", {"layout": "recordings"})
+    convert_inputs(source, folder / f"{name}-windows", {"windows": WINDOWS})
+    cut = max(ours(folder / f"{name}-recorded", workers, windows=WINDOWS) for workers in (0, 2))
+    stored = max(ours(folder / f"{name}-windows", workers) for workers in (0, 2))
+    found = {"cut": cut, "stored": stored, "cut/stored": cut / stored}
+    peer_folder = folder / f"{name}-peer"
+    peer_folder.mkdir()
+    peer = torch_brain_rate(peer_folder, times, seconds)
+    if peer is not None:
+        found |= {"torch_brain": peer, "cut/torch_brain": cut / peer}
+    return found
+
+
+def lfp(folder):
+    """Compare random windows of 384 channels with a slice of a memory map times the scale, in one thread."""
+    source = made(folder, "lfp", channels=384, seconds=120)
+    convert_inputs(source, folder / "lfp-recorded", {"layout": "recordings"})
+    options = {"modalities": ["lfp"], "sequence_length": 100, "overlap": 0.0}
+    raw = np.memmap(folder / "raw", np.int16, "w+", shape=(120 * 2500, 384))
+    with open_windows(folder / "lfp-recorded", options) as windows:
+        raw[:] = windows._collection.array(0, "lfp_values")
+        rows = np.random.default_rng(1).integers(0, windows.num_samples, 64)
+        scale = np.float32(9.375e-6)
+        seconds = {"cut": [], "slice": []}
+        for _ in range(EPOCHS):
+            start = time.perf_counter()
+            for i in range(0, 64, 8):
+                found = windows.gather(rows[i : i + 8], ["lfp"])["lfp"]
+            seconds["cut"].append(time.perf_counter() - start)
+            start = time.perf_counter()
+            for i in range(0, 64, 8):
+                expected = np.stack([raw[row * 2500 : (row + 1) * 2500] * scale for row in rows[i : i + 8].tolist()])
+            seconds["slice"].append(time.perf_counter() - start)
+        np.testing.assert_array_equal(found, expected)
+    return {"slice/cut seconds": min(seconds["slice"]) / min(seconds["cut"])}
+
+
+def many(folder, number):
+    """Compare a global shuffle of many sessions with one of a single session, and time opening them."""
+    inputs = folder / "many"
+    inputs.mkdir()
+    files = [made(inputs, f"s{i:04d}", units=50, hertz=5, seconds=60, seed=i) for i in range(number)]
+    convert_inputs(files, folder / "many-recorded", {"layout": "recordings"})
+    convert_inputs(
+        made(folder, "alone", units=50, hertz=5, seconds=600), folder / "alone-recorded", {"layout": "recordings"}
+    )
+    opening = []
+    for _ in range(2):
+        start = time.perf_counter()
+        open_windows(folder / "many-recorded", WINDOWS).close()
+        opening.append(time.perf_counter() - start)
+    alone = ours(folder / "alone-recorded", 0, windows=WINDOWS)
+    together = ours(folder / "many-recorded", 0, windows=WINDOWS)
+    return {
+        "sessions": number,
+        "first opening s": opening[0],
+        "next opening s": opening[1],
+        "many/one": together / alone,
+    }
+
+
+def sizes(folder, source):
+    """Compare bytes on disk at an overlap of 0.9."""
+    options = {"modalities": ["spikes", "lfp"], "missing": "mask", "sequence_length": 100, "overlap": 0.9}
+    convert_inputs(source, folder / "small-recorded", {"layout": "recordings"})
+    convert_inputs(source, folder / "small-windows", {"windows": options})
+    total = [sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file())
+             for name in ("small-recorded", "small-windows")]  # fmt: skip
+    return {"recorded/windows at overlap 0.9": total[0] / total[1]}
+
+
+def main() -> int:
+    """Measure, and print or write what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sessions", type=int, default=1000, help="sessions of the large data set")
+    parser.add_argument("--nwb", type=Path, help="a real recording of spikes, A2929_head_direction.nwb say")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    asked = parser.parse_args()
+    register_source(SourceEntry(name="made", summary="sessions made here", factory=Made, suffixes=(".made",)))
+    found = {"load before": os.getloadavg()[0]}
+    with tempfile.TemporaryDirectory(prefix="neurofm-shards-bench-") as name:
+        folder = Path(name)
+        said = {"units": 200, "hertz": 8, "seconds": 1200, "seed": 0}
+        found["200 units at 8 Hz"] = spiking(folder, "large", made(folder, "large", **said), spikes(said), 1200)
+        if asked.nwb is not None:
+            convert_inputs(asked.nwb, folder / "real", {"layout": "recordings"})
+            with ShardCollection.open(folder / "real") as real:
+                ticks, owner = real.array(0, "units_ticks"), real.array(0, "units_owner")
+                times = [ticks[owner == i] / 1e9 for i in range(int(owner.max()) + 1)]
+            found[asked.nwb.stem] = spiking(folder, "nwb", str(asked.nwb), times, 1200)
+        found["LFP"] = lfp(folder)
+        found["bytes"] = sizes(folder, made(folder, "small", units=20, hertz=5, channels=16, seconds=60))
+        found["many"] = many(folder, asked.sessions)
+    found["load after"] = os.getloadavg()[0]
+    text = json.dumps(found, indent=1)
+    sys.stdout.write(text + "\n")
+    if asked.json:
+        asked.json.write_text(text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

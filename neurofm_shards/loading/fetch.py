@@ -20,7 +20,7 @@ from neurofm_shards.blocks import MISSING, concat_blocks, take
 from neurofm_shards.errors import ConfigError, FormatError, TransformError
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.loading.plans.plan import Request
-from neurofm_shards.loading.tensors import PLAIN, Batch, TensorOptions, batch_to_tensors, collate, to_tensor
+from neurofm_shards.loading.tensors import NUMBERS, PLAIN, Batch, TensorOptions, batch_to_tensors, collate, to_tensor
 from neurofm_shards.loading.transforms import (
     BatchFunction,
     Describe,
@@ -176,9 +176,17 @@ class RowReader:
         found = self.collection.columns
         dtypes = self.dtypes or {}
         return {
-            name: replace(found[name], dtype=np.dtype(dtypes[name]).str) if name in dtypes else found[name]
+            name: replace(found[name], dtype=np.dtype(dtypes[name]).str) if name in dtypes else self._typed(found[name])
             for name in (found if self.columns is None else self.columns)
         }
+
+    def _typed(self, spec: ColumnSpec) -> ColumnSpec:
+        """Return a column that some samples lack with the type of its first value, where that is a Python number."""
+        if spec.dtype is not None or self.collection.is_everywhere(spec.name):
+            return spec
+        row = self.collection.first_row_with(spec.name)
+        value = None if row is None else self.collection.gather([row], [spec.name])[spec.name][0]
+        return replace(spec, dtype=np.dtype(type(value)).str, shape=()) if type(value) in NUMBERS else spec
 
     def optional(self) -> set[str]:
         """Return the columns that are read and that some samples lack."""

@@ -105,6 +105,8 @@ class TensorOptions:
             raise ConfigError(f"ragged={self.ragged!r}; choose one of {', '.join(get_args(RaggedAs))}")
 
 
+#: Types of numbers that JSON holds.
+NUMBERS = (bool, int, float)
 #: Lists where shapes differ; nothing is known of the columns.
 PLAIN = TensorOptions()
 
@@ -159,20 +161,15 @@ class BatchBuilder:
         """Add a field that some samples lack: in every batch a tensor and a mask, or in every batch a list."""
         shape = self._shape_of_numbers(name)
         there = [value for value in values if value is not MISSING]
-        if there and all(type(value) in (bool, int, float) for value in there):  # stored as JSON, which says no type
-            zero = type(there[0])(0)
-            self.put(name, numbers([zero if value is MISSING else value for value in values]))
-            self.put(f"{name}_valid", _known(values), of=name)
-            return
-        if shape is None or any(tuple(value.shape) != shape for value in there):
+        dtype = np.dtype(None if shape is None else self._options.columns[name].dtype).newbyteorder("=")
+        if shape is None or not all(_is_one_of(value, dtype, shape) for value in there):
             self.put(name, [None if value is MISSING else value for value in values])
             return
-        dtype = np.dtype(self._options.columns[name].dtype).newbyteorder("=")
         column = torch.from_numpy(np.empty((len(values), *shape), dtype))
         column.fill_(_fill(name, column.dtype, self._options.pad_value))
         valid = _known(values)
         if there:
-            column[valid] = torch.stack(there).to(column.dtype)
+            column[valid] = torch.stack([torch.as_tensor(value, dtype=column.dtype, device="cpu") for value in there])
         self.put(name, column)
         self.put(f"{name}_valid", valid, of=name)
 
@@ -310,6 +307,13 @@ def joined(values: Sequence[torch.Tensor]) -> Ragged:
     lengths = [len(value) for value in values]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return Ragged(torch.cat(list(values)).detach().numpy(), offsets)
+
+
+def _is_one_of(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> bool:
+    """Return whether a tensor or a Python number goes into a column."""
+    if type(value) in NUMBERS:
+        return shape == () and np.dtype(type(value)) == dtype
+    return isinstance(value, torch.Tensor) and tuple(value.shape) == shape
 
 
 def _known(values: Sequence[Any]) -> torch.Tensor:

@@ -205,6 +205,9 @@ class SampleCollection(Protocol):
     def is_everywhere(self, column: str) -> bool:
         """Return whether every sample has a column."""
 
+    def first_row_with(self, column: str) -> int | None:
+        """Return the first row that has a column; None where none has."""
+
     def has(self, row: int, column: str) -> bool:
         """Say whether a sample has a field."""
 
@@ -539,6 +542,15 @@ class ShardCollection:
                     f"the index of {self.shard_names[shard]} does not say how long {column!r} is: give lengths="
                 )
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+    def first_row_with(self, column: str) -> int | None:
+        """Return the first row that has a column; None where none has. Opens indexes up to there."""
+        for shard, start in enumerate(self.starts[:-1].tolist()):
+            index = self.index(shard).columns.get(column)
+            there: Ints = np.flatnonzero([] if index is None else np.asarray(index.payload_offsets) >= 0)
+            if len(there):
+                return int(start + there[0])
+        return None
 
     def has(self, row: int, column: str) -> bool:
         """Return whether a sample has a field (the metadata counts as one)."""

@@ -387,6 +387,10 @@ class WindowCollection:
 
     # -- names
 
+    def first_row_with(self, column: str) -> int | None:
+        """Return the first row that has a column: each window has all."""
+        return 0 if self.num_samples and column in self.columns else None
+
     def has(self, row: int, column: str) -> bool:
         """Say whether a sample has a field (the metadata counts as one)."""
         self._placed([row])

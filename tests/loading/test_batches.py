@@ -94,7 +94,8 @@ def test_a_field_that_some_samples_lack_is_the_same_kind_of_column_in_every_batc
         assert batch["note"] == [f"n{row}" if here else None for row, here in zip(rows, there, strict=True)]
         assert isinstance(batch["odd"], list)
         assert [value is not None for value in batch["odd"]] == there
-        assert batch["n"] == [row if here else None for row, here in zip(rows, there, strict=True)]
+        assert batch["n"].tolist() == [row if here else 0 for row, here in zip(rows, there, strict=True)]
+        assert batch["n_valid"].tolist() == there
 
 
 def test_a_sample_that_lacks_a_field_does_not_have_it(tmp_path):

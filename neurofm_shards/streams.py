@@ -115,6 +115,8 @@ class EventStream(Stream):
         Ids of the units or codes, unique, in file order (the file's own ids, never row numbers).
     table : sequence of dict
         One JSON dict of properties per owner (``quality``, ``region``, electrodes, ...), in the order of ``owners``.
+    tables : mapping of str to sequence of dict
+        Further tables that belong to the owners (``electrodes``): JSON dicts with an ``id`` each.
     observed : callable or None
         Returns, per owner, an array (k, 2) of observed intervals in seconds, or None where nothing is said.
     in_order : callable or None
@@ -124,6 +126,7 @@ class EventStream(Stream):
     read: Callable[[], tuple[Floats, Ints]]
     owners: tuple[str, ...]
     table: Sequence[Mapping[str, Any]] = ()
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     observed: Callable[[], Sequence[Floats | None]] | None = None
     in_order: Callable[[], SortedEvents] | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -186,7 +187,20 @@ def _spikes(streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGrid
         parts.append(BinnedEvents(trains, grid, dtype=options.counts_type, ids=("unit_ids", "units")))
     if options.spikes != "counts":
         parts.append(SpikeEvents(trains, grid, alone=options.spikes == "events"))
+    parts[0].tables = {**parts[0].tables, **_related(stream, grid.session_id)}
     return parts
+
+
+def _related(stream: EventStream, session_id: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the tables that belong to the units, with ids that are unique in a data set."""
+    return {
+        name: [
+            {**{key: to_json(value) for key, value in row.items()}, "id": f"{session_id}/{name}/{row['id']}"}
+            | {"session_id": session_id}
+            for row in rows
+        ]
+        for name, rows in stream.tables.items()
+    }
 
 
 def _events(streams: Sequence[AnyStream], grid: TimeGrid, options: WindowOptions) -> list[WindowedModality]:

@@ -159,6 +159,11 @@ class WindowOptions(_Options):
     suspicious_spike_times: Literal["error", "allow"] = Field(
         "error", description="spike times that look like sample numbers or restart in every trial"
     )
+    series_times: Literal["error", "seconds", "milliseconds", "microseconds"] | float = Field(
+        "error",
+        description="time stamps of series that are all whole numbers: stop, take them for seconds, milliseconds or "
+        "microseconds, or for sample numbers at so many per second",
+    )
     # continuous signals
     lfp: SeriesOptions | tuple[SeriesOptions, ...] = Field(
         SeriesOptions(), description="local field potential; a list puts several series side by side"

@@ -286,7 +286,7 @@ def _joint(
         if found is not None:
             extents.append((found, stream.path))
     if not extents:
-        return known
+        return known and replace(known, problems=tuple(problems))
     (start, stop), said_by = max(extents, key=lambda item: item[0][1] - item[0][0])
     paths = [said_by]
     if known is not None:

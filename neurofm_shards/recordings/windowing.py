@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from neurofm_shards.recordings.assembly import (
 from neurofm_shards.recordings.modality import WindowedModality
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.spikes import BinnedEvents
+from neurofm_shards.recordings.stamps import in_seconds
 from neurofm_shards.recordings.ticks import EMPTY, intersect, normalise, subtract, to_seconds
 from neurofm_shards.recordings.timeline import TimeGrid, Timeline, known_timeline, timeline
 from neurofm_shards.recordings.trials import Labels, Trials, load_trials
@@ -81,7 +83,11 @@ def windowed(recording: Recording, options: WindowOptions | None = None) -> Reco
     """
     options = options or WindowOptions()
     streams = [read_once(stream) for stream in recording.streams]
-    when = known_timeline(recording, options.extent) or timeline(streams, recording.source_file, options.extent)
+    when = known_timeline(recording, options.extent)
+    if when is None:
+        streams, doubts = in_seconds(streams, options.series_times)
+        when = timeline(streams, recording.source_file, options.extent)
+        when = replace(when, problems=(*when.problems, *doubts))
     grid = TimeGrid.of(options, recording.session_id, when)
     assembly = assemble(streams, options, grid, recording.source_file)
     trials = load_trials([s for s in streams if isinstance(s, IntervalStream)], options, when)

@@ -146,3 +146,46 @@ def test_floats_that_take_few_whole_values_are_reported(write_nwb):
     held = WindowOptions(overlap=0, behavior=(BehaviorOptions(path="acquisition/state", kind="step"),))
     with windowed(NwbSource().open((str(path),)), held) as samples:
         assert not any("kind=step" in problem.consequence for problem in samples.plan().problems)
+
+
+def test_what_the_electrodes_table_says_reaches_the_units_and_a_table_of_its_own(write_nwb):
+    def fill(nwbfile):
+        group = nwbfile.create_electrode_group("shank", "d", "CA1", nwbfile.create_device(name="probe"))
+        nwbfile.add_electrode_column("impedance", "ohm")
+        for row in range(4):
+            nwbfile.add_electrode(
+                id=10 + row, group=group, location=f"CA{row}", x=1.0 * row, y=2.0, z=3.0, impedance=100 + row
+            )
+        for electrodes in ([2], [0, 3]):
+            nwbfile.add_unit(spike_times=np.arange(1, 50) / 7, electrodes=electrodes)
+
+    path = write_nwb(fill)
+    with h5py.File(path) as file:
+        table = file["general/extracellular_ephys/electrodes"]
+        x, ids = table["x"][:], table["id"][:]
+    with windowed(NwbSource().open((str(path),)), WindowOptions()) as samples:
+        tables = samples.plan().tables
+    first, second = tables["units"]
+    assert (first["electrode_x"], first["electrode_impedance"], first["electrode_location"]) == (x[2], 102, "CA2")
+    assert (second["electrode_x"], second["electrode_group_name"]) == ([x[0], x[3]], ["shank", "shank"])
+    assert [row["id"] for row in tables["electrodes"]] == [f"s1/electrodes/{ids[row]}" for row in (0, 2, 3)]
+    assert [row["impedance"] for row in tables["electrodes"]] == [100, 102, 103]
+
+
+def test_time_stamps_whose_unit_is_said_are_converted_with_a_problem(write_nwb):
+    times = np.arange(1000) * 10.5
+    path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(series("p", np.arange(1000.0), timestamps=times)))
+    with h5py.File(path, "r+") as file:
+        file["acquisition/p/timestamps"].attrs["unit"] = "milliseconds"
+    with NwbSource().open((str(path),)) as recording:
+        assert np.allclose(recording.streams[0].timestamps(), times / 1000)
+        assert any("milliseconds" in problem.what for problem in recording.problems)
+
+
+def test_features_by_time_are_turned_with_a_problem(write_nwb):
+    data = np.random.default_rng(0).normal(size=(6, 900))
+    path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(series("p", data, rate=30.0)))
+    with NwbSource().open((str(path),)) as recording:
+        assert recording.streams[0].shape == (900, 6)
+        assert np.array_equal(recording.streams[0].read(10, 500), data.T[10:500])
+        assert any("stored as (feature, time)" in problem.what for problem in recording.problems)

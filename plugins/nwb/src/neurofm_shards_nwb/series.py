@@ -157,6 +157,16 @@ def _extremes(series: Series) -> tuple[float, float]:
 _UNITS = {"volts": "V", "volt": "V", "v": "V", "radians": "rad", "radian": "rad", "degrees": "deg", "degree": "deg"}
 
 
+#: Data with a rate that is so many times as wide as long, and so short, lie (feature, time).
+_FEATURES_OVER_TIME = ("TimeSeries", "SpatialSeries")
+_WIDE = 10
+_MOST_FEATURES = 64
+_TIME_UNITS = (
+    (("ms", "millisecond", "milliseconds", "msec"), 1e-3),
+    (("us", "µs", "microsecond", "microseconds", "usec"), 1e-6),
+    (("ns", "nanosecond", "nanoseconds"), 1e-9),
+)
+
 Read: TypeAlias = Callable[[int, int], npt.NDArray[Any]]
 
 
@@ -275,7 +285,8 @@ def _time_axis(series: Series) -> int | None:
         return 1 if transposable and shape[1] == len(series.timestamps) else None
     if transposable and rows is not None and shape[0] == rows and shape[1] != rows:
         return 1
-    return 0
+    flat = len(shape) == 2 and rows is None and shape[0] <= _MOST_FEATURES and shape[1] >= _WIDE * shape[0]
+    return 1 if flat and series.types[0] in _FEATURES_OVER_TIME else 0
 
 
 def _logical_shape(series: Series) -> tuple[int, ...]:
@@ -304,6 +315,7 @@ def _values(series: Series, modality: str, continuity: Continuity | None = None)
         offset = np.append(np.full(shape[1] - 1, series.offset), 0.0)
     if axis == 1:
         across = "ROI" if "RoiResponseSeries" in series.types else "channel"
+        across = "feature" if series.types[0] in _FEATURES_OVER_TIME else across
         what = f"stored as ({across}, time) {series.data.shape}"
         problems += (_note(series, what, f"read as (time, {across}) {shape}"),)
     common: dict[str, Any] = {
@@ -325,7 +337,10 @@ def _values(series: Series, modality: str, continuity: Continuity | None = None)
         "circular": circular.range,
     }
     if series.timestamps is not None:
-        return Described(IrregularStream(**common, timestamps=_timestamps(series.timestamps)), problems)
+        if _time_factor(series) != 1.0:
+            what = f"time stamps in {series.time_unit}, where the schema has seconds"
+            problems += (Problem(series.path, what, "converted to seconds"),)
+        return Described(IrregularStream(**common, timestamps=_timestamps(series, series.timestamps)), problems)
     t0, rate = series.t0 or 0.0, series.rate
     return Described(RegularStream(**common, rate=float(rate or 0.0), t0=t0), problems)
 
@@ -357,8 +372,15 @@ def _with_confidence(
     return both, (shape[0], width + 1), (*names, "confidence"), factors, "<f8"
 
 
-def _timestamps(stored: StoredArray) -> Callable[[], Floats]:
-    return lambda: stored.all().astype(np.float64)
+def _timestamps(series: Series, stored: StoredArray) -> Callable[[], Floats]:
+    factor = _time_factor(series)
+    return lambda: stored.all().astype(np.float64) * factor
+
+
+def _time_factor(series: Series) -> float:
+    """Return the seconds of one unit of the time stamps, by what the file says their unit is."""
+    unit = series.time_unit.lower()
+    return next((factor for names, factor in _TIME_UNITS if unit in names), 1.0)
 
 
 def _continuity(series: Series) -> Continuity:

@@ -40,7 +40,7 @@ def describe_units(path: str, table: Table) -> tuple[EventStream | None, list[Pr
         return None, [Problem(table.path, f"{what}, without spike times", "not taken as spikes", "info")]
     owners, problems, refusal = _owners(table)
     problems += _unowned(spikes)
-    properties, skipped = _properties(table)
+    properties, skipped, electrodes = _properties(table)
     if skipped:
         problems.append(Problem(table.path, f"columns {', '.join(skipped)}", "left in the file: too large", "info"))
     observed = table.columns.get("obs_intervals")
@@ -52,6 +52,7 @@ def describe_units(path: str, table: Table) -> tuple[EventStream | None, list[Pr
         read=_reader(spikes, f"{path}: {refusal}" if refusal else ""),
         owners=owners,
         table=properties,
+        tables={"electrodes": electrodes} if electrodes else {},
         observed=None if observed is None else _observed(observed),
     )
     return stream, problems
@@ -111,28 +112,39 @@ def _observed(column: Column) -> Callable[[], Sequence[Floats | None]]:
     return observed
 
 
-def _properties(table: Table) -> tuple[list[dict[str, Any]], list[str]]:
+def _properties(table: Table) -> tuple[list[dict[str, Any]], list[str], list[dict[str, Any]]]:
     names = [name for name in small_columns(table) if name not in _DATA_COLUMNS]
     skipped = [name for name in table.columns if name not in (*names, *_DATA_COLUMNS)]
     ids = table.row_ids
     rows = [{"id": unit, **record} for unit, record in zip(ids, table.records(names), strict=True)]
-    if "electrodes" in names:
-        _resolve_electrodes(rows, table.columns["electrodes"])
-    return rows, skipped
+    electrodes = _resolve_electrodes(rows, table.columns["electrodes"]) if "electrodes" in names else []
+    return rows, skipped, electrodes
 
 
-def _resolve_electrodes(rows: list[dict[str, Any]], column: Column) -> None:
-    """Replace row numbers of the electrodes table by ids, and add where those electrodes are."""
+def _resolve_electrodes(rows: list[dict[str, Any]], column: Column) -> list[dict[str, Any]]:
+    """Replace row numbers of the electrodes table by ids, and add what it says of them; return its rows that are used.
+
+    What is said of one electrode is a value, of several a list: ``electrode_x``, ``electrode_group_name``, ...
+    """
     electrodes = column.rows_of
     if electrodes is None:
-        return
+        return []
     ids = electrodes.row_ids
-    places = electrodes.columns["location"].values() if "location" in electrodes.columns else [""] * len(ids)
+    columns = {name: electrodes.columns[name].values() for name in small_columns(electrodes)}
+    places = columns.get("location", [""] * len(ids))
+    used: dict[int, None] = {}
     for row in rows:
         listed = row["electrodes"] if isinstance(row["electrodes"], list) else [row["electrodes"]]
         known = [number for number in listed if 0 <= number < len(ids)]
+        used.update(dict.fromkeys(known))
         row["electrodes"] = [ids[number] for number in known]
-        row.setdefault("location", ", ".join(dict.fromkeys(places[number] for number in known)))
+        row.setdefault("location", ", ".join(dict.fromkeys(str(places[number]) for number in known)))
+        for name, values in columns.items():
+            said = [values[number] for number in known]
+            row.setdefault(f"electrode_{name}", said[0] if len(said) == 1 else said)
+    return [
+        {"id": ids[number], **{name: values[number] for name, values in columns.items()}} for number in sorted(used)
+    ]
 
 
 _MODALITIES = {"trials": "trials", "epochs": "epochs", "invalid_times": "invalid"}

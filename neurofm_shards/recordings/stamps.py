@@ -1,0 +1,105 @@
+"""Time stamps of series that look like sample numbers, milliseconds or microseconds: refused, or taken as is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NoReturn
+
+import numpy as np
+
+from neurofm_shards._typing import Floats
+from neurofm_shards.errors import SourceError
+from neurofm_shards.recordings.series import typical_step
+from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, IrregularStream, RegularStream
+from neurofm_shards.types import Problem
+
+_SECONDS = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6}
+_FEWEST = 10
+#: Whole numbers that last as long as everything else, to within this factor, are seconds after all.
+_ALIKE = 3.0
+
+
+def in_seconds(streams: Sequence[AnyStream], meant: str | float) -> tuple[list[AnyStream], list[Problem]]:
+    """Return streams of which those with suspicious time stamps are refused as soon as they are read, or converted.
+
+    Whole numbers are suspicious where the rest of the recording does not last about as long: few signals are sampled at
+    whole seconds, and sample numbers, milliseconds and microseconds are whole. A series alone whose stamps are one
+    apart is taken at its word, and reported.
+
+    Parameters
+    ----------
+    streams : sequence of stream
+        All of a recording.
+    meant : str or float
+        See ``WindowOptions.series_times``.
+    """
+    whole = {id(stream) for stream in streams if isinstance(stream, IrregularStream) and _whole(stream)}
+    if not whole:
+        return list(streams), []
+    lasting = max([0.0, *(_seconds(stream) for stream in streams if id(stream) not in whole)])
+    made: list[AnyStream] = []
+    problems: list[Problem] = []
+    for stream in streams:
+        if not isinstance(stream, IrregularStream) or id(stream) not in whole or _fits(stream, lasting):
+            made.append(stream)
+        elif meant == "error" and lasting == 0 and typical_step(stream.timestamps()) == 1:
+            made.append(stream)
+            what = "its time stamps are whole numbers, one apart: seconds, or sample numbers?"
+            problems.append(Problem(stream.path, what, "taken for seconds; series_times says what else they are"))
+        else:
+            made.append(_meant(stream, meant))
+    return made, problems
+
+
+def _whole(stream: IrregularStream) -> bool:
+    """Return whether time stamps are whole numbers; one that cannot be read is refused where it is asked for."""
+    times = _times(stream.timestamps)
+    known = times[np.isfinite(times)]
+    head = known[:1000]
+    return len(np.unique(head)) >= _FEWEST and bool((head == np.rint(head)).all() and (known == np.rint(known)).all())
+
+
+def _seconds(stream: AnyStream) -> float:
+    """Return how long a stream lasts."""
+    if isinstance(stream, RegularStream):
+        return stream.shape[0] / stream.rate
+    if isinstance(stream, IntervalStream):
+        return _length(np.concatenate([stream.start, stream.stop]))
+    return _length(_times(partial(_first, stream) if isinstance(stream, EventStream) else stream.timestamps))
+
+
+def _first(stream: EventStream) -> Floats:
+    return stream.read()[0]
+
+
+def _times(read: Callable[[], Floats]) -> Floats:
+    try:
+        return np.asarray(read(), dtype=np.float64)
+    except SourceError:
+        return np.zeros(0)
+
+
+def _length(times: Floats) -> float:
+    known = times[np.isfinite(times)]
+    return float(np.ptp(known)) if len(known) else 0.0
+
+
+def _fits(stream: IrregularStream, lasting: float) -> bool:
+    return lasting > 0 and lasting / _ALIKE <= _length(stream.timestamps()) <= lasting * _ALIKE
+
+
+def _meant(stream: IrregularStream, meant: str | float) -> IrregularStream:
+    if meant == "error":
+        return replace(stream, timestamps=partial(_refuse, stream.path))
+    factor = _SECONDS[meant] if isinstance(meant, str) else meant
+    return replace(stream, timestamps=lambda: stream.timestamps() / factor)
+
+
+def _refuse(path: str) -> NoReturn:
+    raise SourceError(
+        f"{path}: all its time stamps are whole numbers: they look like sample numbers, milliseconds or microseconds, "
+        "not seconds. Say series_times=seconds, milliseconds or microseconds, or the rate in samples per second that "
+        "they count"
+    )

@@ -1,0 +1,67 @@
+"""Time stamps that are whole numbers are refused, or taken as is said; those that fit the rest are seconds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from neurofm_shards.errors import SourceError
+from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed
+from neurofm_shards.recordings.memory import events, irregular
+
+VALUES = np.sin(np.arange(3000) / 20)
+UNITS = events("units", {"a": np.sort(np.random.default_rng(0).uniform(0, 30, 900))})
+
+
+def found(times, *more, **options):
+    recording = InMemoryRecording([irregular("x", VALUES, times), *more])
+    options = {"behavior": [{"path": "x"}], "modalities": ["behavior"], "sequence_length": 100, "overlap": 0, **options}
+    samples = windowed(recording, WindowOptions(**options))
+    plan = samples.plan()
+    return plan, np.asarray(samples.read(0, plan.num_samples).columns["behavior"]).ravel()
+
+
+@pytest.mark.parametrize(
+    ("times", "more"),
+    [
+        (np.arange(3000), (UNITS,)),
+        (np.arange(3000) * 10, (UNITS,)),
+        (np.arange(3000) * 10, ()),
+        (np.arange(3000) * 10_000, ()),
+    ],
+)
+def test_sample_numbers_milliseconds_and_microseconds_are_refused_with_the_option(times, more):
+    with pytest.raises(SourceError, match=r"x: all its time stamps are whole numbers.*series_times="):
+        found(times, *more)
+
+
+@pytest.mark.parametrize(
+    ("times", "meant"),
+    [(np.arange(3000), 100.0), (np.arange(3000) * 10, "milliseconds"), (np.arange(3000) * 10_000, "microseconds")],
+)
+def test_the_option_says_what_is_meant(times, meant):
+    plan, values = found(times, series_times=meant)
+    assert plan.num_samples == 30
+    at = np.arange(3000) / 100 + 0.005
+    known = np.isfinite(values)
+    assert known.mean() > 0.99
+    assert np.allclose(values[known], np.interp(at, np.arange(3000) / 100, VALUES)[known], atol=1e-5)
+
+
+def test_a_series_alone_whose_stamps_are_one_apart_is_reported():
+    plan, _ = found(np.arange(3000))
+    assert plan.num_samples == 2999
+    assert any("series_times" in problem.consequence for problem in plan.problems)
+
+
+def test_whole_seconds_that_fit_the_rest_of_the_recording_are_seconds():
+    long = events("units", {"a": np.sort(np.random.default_rng(0).uniform(0, 3000, 90_000))})
+    plan, _ = found(np.arange(3000), long)
+    assert plan.metadata["extent_s"][1] == pytest.approx(3000, abs=1)
+
+
+def test_a_series_that_nobody_asks_for_does_not_stop_the_others():
+    streams = [UNITS, irregular("x", VALUES, np.arange(3000) * 10_000, modality="other")]
+    plan = windowed(InMemoryRecording(streams), WindowOptions(sequence_length=100, overlap=0)).plan()
+    assert plan.num_samples == 29
+    assert any(problem.where == "x" and problem.severity == "error" for problem in plan.problems)

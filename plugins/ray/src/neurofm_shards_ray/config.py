@@ -17,6 +17,7 @@ class RayConfig(PluginConfig):
     address: str | None = Field(
         None, description="auto, or ray://host:port; a Ray of its own on this machine otherwise"
     )
+    connect_timeout_s: float = Field(10.0, gt=0, description="seconds to wait for whoever answers at the address")
     num_cpus: float = Field(1.0, ge=0, description="processors that one shard needs")
     memory_bytes: int | None = Field(None, ge=1, description="memory that one shard needs")
     resources: dict[str, float] = Field(default_factory=dict, description="custom resources that one shard needs")

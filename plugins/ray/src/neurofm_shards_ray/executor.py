@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
@@ -94,7 +95,19 @@ def _said(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def _check_answers(config: RayConfig) -> None:
+    """See that somebody answers at an address: Ray itself tries for minutes."""
+    host, colon, port = (config.address or "").rpartition("://")[2].rpartition(":")
+    if not (colon and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=config.connect_timeout_s).close()
+    except OSError as error:
+        raise ConfigError(f"no Ray answers at {config.address}: {error}; start one, or leave address out") from error
+
+
 def _connect(config: RayConfig) -> None:
+    _check_answers(config)
     local = {"num_cpus": config.workers, "include_dashboard": False} if config.address is None else {}
     try:
         ray.init(

@@ -201,3 +201,23 @@ class Numbers(SampleSequence):
 
     def sample(self, i):
         return {"x": np.full(5, float(self.numbers[i]))}, {}
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("scheme", ["0", "1"])
+def test_a_browser_opens_it_without_a_complaint(scheme, text, tmp_path):
+    (tmp_path / "report.html").write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [
+            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+            "--enable-logging=stderr", "--v=0", f"--blink-settings=preferredColorScheme={scheme}",
+            "--dump-dom", f"file://{tmp_path / 'report.html'}",
+        ],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "CONSOLE" not in done.stderr
+    assert "<main>" in done.stdout

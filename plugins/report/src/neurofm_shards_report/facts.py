@@ -15,7 +15,6 @@ from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.format.manifest import Manifest
 from neurofm_shards.format.sessions import SessionSummary, session_summaries
 from neurofm_shards.loading.datasets import ShardDataset
-from neurofm_shards.reading.collection import ShardCollection
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -94,7 +93,7 @@ class DatasetFacts:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self.dataset = ShardDataset(path, counts="stored")
-        self.collection: ShardCollection = self.dataset.collection
+        self.collection = self.dataset.collection
         self.num_samples = self.collection.num_samples
         self.sessions_of = self._labels("session_id", self.num_samples)
         self.splits_of = self._labels("split", self.num_samples, missing=NO_SPLIT)

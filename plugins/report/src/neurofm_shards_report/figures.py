@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from neurofm_shards_report.facts import NO_SPLIT, DatasetFacts
 from neurofm_shards_report.measures import Distribution, Spectrum
@@ -127,6 +128,9 @@ def firing_rates(units: Sequence[Mapping[str, Any]]) -> Figure | None:
         labels = [f"{shorten(name, 24, placeholder='…') or 'no region'} ({len(by_region[name])})" for name in regions]
         axes.hist(rates, edges.tolist(), stacked=True, color=[colour(i) for i in range(len(regions))], label=labels)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("firing rate over the recording (Hz)")
         axes.set_ylabel("units")
         silent = sum(rate == 0 for rates in by_region.values() for rate in rates)

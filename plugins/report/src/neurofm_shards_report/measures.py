@@ -184,17 +184,22 @@ class DrawnSamples:
             mask = np.isfinite(data)
         elif mask.ndim == 2:
             mask = np.broadcast_to(mask[:, :, None], data.shape)
-        numbers = self.columns.get("behavior_features")
-        same = isinstance(numbers, np.ndarray) and bool((numbers == numbers[0]).all())
-        table = self._facts.table("features") if same else []
-        features = [table[i] for i in numbers[0].tolist()] if isinstance(numbers, np.ndarray) and table else []
+        features = self._features("behavior_features", data.shape[2])
+        return [
+            _distribution(data[:, :, i], mask[:, :, i], *_name_and_unit(features[i], f"behavior {i}"))
+            for i in range(min(limit, data.shape[2]))
+        ]
+
+    def _features(self, column: str, count: int) -> list[dict[str, Any]]:
+        """Return what the table of features says of each place; nothing where the samples differ in it."""
+        numbers, table = self.columns.get(column), self._facts.table("features")
+        if not isinstance(numbers, np.ndarray) or not table:
+            return [{}] * count
         found = []
-        for i in range(min(limit, data.shape[2])):
-            row = features[i] if features else {}
-            name = "/".join(str(row["path"]).rsplit("/", 2)[-2:]) if row.get("path") else f"behavior {i}"
-            column = row.get("column")
-            name = name if column in (None, "", "0") else f"{name} {column}"
-            found.append(_distribution(data[:, :, i], mask[:, :, i], name, str(row.get("unit") or "")))
+        for place in numbers.T:
+            rows = [table[i] for i in np.unique(place).tolist()]
+            kinds = {(row.get("path"), row.get("column"), row.get("unit")) for row in rows}
+            found.append(rows[0] if len(kinds) == 1 else {})
         return found
 
     def oddest(self) -> list[Odd]:
@@ -237,6 +242,13 @@ def _density(sample: Array, rate: float) -> Floats:
     power = np.abs(np.fft.rfft(centred * window, axis=0)) ** 2 / (rate * (window**2).sum())
     power[1 : -1 if len(sample) % 2 == 0 else None] *= 2
     return np.asarray(power)
+
+
+def _name_and_unit(row: Mapping[str, Any], otherwise: str) -> tuple[str, str]:
+    if not row.get("path"):
+        return otherwise, ""
+    name, column = "/".join(str(row["path"]).rsplit("/", 2)[-2:]), row.get("column")
+    return name if column in (None, "", "0") else f"{name} {column}", str(row.get("unit") or "")
 
 
 def _distribution(values: Array, mask: Array, name: str, unit: str) -> Distribution:

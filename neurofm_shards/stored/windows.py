@@ -226,12 +226,11 @@ class WindowCollection:
         return self.read(self.select(rows, columns), out, dtypes)
 
     def select(self, rows: npt.ArrayLike, columns: Iterable[str] | None = None) -> Picked:
-        """Check rows and columns; there is nothing to be found out beforehand."""
+        """Check columns; there is nothing else to be found out beforehand."""
         names = tuple(self.columns) if columns is None else tuple(columns)
         missing = [name for name in names if name not in self.columns]
         if missing:
             raise ConfigError(f"there is no column {missing[0]!r}; these windows have {', '.join(self.columns)}")
-        self._placed(rows)
         return Picked(np.asarray(rows, dtype=np.int64), names)
 
     def read(
@@ -262,7 +261,7 @@ class WindowCollection:
             ids = {"spikes": "unit_ids", "events": "event_codes"}.get(name)
             if ids is None or spec.unit != "count":
                 continue
-            distinct, which = np.unique(numbers, return_inverse=True)
+            distinct, which = _distinct(numbers)
             parts = [part for n in distinct.tolist() if (part := self._samples(n).counted(name)) is not None]
             if len(parts) < len(distinct):
                 continue
@@ -489,6 +488,14 @@ def _reopen(collection: ShardCollection, windows: LoadedWindows, verify: bool, f
         made.close()
         raise StateError(f"the data set {collection.catalog.folder} changed since it was opened; open it again")
     return made
+
+
+def _distinct(numbers: Ints) -> tuple[Ints, Ints]:
+    """Return the different numbers, and the place of each among them; a batch of one recording costs no sorting."""
+    if (numbers == numbers[0]).all():
+        return numbers[:1], np.zeros(len(numbers), dtype=np.int64)
+    distinct, which = np.unique(numbers, return_inverse=True)
+    return distinct, which.reshape(-1)
 
 
 def _hashes(seed: int, epochs: Ints, rows: Ints) -> npt.NDArray[np.uint64]:

@@ -40,6 +40,7 @@ EXTRAS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "transform": ("zscore", "cast", "select", "rename", "crop", "clip", "smooth", "sqrt", "channel-mask")
         },
         "report": {"command": ("report", "show")},
+        **{name: {"executor": (name,)} for name in ("slurm", "dask", "ray", "mpi")},
     }
 )
 

@@ -13,6 +13,7 @@ from neurofm_shards.convert import dispatch
 from neurofm_shards.convert.dispatch import Call, Dispatcher, WorkerContext, dispatcher, executor_options, run_call
 from neurofm_shards.errors import ConfigError, MissingPluginError, PluginError, WorkerError
 from neurofm_shards.events import CallRetried, WorkersCounted
+from neurofm_shards.plugins.registry import install_hint
 
 
 def calls(function, *arguments):
@@ -195,5 +196,6 @@ def test_executors_are_chosen_by_name_or_options():
         executor_options(None, 0)
     with pytest.raises(MissingPluginError, match="carrier-pigeons"), dispatcher("carrier-pigeons", 2):
         pass
+    assert install_hint("executor", "slurm") == "pip install 'neurofm-shards[slurm]'"
     with pytest.raises(ConfigError, match="speed: no such option"), dispatcher({"kind": "threads", "speed": 3}, 2):
         pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,13 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
+from neurofm_shards.expressions import compile_expression
 from neurofm_shards.recordings.modality import WindowedModality, cut_short, row_numbers
 from neurofm_shards.recordings.options import SeriesOptions
 from neurofm_shards.recordings.series import Scaled, Series, Track, channel_names, clock, tracks
 from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, expand, normalise, to_ticks
 from neurofm_shards.recordings.timeline import TimeGrid
-from neurofm_shards.recordings.trains import pick
+from neurofm_shards.recordings.trains import pick, table_columns
 from neurofm_shards.types import ColumnData, ColumnSpec, Problem
 from neurofm_shards.values import to_json
 
@@ -176,8 +177,8 @@ class WindowedSeries(WindowedModality):
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
         names = channel_names(stream)
-        picked = pick(names, options.channels, stream.path)
-        chosen = None if options.channels is None else picked
+        picked = _filtered(stream, names, pick(names, options.channels, stream.path), options.filter)
+        chosen = None if options.channels is None and options.filter is None else picked
         scaled = Scaled(stream, chosen, options.units)
         gap = None if options.max_gap_ms is None else options.max_gap_ms / 1e3
         when = clock(stream, gap)
@@ -316,6 +317,38 @@ class JoinedSeries(WindowedModality):
 
 def _removed(part: WindowedSeries) -> Ints:
     return normalise(np.concatenate([EMPTY, *part.removals.values()]))
+
+
+def _filtered(stream: Series, names: Sequence[str], picked: list[int], expression: str | None) -> list[int]:
+    """Return those of the picked channels that an expression over their table lets through.
+
+    Raises
+    ------
+    ConfigError
+        The expression is wrong, names a column that is not there, or lets nothing through.
+    """
+    if expression is None:
+        return picked
+    rows = [{**_single(stream.table[i] if stream.table else {}), "channel": names[i]} for i in picked]
+    chosen = compile_expression(expression)(table_columns(rows))
+    if not chosen.any():
+        raise ConfigError(f"{stream.path}: none of {len(picked)} channels is let through by {expression!r}")
+    return [i for i, good in zip(picked, chosen, strict=True) if good]
+
+
+def _single(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of single values: of several (``iscell`` of suite2p is a flag and a probability) the first.
+
+    The others are called ``NAME_1`` and so on.
+    """
+    single: dict[str, Any] = {}
+    for name, value in row.items():
+        values = to_json(value)
+        if isinstance(values, list) and values and not isinstance(values[0], list):
+            single |= {f"{name}_{i}" if i else name: each for i, each in enumerate(values)}
+        else:
+            single[name] = value
+    return single
 
 
 def _samples(rate: float, grid: TimeGrid, path: str, asked: float | None) -> int:

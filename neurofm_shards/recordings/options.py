@@ -26,6 +26,9 @@ class SeriesOptions(_Options):
     path: str | None = Field(None, description="path of the series; needed when there is more than one")
     rate: float | None = Field(None, gt=0, description="samples per second to resample to; none: as stored")
     channels: tuple[str, ...] | None = Field(None, description="ids of the channels to keep, in this order; none: all")
+    filter: str | None = Field(
+        None, description="channels or regions to keep by what the file says of each, e.g. 'iscell == 1'"
+    )
     units: Literal["volts", "uV", "raw"] = Field(
         "volts", description="volts (or the file's own physical unit), uV, or raw stored numbers"
     )

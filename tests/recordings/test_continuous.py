@@ -315,3 +315,18 @@ def test_several_series_stand_side_by_side():
     streams[1] = regular("b", np.zeros((500, 1)), 50.0, modality="lfp")
     with pytest.raises(ConfigError, match="differ in rate"):
         windowed(InMemoryRecording(streams), WindowOptions(lfp=choice, **options))
+
+
+def test_channels_are_kept_by_what_the_file_says_of_them():
+    values = np.random.default_rng(0).normal(size=(1000, 4)).astype(np.float32)
+    table = [{"iscell": [flag, 0.9], "depth": depth} for flag, depth in ((1, 10.0), (0, 20.0), (1, 30.0), (1, np.nan))]
+    stream = regular("f", values, 100.0, modality="ophys", table=table, channels=("7", "8", "9", "10"))
+    options = {"sequence_length": 100, "overlap": 0}
+    chosen = WindowOptions(ophys={"filter": "iscell == 1 and depth > 5"}, **options)
+    samples = windowed(InMemoryRecording([stream]), chosen)
+    assert [row["channel"] for row in samples.plan().tables["rois"]] == ["7", "9"]
+    assert np.array_equal(np.asarray(samples.read(0, 10).columns["ophys"]).reshape(1000, 2), values[:, [0, 2]])
+    with pytest.raises(ConfigError, match="there is no column 'cell'"):
+        windowed(InMemoryRecording([stream]), WindowOptions(ophys={"filter": "cell == 1"}, **options))
+    with pytest.raises(ConfigError, match="none of 4 channels"):
+        windowed(InMemoryRecording([stream]), WindowOptions(ophys={"filter": "depth > 99"}, **options))

@@ -32,7 +32,7 @@ def note_console() -> Console:
     return SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
-def plain_table(*heads: str, wrap: Sequence[str] = ()) -> Table:
+def borderless_table(*heads: str, wrap: Sequence[str] = ()) -> Table:
     """Return a table without borders; only the columns named in ``wrap`` break their lines, at words."""
     from rich.table import Table  # noqa: PLC0415  (after --help)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.tree import Tree
 
-from neurofm_shards.cli.console import COLOURS, has_blocks, plain_table, print_json, result_console
+from neurofm_shards.cli.console import COLOURS, borderless_table, has_blocks, print_json, result_console
 from neurofm_shards.plugins.interfaces import Command
 from neurofm_shards.recordings.stream_rows import StreamRow, grouped, stream_rows
 
@@ -87,7 +87,7 @@ def _print_streams(console: Console, rows: Sequence[StreamRow]) -> None:
     if not shown:
         console.print("no streams of data")
         return
-    table = plain_table("stream", "kind", "size", "rate", "unit", "notes", wrap=("stream", "notes"))
+    table = borderless_table("stream", "kind", "size", "rate", "unit", "notes", wrap=("stream", "notes"))
     for row in shown:
         table.add_row(*map(escape, (row.name, row.modality, row.size, row.rate, row.unit, row.notes)))
     console.print(table)

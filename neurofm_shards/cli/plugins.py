@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from neurofm_shards.cli.console import note_console, plain_table, print_json, result_console
+from neurofm_shards.cli.console import borderless_table, note_console, print_json, result_console
 from neurofm_shards.cli.scaffold import KINDS, new_plugin
 from neurofm_shards.errors import ConfigError, MissingPluginError, PluginError
 from neurofm_shards.plugins.interfaces import Command
@@ -78,7 +78,7 @@ def _print_table(known: Sequence[Registered[Any]]) -> None:
     widest = max(len(item.entry.name) for item in known)
     for kind in kinds:
         console.print(f"[bold]{kind}s[/bold]")
-        table = plain_table("", "", "", wrap=("",))
+        table = borderless_table("", "", "", wrap=("",))
         table.show_header = False
         table.columns[0].no_wrap, table.columns[0].min_width = True, widest + 2
         table.columns[1].ratio = 1
@@ -140,7 +140,7 @@ def _print_options(schema: dict[str, Any] | None) -> None:
     if not properties:
         result_console().print("no options")
         return
-    table = plain_table("option", "type", "default", "meaning", wrap=("type", "default", "meaning"))
+    table = borderless_table("option", "type", "default", "meaning", wrap=("type", "default", "meaning"))
     for name, facts in properties.items():
         kind = facts.get("type") or " | ".join(str(o.get("type", o.get("$ref", "?"))) for o in facts.get("anyOf", ()))
         table.add_row(name, str(kind), str(facts.get("default", "")), facts.get("description", ""))

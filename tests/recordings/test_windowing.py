@@ -246,3 +246,9 @@ def test_the_share_of_windows_in_which_a_modality_is_valid_is_said():
     brief = regular("x", np.arange(110.0), 100.0, t0=0.0, modality="behavior")
     plan = windowed(recording(brief, stop=300.0), WindowOptions(sequence_length=100, overlap=0)).plan()
     assert [problem.severity for problem in plan.problems if problem.where == "behavior"] == ["warning"]
+
+
+def test_a_modality_that_is_not_known_is_refused_with_those_that_are():
+    recording = InMemoryRecording([events("units", {"1": [0.5, 1.25]}, modality="spiking")])
+    with pytest.raises(SourceError, match="units: its plugin calls it 'spiking', which is none of spikes, lfp"):
+        windowed(recording)

@@ -111,10 +111,6 @@ class DatasetFacts:
         """Whether samples belong to splits."""
         return self.splits_of.names != [NO_SPLIT]
 
-    def metadata_names(self) -> list[str]:
-        """Return the names of the metadata of samples."""
-        return self.collection.metadata_table().names
-
     def table(self, name: str) -> list[dict[str, Any]]:
         """Return a side table; no rows where there is none."""
         try:

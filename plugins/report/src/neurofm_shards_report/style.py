@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Iterator
@@ -108,8 +107,3 @@ def png(figure: Figure, dpi: int = 150) -> bytes:
     with styled():
         figure.savefig(buffer, format="png", dpi=dpi, transparent=False, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
-
-
-def data_uri(image: bytes) -> str:
-    """Return a PNG as an address that holds it."""
-    return "data:image/png;base64," + base64.b64encode(image).decode()

@@ -30,7 +30,8 @@ def convert(shared_data, tmp_path_factory):
         from neurofm_shards.convert.session import convert_inputs
 
         folder = tmp_path_factory.mktemp("converted") / "out"
-        config = {"codec": "npy", "windows": windows, "durable": False, "shard_size": 400}
+        # the files name no subject, which a split by subject needs
+        config = {"codec": "npy", "windows": windows, "durable": False, "shard_size": 400, "subject_template": "{stem}"}
         convert_inputs([shared_data / name for name in names], folder, config)
         return folder
 

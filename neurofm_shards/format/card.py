@@ -110,7 +110,7 @@ def _about(manifest: Manifest, sessions: Sequence[SessionSummary]) -> Iterator[t
     named = [session for session in sessions if session.name]
     subjects = {session.subject for session in named} - {""}
     splits = split_counts(sessions)
-    recorded = sum(session.extent_s[1] - session.extent_s[0] for session in named if session.extent_s)
+    recorded = sum(session.recorded_s or 0.0 for session in named)
     stored = sum(shard.shard_bytes for shard in manifest.shards)
     yield "size", f"{stored:,} bytes" + ("" if manifest.compression == "none" else f", {manifest.compression}")
     yield "sessions", f"{len(named):,} of {len(subjects):,} subjects" if named else ""
@@ -135,7 +135,7 @@ def _sessions(sessions: Sequence[SessionSummary]) -> str:
         return ""
     lines = ["", "## Sessions", "", "| session | subject | file | samples | seconds |", "|---|---|---|---|---|"]
     for session in named[:MOST_ROWS]:
-        seconds = "" if session.extent_s is None else f"{session.extent_s[1] - session.extent_s[0]:,.1f}"
+        seconds = "" if session.recorded_s is None else f"{session.recorded_s:,.1f}"
         cells = map(markdown, (session.name, session.subject, ", ".join(session.files)))
         count = "" if session.samples is None else f"{session.samples:,}"
         lines.append(f"| {' | '.join(cells)} | {count} | {seconds} |")

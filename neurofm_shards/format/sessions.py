@@ -27,6 +27,8 @@ class SessionSummary:
         Samples by split; empty where the data set has no splits, or ``samples`` is None.
     extent_s : tuple of (float, float) or None
         First and last second of the recording.
+    recorded_s : float or None
+        Seconds in which something was recorded: the extent without pauses.
     bin_size_ms, window_bins : float and int, or None
         Width of a bin, and bins in a window.
     drops : mapping of str to int
@@ -41,6 +43,7 @@ class SessionSummary:
     samples: int | None = None
     splits: Mapping[str, int] = field(default_factory=dict)
     extent_s: tuple[float, float] | None = None
+    recorded_s: float | None = None
     bin_size_ms: float | None = None
     window_bins: int | None = None
     drops: Mapping[str, int] = field(default_factory=dict)
@@ -70,11 +73,18 @@ def _session(name: str, sources: Sequence[Mapping[str, Any]]) -> SessionSummary:
         samples=sum(source.get("num_samples") or 0 for source in sources),
         splits=_added(said.get("splits") for said in facts),
         extent_s=(min(e[0] for e in extents), max(e[1] for e in extents)) if extents else None,
+        recorded_s=sum(map(_recorded, facts)) if extents else None,
         bin_size_ms=facts[0].get("bin_size_ms"),
         window_bins=facts[0].get("window_bins"),
         drops=_added(source.get("drops") for source in sources),
         tables=_added(tables),
     )
+
+
+def _recorded(facts: Mapping[str, Any]) -> float:
+    first, last = facts.get("extent_s") or (0.0, 0.0)
+    recorded = facts.get("recorded_s")
+    return float(last - first if recorded is None else recorded)
 
 
 def _added(counts: Any) -> dict[str, int]:

@@ -238,13 +238,12 @@ def _facts(summary: dict[str, Any]) -> Any:
 
 
 def _session(session: SessionSummary) -> dict[str, Any]:
-    seconds = None if session.extent_s is None else session.extent_s[1] - session.extent_s[0]
     return {
         "name": session.name,
         "subject": session.subject,
         "samples": session.samples,
         "splits": dict(session.splits),
-        "seconds": seconds,
+        "seconds": session.recorded_s,
         "bin_size_ms": session.bin_size_ms,
         "window_bins": session.window_bins,
         "tables": dict(session.tables),

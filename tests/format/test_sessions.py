@@ -30,6 +30,7 @@ def test_inputs_of_one_session_are_added_up():
         )
     )
     assert [(s.name, s.samples, s.extent_s) for s in found] == [("a", 7, (0.0, 30.0)), ("b", 7, (2.0, 4.0))]
+    assert [s.recorded_s for s in found] == [19.0, 2.0]
     assert (found[0].drops, found[0].tables, found[0].splits) == ({"masked": 3}, {"units": 6}, {"train": 3, "val": 4})
     assert split_counts(found) == {"train": 10, "val": 4}
 
@@ -47,3 +48,9 @@ def test_inputs_without_a_session_stay_apart():
 def test_numbers_that_do_not_add_up_are_not_told():
     found = session_summaries(manifest(source("a", 5, {"train": 5}, [0.0, 9.0]), total=4))
     assert (found[0].samples, found[0].splits, found[0].extent_s) == (None, {}, (0.0, 9.0))
+
+
+def test_pauses_are_not_recorded_time():
+    paused = source("a", 14, {}, [0.0, 40.0])
+    paused["facts"]["recorded_s"] = 20.0
+    assert session_summaries(manifest(paused))[0].recorded_s == 20.0

@@ -58,7 +58,7 @@ def timeline(facts: DatasetFacts) -> Figure | None:
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("time since the start of the recording (s)")
         handles = [Patch(color=colours[name], label=name) for name in facts.splits_of.names]
-        handles.append(Patch(color=FAINT, alpha=0.35, label="recorded, in no window"))
+        handles.append(Patch(color=FAINT, alpha=0.35, label="of the recording, in no window"))
         figure.legend(handles=handles, loc="outside upper left", ncols=5, fontsize=7)
     return figure
 

@@ -249,7 +249,7 @@ def _sessions(facts: DatasetFacts, canvas: Figures) -> list[Part]:
     rows = [
         (
             s.name or "(none)", s.subject, ", ".join(s.files), s.samples,
-            None if s.extent_s is None else s.extent_s[1] - s.extent_s[0], covered, s.tables.get("units"),
+            s.recorded_s, covered, s.tables.get("units"),
             s.bin_size_ms, s.window_bins, sum(s.drops.values()),
         )
         for s, covered in ((session.summary, session.covered_s) for session in facts.sessions)

@@ -34,6 +34,8 @@ class FieldTypes:
     def __init__(self, columns: Iterable[ColumnSpec] = ()) -> None:
         named = [(spec.name, np.dtype(spec.dtype)) for spec in columns if spec.dtype is not None]
         self._types: dict[str, FieldType] = {name: dtype for name, dtype in named if dtype.kind in "biufc"}
+        #: Fields whose type was decided by another program: values are converted to it wherever that changes none.
+        self._stored = frozenset(self._types)
         self._alike: set[tuple[str, type, Any]] = set()
         self._new: list[str] = []
 
@@ -88,7 +90,7 @@ class FieldTypes:
         if type(known) is type(found) and known == found:
             self._alike.add((name, type(value), _dtype(value)))
             return value
-        return _converted(name, value, known, where)
+        return _converted(name, value, known, where, stored=name in self._stored)
 
 
 def _dtype(value: Any) -> Any:
@@ -102,14 +104,15 @@ def _type_of(value: Any) -> FieldType:
     return array.dtype.newbyteorder("=") if array is not None and array.dtype.kind in "biufc" else None
 
 
-def _converted(name: str, value: Any, known: np.dtype[Any] | type, where: str) -> Any:
+def _converted(name: str, value: Any, known: np.dtype[Any] | type, where: str, *, stored: bool) -> Any:
     """Return a number or array as the type of its field; EncodeError where that would change it."""
     array = as_array(value)
     array = np.asarray(value) if array is None else array
     if array.dtype.char in "gG":  # long double: no codec takes it, and says so
         return value
     wanted = known if isinstance(known, np.dtype) else np.dtype(known)
-    if not _goes_together(array.dtype.kind, wanted.kind) or (not isinstance(known, np.dtype) and array.ndim):
+    fits = _goes_together(array.dtype.kind, wanted.kind) or (stored and {array.dtype.kind, wanted.kind} <= set("iuf"))
+    if not fits or (not isinstance(known, np.dtype) and array.ndim):
         raise EncodeError(_refusal(name, where, _said(_type_of(value), value), known))
     with np.errstate(all="ignore"):
         converted: AnyArray = array.astype(wanted)

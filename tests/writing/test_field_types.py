@@ -136,3 +136,17 @@ def test_a_complex_number_never_joins_a_real_field(tmp_path):
         writer.write_sample({"x": np.zeros(3)})
         with pytest.raises(EncodeError, match="complex128"):
             writer.write_sample({"x": np.zeros(3, complex)})
+
+
+def test_counts_given_as_fractions_become_the_integers_of_the_data_set_that_they_are_added_to(tmp_path):
+    with WebDatasetWriter(tmp_path, codec="npy") as writer:
+        writer.write_sample({"x": np.array([1, 2], np.uint8)})
+    with pytest.warns(UserWarning, match="added"):
+        added = WebDatasetWriter(tmp_path, codec="npy")
+    with added as writer:
+        writer.write_sample({"x": np.array([3.0, 255.0])})
+        for lost in ([0.5, 1], [256.0, 1], [-1.0, 1]):
+            with pytest.raises(EncodeError, match="float64, and the samples before it hold uint8"):
+                writer.write_sample({"x": np.array(lost)})
+    (batch,) = batches(tmp_path)
+    assert batch["x"].tolist() == [[1, 2], [3, 255]]

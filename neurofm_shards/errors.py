@@ -2,7 +2,8 @@
 
 Each class is also a matching builtin, so that callers who know only Python can catch it, and each is built from ONE
 message string: a ``torch.utils.data.DataLoader`` worker rebuilds an error as ``type(error)(message)``, and a process
-pool pickles it. A message says what was found, where (file, member, column), and what to do next.
+pool pickles it. A message says what was found, where (file, member, column), and what to do next. Control characters in
+names from a file are spelled out in it, so that no terminal obeys them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ class NeurofmShardsError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class ConfigError(NeurofmShardsError, ValueError):

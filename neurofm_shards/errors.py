@@ -25,7 +25,8 @@ class NeurofmShardsError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __str__(self) -> str:
-        return visible(super().__str__())
+        """Return the message, where ``KeyError`` would show its repr."""
+        return visible(str(self.args[0])) if self.args else ""
 
 
 class ConfigError(NeurofmShardsError, ValueError):
@@ -118,10 +119,6 @@ class StateError(NeurofmShardsError, ValueError):
 
 class SampleNotFoundError(NeurofmShardsError, KeyError):
     """No sample has this key."""
-
-    def __str__(self) -> str:
-        """Return the plain message (``KeyError`` would show its repr)."""
-        return str(self.args[0]) if self.args else ""
 
 
 class SampleIndexError(NeurofmShardsError, IndexError):

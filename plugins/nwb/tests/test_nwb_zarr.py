@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import pickle
+import shutil
+
 import numpy as np
 import pytest
 
+from neurofm_shards.errors import SourceError
 from neurofm_shards.streams import EventStream, IntervalStream
 from neurofm_shards_nwb.demo import write_demo_session
 from neurofm_shards_nwb.source import NwbSource
@@ -51,8 +57,6 @@ def test_pickled_columns_are_left_out_and_named(pair):
 
 
 def test_a_damaged_store_is_a_clear_error(pair, tmp_path):
-    from neurofm_shards.errors import SourceError
-
     store = tmp_path / "broken.nwb.zarr"
     store.mkdir()
     (store / ".zgroup").write_text("{")
@@ -76,3 +80,33 @@ def test_a_store_converts_to_the_samples_that_the_file_converts_to(pair, tmp_pat
         assert np.array_equal(first[name].numpy(), second[name].numpy(), equal_nan=True), name
     starts = [[said["window_start_s"] for said in batch["metadata"]] for batch in batches]
     assert starts[0] == starts[1]
+
+
+class _Evil:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (self.marker, "w")
+
+
+def test_a_pickle_that_is_a_filter_of_a_store_is_never_run(pair, tmp_path):
+    store = tmp_path / "evil.nwb.zarr"
+    shutil.copytree(pair[1], store)
+    chunks = [
+        chunk
+        for description in store.rglob(".zarray")
+        if '"pickle"' in description.read_text()
+        for chunk in description.parent.iterdir()
+        if not chunk.name.startswith(".")
+    ]
+    assert chunks
+    for chunk in chunks:
+        settings = json.loads((chunk.parent / ".zarray").read_text()) | {"compressor": None}
+        (chunk.parent / ".zarray").write_text(json.dumps(settings))
+        chunk.write_bytes(pickle.dumps(_Evil(str(tmp_path / "marker"))))
+    with contextlib.suppress(SourceError), NwbSource().open((str(store),)) as recording:
+        for stream in recording.streams:
+            if isinstance(stream, EventStream):
+                stream.read()
+    assert not (tmp_path / "marker").exists()

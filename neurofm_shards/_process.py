@@ -7,8 +7,11 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import MethodType
+from typing import Any, cast
 
-_renewals: list[weakref.WeakMethod[Callable[[], object]]] = []
+#: Methods by the object that they renew.
+_renewals: weakref.WeakKeyDictionary[object, list[Callable[[Any], object]]] = weakref.WeakKeyDictionary()
 
 
 def host_name() -> str:
@@ -61,14 +64,14 @@ def after_fork(renew: Callable[[], object]) -> None:
     renew : bound method
         Held weakly, so that its object ends when nobody else holds it.
     """
-    _renewals.append(weakref.WeakMethod(renew, _renewals.remove))
+    method = cast("MethodType", renew)
+    _renewals.setdefault(method.__self__, []).append(method.__func__)
 
 
 def _renew_all() -> None:
-    for renewal in tuple(_renewals):
-        renew = renewal()
-        if renew is not None:
-            renew()
+    for owner, methods in tuple(_renewals.items()):
+        for renew in methods:
+            renew(owner)
 
 
 os.register_at_fork(after_in_child=_renew_all)

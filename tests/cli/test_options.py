@@ -77,6 +77,6 @@ def test_every_window_option_has_a_flag():
 def test_help_says_what_goes_into_json():
     _, parser = parse(model=WindowOptions)
     text = " ".join(parser.format_help().split())
-    assert "as JSON: an object with path, rate, channels, units, max_gap_ms" in text
+    assert "as JSON: an object, or a list of them, with path, rate, channels, filter, units, max_gap_ms" in text
     assert "as JSON: a list of objects with path, columns, kind, wrap, at, max_gap_ms" in text
-    assert "as JSON: an object with by, fractions, seed, purge, column" in text
+    assert "as JSON: an object with by, fractions, named, seed, purge, column" in text

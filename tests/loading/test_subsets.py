@@ -18,6 +18,7 @@ class Described:
 
     num_samples = 12
     catalog = SimpleNamespace(folder="a folder without saved splits")
+    manifest = None
     metadata = tuple(
         {
             "subject": f"M{i % 3}",

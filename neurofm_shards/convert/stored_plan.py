@@ -7,7 +7,7 @@ parts are joined. Nothing here is pickled: a plan may come from anyone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -186,7 +186,8 @@ def read_plan(folder: Path, sidecars: Path, *, facts: bool) -> ConversionPlan:
     if len(lines) - 1 != header.total_inputs or len(described) != header.total_inputs:
         raise FormatError(f"{sidecars / PLAN_NAME} is incomplete; plan again with --overwrite")
     stored = [_parsed(_INPUT, line, sidecars / PLAN_NAME) for line in lines[1:]]
-    planned = [_input_plan(line, fact, config, sidecars) for line, fact in zip(stored, described, strict=True)]
+    made = cache(_source)  # inputs that are read alike share one source
+    planned = [_input_plan(line, fact, config, sidecars, made) for line, fact in zip(stored, described, strict=True)]
     plan = combine(planned, config)
     return plan if facts else replace(plan, bases=tuple(line.bases for line in stored))
 
@@ -216,11 +217,12 @@ def join_inputs(folder: Path, sidecars: Path) -> tuple[list[InputPlan], Conversi
         raise ConfigError(f"{_listed(missing)} of {first.parts} of the planning of {folder} are missing")
     config = ConversionConfig.of(first.config)
     planned: dict[int, InputPlan] = {}
+    made = cache(_source)
     for name, lines in read.items():
         for line in lines[1:]:
             fact = line.pop("facts")
             item = _parsed(_INPUT, line, sidecars / name)
-            planned[item.number] = _input_plan(item, fact, config, sidecars)
+            planned[item.number] = _input_plan(item, fact, config, sidecars, made)
     return [planned[i] for i in sorted(planned)], config
 
 
@@ -261,8 +263,14 @@ def _facts_line(item: InputPlan) -> dict[str, Any]:
     }
 
 
-def _input_plan(line: _InputLine, fact: dict[str, Any] | None, config: ConversionConfig, sidecars: Path) -> InputPlan:
-    source = Input(line.paths, line.format, line.options, _source(line.format, line.options), line.given)
+def _input_plan(
+    line: _InputLine,
+    fact: dict[str, Any] | None,
+    config: ConversionConfig,
+    sidecars: Path,
+    made: Callable[[str, str], Any],
+) -> InputPlan:
+    source = Input(line.paths, line.format, line.options, made(line.format, line.options), line.given)
     spec = spec_of(source, config)
     if line.error:
         return InputPlan(spec, None, error=line.error)
@@ -275,7 +283,6 @@ def _input_plan(line: _InputLine, fact: dict[str, Any] | None, config: Conversio
     return InputPlan(spec, plan, expected, line.session_id, line.is_recording)
 
 
-@cache
 def _source(format_name: str, options: str) -> Any:
     return registry().sources.get(format_name).make(orjson.loads(options))
 

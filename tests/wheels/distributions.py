@@ -96,12 +96,39 @@ class Deflate(Compression):
         out[:] = raw
 
     def open(self, file):
-        data, parts = file.read(), []
-        while data:
-            decoder = zlib.decompressobj()
-            parts.append(decoder.decompress(data))
-            data = decoder.unused_data
-        return io.BytesIO(b"".join(parts))
+        return Inflated(file)
+
+
+class Inflated(io.RawIOBase):
+    def __init__(self, file):
+        self.file, self.decoder, self.rest, self.begun = file, zlib.decompressobj(), b"", False
+
+    def readable(self):
+        return True
+
+    def readinto(self, out):
+        while len(out):
+            if self.decoder.eof:
+                self.rest, self.decoder, self.begun = self.decoder.unused_data, zlib.decompressobj(), False
+            data = self.decoder.unconsumed_tail or self.rest
+            self.rest = b""
+            try:
+                part = self.decoder.decompress(data, len(out)) if data or self.begun else b""
+                if not part and not data and not self.decoder.eof:
+                    data = self.file.read(1 << 16)
+                    if not data:
+                        if self.begun:
+                            raise FormatError("the stream ends in the middle of a frame")
+                        return 0
+                    self.begun = True
+                    part = self.decoder.decompress(data, len(out))
+            except zlib.error as error:
+                raise FormatError(f"damaged stream: {error}") from error
+            self.begun = self.begun or bool(data)
+            if part:
+                out[: len(part)] = part
+                return len(part)
+        return 0
 
 
 class ScaleConfig(PluginConfig):
@@ -125,9 +152,12 @@ class LinesConfig(PluginConfig):
 class Lines(SampleSequence):
     def __init__(self, path, offset):
         try:
-            self.rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
-        except (OSError, ValueError) as error:
+            rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+            self.rows = [{"x": np.asarray(row["x"], np.float32), "label": str(row["label"])} for row in rows]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise SourceError(f"{path} cannot be read as JSON lines: {error}") from error
+        if not self.rows:
+            raise SourceError(f"{path} holds no lines")
         self.path, self.offset = path, offset
 
     def plan(self):

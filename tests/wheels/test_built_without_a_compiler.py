@@ -41,7 +41,7 @@ def build(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     ("environment", "says"),
     [
         ({"NEUROFM_SHARDS_BUILD": "pure"}, ""),
-        ({"CC": "/there/is/no/compiler"}, "was not compiled, NumPy will do its work"),
+        ({"CC": "/there/is/no/compiler"}, "were not compiled, NumPy will do their work"),
     ],
 )
 def test_a_wheel_without_c_is_for_every_platform_and_loads_the_same(tmp_path, environment, says):

@@ -255,7 +255,7 @@ class Dispatcher:
                 self._executor.kill_workers()
             else:
                 self._executor.shutdown(wait=False, cancel_futures=True)
-        except Exception:
+        except Exception:  # an executor of others may raise anything; it must not hide the error that is on its way
             logging.getLogger(__name__).exception("the executor could not be closed")
 
     def _answers(self, calls: Iterable[Call[T]]) -> Iterator[tuple[int, Answer[T]]]:

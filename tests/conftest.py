@@ -16,8 +16,9 @@ from hypothesis import settings
 
 from neurofm_shards.plugins.host import PLUGIN_FILES
 from neurofm_shards.plugins.registry import registry
+from neurofm_shards.reading import frames_cache
 
-TOY_PLUGIN = Path(__file__).with_name("toy_plugin.py")
+TOY_PLUGIN = Path(__file__).parent / "plugins" / "toy_plugin.py"
 
 # Shared machines pause: how long an example takes is not what these tests are about.
 settings.register_profile("shared", deadline=None)
@@ -81,6 +82,14 @@ class Foreign:
 def foreign():
     """Writes shards without this program."""
     return Foreign()
+
+
+@pytest.fixture
+def decoded_frames(monkeypatch):
+    """Every frame of a compressed shard that is decoded in this process, as it is decoded."""
+    found, decode = [], frames_cache._Frames.decode
+    monkeypatch.setattr(frames_cache._Frames, "decode", lambda self, frame: (decode(self, frame), found.append(frame)))
+    return found
 
 
 @pytest.fixture

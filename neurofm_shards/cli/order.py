@@ -15,7 +15,7 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Command
 
 if TYPE_CHECKING:
-    from neurofm_shards.reading.collection import SampleCollection
+    from neurofm_shards.reading.samples import SampleCollection
 
 
 def _add_windows(parser: argparse.ArgumentParser) -> None:

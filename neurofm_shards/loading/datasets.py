@@ -28,7 +28,8 @@ from neurofm_shards.loading.tensors import Counts, Floats, delivered_dtypes
 from neurofm_shards.loading.transforms import SampleFunction, TransformLike, bind, is_transform, make_transforms
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.reading.address_space import IO
-from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, SampleCollection, ShardCollection
+from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollection
+from neurofm_shards.reading.samples import SampleCollection
 from neurofm_shards.stored.options import Windows
 
 #: The part of the memory that this process may use which caches of decoded bytes may take.

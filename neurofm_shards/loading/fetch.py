@@ -33,7 +33,7 @@ from neurofm_shards.loading.transforms import (
 )
 from neurofm_shards.loading.workers.pipeline import Fetched, LookingAhead, Step, Task
 from neurofm_shards.plugins.interfaces import Transform
-from neurofm_shards.reading.collection import PreparedRows, SampleCollection
+from neurofm_shards.reading.samples import PreparedRows, SampleCollection
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Ragged
 
 

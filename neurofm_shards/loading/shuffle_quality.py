@@ -13,7 +13,7 @@ from neurofm_shards._typing import Rows
 from neurofm_shards.loading.order.shuffle import ShuffleOrder
 from neurofm_shards.loading.plans.plan import EpochPlan
 from neurofm_shards.loading.subsets import TableColumns
-from neurofm_shards.reading.collection import SampleCollection
+from neurofm_shards.reading.samples import SampleCollection
 
 #: Positions that a report looks at; of larger data sets it looks at evenly spaced stretches.
 MOST_POSITIONS = 1 << 18

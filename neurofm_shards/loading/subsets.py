@@ -21,7 +21,8 @@ from neurofm_shards.expressions import compile_expression, unknown_name
 from neurofm_shards.format.files import SIDECAR_DIR, SPLITS_NAME
 from neurofm_shards.format.manifest import read_manifest, write_manifest
 from neurofm_shards.format.sidecar import read_arrays, write_arrays
-from neurofm_shards.reading.collection import SampleCollection, ShardCollection
+from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.reading.samples import SampleCollection
 from neurofm_shards.writing.lock import OutputLock
 
 SPLITS_VERSION = 1

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,7 +19,7 @@ import xxhash
 from neurofm_shards._process import after_fork
 from neurofm_shards._typing import Ints
 from neurofm_shards.blocks import native_spec
-from neurofm_shards.errors import FormatError, InputNotFoundError, IntegrityError, NoShardsError
+from neurofm_shards.errors import FormatError, InputNotFoundError, IntegrityError, NoShardsError, SampleNotFoundError
 from neurofm_shards.format.files import names_in
 from neurofm_shards.format.index_io import load_index
 from neurofm_shards.format.keys import METADATA_FIELD
@@ -411,3 +413,47 @@ class ShardTable:
                 f"samples in {index.tar_bytes} bytes with checksum {index.checksum}, expected {expected[0]} in "
                 f"{expected[1]} with {expected[2]}); restore it, or run `neurofm-shards repair`"
             )
+
+
+_NUMBER = re.compile(r"(\d{1,18})$")
+
+
+class KeyLookup:
+    """Finds keys: automatic ones by their number, others in a sorted table of hashes that is made when first needed."""
+
+    def __init__(self) -> None:
+        self._table: tuple[npt.NDArray[np.uint64], Ints] | None = None
+
+    def find(self, shards: ShardTable, key: str) -> int:
+        """Return the first row with this key; SampleNotFoundError when there is none."""
+        num_samples = int(shards.starts[-1])
+        guess = _guess(key, num_samples)
+        if guess is not None and shards.key(guess) == key:
+            return guess
+        if self._table is None:
+            self._table = _hashes(shards)
+        hashes, rows = self._table
+        low, high = (int(np.searchsorted(hashes, np.uint64(_hash(key)), side)) for side in ("left", "right"))
+        for row in rows[low:high].tolist():
+            if shards.key(row) == key:
+                return int(row)
+        example = repr(shards.key(0)) if num_samples else "nothing: there are no samples"
+        raise SampleNotFoundError(f"no sample has the key {key!r}; keys look like {example}")
+
+
+def _guess(key: str, num_samples: int) -> int | None:
+    """Return the row that an automatic key, counted from 1 without gaps, would have."""
+    match = _NUMBER.search(key)
+    row = int(match[1]) - 1 if match else -1
+    return row if 0 <= row < num_samples else None
+
+
+def _hashes(shards: ShardTable) -> tuple[npt.NDArray[np.uint64], Ints]:
+    every = chain.from_iterable(shards.index(shard).keys() for shard in range(len(shards.catalog.names)))
+    hashes = np.fromiter(map(_hash, every), np.uint64, int(shards.starts[-1]))
+    rows = np.argsort(hashes, kind="stable")
+    return hashes[rows], rows
+
+
+def _hash(key: str) -> int:
+    return xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass"))

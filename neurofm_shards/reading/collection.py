@@ -1,13 +1,13 @@
-"""A data set for reading: any rows of any columns, by number or by key, as fast as memory allows."""
+"""A data set of shards for reading: any rows of any columns, by number or by key, as fast as memory allows."""
 
 from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,81 +16,19 @@ import xxhash
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.blocks import MISSING, native_spec
-from neurofm_shards.errors import ConfigError, FormatError, SampleIndexError, SampleNotFoundError, StateError
+from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.format.manifest import side_table
 from neurofm_shards.format.metadata_table import MetadataTable, load_table
 from neurofm_shards.reading.address_space import IO, AddressReader, open_address_space
 from neurofm_shards.reading.buffers import BufferPool
-from neurofm_shards.reading.catalog import Catalog, Pattern, ShardTable, read_catalog
+from neurofm_shards.reading.catalog import Catalog, KeyLookup, Pattern, ShardTable, read_catalog
 from neurofm_shards.reading.columns import Column, Fetch, ListColumn, gather_at_once, make_column, native
+from neurofm_shards.reading.samples import SampleCollection, reopened
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from neurofm_shards.format.index import ShardIndex
-    from neurofm_shards.format.manifest import Manifest
-
-_NUMBER = re.compile(r"(\d{1,18})$")
-
-
-class Keys(Protocol):
-    """Where keys are to be had: a collection."""
-
-    @property
-    def num_samples(self) -> int:
-        """All samples."""
-
-    @property
-    def shard_names(self) -> list[str]:
-        """All shards."""
-
-    def key(self, row: int) -> str:
-        """Return the key of a row."""
-
-    def shard_keys(self, shard: int) -> list[str]:
-        """Return all keys of a shard."""
-
-
-class KeyLookup:
-    """Finds keys: automatic ones by their number, others in a sorted table of hashes that is made when first needed."""
-
-    def __init__(self) -> None:
-        self._table: tuple[npt.NDArray[np.uint64], Ints] | None = None
-
-    def find(self, keys: Keys, key: str) -> int:
-        """Return the first row with this key; SampleNotFoundError when there is none."""
-        guess = _guess(key, keys.num_samples)
-        if guess is not None and keys.key(guess) == key:
-            return guess
-        if self._table is None:
-            self._table = _hashes(keys)
-        hashes, rows = self._table
-        low, high = (int(np.searchsorted(hashes, np.uint64(_hash(key)), side)) for side in ("left", "right"))
-        for row in rows[low:high].tolist():
-            if keys.key(row) == key:
-                return int(row)
-        example = repr(keys.key(0)) if keys.num_samples else "nothing: there are no samples"
-        raise SampleNotFoundError(f"no sample has the key {key!r}; keys look like {example}")
-
-
-def _guess(key: str, num_samples: int) -> int | None:
-    """Return the row that an automatic key, counted from 1 without gaps, would have."""
-    match = _NUMBER.search(key)
-    row = int(match[1]) - 1 if match else -1
-    return row if 0 <= row < num_samples else None
-
-
-def _hashes(keys: Keys) -> tuple[npt.NDArray[np.uint64], Ints]:
-    every = (_hash(key) for shard in range(len(keys.shard_names)) for key in keys.shard_keys(shard))
-    hashes = np.fromiter(every, np.uint64, keys.num_samples)
-    rows = np.argsort(hashes, kind="stable")
-    return hashes[rows], rows
-
-
-def _hash(key: str) -> int:
-    return xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass"))
 
 
 class Selection(NamedTuple):
@@ -127,161 +65,19 @@ class Selection(NamedTuple):
             start += length
 
 
-class PreparedRows(Protocol):
-    """What :meth:`SampleCollection.select` found out about rows."""
-
-    def cut(self, lengths: Iterable[int]) -> Iterable[Any]:
-        """Cut this selection into parts of so many rows each."""
-
-
-class SampleCollection(Protocol):
-    """What loading needs of a data set: stored shards (:class:`ShardCollection`), or windows that are cut when read.
-
-    Attributes and methods are those of :class:`ShardCollection`; a shard is whatever a shuffle takes for one.
-    """
-
-    num_samples: int
-    shard_sizes: Ints
-    starts: Ints
-    columns: dict[str, ColumnSpec]
-
-    @property
-    def catalog(self) -> Catalog:
-        """The shards."""
-
-    @property
-    def manifest(self) -> Manifest | None:
-        """The manifest."""
-
-    @property
-    def shard_names(self) -> list[str]:
-        """The shards' names."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identity of the data."""
-
-    def prefix_fingerprint(self, num_shards: int) -> str:
-        """Return the fingerprint of the first shards."""
-
-    def rows_in(self, epoch: int, rows: Ints) -> Ints:
-        """Return the numbers under which an epoch's rows are to be fetched."""
-
-    def gather(
-        self,
-        rows: npt.ArrayLike,
-        columns: Iterable[str] | None = None,
-        out: Mapping[str, npt.NDArray[Any]] | None = None,
-        dtypes: Mapping[str, npt.DTypeLike] | None = None,
-    ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
-        """Fetch rows."""
-
-    def select(self, rows: npt.ArrayLike, columns: Iterable[str] | None = None) -> PreparedRows:
-        """Prepare fetching rows."""
-
-    def read(
-        self,
-        selection: Any,
-        out: Mapping[str, npt.NDArray[Any]] | None = None,
-        dtypes: Mapping[str, npt.DTypeLike] | None = None,
-    ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
-        """Fetch what was prepared."""
-
-    def finds_while_copying(self, columns: Iterable[str] | None = None) -> bool:
-        """Say whether preparing several batches together would save nothing."""
-
-    def metadata(self, rows: npt.ArrayLike) -> list[Metadata]:
-        """Return the metadata of rows."""
-
-    def metadata_table(self) -> MetadataTable:
-        """Return the scalar metadata of all samples."""
-
-    def table(self, name: str) -> list[dict[str, Any]]:
-        """Return a side table."""
-
-    def lengths(self, column: str) -> Ints:
-        """Return the length of a column in every sample."""
-
-    def is_everywhere(self, column: str) -> bool:
-        """Return whether every sample has a column."""
-
-    def first_row_with(self, column: str) -> int | None:
-        """Return the first row that has a column; None where none has."""
-
-    def has(self, row: int, column: str) -> bool:
-        """Say whether a sample has a field."""
-
-    def payload(self, row: int, column: str) -> bytes:
-        """Return a member's bytes as they are stored."""
-
-    def keys(self, rows: npt.ArrayLike) -> list[str]:
-        """Return the keys of rows."""
-
-    def find(self, key: str) -> int:
-        """Return the row of a key."""
-
-    def describe(self, row: int) -> str:
-        """Return what messages call a row."""
-
-    def grow_cache(self, cache_bytes: int) -> None:
-        """Keep at least so many decoded bytes of compressed shards."""
-
-    def close(self) -> None:
-        """Release the data set."""
-
-
 def all_plain(addresses: Ints) -> bool:
     """Return whether all addresses are known, and those of plain bytes."""
     return bool(np.minimum.reduce(addresses, initial=1) > 0)
-
-
-def checked_rows(rows: npt.ArrayLike, num_samples: int) -> Ints:
-    """Return rows as an array.
-
-    Raises
-    ------
-    ConfigError
-        They are not one-dimensional.
-    SampleIndexError
-        One is not below ``num_samples``, or is negative.
-    """
-    where = np.asarray(rows, dtype=np.int64)
-    if where.ndim != 1:
-        raise ConfigError(f"rows must be one-dimensional, not of shape {where.shape}")
-    if np.maximum.reduce(where.view(np.uint64), initial=0) >= num_samples > 0 or (
-        len(where) and not num_samples
-    ):  # negative numbers become huge
-        bad = int(where[(where < 0) | (where >= num_samples)][0])
-        raise SampleIndexError(f"row {bad} is out of range: the data set has {num_samples} samples")
-    return where
 
 
 #: Decoded bytes of compressed shards that are kept unless the caller knows better.
 DEFAULT_CACHE_BYTES = 256 << 20
 
 
-class ShardCollection:
-    """Random access to all samples of a data set, batch-wise. Made by :meth:`open`.
+class ShardCollection(SampleCollection):
+    """Samples that are stored in shards. Made by :meth:`open`.
 
-    Thread-safe, fork-safe, and picklable: a copy in another process opens the same shards again, and refuses if they
-    are not the same any more. Shards are looked at when a row of theirs is first asked for.
-
-    Attributes
-    ----------
-    num_samples : int
-        All samples.
-    shard_names : list of str
-        File names, in order.
-    shard_sizes : numpy.ndarray of int64, shape (shards,)
-        Samples per shard.
-    starts : numpy.ndarray of int64, shape (shards + 1,)
-        First row of each shard, and the number of rows.
-    columns : dict of str to ColumnSpec
-        The fields, without the metadata; dtypes are in native byte order.
-    manifest : Manifest or None
-        None for shards from elsewhere.
-    catalog : Catalog
-        What is known without opening shards.
+    Shards are looked at when a row of theirs is first asked for.
     """
 
     def __init__(self, catalog: Catalog, source: tuple[str, Pattern], io: IO, cache_bytes: int, verify: bool) -> None:
@@ -289,19 +85,18 @@ class ShardCollection:
         self._options = (io, cache_bytes, verify)
         self._verify = verify
         self.catalog = catalog
-        self.manifest: Manifest | None = catalog.manifest
-        self.shard_names = list(catalog.names)
-        self.shard_sizes: Ints = catalog.num_samples
+        self.manifest = catalog.manifest
+        self.shard_sizes = catalog.num_samples
         self._space = open_address_space(str(catalog.folder), catalog.tar_bytes, io, cache_bytes)
         self._shards = ShardTable(catalog, self._space)
-        self.starts: Ints = self._shards.starts
+        self.starts = self._shards.starts
         self.num_samples = int(self.starts[-1])
         self._pool = BufferPool()
         self._columns: dict[str, Column] = {
             name: make_column(native_spec(column.spec), self.num_samples, self._pool, everywhere=column.everywhere)
             for name, column in catalog.columns.items()
         }
-        self.columns: dict[str, ColumnSpec] = {name: column.spec for name, column in self._columns.items()}
+        self.columns = {name: column.spec for name, column in self._columns.items()}
         self._metadata = ListColumn(ColumnSpec(METADATA_FIELD, None, None), self.num_samples)
         self._lookup = KeyLookup()
 
@@ -352,35 +147,22 @@ class ShardCollection:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self._source, len(self.shard_names), self.fingerprint, self._options)
 
-    def __len__(self) -> int:
-        return self.num_samples
-
     def __repr__(self) -> str:
         return f"ShardCollection({self.catalog.summary()})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Wait for running gathers, then release maps and memory. Reading afterwards raises ClosedError."""
         self._space.close()
 
-    @property
-    def fingerprint(self) -> str:
-        """Identity of the data: the same for the same samples in the same shards, wherever they lie."""
-        return self.prefix_fingerprint(len(self.shard_names))
+    @cached_property
+    def shard_names(self) -> list[str]:
+        """File names, in order."""
+        return list(self.catalog.names)
 
     def prefix_fingerprint(self, num_shards: int) -> str:
         """Return what the fingerprint would be of the first ``num_shards`` shards alone."""
         pairs = zip(self.shard_sizes[:num_shards].tolist(), self.catalog.checksums[:num_shards], strict=True)
         return xxhash.xxh3_128_hexdigest(orjson.dumps(list(pairs)))
-
-    def rows_in(self, epoch: int, rows: Ints) -> Ints:  # noqa: ARG002  (what is stored is the same in every epoch)
-        """Return the numbers under which an epoch's rows are to be fetched: the rows themselves."""
-        return rows
 
     # -- values
 
@@ -391,38 +173,7 @@ class ShardCollection:
         out: Mapping[str, npt.NDArray[Any]] | None = None,
         dtypes: Mapping[str, npt.DTypeLike] | None = None,
     ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
-        """Fetch rows, in the order asked for; repeats are fine.
-
-        Parameters
-        ----------
-        rows : array of int64, shape (n,)
-            Rows, 0 to ``num_samples - 1``.
-        columns : iterable of str, optional
-            Fields to fetch; all by default. Others are not touched.
-        out : mapping of str to numpy.ndarray, optional
-            Arrays (n, ...) to fill, for columns of one shape.
-        dtypes : mapping of str to dtype, optional
-            Types to convert to while copying.
-
-        Returns
-        -------
-        dict of str to numpy.ndarray, Ragged or list
-            (n, ...) arrays of columns of one shape; :class:`~neurofm_shards.types.Ragged` where only the first length
-            differs; a list of n values for all else, ``None`` where a sample lacks the field. All of it is new memory.
-
-        Raises
-        ------
-        SampleIndexError
-            A row is out of range.
-        ConfigError
-            There is no such column.
-        FormatError
-            A shard is damaged; names shard, key and column.
-        IntegrityError
-            A checksum does not match (``verify=True``).
-        ClosedError
-            The data set was closed.
-        """
+        """See :meth:`SampleCollection.gather`; all is looked up and copied at once where columns are plain bytes."""
         wanted = self._wanted(columns)
         if out is None and self._finds_while_copying(wanted):
             where = np.asarray(rows, np.int64, order="C")
@@ -478,13 +229,7 @@ class ShardCollection:
         return found
 
     def metadata(self, rows: npt.ArrayLike) -> list[Metadata]:
-        """Decode the metadata of rows: one dict each, empty where a sample has none.
-
-        Raises
-        ------
-        FormatError
-            A shard is damaged; names shard and key. JSON that is no object is kept under ``value``.
-        """
+        """Decode the metadata of rows; see :meth:`SampleCollection.metadata`."""
         where = self._checked(rows)
         with self._space.reading() as reader:
             if self._verify:
@@ -521,13 +266,7 @@ class ShardCollection:
         return self.catalog.columns[column].everywhere
 
     def lengths(self, column: str) -> Ints:
-        """Return the length of one column in every sample, from the shards' indexes.
-
-        Raises
-        ------
-        ConfigError
-            An index does not say how long it is.
-        """
+        """Return the length of one column in every sample; ConfigError where an index does not say how long it is."""
         parts = []
         for shard, size in enumerate(self.shard_sizes.tolist()):
             found = self.index(shard).columns.get(column)
@@ -559,13 +298,7 @@ class ShardCollection:
         return index is not None and index.packed_offsets.at(local) >= 0
 
     def payload(self, row: int, column: str) -> bytes:
-        """Return a member's bytes as they are stored.
-
-        Raises
-        ------
-        ConfigError
-            This sample has no such field.
-        """
+        """Return a member's bytes as they are stored; ConfigError where this sample has no such field."""
         where = self._checked([row])
         if not self.has(row, column):
             raise ConfigError(f"sample {self.describe(row)} has no field {column!r}")
@@ -624,23 +357,13 @@ class ShardCollection:
         """Return the keys of rows."""
         return [self._shards.key(row) for row in self._checked(rows).tolist()]
 
-    def key(self, row: int) -> str:
-        """Return the key of one row."""
-        return self._shards.key(int(self._checked([row])[0]))
-
     def shard_keys(self, shard: int) -> list[str]:
         """Return all keys of one shard, in order."""
         return self.index(shard).keys()
 
     def find(self, key: str) -> int:
-        """Return the row of a key.
-
-        Raises
-        ------
-        SampleNotFoundError
-            No sample has this key.
-        """
-        return self._lookup.find(self, key)
+        """Return the row of a key; SampleNotFoundError where no sample has it."""
+        return self._lookup.find(self._shards, key)
 
     def describe(self, row: int) -> str:
         """Return key, shard and folder of a row, for messages."""
@@ -667,15 +390,7 @@ class ShardCollection:
         self._options = (io, max(kept, cache_bytes), verify)
         self._space.frames.budget = max(kept, cache_bytes)
 
-    @property
-    def frames_decoded(self) -> int:
-        """How many frames of compressed shards were decoded so far."""
-        return self._space.frames.decoded
-
     # -- shards
-
-    def _checked(self, rows: npt.ArrayLike) -> Ints:
-        return checked_rows(rows, self.num_samples)
 
     def _wanted(self, columns: Iterable[str] | None) -> tuple[Column, ...]:
         if columns is None:
@@ -683,7 +398,7 @@ class ShardCollection:
         try:
             return tuple([self._columns[name] for name in columns])
         except KeyError as error:
-            raise ConfigError(f"there is no column {error}; this data set has {', '.join(self._columns)}") from None
+            raise self._no_column(error.args[0]) from None
 
     def _select(self, rows: Ints, columns: tuple[Column, ...]) -> Selection:
         addresses = tuple([self._addresses(column, rows) for column in columns])
@@ -712,8 +427,4 @@ def _reopen(
 ) -> ShardCollection:
     """Open the same shards in another process; shards appended since do not matter."""
     catalog = read_catalog(*source, num_shards=num_shards, mapped=options[0] != "pread")
-    collection = ShardCollection(catalog, source, *options)
-    if collection.fingerprint != fingerprint:
-        collection.close()
-        raise StateError(f"the data set {source[0]} changed since it was opened; open it again")
-    return collection
+    return reopened(ShardCollection(catalog, source, *options), fingerprint)

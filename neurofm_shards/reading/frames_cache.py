@@ -71,8 +71,6 @@ class FrameCache:
         self._tick = 0
         self.held = 0
         self._threads: ThreadPoolExecutor | None = None
-        #: How many frames were decoded so far.
-        self.decoded = 0
 
     def add(self, source: FrameSource, base: int) -> int:
         """Add a shard whose first byte lies at address ``base``; return the number of its first frame."""
@@ -133,7 +131,6 @@ class FrameCache:
                 with condition:
                     self._state[frame] = _READY if done else _ABSENT
                     self.held += int(self._stop[frame] - self._start[frame]) if done else 0
-                    self.decoded += done
                     condition.notify_all()
 
         self._run(one, frames.tolist())

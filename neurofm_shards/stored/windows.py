@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,12 +15,13 @@ import xxhash
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.convert.work import shifted
-from neurofm_shards.errors import ConfigError, FormatError, SampleNotFoundError, StateError
+from neurofm_shards.errors import ConfigError, FormatError, SampleNotFoundError
 from neurofm_shards.format.keys import automatic_key, automatic_number
 from neurofm_shards.format.metadata_table import MetadataTable, part_of
 from neurofm_shards.reading.address_space import IO
-from neurofm_shards.reading.catalog import Catalog, Pattern
-from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollection, checked_rows
+from neurofm_shards.reading.catalog import Pattern
+from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollection
+from neurofm_shards.reading.samples import SampleCollection, reopened
 from neurofm_shards.recordings.counting import COUNT_TYPES, count_trains
 from neurofm_shards.recordings.spikes import BinnedEvents
 from neurofm_shards.recordings.windowing import RecordingSamples
@@ -30,8 +32,6 @@ from neurofm_shards.types import ColumnData, ColumnSpec, Metadata, Ragged
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from neurofm_shards.format.manifest import Manifest
 
 #: Windows that a shuffle takes for neighbours, as a shard of that size would hold them.
 WINDOWS_PER_STRETCH = 1000
@@ -53,14 +53,12 @@ class Picked(NamedTuple):
             start += length
 
 
-class WindowCollection:
-    """Windows of stored recordings, for whoever reads a :class:`~neurofm_shards.reading.collection.ShardCollection`.
+class WindowCollection(SampleCollection):
+    """Windows of stored recordings, cut when they are read.
 
     All recordings' windows one behind the other are the samples. Values are those that converting with the same options
     gives, bit for bit; so are metadata and tables. What a shuffle takes for a shard are up to 1,000 windows of one
     recording.
-
-    Thread-safe, fork-safe and picklable, as that class is.
 
     Parameters
     ----------
@@ -73,18 +71,14 @@ class WindowCollection:
 
     Attributes
     ----------
-    num_samples : int
-        All windows.
-    starts : numpy.ndarray of int64, shape (stretches + 1,)
-        First row of each stretch of windows that a shuffle takes for a shard, and the number of rows.
-    columns : dict of str to ColumnSpec
-        The fields, without the metadata.
     plan : WindowPlan
         Which recordings give how many windows.
     """
 
     def __init__(self, collection: ShardCollection, windows: LoadedWindows, *, verify: bool = False) -> None:
         self._collection = collection
+        self.catalog = collection.catalog
+        self.manifest = collection.manifest
         self._verify = verify
         self._windows = windows
         self.options = options = windows.cutting
@@ -92,10 +86,10 @@ class WindowCollection:
         self._first = np.concatenate([[0], np.cumsum(self.plan.counts)]).astype(np.int64)
         self.num_samples = int(self._first[-1])
         stretches = [_stretches(int(count)) for count in self.plan.counts]
-        self.shard_sizes: Ints = np.concatenate(stretches)
-        self.starts: Ints = np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
+        self.shard_sizes = np.concatenate(stretches)
+        self.starts = np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
         self._recording_of_stretch = np.repeat(np.arange(len(stretches)), [len(sizes) for sizes in stretches])
-        self.columns: dict[str, ColumnSpec] = {spec.name: spec for spec in self.plan.columns}
+        self.columns = {spec.name: spec for spec in self.plan.columns}
         self._open: OrderedDict[int, RecordingSamples] = OrderedDict()
         self._table: MetadataTable | None = None
 
@@ -140,15 +134,6 @@ class WindowCollection:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self._collection, self._windows, self._verify, self.fingerprint)
 
-    def __len__(self) -> int:
-        return self.num_samples
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Wait for running gathers, then release the data set. Reading afterwards raises ClosedError."""
         self._collection.close()
@@ -156,17 +141,7 @@ class WindowCollection:
 
     # -- what the data set is
 
-    @property
-    def catalog(self) -> Catalog:
-        """The data set that stores the recordings."""
-        return self._collection.catalog
-
-    @property
-    def manifest(self) -> Manifest | None:
-        """The manifest of the data set that stores the recordings."""
-        return self._collection.manifest
-
-    @property
+    @cached_property
     def shard_names(self) -> list[str]:
         """A name for each stretch of windows, for messages."""
         sessions = [self.plan.recordings[i].session_id for i in self._recording_of_stretch.tolist()]
@@ -203,10 +178,10 @@ class WindowCollection:
         """Return the rows that have these numbers, and where their windows start and stop in the numbers' epochs."""
         asked = np.asarray(numbers, dtype=np.int64)
         if not self._windows.jitter:
-            rows = checked_rows(asked, self.num_samples)
+            rows = self._checked(asked)
             return rows, self.plan.starts[rows], self.plan.stops[rows]
         epochs, rows = np.divmod(asked, self.num_samples)
-        checked_rows(np.where(asked < 0, asked, rows), self.num_samples)
+        self._checked(np.where(asked < 0, asked, rows))
         start = self.plan.starts[rows]
         stride = self.options.stride_bins * self.options.bin_ticks
         room = np.minimum(self.plan.latest[rows] - start, stride - 1) + 1
@@ -215,22 +190,12 @@ class WindowCollection:
 
     # -- values
 
-    def gather(
-        self,
-        rows: npt.ArrayLike,
-        columns: Iterable[str] | None = None,
-        out: Mapping[str, npt.NDArray[Any]] | None = None,
-        dtypes: Mapping[str, npt.DTypeLike] | None = None,
-    ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
-        """Cut windows, in the order asked for; see ``ShardCollection.gather`` for parameters, result and errors."""
-        return self.read(self.select(rows, columns), out, dtypes)
-
     def select(self, rows: npt.ArrayLike, columns: Iterable[str] | None = None) -> Picked:
         """Check columns; there is nothing else to be found out beforehand."""
         names = tuple(self.columns) if columns is None else tuple(columns)
         missing = [name for name in names if name not in self.columns]
         if missing:
-            raise ConfigError(f"there is no column {missing[0]!r}; these windows have {', '.join(self.columns)}")
+            raise self._no_column(missing[0])
         return Picked(np.asarray(rows, dtype=np.int64), names)
 
     def read(
@@ -318,7 +283,7 @@ class WindowCollection:
         return {name: column.finished() for name, column in joined.items()}
 
     def finds_while_copying(self, columns: Iterable[str] | None = None) -> bool:  # noqa: ARG002
-        """Say that looking for the windows of several batches together saves nothing."""
+        """Return True: looking for the windows of several batches together saves nothing."""
         return True
 
     def metadata(self, rows: npt.ArrayLike) -> list[Metadata]:
@@ -353,13 +318,7 @@ class WindowCollection:
         return self._table
 
     def table(self, name: str) -> list[dict[str, Any]]:
-        """Return a side table, to whose rows columns such as ``unit_ids`` refer.
-
-        Raises
-        ------
-        ConfigError
-            There is no such table; the message lists those that are there.
-        """
+        """Return a side table; ConfigError where there is none, which lists those that are there."""
         if name not in self.plan.tables:
             raise ConfigError(f"there is no table {name!r}; there are: {', '.join(self.plan.tables) or 'none'}")
         rows: list[dict[str, Any]] = []
@@ -391,18 +350,12 @@ class WindowCollection:
         return 0 if self.num_samples and column in self.columns else None
 
     def has(self, row: int, column: str) -> bool:
-        """Say whether a sample has a field (the metadata counts as one)."""
+        """Return whether a sample has a field (the metadata counts as one)."""
         self._placed([row])
         return column in self.columns or column == "metadata"
 
     def payload(self, row: int, column: str) -> bytes:
-        """Refuse: windows are made when they are read, and nothing is stored for them.
-
-        Raises
-        ------
-        ConfigError
-            Always.
-        """
+        """Refuse: windows are made when they are read, and nothing is stored for them."""
         raise ConfigError(
             f"sample {self.describe(row)} has no stored bytes of {column!r}: windows are cut when they are read. Leave "
             "decode=False out, or convert the recordings to windows"
@@ -412,18 +365,8 @@ class WindowCollection:
         """Return the keys of rows."""
         return [automatic_key(row + 1) for row in self._placed(rows)[0].tolist()]
 
-    def key(self, row: int) -> str:
-        """Return the key of one row."""
-        return self.keys([row])[0]
-
     def find(self, key: str) -> int:
-        """Return the row of a key.
-
-        Raises
-        ------
-        SampleNotFoundError
-            No sample has this key.
-        """
+        """Return the row of a key; SampleNotFoundError where no sample has it."""
         number = automatic_number(key)
         if number is None or not 0 < number <= self.num_samples:
             raise SampleNotFoundError(f"no sample has the key {key!r}; keys look like {automatic_key(1)!r}")
@@ -483,11 +426,7 @@ def open_windows(shard_dir: Path | str, windows: Windows, *, io: IO = "auto", ve
 
 def _reopen(collection: ShardCollection, windows: LoadedWindows, verify: bool, fingerprint: str) -> WindowCollection:
     """Open the same windows in another process."""
-    made = WindowCollection(collection, windows, verify=verify)
-    if made.fingerprint != fingerprint:
-        made.close()
-        raise StateError(f"the data set {collection.catalog.folder} changed since it was opened; open it again")
-    return made
+    return reopened(WindowCollection(collection, windows, verify=verify), fingerprint)
 
 
 def _distinct(numbers: Ints) -> tuple[Ints, Ints]:

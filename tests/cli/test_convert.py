@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-TOY_PLUGIN = Path(__file__).parents[1] / "toy_plugin.py"
+TOY_PLUGIN = Path(__file__).parents[1] / "plugins" / "toy_plugin.py"
 
 
 def run(*words, cwd=None, plugin=True):

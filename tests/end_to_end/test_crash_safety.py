@@ -27,7 +27,7 @@ from neurofm_shards.errors import (
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.writing.lock import OutputLock
 
-TOY_PLUGIN = Path(__file__).parents[1] / "toy_plugin.py"
+TOY_PLUGIN = Path(__file__).parents[1] / "plugins" / "toy_plugin.py"
 CONFIG = {"shard_size": 4}
 
 

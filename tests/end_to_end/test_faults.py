@@ -29,7 +29,7 @@ from neurofm_shards.maintenance.repair import repair
 from neurofm_shards.maintenance.validate import validate_dataset
 from neurofm_shards.reading.collection import ShardCollection
 
-TOY_PLUGIN = Path(__file__).parents[1] / "toy_plugin.py"
+TOY_PLUGIN = Path(__file__).parents[1] / "plugins" / "toy_plugin.py"
 CONFIG = {"shard_size": 4, "durable": False}
 
 

@@ -40,7 +40,7 @@ JOBS = {
 }
 
 
-TOY_PLUGIN = Path(__file__).parents[1] / "toy_plugin.py"
+TOY_PLUGIN = Path(__file__).parents[1] / "plugins" / "toy_plugin.py"
 
 
 @pytest.fixture

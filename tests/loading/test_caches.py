@@ -28,26 +28,29 @@ def _small_default(monkeypatch):
     monkeypatch.setattr(datasets, "DEFAULT_CACHE_BYTES", 4 << 20)
 
 
-def decoded(loader):
-    shards = [reader.collection for reader in loader.setup.fetch.readers]
-    counts = []
-    for _ in range(2):
-        before = sum(each.frames_decoded for each in shards)
-        assert sum(len(batch["x"]) for batch in loader) == sum(each.num_samples for each in shards)
-        counts.append(sum(each.frames_decoded for each in shards) - before)
-    return counts
+@pytest.fixture
+def decoded(decoded_frames):
+    def count(loader):
+        counts = []
+        for _ in range(2):
+            assert sum(len(batch["x"]) for batch in loader) == loader.setup.fetch.readers[0].collection.num_samples
+            counts.append(len(decoded_frames))
+            decoded_frames.clear()
+        return counts
+
+    return count
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize(("shuffle", "buffer_size"), [("global", 1000), (True, 100), (True, 10_000), (False, 1000)])
-def test_every_frame_is_decoded_once_in_an_epoch(compressed, shuffle, buffer_size, num_workers):
+def test_every_frame_is_decoded_once_in_an_epoch(compressed, decoded, shuffle, buffer_size, num_workers):
     loader = create_webdataset_dataloader(compressed, 16, num_workers, shuffle, buffer_size, metadata=False)
     first, second = decoded(loader)
     assert first == FRAMES
     assert second <= FRAMES
 
 
-def test_what_is_kept_can_be_said(compressed):
+def test_what_is_kept_can_be_said(compressed, decoded):
     loader = create_webdataset_dataloader(compressed, 16, 0, "global", metadata=False, cache_bytes=8 << 20)
     assert decoded(loader)[0] > 2 * FRAMES
     with pytest.raises(ConfigError, match="cache_bytes=-1"):

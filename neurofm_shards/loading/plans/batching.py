@@ -20,7 +20,7 @@ from neurofm_shards.loading.plans.mixing import MixPlan, Stop, grouped, mixed
 from neurofm_shards.loading.plans.options import DEFAULT_OPTIONS, PlanOptions, RankSharding
 from neurofm_shards.loading.plans.plan import EpochPlan, OrderedRows
 from neurofm_shards.loading.subsets import group_rows
-from neurofm_shards.reading.collection import SampleCollection
+from neurofm_shards.reading.samples import SampleCollection
 
 
 class BatchingRule(Protocol):

@@ -11,7 +11,7 @@ from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, StateError
 from neurofm_shards.loading.plans.options import Share
 from neurofm_shards.loading.plans.plan import EpochPlan, Request
-from neurofm_shards.reading.collection import SampleCollection
+from neurofm_shards.reading.samples import SampleCollection
 
 #: Blocks whose rows are found by one call.
 _CHUNK = 64

@@ -17,7 +17,8 @@ from neurofm_shards.loading.order.shuffle import ORDER_VERSION, Schedule
 from neurofm_shards.loading.plans.options import DEFAULT_OPTIONS, PlanOptions
 from neurofm_shards.loading.plans.plan import OrderedRows, Parts, SamplePlan
 from neurofm_shards.loading.subsets import group_rows
-from neurofm_shards.reading.collection import SampleCollection, ShardCollection
+from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.reading.samples import SampleCollection
 
 Stop: TypeAlias = "Literal['first_exhausted', 'all_exhausted'] | int"
 #: An open data set, or its folder.

@@ -18,7 +18,7 @@ from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, StateError
 from neurofm_shards.loading.order.shuffle import ShuffleOrder
 from neurofm_shards.loading.plans.options import DEFAULT_OPTIONS, PlanOptions, RankSharding, Share
-from neurofm_shards.reading.collection import SampleCollection
+from neurofm_shards.reading.samples import SampleCollection
 
 
 class OrderedRows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,16 +18,19 @@ from rich.progress import Progress
 
 from neurofm_shards._process import usable_cpus
 from neurofm_shards.blocks import column_of, rows_between
-from neurofm_shards.errors import ConfigError
+from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
 from neurofm_shards.format.dataset_record import ShardRecord, dataset_manifest
-from neurofm_shards.format.manifest import summary
+from neurofm_shards.format.index_io import load_index
+from neurofm_shards.format.keys import automatic_number
+from neurofm_shards.format.manifest import Manifest, ShardEntry, summary
 from neurofm_shards.format.resolve import compression_object
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_NAMES, ShardNames
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Block, ColumnData, Metadata, Ragged
 from neurofm_shards.values import as_array
 from neurofm_shards.writing.dataset_writer import FieldWarnings, KeyRegistry
-from neurofm_shards.writing.shard_writer import ShardWriter
+from neurofm_shards.writing.shard_writer import ShardContent, ShardWriter
+from neurofm_shards.writing.sinks import NoSink
 from neurofm_shards.writing.writer_session import WriterSession
 
 
@@ -96,7 +100,8 @@ def create_shards_from_arrays(
     Parameters
     ----------
     output_dir : path-like
-        The folder; made where it does not exist. A finished data set there is added to, with a warning.
+        The folder; made where it does not exist. A finished data set there is added to, with a warning; where these
+        very samples were added by an earlier call, they are not added again, and one line says so.
     data_dict : mapping of str to array
         Arrays, memory maps or tensors of shape (n, ...); :class:`~neurofm_shards.types.Ragged`; or lists of n values.
         Memory maps are read in pieces, so that they may be larger than the memory.
@@ -147,22 +152,27 @@ def create_shards_from_arrays(
         "durable": durable,
     }
     session = WriterSession(Path(output_dir), names, compressed, overwrite=overwrite)
-    keys = KeyRegistry(session.existing_keys, session.base.next_key if session.base else 1)
+    base = session.base
+    keys = KeyRegistry(session.existing_keys, base.next_key if base else 1)
     written: list[str] = []
     try:
-        FieldWarnings(session.base.modalities if session.base else None).check(columns)
-        first = keys.next_number
+        job = _Job(columns, described, shard_size, keys.next_number, session, options)
+        if base is not None and _is_stored(job, base):
+            session.discard([])
+            _tell_of_repetition(session.folder, count)
+            return summary(session.folder, base)
+        session.warn_of_addition()
+        FieldWarnings(base.modalities if base else None).check(columns)
         if sample_ids is None:
             keys.take_automatic(count)
         else:
             keys.take_named(sample_ids)
-        job = _Job(columns, described, shard_size, first, session, options)
         records = _run(job, workers, written, show_progress=show_progress)
     except BaseException:
         session.discard(written)
         raise
     try:
-        manifest = dataset_manifest(session.base, records, shard_size, options, keys.next_number)
+        manifest = dataset_manifest(base, records, shard_size, options, keys.next_number)
         session.commit(manifest, durable=durable)
         session.end()
     finally:
@@ -249,6 +259,59 @@ class _Job:
     def starts(self) -> range:
         return range(0, self.count, self.shard_size)
 
+    @property
+    def sizes(self) -> list[int]:
+        return [min(self.shard_size, self.count - start) for start in self.starts]
+
+    def fill(self, content: ShardContent, start: int, stop: int, advance: Callable[[int], None]) -> None:
+        """Put samples into a shard."""
+        for low, high in _pieces(self.columns, start, stop):
+            columns = {name: rows_between(data, low, high) for name, data in self.columns.items()}
+            content.write_block(Block(columns, self.described.metadata(low, high), keys=self.described.ids(low, high)))
+            for data in self.columns.values():
+                drop_pages(data, low, high)
+            advance(high - low)
+
+
+def _is_stored(job: _Job, base: Manifest) -> bool:
+    """Return whether an earlier call wrote these very samples: shards in a row have the bytes that they would have."""
+    sizes = [entry.num_samples for entry in base.shards]
+    wanted = job.sizes
+    runs = (base.shards[i : i + len(wanted)] for i in range(len(sizes) - len(wanted) + 1))
+    return any(_holds(job, run) for i, run in enumerate(runs) if sizes[i : i + len(wanted)] == wanted)
+
+
+def _holds(job: _Job, run: Sequence[ShardEntry]) -> bool:
+    first = automatic_number(str(run[0].samples[0].get("sample_id", ""))) if run[0].samples else None
+    if first is None and job.described.ids(0, 1) is None:
+        return False
+    try:
+        known = load_index(job.session.folder / run[0].shard_name, run[0].checksum).digests[0]
+    except (FormatError, InputNotFoundError):
+        return False  # a shard that is damaged or gone holds them no longer
+    if _content(job, run[0], 0, 1, first).digests[0] != known:  # one sample tells most other samples apart
+        return False
+    shards = zip(run, job.starts, job.sizes, strict=True)
+    return all(
+        _content(job, entry, start, start + size, first).checksum() == entry.checksum for entry, start, size in shards
+    )
+
+
+def _content(job: _Job, entry: ShardEntry, start: int, stop: int, first: int | None) -> ShardContent:
+    """Lay samples out as the shard of an entry would hold them."""
+    options = {name: job.options[name] for name in ("codec", "codecs")}
+    content = ShardContent(NoSink(), entry.shard_name, entry.shard_idx, first_idx=(first or 1) + start, **options)
+    job.fill(content, start, stop, lambda _: None)
+    return content
+
+
+def _tell_of_repetition(folder: Path, count: int) -> None:
+    warnings.warn(
+        f"{folder} holds these {count:,} samples already, from an earlier call: nothing was added",
+        UserWarning,
+        stacklevel=3,
+    )
+
 
 def _run(job: _Job, workers: int | None, written: list[str], *, show_progress: bool) -> list[ShardRecord]:
     threads = max(1, min(_THREADS, usable_cpus()) if workers is None else workers)
@@ -283,12 +346,7 @@ def _write_shard(job: _Job, start: int, threads: int, advance: Callable[[int], N
         **job.options,
     )
     try:
-        for low, high in _pieces(job.columns, start, stop):
-            columns = {name: rows_between(data, low, high) for name, data in job.columns.items()}
-            writer.write_block(Block(columns, job.described.metadata(low, high), keys=job.described.ids(low, high)))
-            for data in job.columns.values():
-                drop_pages(data, low, high)
-            advance(high - low)
+        job.fill(writer, start, stop, advance)
         return writer.close()
     except BaseException:
         writer.abort()

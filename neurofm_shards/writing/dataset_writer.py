@@ -189,6 +189,7 @@ class WebDatasetWriter:
         }
         self._shard_size = shard_size
         self._session = WriterSession(Path(output_dir), names, self._compression, overwrite=overwrite)
+        self._session.warn_of_addition()
         self._records: list[ShardRecord] = []
         self._shard: ShardWriter | None = None
         base = self._session.base

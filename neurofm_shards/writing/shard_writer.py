@@ -15,7 +15,7 @@ from neurofm_shards.errors import ConfigError, EncodeError
 from neurofm_shards.format.dataset_record import ShardRecord, metadata_part, shard_record
 from neurofm_shards.format.files import SIDECAR_DIR, Folder, partial_name
 from neurofm_shards.format.headers import END_OF_ARCHIVE, MEMBER_BLOCK, MemberHeaders, padded
-from neurofm_shards.format.index import Encoded, IndexLog
+from neurofm_shards.format.index import Encoded, IndexLog, shard_checksum
 from neurofm_shards.format.index_io import fingerprint_of, save_index
 from neurofm_shards.format.keys import METADATA_FIELD, SampleKeys, automatic_keys, named_keys, one_automatic_key
 from neurofm_shards.format.metadata_table import save_part
@@ -50,59 +50,36 @@ _FEW = 4
 _MANY = 512
 
 
-class ShardWriter:
-    """Writes one shard.
+class ShardContent:
+    """The samples of one shard, laid out and hashed, on their way to a sink.
 
-    The file grows under a hidden temporary name and appears, with its sidecars, only when :meth:`close` succeeds.
     ``write_sample`` and ``write_block`` give the same bytes for the same samples.
 
     Parameters
     ----------
-    path : path-like
-        The shard's final path.
+    sink : Sink
+        Takes the bytes.
+    name : str
+        File name of the shard, for messages.
     shard_idx : int
         Its number.
-    codec : str
-        Preferred codec of arrays.
-    codecs : mapping of str to str, optional
-        Codecs of single fields.
-    compression : str, dict or Compression
-        Name, configuration or object; ``"none"`` for plain tar.
-    durable : bool
-        Whether to sync the files and their folders.
-    first_idx : int
-        Number of the first automatic key.
-    specs : mapping of str to ColumnSpec, optional
-        Units and side tables of columns.
-    overlap : bool
-        Whether a thread writes while the next samples are laid out.
-    threads : int, optional
-        Frames that are compressed at once.
-    mode : int, optional
-        Permission bits of the shard and its sidecars; by default what the process gives new files.
+    codec, codecs, first_idx
+        See :class:`ShardWriter`.
     """
 
     def __init__(
         self,
-        path: Path | str,
+        sink: Sink,
+        name: str,
         shard_idx: int,
         *,
         codec: str = "pyd",
         codecs: Mapping[str, str] | None = None,
-        compression: str | Mapping[str, Any] | Compression = "none",
-        durable: bool = False,
         first_idx: int = 1,
-        specs: Mapping[str, ColumnSpec] | None = None,
-        overlap: bool = True,
-        threads: int | None = None,
-        mode: int | None = None,
     ) -> None:
-        self.path = Path(path)
-        self._mode = mode
+        self.name = name
         self.shard_idx = shard_idx
-        self._durable = durable
         self.first_idx = first_idx
-        self._specs = dict(specs or {})
         self._fields = FieldWriters(codec, codecs or {})
         self._metadata_header = MemberHeaders(METADATA_FIELD, "json")
         self._templates: dict[tuple[str, ...], MetadataTemplate] = {}
@@ -112,10 +89,8 @@ class ShardWriter:
         self._own: list[bytes] = []
         self._seen: set[str] = set()
         self._first_metadata = b""
-        self._partial = partial_name(self.path.name)
-        self._folder = Folder.open(self.path.parent, create=True)
-        self._sink = _sink(self._folder.create_file(self._partial, mode), compression, overlap=overlap, threads=threads)
-        self._records = RecordBuffer(self._sink)
+        self._sink = sink
+        self._records = RecordBuffer(sink)
         self._run: SampleRun | None = None
         self._form: SampleForm | None = None
         self._last_signature: Signature | None = None
@@ -125,6 +100,11 @@ class ShardWriter:
     def num_samples(self) -> int:
         """Samples so far."""
         return len(self._log.keys)
+
+    @property
+    def digests(self) -> list[int]:
+        """The digests of their records."""
+        return self._log.digests
 
     def write_sample(self, key: str | int | None, sample: Sample, metadata: Metadata | None = None) -> str:
         """Write one sample; return its key.
@@ -188,87 +168,24 @@ class ShardWriter:
         self._seen.update(keys.keys)
         return keys.keys
 
-    def close(self) -> ShardRecord:
-        """Finish the shard and give it its name.
+    def checksum(self) -> str:
+        """End the content; return the checksum of a shard that holds it."""
+        end = self._end()
+        return shard_checksum(np.array(self._log.digests, np.uint64), self._records.position - end)
 
-        Raises
-        ------
-        ConfigError
-            It holds no sample: empty shards break readers.
-        """
-        self._check_open()
-        if not self._log.keys:
-            raise ConfigError(f"shard {self.path.name} holds no samples; give it up with abort()")
-        try:
-            return self._finish()
-        except BaseException:
-            self._give_up_sidecars()
-            self.abort()
-            raise
-
-    def abort(self) -> None:
-        """Give the shard up; nothing of it is left. Harmless after ``close``."""
-        if self._open:
-            self._open = False
-            self._sink.abort()
-            self._folder.remove(self._partial)
-            self._folder.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None and self._open:
-            self.close()
-        else:
-            self.abort()
-
-    def _finish(self) -> ShardRecord:
+    def _end(self) -> int:
+        """Put the end of the archive behind the records; return where they end."""
         self._end_run()
         end = self._records.position
         self._records.finish(END_OF_ARCHIVE)
-        frames = self._sink.finish(durable=self._durable)
-        index = self._log.finish(end, self._specs, frames=frames, **self._file_facts())
-        ids = index.packed_keys if self._ids == self._log.keys else pack_strings(self._ids)
-        table = metadata_part(ids, self.shard_idx, self._own)
-        record = shard_record(index, self.shard_idx, self._first_metadata, self._log.columns())
-        index_file, table_file = sidecar_paths(self.path)
-        self._folder.child(SIDECAR_DIR, create=True).close()
-        save_index(index, index_file, durable=self._durable, mode=self._mode)
-        save_part(table, index.fingerprint, table_file, durable=self._durable, mode=self._mode)
-        self._folder.move(self._partial, self._folder, self.path.name)
-        self._open = False
-        if self._durable:
-            self._folder.sync()
-        self._folder.close()
-        return record
-
-    def _file_facts(self) -> dict[str, Any]:
-        descriptor = self._folder.open_file(self._partial)
-        try:
-            return {
-                "shard_name": self.path.name,
-                "shard_bytes": os.fstat(descriptor).st_size,
-                "tar_bytes": self._records.position,
-                "fingerprint": fingerprint_of(descriptor),
-            }
-        finally:
-            os.close(descriptor)
-
-    def _give_up_sidecars(self) -> None:
-        if self._open and self._folder.has_folder(SIDECAR_DIR):
-            with self._folder.child(SIDECAR_DIR) as sidecars:
-                for name in sidecar_names(self.path.name):
-                    sidecars.remove(name)
+        return end
 
     def _next(self) -> int:
         return self.first_idx + len(self._log.keys)
 
     def _check_open(self) -> None:
         if not self._open:
-            raise ConfigError(f"shard {self.path.name} is closed: nothing more can be written to it")
+            raise ConfigError(f"shard {self.name} is closed: nothing more can be written to it")
 
     def _check_new(self, keys: Sequence[str]) -> None:
         fresh = set(keys)
@@ -276,7 +193,7 @@ class ShardWriter:
             known = set(self._seen)
             for key in keys:
                 if key in known:
-                    raise ConfigError(f"key {key!r} comes twice in shard {self.path.name}: sample ids must be unique")
+                    raise ConfigError(f"key {key!r} comes twice in shard {self.name}: sample ids must be unique")
                 known.add(key)
 
     def _fixed_columns(self, block: Block) -> list[FixedColumn] | None:
@@ -389,6 +306,136 @@ class ShardWriter:
         if self._run is not None:
             self._run.note(self._log)
             self._run = None
+
+
+class ShardWriter(ShardContent):
+    """Writes one shard.
+
+    The file grows under a hidden temporary name and appears, with its sidecars, only when :meth:`close` succeeds.
+
+    Parameters
+    ----------
+    path : path-like
+        The shard's final path.
+    shard_idx : int
+        Its number.
+    codec : str
+        Preferred codec of arrays.
+    codecs : mapping of str to str, optional
+        Codecs of single fields.
+    compression : str, dict or Compression
+        Name, configuration or object; ``"none"`` for plain tar.
+    durable : bool
+        Whether to sync the files and their folders.
+    first_idx : int
+        Number of the first automatic key.
+    specs : mapping of str to ColumnSpec, optional
+        Units and side tables of columns.
+    overlap : bool
+        Whether a thread writes while the next samples are laid out.
+    threads : int, optional
+        Frames that are compressed at once.
+    mode : int, optional
+        Permission bits of the shard and its sidecars; by default what the process gives new files.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        shard_idx: int,
+        *,
+        codec: str = "pyd",
+        codecs: Mapping[str, str] | None = None,
+        compression: str | Mapping[str, Any] | Compression = "none",
+        durable: bool = False,
+        first_idx: int = 1,
+        specs: Mapping[str, ColumnSpec] | None = None,
+        overlap: bool = True,
+        threads: int | None = None,
+        mode: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._mode = mode
+        self._durable = durable
+        self._specs = dict(specs or {})
+        self._partial = partial_name(self.path.name)
+        self._folder = Folder.open(self.path.parent, create=True)
+        descriptor = self._folder.create_file(self._partial, mode)
+        sink = _sink(descriptor, compression, overlap=overlap, threads=threads)
+        super().__init__(sink, self.path.name, shard_idx, codec=codec, codecs=codecs, first_idx=first_idx)
+
+    def close(self) -> ShardRecord:
+        """Finish the shard and give it its name.
+
+        Raises
+        ------
+        ConfigError
+            It holds no sample: empty shards break readers.
+        """
+        self._check_open()
+        if not self._log.keys:
+            raise ConfigError(f"shard {self.path.name} holds no samples; give it up with abort()")
+        try:
+            return self._finish()
+        except BaseException:
+            self._give_up_sidecars()
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Give the shard up; nothing of it is left. Harmless after ``close``."""
+        if self._open:
+            self._open = False
+            self._sink.abort()
+            self._folder.remove(self._partial)
+            self._folder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._open:
+            self.close()
+        else:
+            self.abort()
+
+    def _finish(self) -> ShardRecord:
+        end = self._end()
+        frames = self._sink.finish(durable=self._durable)
+        index = self._log.finish(end, self._specs, frames=frames, **self._file_facts())
+        ids = index.packed_keys if self._ids == self._log.keys else pack_strings(self._ids)
+        table = metadata_part(ids, self.shard_idx, self._own)
+        record = shard_record(index, self.shard_idx, self._first_metadata, self._log.columns())
+        index_file, table_file = sidecar_paths(self.path)
+        self._folder.child(SIDECAR_DIR, create=True).close()
+        save_index(index, index_file, durable=self._durable, mode=self._mode)
+        save_part(table, index.fingerprint, table_file, durable=self._durable, mode=self._mode)
+        self._folder.move(self._partial, self._folder, self.path.name)
+        self._open = False
+        if self._durable:
+            self._folder.sync()
+        self._folder.close()
+        return record
+
+    def _file_facts(self) -> dict[str, Any]:
+        descriptor = self._folder.open_file(self._partial)
+        try:
+            return {
+                "shard_name": self.path.name,
+                "shard_bytes": os.fstat(descriptor).st_size,
+                "tar_bytes": self._records.position,
+                "fingerprint": fingerprint_of(descriptor),
+            }
+        finally:
+            os.close(descriptor)
+
+    def _give_up_sidecars(self) -> None:
+        if self._open and self._folder.has_folder(SIDECAR_DIR):
+            with self._folder.child(SIDECAR_DIR) as sidecars:
+                for name in sidecar_names(self.path.name):
+                    sidecars.remove(name)
 
 
 def _sink(

@@ -103,6 +103,30 @@ class FileSink(Sink):
             os.close(descriptor)
 
 
+class NoSink(Sink):
+    """Keeps nothing: for content of which only the checksum is wanted."""
+
+    def __init__(self) -> None:
+        self._buffer = np.empty(BUFFER_BYTES, np.uint8)
+
+    def borrow(self) -> Bytes:
+        """Return the one buffer."""
+        return self._buffer
+
+    def submit(self, buffer: Bytes, used: int) -> None:
+        """Do nothing."""
+
+    def write_through(self, pieces: Iterable[Buffer]) -> None:
+        """Do nothing."""
+
+    def finish(self, *, durable: bool) -> FrameTable | None:  # noqa: ARG002
+        """Return no frames."""
+        return None
+
+    def abort(self) -> None:
+        """Do nothing."""
+
+
 class CompressedSink(Sink):
     """Compresses frame by frame, in threads.
 

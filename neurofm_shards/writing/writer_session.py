@@ -85,10 +85,21 @@ class WriterSession:
         else:
             check_compression(base, compression or "none")
             output.give_up_addition()
-            _warn_of_addition(self.folder, base)
         output.clean()
         output.mark()
         return base
+
+    def warn_of_addition(self) -> None:
+        """Tell the caller of a writer that samples are added to others."""
+        if self.base is None:
+            return
+        lost = "; its statistics, which do not cover what is added, are left out" if self.base.statistics else ""
+        warnings.warn(
+            f"{self.folder} already holds a data set of {self.base.total_samples:,} samples: new samples are added to "
+            f"it{lost} (overwrite=True would replace it)",
+            UserWarning,
+            stacklevel=3,
+        )
 
     def shard_path(self, shard_idx: int) -> Path:
         """Return where a new shard goes.
@@ -151,13 +162,3 @@ class WriterSession:
                 f"{state} {found.name} in {self.folder}, and no {MANIFEST_NAME}: pass overwrite=True to replace shards "
                 "that this program wrote, or name another folder"
             )
-
-
-def _warn_of_addition(folder: Path, base: Manifest) -> None:
-    lost = "; its statistics, which do not cover what is added, are left out" if base.statistics else ""
-    warnings.warn(
-        f"{folder} already holds a data set of {base.total_samples:,} samples: new samples are added to it{lost} "
-        "(overwrite=True would replace it)",
-        UserWarning,
-        stacklevel=5,
-    )

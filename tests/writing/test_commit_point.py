@@ -78,7 +78,7 @@ def test_whatever_fails_after_the_manifest_stands_deletes_nothing(tmp_path, monk
     with ShardCollection.open(tmp_path / "out") as found:
         np.testing.assert_array_equal(found.gather(np.arange(12))["x"], data)
     with pytest.warns(UserWarning, match="already holds"):  # nobody is locked out
-        create_shards_from_arrays(tmp_path / "out", {"x": data}, 5)
+        create_shards_from_arrays(tmp_path / "out", {"x": data + 1}, 5)
     assert validate_dataset(tmp_path / "out").num_samples == 24
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan
 from neurofm_shards.errors import NothingToConvertError
-from neurofm_shards.format.card import write_card
+from neurofm_shards.format.card import write_cards
 from neurofm_shards.format.dataset_record import make_manifest, versions_of
 from neurofm_shards.format.manifest import (
     ColumnEntry,
@@ -50,7 +50,7 @@ def commit(output: OutputFolder, plan: ConversionPlan, lines: Mapping[int, Line]
         raise NothingToConvertError(f"no sample is left to make a data set of: {reasons}")
     durable = plan.config.durable
     write_tables(output, manifest.tables, plan.tables, durable=durable)
-    write_card(output.folder, manifest, durable=durable)
+    write_cards(output.folder, manifest, durable=durable)
     write_manifest(output.folder, manifest, durable=durable)
     remove_journal(output.sidecars)
     return manifest

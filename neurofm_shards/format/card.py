@@ -1,25 +1,27 @@
-"""The data set's README: for people, and (its YAML header) for ``datasets.load_dataset(folder)``."""
+"""The files that describe a data set to others: README.md, for people and Hugging Face, and croissant.json."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from neurofm_shards.blocks import dtype_name
 from neurofm_shards.errors import InputNotFoundError, UnsafePathError
+from neurofm_shards.format import croissant
 from neurofm_shards.format.files import Folder, write_atomically
 from neurofm_shards.format.manifest import ColumnEntry, Manifest
-from neurofm_shards.format.sessions import SessionSummary, session_summaries, split_counts
+from neurofm_shards.format.sessions import MOST_ROWS, SessionSummary, said_by_sources, session_summaries, split_counts
 
-CARD_NAME = "README.md"
-#: Tells a card of ours, which may be replaced and deleted, from somebody's own README.
-_MARK = "<!-- written by neurofm-shards; replaced whenever the data set changes -->"
-
-#: Sessions, and kinds of problems, that the card lists.
-MOST_ROWS = 20
+_README = "README.md"
+#: What tells each card of ours, which may be replaced and deleted, from somebody's own file of that name.
+_MARKS = {
+    _README: "<!-- written by neurofm-shards; replaced whenever the data set changes -->",
+    "croissant.json": croissant.MARK,
+}
+CARD_NAMES = tuple(_MARKS)
 
 _TEXT = """---
 configs:
@@ -75,12 +77,25 @@ versions of the software.
 """
 
 
-def write_card(folder: Path, manifest: Manifest, *, durable: bool = False, mode: int | None = None) -> None:
-    """Write the card; a README that this program did not write is left alone."""
-    path = folder / CARD_NAME
-    if os.path.lexists(path) and not is_our_card(path):
-        return
-    write_atomically(path, [card_text(manifest).encode()], durable=durable, mode=mode)
+def write_cards(
+    folder: Path,
+    manifest: Manifest,
+    names: Collection[str] = CARD_NAMES,
+    *,
+    durable: bool = False,
+    mode: int | None = None,
+) -> None:
+    """Write the cards of a data set; files of their names that this program did not write are left alone."""
+    for name in names:
+        path = folder / name
+        if not os.path.lexists(path) or is_our_card(path):
+            data = card_text(manifest).encode() if name == _README else croissant.croissant_bytes(manifest)
+            write_atomically(path, [data], durable=durable, mode=mode)
+
+
+def our_cards(folder: Path) -> list[str]:
+    """Return the names of the cards in a folder that this program wrote."""
+    return [name for name in CARD_NAMES if is_our_card(folder / name)]
 
 
 def card_text(manifest: Manifest) -> str:
@@ -89,7 +104,7 @@ def card_text(manifest: Manifest) -> str:
     sessions = session_summaries(manifest)
     return _TEXT.format(
         patterns="\n".join(f'    - "{pattern}"' for pattern in patterns),
-        mark=_MARK,
+        mark=_MARKS[_README],
         samples=manifest.total_samples,
         shards=manifest.total_shards,
         about="\n".join(f"- {name}: {markdown(text)}" for name, text in _about(manifest, sessions) if text),
@@ -119,14 +134,6 @@ def _about(manifest: Manifest, sessions: Sequence[SessionSummary]) -> Iterator[t
     yield from ((name, f"{table.rows:,}") for name, table in manifest.tables.items())
     for name in ("species", "institution", "lab", "experimenter", "license", "related_publications"):
         yield name.replace("_", " "), said_by_sources(manifest, name)
-
-
-def said_by_sources(manifest: Manifest, name: str) -> str:
-    """Return what the inputs say under a name, each text once."""
-    facts = [(source.get("facts") or {}).get("facts") or {} for source in manifest.sources]
-    texts = list(dict.fromkeys(str(said[name]) for said in facts if said.get(name)))
-    more = f"; and {len(texts) - MOST_ROWS} more" if len(texts) > MOST_ROWS else ""
-    return "; ".join(texts[:MOST_ROWS]) + more
 
 
 def _sessions(sessions: Sequence[SessionSummary]) -> str:
@@ -164,7 +171,7 @@ def is_our_card(path: Path) -> bool:
     """Return whether a file, and no link to one, is a card that this program wrote."""
     try:
         with Folder.open(path.parent) as folder, os.fdopen(folder.open_file(path.name), "rb") as file:
-            return _MARK.encode() in file.read(1 << 16)
+            return _MARKS[path.name].encode() in file.read(1 << 16)
     except (InputNotFoundError, UnsafePathError):
         return False
 

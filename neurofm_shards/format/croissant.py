@@ -9,9 +9,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+import xxhash
+
 from neurofm_shards.blocks import dtype_name
-from neurofm_shards.format.card import said_by_sources
 from neurofm_shards.format.manifest import ColumnEntry, Manifest
+from neurofm_shards.format.sessions import said_by_sources
+
+#: Tells a description that this program wrote, and replaces, from one that somebody wrote or took over.
+MARK = "Written by neurofm-shards and replaced whenever the data set changes; to keep edits, remove sdPublisher."
 
 #: The context of the specification, with the terms that are used here.
 _CONTEXT = {
@@ -72,15 +78,15 @@ def croissant(manifest: Manifest, name: str, *, url: str = "", description: str 
     Returns
     -------
     dict
-        One file object for the manifest, one file set for the shards, and one record set with a field for each column.
-        A checksum of single shards is in the manifest, which uses xxHash; Croissant asks for SHA-256 of single files
-        only.
+        One file set for all shards, whose checksums are in the manifest, and one record set with a field for each
+        column.
     """
     count = f"{manifest.total_samples:,} samples in {manifest.total_shards:,} WebDataset shards"
     found: dict[str, Any] = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "sdPublisher": {"@type": "sc:Organization", "name": "neurofm-shards", "description": MARK},
         "name": name,
         "description": description or f"{count}, with the columns {', '.join(manifest.modalities)}.",
         "version": "1.0.0",
@@ -92,6 +98,16 @@ def croissant(manifest: Manifest, name: str, *, url: str = "", description: str 
         if text := said_by_sources(manifest, fact):
             found[term] = {"@type": "sc:Person", "name": text} if term == "creator" else text
     return found | ({"url": url} if url else {})
+
+
+def croissant_bytes(manifest: Manifest) -> bytes:
+    """Return ``croissant.json``: the same for the same data set, in whichever folder it lies.
+
+    The name ends in a digest of the shards' checksums, because a manifest has no name, and a folder has many.
+    """
+    digest = xxhash.xxh3_64_hexdigest("".join(shard.checksum for shard in manifest.shards).encode())
+    described = croissant(manifest, f"neurofm-shards-{digest}")
+    return orjson.dumps(described, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def _shards(manifest: Manifest) -> dict[str, Any]:

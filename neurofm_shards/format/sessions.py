@@ -9,6 +9,9 @@ from typing import Any
 
 from neurofm_shards.format.manifest import Manifest
 
+#: Sessions, texts of inputs, and kinds of problems, that a description of a data set lists.
+MOST_ROWS = 20
+
 
 @dataclass(frozen=True)
 class SessionSummary:
@@ -48,6 +51,14 @@ class SessionSummary:
     window_bins: int | None = None
     drops: Mapping[str, int] = field(default_factory=dict)
     tables: Mapping[str, int] = field(default_factory=dict)
+
+
+def said_by_sources(manifest: Manifest, name: str) -> str:
+    """Return what the inputs say under a name, each text once."""
+    facts = [(source.get("facts") or {}).get("facts") or {} for source in manifest.sources]
+    texts = list(dict.fromkeys(str(said[name]) for said in facts if said.get(name)))
+    more = f"; and {len(texts) - MOST_ROWS} more" if len(texts) > MOST_ROWS else ""
+    return "; ".join(texts[:MOST_ROWS]) + more
 
 
 def session_summaries(manifest: Manifest) -> list[SessionSummary]:

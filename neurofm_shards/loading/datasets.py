@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from neurofm_shards._process import usable_memory
 from neurofm_shards._typing import Rows
 from neurofm_shards.blocks import dtype_name
 from neurofm_shards.compression.frames import FRAME_BYTES
-from neurofm_shards.errors import ConfigError, SampleIndexError, SampleNotFoundError
+from neurofm_shards.errors import ConfigError, MissingPluginError, SampleIndexError, SampleNotFoundError
 from neurofm_shards.expressions import compile_expression
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.fetch import RowReader, SampleFetch
@@ -26,7 +26,8 @@ from neurofm_shards.loading.plans.plan import EpochPlan
 from neurofm_shards.loading.subsets import TableColumns, Where, distinct, select
 from neurofm_shards.loading.tensors import Counts, Floats, delivered_dtypes
 from neurofm_shards.loading.transforms import SampleFunction, TransformLike, bind, is_transform, make_transforms
-from neurofm_shards.plugins.interfaces import Transform
+from neurofm_shards.plugins.interfaces import PlotsSamples, Transform
+from neurofm_shards.plugins.registry import registry
 from neurofm_shards.reading.address_space import IO
 from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollection
 from neurofm_shards.reading.samples import SampleCollection
@@ -166,6 +167,47 @@ def sample_bytes(reader: RowReader) -> int:
     return total
 
 
+class LoadedSample(dict[str, Any]):
+    """A sample of a :class:`ShardDataset`: a dict of its fields that can be drawn; copies and pickles are plain dicts.
+
+    Parameters
+    ----------
+    fields : mapping of str to object
+        The fields.
+    collection : SampleCollection
+        Where the sample is from; it tells names, regions and physical units.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], collection: SampleCollection) -> None:
+        super().__init__(fields)
+        self._collection = collection
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        return dict, (dict(self),)
+
+    def plot(self, **options: Any) -> Any:
+        """Draw the sample, one panel per column, by the plugin that provides the command ``show``.
+
+        Parameters
+        ----------
+        **options
+            Of that plugin. Ours (``pip install 'neurofm-shards[report]'``) takes ``columns``, ``axes`` and ``width``.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        MissingPluginError
+            No installed plugin draws samples.
+        """
+        command = registry().commands.instance("show")
+        if not isinstance(command, PlotsSamples):
+            raise MissingPluginError(f"the command 'show' of {type(command).__module__} draws no samples in Python")
+        return command.plot(self, self._collection, **options)
+
+
 class ShardDataset(Dataset[dict[str, Any]]):
     """Samples by number or key. Works with any sampler, and with DataLoader workers that are forked or spawned.
 
@@ -303,7 +345,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
         return self.collection.num_samples if self._rows is None else len(self._rows)
 
     def __getitem__(self, index: int | str | slice) -> Any:
-        """Return one sample, by number (negative ones count from the end) or key; a list of samples for a slice.
+        """Return one :class:`LoadedSample`, by number (negative ones count from the end) or key; a list for a slice.
 
         Raises
         ------
@@ -313,8 +355,12 @@ class ShardDataset(Dataset[dict[str, Any]]):
             There is no such key.
         """
         if isinstance(index, slice):
-            return self.__getitems__(list(range(*index.indices(len(self)))))
-        return self.__getitems__([self.position(index) if isinstance(index, str) else index])[0]
+            return [self._sample(found) for found in self.__getitems__(list(range(*index.indices(len(self)))))]
+        return self._sample(self.__getitems__([self.position(index) if isinstance(index, str) else index])[0])
+
+    def _sample(self, found: Any) -> Any:
+        """Let a sample draw itself, unless the caller's transform made something else of it."""
+        return LoadedSample(found, self.collection) if type(found) is dict else found
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return several samples at once; torch's DataLoader calls it for every batch."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from neurofm_shards.errors import NoShardsError
-from neurofm_shards.format.card import CARD_NAME, is_our_card, write_card
+from neurofm_shards.format.card import our_cards, write_cards
 from neurofm_shards.format.dataset_record import column_entries, make_manifest
 from neurofm_shards.format.index_io import forget_cached, load_index
 from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry, write_manifest
@@ -134,8 +134,7 @@ class _Compaction:
             columns = [self._columns(entry, staging) for entry in entries]
             manifest = make_manifest(entries, columns, self.manifest)
             write_manifest(staging, manifest, durable=self.durable, mode=mode)
-            if is_our_card(self.output.folder / CARD_NAME):
-                write_card(staging, manifest, durable=self.durable, mode=mode)
+            write_cards(staging, manifest, our_cards(self.output.folder), durable=self.durable, mode=mode)
             for k, name in enumerate(self.collection.shard_names):
                 if name in removed:
                     forget_cached(name, self.collection.index(k).fingerprint)

@@ -17,7 +17,7 @@ import orjson
 from neurofm_shards._typing import Bools
 from neurofm_shards.errors import ConfigError, NoShardsError
 from neurofm_shards.expressions import Expression, compile_expression
-from neurofm_shards.format.card import CARD_NAME, is_our_card, write_card
+from neurofm_shards.format.card import our_cards, write_cards
 from neurofm_shards.format.dataset_record import column_entries, make_manifest
 from neurofm_shards.format.index_io import forget_cached, load_index
 from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry, read_table, write_manifest, write_rows
@@ -152,8 +152,7 @@ class _Drop:
             manifest = self._updated(entries, staging, withdrawn)
             mode = self.output.mode()
             write_manifest(staging, manifest, durable=self.durable, mode=mode)
-            if is_our_card(self.output.folder / CARD_NAME):
-                write_card(staging, manifest, durable=self.durable, mode=mode)
+            write_cards(staging, manifest, our_cards(self.output.folder), durable=self.durable, mode=mode)
             self._purge(removed)
             self.output.replace(staging, removed, durable=self.durable)
         return {

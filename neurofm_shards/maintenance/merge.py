@@ -16,7 +16,7 @@ import numpy as np
 from neurofm_shards._typing import Ints
 from neurofm_shards.convert.planning import merge_columns
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.format.card import write_card
+from neurofm_shards.format.card import write_cards
 from neurofm_shards.format.dataset_record import ShardRecord, make_manifest
 from neurofm_shards.format.keys import automatic_number
 from neurofm_shards.format.manifest import Manifest, TableEntry, read_rows, summary, write_manifest, write_rows
@@ -189,7 +189,7 @@ class _Merge:
             config=configs[0] if all(config == configs[0] for config in configs) else {},
             software={name: version for item in manifests for name, version in item.software.items()},
         )
-        write_card(self._staging, manifest, durable=self._durable, mode=self._mode)
+        write_cards(self._staging, manifest, durable=self._durable, mode=self._mode)
         write_manifest(self._staging, manifest, durable=self._durable, mode=self._mode)
         return manifest
 

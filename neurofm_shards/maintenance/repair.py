@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 
 from neurofm_shards.errors import FormatError, InputNotFoundError, UnsupportedError
-from neurofm_shards.format.card import CARD_NAME, is_our_card, write_card
+from neurofm_shards.format.card import our_cards, write_cards
 from neurofm_shards.format.dataset_record import column_entries, make_manifest
 from neurofm_shards.format.files import SIDECAR_DIR, TABLES_DIR
 from neurofm_shards.format.index import ShardIndex
@@ -182,8 +182,8 @@ class _Repair:
         output = self._output
         if given_up := output.give_up_addition():
             manifest = output.manifest()
-            if manifest is not None and is_our_card(self._folder / CARD_NAME):
-                write_card(self._folder, manifest, durable=True)  # it may speak of the addition already
+            if manifest is not None:
+                write_cards(self._folder, manifest, our_cards(self._folder), durable=True)  # they may tell the addition
             what = f"an addition of which {given_up:,} shards were written was never finished"
             self._say("info", "", what, "they were deleted; convert --append adds them again")
         if output.give_up_replacement():
@@ -284,7 +284,7 @@ class _Repair:
     def _publish(self, manifest: Manifest, kept: list[_Listed], staging: Path) -> None:
         """Put what was written in place, as one step."""
         mode = self._output.mode() or self._output.common_mode([entry.shard_name for entry in manifest.shards])
-        write_card(staging, manifest, durable=True, mode=mode)
+        write_cards(staging, manifest, durable=True, mode=mode)
         write_manifest(staging, manifest, durable=True, mode=mode)
         for found in kept if self._keep_originals else ():
             if found.path.parent == staging:

@@ -8,8 +8,8 @@ or torch at run time.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -313,3 +313,26 @@ class Command(ABC):
     @abstractmethod
     def run(self, args: Namespace) -> int:
         """Run the command and return its exit code: 0 fine, 1 findings, 2 usage, 3 plugins."""
+
+
+@runtime_checkable
+class PlotsSamples(Protocol):
+    """What a command named ``show`` has beside :class:`Command`, so that ``ShardDataset(...)[0].plot()`` draws."""
+
+    def plot(self, sample: Mapping[str, Any], collection: Any, **options: Any) -> Any:
+        """Draw a sample.
+
+        Parameters
+        ----------
+        sample : mapping of str to object
+            Its fields, arrays as tensors, and ``metadata``.
+        collection : SampleCollection
+            Where it is from: ``columns``, ``table(name)`` and ``manifest``.
+        **options
+            As the caller gave them.
+
+        Returns
+        -------
+        object
+            The picture, for example a ``matplotlib.figure.Figure``.
+        """

@@ -20,7 +20,7 @@ import orjson
 import xxhash
 
 from neurofm_shards.errors import ConfigError, FormatError, OutputExistsError, UnsafePathError
-from neurofm_shards.format.card import CARD_NAME, is_our_card
+from neurofm_shards.format.card import CARD_NAMES, our_cards
 from neurofm_shards.format.files import SIDECAR_DIR, TABLES_DIR, Folder, names_in
 from neurofm_shards.format.index_io import build_index, read_index, shard_fingerprint
 from neurofm_shards.format.manifest import MANIFEST_NAME, Manifest, manifest_bytes, read_manifest
@@ -311,8 +311,7 @@ class OutputFolder:
         yield from self.shard_names()
         if self._manifest_if_sound() is None and self._has_manifest():  # what a damaged one listed has its index
             yield from (path.name for path in self.folder.iterdir() if is_shard_name(path.name) and _has_index(path))
-        if is_our_card(self.folder / CARD_NAME):
-            yield CARD_NAME
+        yield from our_cards(self.folder)
 
     def _pending_deletions(self) -> list[str]:
         with Folder.open(self.folder) as root:
@@ -321,7 +320,7 @@ class OutputFolder:
             with root.child(SIDECAR_DIR) as sidecars:
                 if not sidecars.has(PENDING_DELETIONS_NAME):
                     return []
-                return _names(sidecars, PENDING_DELETIONS_NAME, also=(CARD_NAME,))
+                return _names(sidecars, PENDING_DELETIONS_NAME, also=CARD_NAMES)
 
     def _finish_deleting(self) -> None:
         names = self._pending_deletions()
@@ -474,9 +473,8 @@ class OutputFolder:
                         )
                 if self.listed() & {parts[-1] for parts in files}:
                     root.remove(MANIFEST_NAME)
-                card = self.folder / CARD_NAME
-                if card.exists() and not is_our_card(card):
-                    files = [parts for parts in files if parts != (CARD_NAME,)]
+                theirs = {name for name in CARD_NAMES if root.has(name)} - set(our_cards(self.folder))
+                files = [parts for parts in files if parts[0] not in theirs]
                 _move_all(step, root, sorted(files, key=lambda parts: parts == (MANIFEST_NAME,)), durable=False)
             for name in removed:
                 self._delete_shard(name)
@@ -503,7 +501,7 @@ def is_data_set_file(parts: tuple[str, ...]) -> bool:
     """Return whether a path inside a folder is one that this program gives to a file of a finished data set."""
     match parts:
         case (name,):
-            return name in (MANIFEST_NAME, CARD_NAME) or is_shard_name(name)
+            return name in (MANIFEST_NAME, *CARD_NAMES) or is_shard_name(name)
         case (folder, name) if folder == SIDECAR_DIR:
             return any(name.endswith(end) and is_shard_name(name.removesuffix(end)) for end in SIDECAR_SUFFIXES)
         case (folder, tables, name) if (folder, tables) == (SIDECAR_DIR, TABLES_DIR):

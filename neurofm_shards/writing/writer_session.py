@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from neurofm_shards.errors import OutputExistsError
-from neurofm_shards.format.card import write_card
+from neurofm_shards.format.card import write_cards
 from neurofm_shards.format.dataset_record import check_compression
 from neurofm_shards.format.files import Folder
 from neurofm_shards.format.index_io import load_index
@@ -123,7 +123,7 @@ class WriterSession:
 
     def commit(self, manifest: Manifest, *, durable: bool) -> None:
         """Make what was written a data set: the manifest last."""
-        write_card(self.folder, manifest, durable=durable)
+        write_cards(self.folder, manifest, durable=durable)
         write_manifest(self.folder, manifest, durable=durable)
 
     def is_committed(self, manifest: Manifest) -> bool:

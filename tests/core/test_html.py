@@ -7,6 +7,9 @@ import pytest
 
 from neurofm_shards import ShardDataset, ShardedDatasetInfo, create_shards_from_arrays, split
 from neurofm_shards._html import html_table
+from neurofm_shards.errors import MissingPluginError
+from neurofm_shards.plugins.host import NO_PLUGINS
+from neurofm_shards.plugins.registry import registry
 from neurofm_shards.recordings import InMemoryRecording
 from neurofm_shards.recordings.memory import events, regular
 
@@ -35,3 +38,13 @@ def test_data_sets_splits_and_recordings_are_tables(shards):
     assert all(f">{count}<" in splits._repr_html_() for count in splits.counts().values())
     recording = InMemoryRecording([events("units", {"1": [0.5]}), regular("lfp", np.zeros((9, 2)), 10.0, unit="V")])
     assert all(f">{text}<" in recording._repr_html_() for text in ("units", "lfp", "(9, 2)", "V"))
+
+
+def test_a_sample_that_nothing_can_draw_says_what_to_install(shards, monkeypatch):
+    monkeypatch.setenv(NO_PLUGINS, "1")
+    registry.cache_clear()
+    try:
+        with pytest.raises(MissingPluginError, match=r"pip install 'neurofm-shards\[report\]'"):
+            ShardDataset(shards)[0].plot()
+    finally:
+        registry.cache_clear()

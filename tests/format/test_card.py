@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+import warnings
 
+import numpy as np
 import pytest
 
-from neurofm_shards.format.card import card_text, is_our_card, markdown, write_card
+from neurofm_shards.cli.main import run
+from neurofm_shards.format.card import CARD_NAMES, card_text, markdown, our_cards, write_cards
 from neurofm_shards.format.croissant import croissant
 from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry
+from neurofm_shards.writing.arrays import create_shards_from_arrays
 
 HOSTILE = "a|b\n# title <script> `code` [x](y) *z*"
 
@@ -52,12 +57,14 @@ def test_tables_keep_their_columns_whatever_files_say(manifest):
     assert "\n" not in markdown(HOSTILE)
 
 
-def test_somebodys_own_readme_stays(manifest, tmp_path):
-    write_card(tmp_path, manifest)
-    assert is_our_card(tmp_path / "README.md")
-    (tmp_path / "README.md").write_text("mine")
-    write_card(tmp_path, manifest)
-    assert (tmp_path / "README.md").read_text() == "mine"
+@pytest.mark.parametrize("name", CARD_NAMES)
+def test_somebodys_own_file_stays(manifest, tmp_path, name):
+    write_cards(tmp_path, manifest)
+    assert our_cards(tmp_path) == list(CARD_NAMES)
+    (tmp_path / name).write_text("mine")
+    write_cards(tmp_path, manifest)
+    assert (tmp_path / name).read_text() == "mine"
+    assert our_cards(tmp_path) == [other for other in CARD_NAMES if other != name]
 
 
 def test_croissant_has_a_field_for_each_column_and_what_the_files_say(manifest):
@@ -73,9 +80,55 @@ def test_croissant_has_a_field_for_each_column_and_what_the_files_say(manifest):
     )
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlcroissant's own, about rdflib
 def test_croissant_is_valid(manifest, tmp_path):
     mlcroissant = pytest.importorskip("mlcroissant")
     mlcroissant.Dataset(jsonld=croissant(manifest, "reaches"))
+    write_cards(tmp_path, manifest)
+    mlcroissant.Dataset(jsonld=tmp_path / "croissant.json")
+
+
+def made(folder, count, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        create_shards_from_arrays(folder, {"x": np.arange(count * 3).reshape(count, 3)}, shard_size=4, **options)
+
+
+def told(folder):
+    """Return the number of samples that each card gives."""
+    described = json.loads((folder / "croissant.json").read_bytes())
+    counts = (folder / "README.md").read_text().partition("# ")[2], described["description"]
+    return {int(text.split(" ")[0]) for text in counts}, described["name"]
+
+
+def test_both_cards_follow_every_change_of_the_data_set(tmp_path):
+    made(tmp_path / "a", 10)
+    made(tmp_path / "copy", 10)
+    made(tmp_path / "other", 2, sample_ids=["p", "q"])
+    counts, name = told(tmp_path / "a")
+    assert (counts, told(tmp_path / "copy")[1]) == ({10}, name), "equal data sets, equal cards"
+    made(tmp_path / "a", 3)  # adds
+    assert told(tmp_path / "a")[0] == {13}
+    assert run(["drop", str(tmp_path / "a"), "--where", "sample_idx_in_shard == 0"]) == 0
+    assert (counts := told(tmp_path / "a")[0]) != {13}
+    assert run(["compact", str(tmp_path / "a")]) == 0
+    assert told(tmp_path / "a")[0] == counts
+    assert run(["merge", "-i", str(tmp_path / "copy"), str(tmp_path / "other"), "-o", str(tmp_path / "merged")]) == 0
+    assert told(tmp_path / "merged")[0] == {12}
+    (tmp_path / "merged/dataset_metadata.json").unlink()
+    assert run(["repair", str(tmp_path / "merged")]) == 0
+    assert told(tmp_path / "merged")[0] == {12}
+    made(tmp_path / "merged", 5, overwrite=True)
+    assert told(tmp_path / "merged")[0] == {5}
+
+
+def test_a_card_that_was_removed_or_taken_over_is_not_written_again_by_a_drop(tmp_path):
+    made(tmp_path, 10)
+    (tmp_path / "README.md").unlink()
+    (tmp_path / "croissant.json").write_text("{}")
+    assert run(["drop", str(tmp_path), "--where", "sample_idx_in_shard == 0"]) == 0
+    assert not (tmp_path / "README.md").exists()
+    assert (tmp_path / "croissant.json").read_text() == "{}"
 
 
 def test_problems_come_in_the_order_in_which_they_were_found(manifest):

@@ -35,6 +35,8 @@ def _kind(path):
         return "manifest"
     if path.name == "README.md":
         return "card"
+    if path.name == "croissant.json":
+        return "croissant"
     if path.parent.name == "tables":
         return f"table {path.stem}"
     return {".idx": "indexes", ".meta": "metadata tables"}.get(path.suffix, path.name if _is_hidden(path) else "shards")

@@ -167,6 +167,7 @@ def test_a_killed_writer_leaves_an_unfinished_data_set_that_can_be_replaced(tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         ".neurofm",
         "README.md",
+        "croissant.json",
         "dataset_metadata.json",
         "shard_000000.tar",
     ]

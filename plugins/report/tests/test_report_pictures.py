@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -9,9 +12,7 @@ from matplotlib.figure import Figure
 from neurofm_shards import ShardDataset
 from neurofm_shards.errors import ConfigError
 from neurofm_shards_report import pictures, plot_sample, register_picture
-from neurofm_shards_report.facts import DatasetFacts
 from neurofm_shards_report.pictures import engineering
-from neurofm_shards_report.show import as_characters, encoded, view_of
 
 
 def titles(figure):
@@ -85,13 +86,16 @@ def test_scale_bars_have_si_prefixes(value, said):
     assert engineering(value) == said
 
 
-def test_terminals_get_characters_or_pictures(shards):
-    view = view_of(DatasetFacts(shards), "2")
-    text = as_characters(view, 60, ascii_only=True)
-    assert text.isascii()
-    assert max(map(len, text.splitlines())) <= 110
-    assert "behavior (50 x 2)" in text
-    kitty = encoded(b"x" * 9000, "kitty")
-    assert kitty.count("\x1b_G") == 3
-    assert kitty.startswith("\x1b_Ga=T,f=100,m=1;")
-    assert kitty.rstrip().rpartition("\x1b_G")[2].startswith("m=0;")
+def test_a_sample_of_a_data_set_draws_itself_with_what_the_data_set_knows(shards):
+    dataset = ShardDataset(shards)
+    figure = dataset[1].plot(columns=["spikes", "lfp"])
+    assert [title.partition(":")[0] for title in titles(figure)] == ["spikes", "lfp"]
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert titles(dataset[:2][1].plot()) == titles(dataset[1].plot())
+
+
+def test_copies_of_a_sample_are_plain(shards):
+    sample = ShardDataset(shards)[0]
+    for other in (copy.copy(sample), pickle.loads(pickle.dumps(sample)), dict(sample)):
+        assert type(other) is dict
+        assert list(other) == list(sample)

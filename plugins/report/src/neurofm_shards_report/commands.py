@@ -5,11 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 import webbrowser
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from neurofm_shards.cli.console import note_console, print_json
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Command
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from neurofm_shards.reading.collection import SampleCollection
 
 
 class Report(Command):
@@ -80,3 +87,9 @@ class Show(Command):
             for _, path in written:
                 webbrowser.open(path.resolve().as_uri())
         return 0
+
+    def plot(self, sample: Mapping[str, Any], collection: SampleCollection, **options: Any) -> Figure:
+        """Draw a sample in Python; see :func:`neurofm_shards_report.plot_sample`."""
+        from neurofm_shards_report.pictures import known_of, plot_sample  # noqa: PLC0415  (needs matplotlib)
+
+        return plot_sample(sample, **{**known_of(collection), **options})

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from neurofm_shards.types import Ragged
 from neurofm_shards_report.facts import DatasetFacts, drawn_rows
-from neurofm_shards_report.pictures import SampleView
+from neurofm_shards_report.pictures import SampleView, known_of, stored_view
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -99,21 +99,19 @@ class DrawnSamples:
         each = max(1, int(collection.catalog.tar_bytes.sum()) // max(1, facts.num_samples))
         self.rows = drawn_rows(facts, max(1, min(MAX_SAMPLES, MAX_BYTES // each)))
         self.columns: dict[str, Any] = collection.gather(self.rows)
-        self.units = {name: spec.unit for name, spec in collection.columns.items() if spec.unit}
+        self._known = known_of(collection)
+        self.units: Mapping[str, str] = self._known["units"]
         self.metadata = collection.metadata(self.rows)
 
-    def view(self, row: int, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> SampleView:
+    def view(self, row: int) -> SampleView:
         """Return one sample of the data set, ready to be drawn."""
-        collection = self._facts.collection
-        values = {name: data[0] for name, data in collection.gather(np.array([row])).items()}
-        values = {name: value for name, value in values.items() if value is not None}
-        return SampleView(values, collection.metadata(np.array([row]))[0], tables, self.units, self.bin_ms)
+        return stored_view(self._facts.collection, row, self._known)
 
     @property
-    def bin_ms(self) -> float | None:
-        """Width of a bin, where all sessions have one."""
-        widths = {session.summary.bin_size_ms for session in self._facts.sessions}
-        return widths.pop() if len(widths) == 1 else None
+    def unit_rows(self) -> Sequence[Mapping[str, Any]]:
+        """The side table of units; empty where there is none."""
+        rows: Sequence[Mapping[str, Any]] = self._known["tables"].get("units", ())
+        return rows
 
     def valid(self, column: str) -> Array | None:
         """Return which values of a column are valid, as its mask says."""

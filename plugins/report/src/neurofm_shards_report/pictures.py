@@ -15,8 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from neurofm_shards.errors import ConfigError
+from neurofm_shards.format.sessions import session_summaries
+from neurofm_shards.reading.collection import SampleCollection
 from neurofm_shards.values import as_array
-from neurofm_shards_report.style import FAINT, INK, SPIKES, bare, colour, from_nothing, styled
+from neurofm_shards_report.style import FAINT, INK, SPIKES, bare, colour, from_nothing, png, styled
 
 Array = npt.NDArray[Any]
 #: Most traces, features and points in one panel; more are left out, and the panel says so.
@@ -47,10 +49,16 @@ class SampleView:
     units: Mapping[str, str] = field(default_factory=dict)
     bin_ms: float | None = None
 
+    @property
+    def has_times(self) -> bool:
+        """Whether the metadata say when the sample begins and ends."""
+        start, stop = self.metadata.get("window_start_s"), self.metadata.get("window_stop_s")
+        return start is not None and stop is not None and stop > start
+
     def span(self, column: str) -> tuple[float, float, str]:
         """Return the first and last value of a column's time axis, and the axis's label."""
-        start, stop = self.metadata.get("window_start_s"), self.metadata.get("window_stop_s")
-        if start is not None and stop is not None and stop > start:
+        if self.has_times:
+            start, stop = self.metadata["window_start_s"], self.metadata["window_stop_s"]
             return float(start), float(stop), "time in session (s)"
         length = len(self.values[column])
         if self.bin_ms:
@@ -71,6 +79,31 @@ class SampleView:
             if isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.ndim:
                 return ~mask
         return None
+
+
+class SampleFigure(Figure):
+    """A figure that a notebook shows when it is the last value of a cell, with or without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
+def known_of(collection: SampleCollection) -> dict[str, Any]:
+    """Return what a data set tells of its samples: side tables, physical units, and the width of a bin."""
+    manifest = collection.manifest
+    widths = set() if manifest is None else {session.bin_size_ms for session in session_summaries(manifest)}
+    return {
+        "tables": {} if manifest is None else {name: collection.table(name) for name in manifest.tables},
+        "units": {name: spec.unit for name, spec in collection.columns.items() if spec.unit},
+        "bin_ms": widths.pop() if len(widths) == 1 else None,
+    }
+
+
+def stored_view(collection: SampleCollection, row: int, known: Mapping[str, Any]) -> SampleView:
+    """Return a sample of a data set by its row, with what :func:`known_of` tells."""
+    values = {name: data[0] for name, data in collection.gather(np.array([row])).items()}
+    values = {name: value for name, value in values.items() if value is not None}
+    return SampleView(values, collection.metadata(np.array([row]))[0], **known)
 
 
 #: Draws one column of a sample into axes.
@@ -175,7 +208,7 @@ def plot_view(
     with styled():
         if axes is None:
             heights = [panel.height for panel in panels]
-            figure = Figure(figsize=(width, sum(heights) + 0.35 * len(heights) + 0.6))
+            figure: Figure = SampleFigure(figsize=(width, sum(heights) + 0.35 * len(heights) + 0.6))
             places = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0].tolist()
             figure.suptitle(describe(view) if title is None else title, x=0.01, ha="left", fontsize=8)
         else:

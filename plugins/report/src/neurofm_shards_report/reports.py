@@ -110,13 +110,12 @@ def dataset_page(path: str | os.PathLike[str]) -> Page:
     facts = open_facts(path)
     drawn = DrawnSamples(facts)
     canvas = Figures()
-    tables = {name: facts.table(name) for name in (facts.manifest.tables if facts.manifest else ())}
     sections = [
         Section("what", "What it is", _card(facts, drawn)),
         Section("time", "Sessions and time", _sessions(facts, canvas)),
         Section("splits", "Splits and leaks", _splits(facts, canvas)),
-        Section("signals", "Signals", _signals(drawn, canvas, tables)),
-        Section("samples", "Samples", _samples(facts, drawn, canvas, tables)),
+        Section("signals", "Signals", _signals(drawn, canvas)),
+        Section("samples", "Samples", _samples(facts, drawn, canvas)),
         Section("problems", "Problems", _problems(facts)),
         Section("shuffling", "Shuffling", _shuffling(facts)),
         Section("provenance", "Provenance", _provenance(facts)),
@@ -332,14 +331,14 @@ def _by_subject(facts: DatasetFacts) -> dict[str, dict[str, int]]:
     return found
 
 
-def _signals(drawn: DrawnSamples, canvas: Figures, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Part]:
+def _signals(drawn: DrawnSamples, canvas: Figures) -> list[Part]:
     parts: list[Part] = []
-    rates = figures.firing_rates(tables.get("units", ()))
+    rates = figures.firing_rates(drawn.unit_rows)
     counts = drawn.counts_per_unit()
     if rates is not None:
         parts.append(
             canvas.picture(
-                rates, "Firing rates of all units over their whole recordings, by region.", _unit_table(tables["units"])
+                rates, "Firing rates of all units over their whole recordings, by region.", _unit_table(drawn.unit_rows)
             )
         )
     elif counts is not None:
@@ -384,12 +383,10 @@ def _unit_table(units: Sequence[Mapping[str, Any]]) -> Table:
     )
 
 
-def _samples(
-    facts: DatasetFacts, drawn: DrawnSamples, canvas: Figures, tables: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> list[Part]:
+def _samples(facts: DatasetFacts, drawn: DrawnSamples, canvas: Figures) -> list[Part]:
     chosen = drawn_rows(facts, SAMPLES_DRAWN).tolist()
-    pictures = [_sample(drawn, row, canvas, tables) for row in chosen]
-    odd = [_sample(drawn, one.row, canvas, tables, one.why) for one in drawn.oddest()]
+    pictures = [_sample(drawn, row, canvas) for row in chosen]
+    odd = [_sample(drawn, one.row, canvas, one.why) for one in drawn.oddest()]
     parts: list[Part] = [
         Text(f"{len(chosen)} samples, some of every split, evenly spread over sessions and time."),
         Gallery([picture for picture in pictures if picture is not None]),
@@ -402,10 +399,8 @@ def _samples(
     return parts
 
 
-def _sample(
-    drawn: DrawnSamples, row: int, canvas: Figures, tables: Mapping[str, Sequence[Mapping[str, Any]]], why: str = ""
-) -> Picture | None:
-    view = drawn.view(row, tables)
+def _sample(drawn: DrawnSamples, row: int, canvas: Figures, why: str = "") -> Picture | None:
+    view = drawn.view(row)
     try:
         figure = plot_view(view, width=5.2, title="")
     except ConfigError:

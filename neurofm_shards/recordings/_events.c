@@ -26,6 +26,8 @@ typedef struct {
     int64_t start, stop, bin_ticks, bins, width;
 } Window;
 
+enum { TRAIN, START, HELD, CELL, WIDTH, BINS, FIELDS }; /* columns of the table of windows */
+
 static int64_t
 tick_at(const char *ticks, Py_ssize_t i)
 {
@@ -198,24 +200,24 @@ hold_all(PyObject *items, Py_ssize_t *count)
 
 /* Refuse windows whose counts would not lie inside of the output. */
 static int
-check(const Py_buffer *table, Py_ssize_t trains, int64_t bins, int64_t bin_ticks, Py_ssize_t cells)
+check(const Py_buffer *table, Py_ssize_t trains, int64_t bin_ticks, Py_ssize_t cells)
 {
     Py_ssize_t n = table->shape[0];
     const int64_t *row = table->buf;
 
-    if (bins < 1 || bin_ticks < 1 || bins > INT64_MAX / 2 / bin_ticks) {
-        PyErr_SetString(PyExc_ValueError, "bins must be positive, and a window no longer than time");
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < n; i++, row += 5) {
-        int64_t start = row[1], stop = row[2], cell = row[3], width = row[4];
+    for (Py_ssize_t i = 0; i < n; i++, row += FIELDS) {
+        int64_t start = row[START], cell = row[CELL], width = row[WIDTH], bins = row[BINS];
 
-        if (row[0] < 0 || row[0] >= trains || width < 0 || cell < 0 || width > cells / bins
+        if (bin_ticks < 1 || bins < 1 || bins > INT64_MAX / 2 / bin_ticks) {
+            PyErr_SetString(PyExc_ValueError, "bins must be positive, and a window no longer than time");
+            return -1;
+        }
+        if (row[TRAIN] < 0 || row[TRAIN] >= trains || width < 0 || cell < 0 || width > cells / bins
             || cell > cells - bins * width) {
             PyErr_SetString(PyExc_IndexError, "a window names no train, or lies outside of the output");
             return -1;
         }
-        if (start < INT64_MIN / 2 || start > INT64_MAX / 2 || stop > start + bins * bin_ticks) {
+        if (start < INT64_MIN / 2 || start > INT64_MAX / 2 || row[HELD] > bins) {
             PyErr_SetString(PyExc_ValueError, "a window is longer than its bins, or lies beyond time");
             return -1;
         }
@@ -228,18 +230,17 @@ count_events(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t narg
 {
     Py_buffer table, out;
     Py_ssize_t count, cells, at = -1;
-    int64_t bins, bin_ticks, most;
+    int64_t bin_ticks, most;
     int kind, failed = OK;
     Train *trains;
     PyObject *result = NULL;
 
-    if (nargs != 6) {
-        PyErr_Format(PyExc_TypeError, "count_events takes 6 arguments, not %zd", nargs);
+    if (nargs != 5) {
+        PyErr_Format(PyExc_TypeError, "count_events takes 5 arguments, not %zd", nargs);
         return NULL;
     }
     bin_ticks = PyLong_AsLongLong(args[2]);
-    bins = PyLong_AsLongLong(args[3]);
-    most = PyLong_AsLongLong(args[4]);
+    most = PyLong_AsLongLong(args[3]);
     if (PyErr_Occurred()) {
         return NULL;
     }
@@ -250,27 +251,28 @@ count_events(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t narg
     if (PyObject_GetBuffer(args[1], &table, PyBUF_ND) < 0) {
         goto release_trains;
     }
-    if (PyObject_GetBuffer(args[5], &out, PyBUF_WRITABLE | PyBUF_ND | PyBUF_FORMAT) < 0) {
+    if (PyObject_GetBuffer(args[4], &out, PyBUF_WRITABLE | PyBUF_ND | PyBUF_FORMAT) < 0) {
         goto release_table;
     }
     kind = out.itemsize == 1 ? U8 : out.itemsize == 2 ? U16 : F32;
-    if (table.ndim != 2 || table.shape[1] != 5 || table.itemsize != 8 || (out.itemsize != 1 && out.itemsize != 2
+    if (table.ndim != 2 || table.shape[1] != FIELDS || table.itemsize != 8 || (out.itemsize != 1 && out.itemsize != 2
         && (out.itemsize != 4 || out.format == NULL || strcmp(out.format, "f") != 0))) {
-        PyErr_SetString(PyExc_TypeError, "windows are int64 (n, 5), and counts uint8, uint16 or float32");
+        PyErr_SetString(PyExc_TypeError, "windows are int64 (n, 6), and counts uint8, uint16 or float32");
         goto release_out;
     }
     cells = out.len / out.itemsize;
-    if (check(&table, count, bins, bin_ticks, cells) < 0) {
+    if (check(&table, count, bin_ticks, cells) < 0) {
         goto release_out;
     }
     most = kind == U8 && most > UINT8_MAX ? UINT8_MAX : kind == U16 && most > UINT16_MAX ? UINT16_MAX : most;
     Py_BEGIN_ALLOW_THREADS
     memset(out.buf, 0, (size_t)out.len);
     for (Py_ssize_t i = 0; i < table.shape[0] && failed == OK; i++) {
-        const int64_t *row = (const int64_t *)table.buf + 5 * i;
-        Window window = {row[1], row[2], bin_ticks, bins, row[4]};
+        const int64_t *row = (const int64_t *)table.buf + FIELDS * i;
+        Window window = {row[START], row[START] + (row[HELD] > 0 ? row[HELD] : 0) * bin_ticks, bin_ticks, row[BINS],
+                         row[WIDTH]};
 
-        failed = count_one(&trains[row[0]], &window, out.buf, (Py_ssize_t)row[3], kind, most);
+        failed = count_one(&trains[row[TRAIN]], &window, out.buf, (Py_ssize_t)row[CELL], kind, most);
         at = i;
     }
     Py_END_ALLOW_THREADS
@@ -298,9 +300,9 @@ release_trains:
 }
 
 PyDoc_STRVAR(count_events_doc,
-             "count_events(trains, windows, bin_ticks, bins, most, out, /)\n--\n\n"
-             "Count the events of ``windows`` (int64, (n, 5): number of the train, first tick, tick behind the last,\n"
-             "first cell in ``out``, width) into cells of ``bins`` times width. ``trains`` is a list of tuples: ticks,\n"
+             "count_events(trains, windows, bin_ticks, most, out, /)\n--\n\n"
+             "Count the events of ``windows`` (int64, (n, 6): number of the train, first tick, bins that it holds,\n"
+             "first cell in ``out``, width, bins) into cells of bins times width. ``trains`` is a list of tuples: ticks,\n"
              "owner, and the row of each owner or None. A count beyond ``most`` is an OverflowError of the window.");
 
 static PyMethodDef methods[] = {

@@ -47,7 +47,7 @@ def count_trains(
     trains: Sequence[Train],
     which: Ints,
     spans: tuple[Ints, Ints],
-    bins: int,
+    bins: Ints,
     bin_ticks: int,
     widths: Ints,
     types: tuple[str, str],
@@ -61,9 +61,11 @@ def count_trains(
     which : numpy.ndarray of int64, shape (n,)
         The train of each window.
     spans : (starts, stops), numpy.ndarray of int64, shape (n,)
-        First tick of each window, and the tick from which on nothing is counted.
-    bins, bin_ticks : int
-        Bins of a window, and their width.
+        First tick of each window, and the tick behind its last: bins that it does not hold as a whole stay 0.
+    bins : numpy.ndarray of int64, shape (n,)
+        Bins of each window.
+    bin_ticks : int
+        Width of a bin.
     widths : numpy.ndarray of int64, shape (n,)
         Rows of each window's counts.
     types : (str, str)
@@ -84,14 +86,15 @@ def count_trains(
     starts, stops = spans
     cells = bins * widths
     first = np.cumsum(cells) - cells
+    held = np.minimum((stops - starts) // bin_ticks, bins)
     out = np.empty(int(cells.sum()), dtype=types[1])
     if COMPILED and types[1] in COUNT_TYPES:
-        windows = np.stack([which, starts, np.minimum(stops, starts + bins * bin_ticks), first, widths], axis=1)
-        _events.count_events(list(trains), windows.astype(np.int64, copy=False), bin_ticks, bins, _most(types[0]), out)
+        windows = np.stack([which, starts, held, first, widths, bins], axis=1).astype(np.int64, copy=False)
+        _events.count_events(list(trains), windows, bin_ticks, _most(types[0]), out)
         return out
-    for number in np.unique(which).tolist():
-        mine = np.flatnonzero(which == number)
-        _count_one(trains[number], mine, starts, stops, (bins, bin_ticks, int(widths[mine[0]])), types[0], first, out)
+    for number, length in sorted(set(zip(which.tolist(), bins.tolist(), strict=True))):
+        mine = np.flatnonzero((which == number) & (bins == length))
+        _count_one(trains[number], mine, starts, held, (length, bin_ticks, int(widths[mine[0]])), types[0], first, out)
     return out
 
 
@@ -103,7 +106,7 @@ def _count_one(
     train: Train,
     mine: Ints,
     starts: Ints,
-    stops: Ints,
+    held: Ints,
     shape: tuple[int, int, int],
     dtype: str,
     first: Ints,
@@ -113,6 +116,5 @@ def _count_one(
     bins, bin_ticks, width = shape
     counts = count_windows(train.ticks, train.owner, starts[mine], bin_ticks, (bins, width), dtype, train.rows)
     for k, i in enumerate(mine.tolist()):
-        held = int(min(stops[i] - starts[i], bins * bin_ticks)) // bin_ticks
-        counts[k, held:] = 0
+        counts[k, held[i] :] = 0
         out[first[i] : first[i] + bins * width] = counts[k].ravel()

@@ -123,20 +123,14 @@ class BinnedEvents(WindowedModality):
         """Stored type of the counts."""
         return self._dtype
 
-    def held(self, starts: Ints, stops: Ints) -> Ints:
-        """Return the tick behind the last whole bin that each window holds."""
-        width = self._grid.bin_ticks
-        found: Ints = starts + np.minimum(stops - starts, self._grid.window_ticks) // width * width
-        return found
-
     def read_scattered(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
         """Do the same, each window by itself."""
         bins, n = self._grid.bins, len(starts)
-        spans, widths = (starts, self.held(starts, stops)), np.full(n, self._width)
+        spans, widths, lengths = (starts, stops), np.full(n, self._width), np.full(n, bins)
         which = np.zeros(n, dtype=np.int64)
         try:
             types = (self._dtype, self._dtype)
-            counts = count_trains([self.train], which, spans, bins, self._grid.bin_ticks, widths, types)
+            counts = count_trains([self.train], which, spans, lengths, self._grid.bin_ticks, widths, types)
         except OverflowError as error:
             raise self.too_many() from error
         shape = (n, bins, self._width)

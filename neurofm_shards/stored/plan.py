@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from neurofm_shards.stored.recording import StoredRecording
 from neurofm_shards.types import ColumnSpec
 
 #: Raised when other windows would be found with the same options in the same data.
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 _FOLDER = "windows"
 _PLACES = ("starts", "stops", "latest")
 
@@ -38,8 +39,10 @@ class WindowPlan:
     Attributes
     ----------
     recordings : tuple of Held
-        Those that give windows, in the data set's order.
-    counts : numpy.ndarray of int64, shape (recordings,)
+        The recording of each group of windows: those that give any, in the data set's order, once for each length.
+    kinds : numpy.ndarray of int64, shape (groups,)
+        Which of the options each group was cut with.
+    counts : numpy.ndarray of int64, shape (groups,)
         Windows of each.
     starts, stops, latest : numpy.ndarray of int64, shape (windows,)
         Where each window lies, in ticks of its recording, and until when it could start; see
@@ -47,7 +50,7 @@ class WindowPlan:
     columns : tuple of ColumnSpec
         Of all together; an axis that differs is None.
     bases : tuple of mapping of str to int
-        First row of each recording in each side table.
+        First row of each group's recording in each side table.
     tables : mapping of str to int
         Rows of each side table.
     drops : mapping of str to int
@@ -55,6 +58,7 @@ class WindowPlan:
     """
 
     recordings: tuple[Held, ...]
+    kinds: Ints
     counts: Ints
     starts: Ints
     stops: Ints
@@ -63,6 +67,12 @@ class WindowPlan:
     bases: tuple[Mapping[str, int], ...]
     tables: Mapping[str, int]
     drops: Mapping[str, int]
+
+    @property
+    def first_of_recordings(self) -> list[int]:
+        """The first group of each recording."""
+        sessions = [recording.session_id for recording in self.recordings]
+        return [i for i, session in enumerate(sessions) if i == 0 or session != sessions[i - 1]]
 
 
 def open_samples(collection: ShardCollection, recording: Held, options: WindowOptions) -> RecordingSamples:
@@ -80,14 +90,15 @@ def open_samples(collection: ShardCollection, recording: Held, options: WindowOp
         raise error if recording.session_id in text else type(error)(f"{recording.session_id}: {text}") from error
 
 
-def window_identity(collection: ShardCollection, options: WindowOptions, num_shards: int | None = None) -> str:
+def window_identity(collection: ShardCollection, cuts: Sequence[WindowOptions], num_shards: int | None = None) -> str:
     """Return what the windows of a data set, or of its first shards, belong to: data, options, version."""
     data = collection.fingerprint if num_shards is None else collection.prefix_fingerprint(num_shards)
-    return xxhash.xxh3_128_hexdigest(f"{data} {PLAN_VERSION} {options.model_dump_json()}".encode())
+    said = " ".join(options.model_dump_json() for options in cuts)
+    return xxhash.xxh3_128_hexdigest(f"{data} {PLAN_VERSION} {said}".encode())
 
 
-def window_plan(collection: ShardCollection, options: WindowOptions) -> WindowPlan:
-    """Find the windows of a data set, or read what was found before.
+def window_plan(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowPlan:
+    """Find the windows of a data set, cut with each of these options, or read what was found before.
 
     Raises
     ------
@@ -96,50 +107,81 @@ def window_plan(collection: ShardCollection, options: WindowOptions) -> WindowPl
     ConfigError
         The recordings give different columns, or the data set stores no recordings.
     """
-    mark = window_identity(collection, options)
+    mark = window_identity(collection, cuts)
     name = f"{mark}.plan"
     places = [collection.catalog.folder / SIDECAR_DIR / _FOLDER / name, cache_folder() / _FOLDER / name]
     for place in places:
         found = _kept(place, mark)
         if found is not None:
             return found
-    plan = _find(collection, options)
+    plan = _find(collection, cuts)
     for place in places:
         if _keep(place, mark, plan):
             break
     return plan
 
 
-def _find(collection: ShardCollection, options: WindowOptions) -> WindowPlan:
-    giving: list[Held] = []
-    counts: list[int] = []
-    cuts: list[Cut] = []
-    columns: list[tuple[str, tuple[ColumnSpec, ...]]] = []
+@dataclass(frozen=True)
+class _Group:
+    recording: Held
+    kind: int
+    cut: Cut
+    columns: tuple[ColumnSpec, ...]
+    tables: Mapping[str, int]
+
+
+def _find(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowPlan:
+    groups: list[_Group] = []
+    drops: Counter[str] = Counter()
+    for recording in held(collection):
+        for kind, options in enumerate(cuts):
+            samples = open_samples(collection, recording, options)
+            plan = samples.plan()
+            drops.update(plan.drops)
+            if plan.num_samples:
+                tables = {name: len(rows) for name, rows in plan.tables.items()}
+                groups.append(_Group(recording, kind, samples.cut, plan.columns, tables))
+    _check_all_give(collection, cuts, groups, drops)
+    starts, stops, latest = (np.concatenate([getattr(group.cut, name) for group in groups]) for name in _PLACES)
+    bases, tables = _numbered(groups)
+    return WindowPlan(
+        recordings=tuple(group.recording for group in groups),
+        kinds=np.array([group.kind for group in groups], dtype=np.int64),
+        counts=np.array([len(group.cut) for group in groups], dtype=np.int64),
+        starts=starts,
+        stops=stops,
+        latest=latest,
+        columns=merge_columns([(group.recording.session_id, group.columns) for group in groups]),
+        bases=tuple(bases),
+        tables=tables,
+        drops=dict(drops),
+    )
+
+
+def _check_all_give(
+    collection: ShardCollection, cuts: Sequence[WindowOptions], groups: Sequence[_Group], drops: Mapping[str, int]
+) -> None:
+    """Refuse options of which some give nothing."""
+    empty = [options for kind, options in enumerate(cuts) if all(group.kind != kind for group in groups)]
+    if not empty:
+        return
+    which = f" of {', '.join(str(options.window_bins) for options in empty)} bins" if len(cuts) > 1 else ""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in drops.items())
+    raise NothingToConvertError(f"{collection.catalog.folder} gives no windows{which} (dropped: {reasons or 'none'})")
+
+
+def _numbered(groups: Sequence[_Group]) -> tuple[list[dict[str, int]], dict[str, int]]:
+    """Return the first row of each group's recording in each side table, and how many rows each table has."""
     bases: list[dict[str, int]] = []
     tables: dict[str, int] = {}
-    drops: dict[str, int] = {}
-    for recording in held(collection):
-        samples = open_samples(collection, recording, options)
-        plan = samples.plan()
-        for reason, count in plan.drops.items():
-            drops[reason] = drops.get(reason, 0) + count
-        if plan.num_samples == 0:
+    for i, group in enumerate(groups):
+        if i and groups[i - 1].recording is group.recording:
+            bases.append(bases[-1])
             continue
-        giving.append(recording)
-        counts.append(plan.num_samples)
-        cuts.append(samples.cut)
-        columns.append((recording.session_id, plan.columns))
-        bases.append({name: tables.get(name, 0) for name in plan.tables})
-        for name, rows in plan.tables.items():
-            tables[name] = tables.get(name, 0) + len(rows)
-    if not giving:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in drops.items())
-        raise NothingToConvertError(f"{collection.catalog.folder} gives no windows (dropped: {reasons or 'none'})")
-    merged = merge_columns(columns)
-    starts, stops, latest = (np.concatenate([getattr(cut, name) for cut in cuts]) for name in _PLACES)
-    return WindowPlan(
-        tuple(giving), np.array(counts, dtype=np.int64), starts, stops, latest, merged, tuple(bases), tables, drops
-    )
+        bases.append({name: tables.get(name, 0) for name in group.tables})
+        for name, rows in group.tables.items():
+            tables[name] = tables.get(name, 0) + rows
+    return bases, tables
 
 
 def _keep(place: Path, mark: str, plan: WindowPlan) -> bool:
@@ -156,7 +198,13 @@ def _keep(place: Path, mark: str, plan: WindowPlan) -> bool:
     }
     rows = np.concatenate([recording.rows for recording in plan.recordings])
     pieces = np.array([len(recording.rows) for recording in plan.recordings], dtype=np.int64)
-    arrays = {"counts": plan.counts, "rows": rows, "pieces": pieces, **{name: getattr(plan, name) for name in _PLACES}}
+    arrays = {
+        "kinds": plan.kinds,
+        "counts": plan.counts,
+        "rows": rows,
+        "pieces": pieces,
+        **{name: getattr(plan, name) for name in _PLACES},
+    }
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         write_arrays(place, header, arrays)
@@ -191,11 +239,20 @@ def _parsed(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> WindowPlan:
         ColumnSpec(name, dtype, None if shape is None else tuple(shape), unit, table)
         for name, dtype, shape, unit, table in header["columns"]
     )
-    counts = arrays["counts"].astype(np.int64)
+    kinds, counts = arrays["kinds"].astype(np.int64), arrays["counts"].astype(np.int64)
     starts, stops, latest = (arrays[name].astype(np.int64) for name in _PLACES)
     lengths = {len(starts), len(stops), len(latest)}
-    if {len(counts), len(header["bases"])} != {len(recordings)} or lengths != {int(counts.sum())}:
+    if {len(kinds), len(counts), len(header["bases"])} != {len(recordings)} or lengths != {int(counts.sum())}:
         raise ValueError("a plan of windows is damaged")
     return WindowPlan(
-        recordings, counts, starts, stops, latest, columns, tuple(header["bases"]), header["tables"], header["drops"]
+        recordings,
+        kinds,
+        counts,
+        starts,
+        stops,
+        latest,
+        columns,
+        tuple(header["bases"]),
+        header["tables"],
+        header["drops"],
     )

@@ -27,6 +27,7 @@ from neurofm_shards.recordings.spikes import BinnedEvents
 from neurofm_shards.recordings.windowing import RecordingSamples
 from neurofm_shards.stored.catalog import check_recordings
 from neurofm_shards.stored.options import LoadedWindows, Windows, window_options
+from neurofm_shards.stored.placing import Placed, Placing
 from neurofm_shards.stored.plan import WindowPlan, open_samples, window_identity, window_plan
 from neurofm_shards.types import ColumnData, ColumnSpec, Metadata, Ragged
 
@@ -81,14 +82,16 @@ class WindowCollection(SampleCollection):
         self.manifest = collection.manifest
         self._verify = verify
         self._windows = windows
-        self.options = options = windows.cutting
-        self.plan: WindowPlan = window_plan(collection, options)
-        self._first = np.concatenate([[0], np.cumsum(self.plan.counts)]).astype(np.int64)
+        self._cuts = windows.cuts
+        self.plan: WindowPlan = window_plan(collection, self._cuts)
+        self._placing = Placing(self.plan, windows)
+        self._first = self._placing.first
         self.num_samples = int(self._first[-1])
+        self._bins = np.array([cut.window_bins for cut in self._cuts], dtype=np.int64)[self.plan.kinds]
         stretches = [_stretches(int(count)) for count in self.plan.counts]
         self.shard_sizes = np.concatenate(stretches)
         self.starts = np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
-        self._recording_of_stretch = np.repeat(np.arange(len(stretches)), [len(sizes) for sizes in stretches])
+        self._group_of_stretch = np.repeat(np.arange(len(stretches)), [len(sizes) for sizes in stretches])
         self.columns = {spec.name: spec for spec in self.plan.columns}
         self._open: OrderedDict[int, RecordingSamples] = OrderedDict()
         self._table: MetadataTable | None = None
@@ -144,49 +147,40 @@ class WindowCollection(SampleCollection):
     @cached_property
     def shard_names(self) -> list[str]:
         """A name for each stretch of windows, for messages."""
-        sessions = [self.plan.recordings[i].session_id for i in self._recording_of_stretch.tolist()]
+        sessions = [self.plan.recordings[i].session_id for i in self._group_of_stretch.tolist()]
         return [f"{session}:{start}" for session, start in zip(sessions, self.starts[:-1].tolist(), strict=True)]
 
     @property
     def fingerprint(self) -> str:
         """Identity of the windows: the same for the same recordings cut with the same options, wherever they lie."""
-        return self._marked(window_identity(self._collection, self.options))
+        return self._marked(window_identity(self._collection, self._cuts))
 
     def prefix_fingerprint(self, num_shards: int) -> str:
         """Return what the fingerprint was when only the recordings of the first stretches were there."""
         if num_shards == len(self.shard_sizes):
             return self.fingerprint
-        number = int(self._recording_of_stretch[num_shards])
-        if num_shards and self._recording_of_stretch[num_shards - 1] == number:
+        number = int(self._group_of_stretch[num_shards])
+        before = self.plan.recordings[self._group_of_stretch[max(num_shards, 1) - 1]]
+        if num_shards and before.session_id == self.plan.recordings[number].session_id:
             return f"{self.fingerprint}:{num_shards}"  # a recording is appended as a whole
         shards = max((shard for held in self.plan.recordings[:number] for shard in held.shards), default=-1) + 1
-        return self._marked(window_identity(self._collection, self.options, shards))
+        return self._marked(window_identity(self._collection, self._cuts, shards))
 
     def _marked(self, identity: str) -> str:
         """Return an identity, with how windows are shifted where they are."""
-        if not self._windows.jitter:
+        if not self._windows.moves:
             return identity
-        return xxhash.xxh3_128_hexdigest(f"{identity} jitter {self._windows.jitter_seed}".encode())
-
-    # -- epochs
+        how = "jitter" if self._windows.jitter else "random"
+        return xxhash.xxh3_128_hexdigest(f"{identity} {how} {self._windows.seed}".encode())
 
     def rows_in(self, epoch: int, rows: Ints) -> Ints:
-        """Return the numbers under which an epoch has rows: its own where windows are shifted in every epoch."""
-        return rows + epoch * self.num_samples if self._windows.jitter else rows
+        """Return the numbers under which an epoch has rows: its own where windows lie elsewhere in every epoch."""
+        return self._placing.numbers(epoch, rows)
 
-    def _placed(self, numbers: npt.ArrayLike) -> tuple[Ints, Ints, Ints]:
-        """Return the rows that have these numbers, and where their windows start and stop in the numbers' epochs."""
-        asked = np.asarray(numbers, dtype=np.int64)
-        if not self._windows.jitter:
-            rows = self._checked(asked)
-            return rows, self.plan.starts[rows], self.plan.stops[rows]
-        epochs, rows = np.divmod(asked, self.num_samples)
-        self._checked(np.where(asked < 0, asked, rows))
-        start = self.plan.starts[rows]
-        stride = self.options.stride_bins * self.options.bin_ticks
-        room = np.minimum(self.plan.latest[rows] - start, stride - 1) + 1
-        shift = (_hashes(self._windows.jitter_seed, epochs, rows) % room.astype(np.uint64)).astype(np.int64)
-        return rows, start + shift, self.plan.stops[rows] + shift
+    def _placed(self, numbers: npt.ArrayLike) -> Placed:
+        """Return where the windows of these numbers lie; an error where one is out of range."""
+        epochs, rows = self._placing.divided(numbers)
+        return self._placing.at(epochs, self._checked(rows))
 
     # -- values
 
@@ -206,19 +200,16 @@ class WindowCollection(SampleCollection):
     ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
         """Cut the windows that were selected."""
         names = selection.columns
-        rows, starts, stops = self._placed(selection.rows)
+        placed = self._placed(selection.rows)
         types, given = dtypes or {}, out or {}
-        numbers = np.searchsorted(self._first, rows, side="right") - 1
         with self._collection.reading():
-            found = self._counted((starts, stops), numbers, names, types) if not given and len(rows) else {}
+            found = self._counted(placed, names, types) if not given and len(placed.rows) else {}
             left = [name for name in names if name not in found]
             if left:
-                found |= self._grouped((starts, stops), numbers, left, given, types)
+                found |= self._grouped(placed, left, given, types)
         return {name: found[name] for name in names}
 
-    def _counted(
-        self, spans: tuple[Ints, Ints], numbers: Ints, names: Sequence[str], dtypes: Mapping[str, npt.DTypeLike]
-    ) -> dict[str, Any]:
+    def _counted(self, placed: Placed, names: Sequence[str], dtypes: Mapping[str, npt.DTypeLike]) -> dict[str, Any]:
         """Count events, and number their rows, for windows of all recordings at once."""
         found: dict[str, Any] = {}
         for name in names:
@@ -226,12 +217,12 @@ class WindowCollection(SampleCollection):
             ids = {"spikes": "unit_ids", "events": "event_codes"}.get(name)
             if ids is None or spec.unit != "count":
                 continue
-            distinct, which = _distinct(numbers)
+            distinct, which = _distinct(placed.groups)
             parts = [part for n in distinct.tolist() if (part := self._samples(n).counted(name)) is not None]
             if len(parts) < len(distinct):
                 continue
             widths = np.array([part.width for part in parts])[which]
-            found[name] = self._counts(spec, spans, parts, which, widths, dtypes.get(name))
+            found[name] = self._counts(spec, placed, parts, which, widths, dtypes.get(name))
             if ids in names:
                 bases = np.array([self.plan.bases[n].get(self.columns[ids].table or "", 0) for n in distinct.tolist()])
                 found[ids] = _numbered(self.columns[ids], widths, bases[which], dtypes.get(ids))
@@ -240,42 +231,42 @@ class WindowCollection(SampleCollection):
     def _counts(
         self,
         spec: ColumnSpec,
-        spans: tuple[Ints, Ints],
+        placed: Placed,
         parts: Sequence[BinnedEvents],
         which: Ints,
         widths: Ints,
         dtype: npt.DTypeLike | None,
     ) -> npt.NDArray[Any] | list[Any]:
-        bins, n = self.options.window_bins, len(which)
-        spans = (spans[0], parts[0].held(*spans))
+        bins, width = self._bins[placed.groups], self._cuts[0].bin_ticks
         wanted = np.dtype(dtype or spec.dtype).name
         types = (parts[0].dtype, wanted if wanted in COUNT_TYPES else parts[0].dtype)
         try:
             trains = [part.train for part in parts]
-            counts = count_trains(trains, which, spans, bins, self.options.bin_ticks, widths, types)
+            counts = count_trains(trains, which, (placed.starts, placed.stops), bins, width, widths, types)
         except OverflowError as error:
             raise parts[0].too_many() from error
         except IndexError as error:
             raise FormatError(f"{self.catalog.folder}: {error}; run `neurofm-shards validate`") from error
         counts = counts.astype(wanted, copy=False)
         if None not in (spec.shape or ()):
-            return counts.reshape(n, bins, -1) if widths[0] else counts.reshape(n, bins, 0)
-        edges = np.cumsum(bins * widths)[:-1]
-        return [part.reshape(bins, -1) if part.size else part.reshape(bins, 0) for part in np.split(counts, edges)]
+            return counts.reshape(len(which), int(bins[0]), int(widths[0]))
+        edges = np.cumsum(bins * widths).tolist()
+        shapes = zip([0, *edges[:-1]], edges, bins.tolist(), widths.tolist(), strict=True)
+        return [counts[first:last].reshape(shape) for first, last, *shape in shapes]
 
     def _grouped(
         self,
-        spans: tuple[Ints, Ints],
-        numbers: Ints,
+        placed: Placed,
         names: Sequence[str],
         out: Mapping[str, npt.NDArray[Any]],
         dtypes: Mapping[str, npt.DTypeLike],
     ) -> dict[str, Any]:
-        """Cut windows recording by recording."""
-        joined = {name: _column(self.columns[name], len(numbers), out.get(name), dtypes.get(name)) for name in names}
-        for number in np.unique(numbers).tolist():
-            places = np.flatnonzero(numbers == number)
-            found = self._samples(number).gather(spans[0][places], spans[1][places], names)
+        """Cut windows group by group."""
+        count = len(placed.rows)
+        joined = {name: _column(self.columns[name], count, out.get(name), dtypes.get(name)) for name in names}
+        for number in np.unique(placed.groups).tolist():
+            places = np.flatnonzero(placed.groups == number)
+            found = self._samples(number).gather(placed.starts[places], placed.stops[places], names)
             bases = self.plan.bases[number]
             for name in names:
                 base = bases.get(self.columns[name].table or "", 0)
@@ -288,23 +279,24 @@ class WindowCollection(SampleCollection):
 
     def metadata(self, rows: npt.ArrayLike) -> list[Metadata]:
         """Return what samples say of themselves."""
-        where, starts, _ = self._placed(rows)
-        found: list[Metadata] = [{}] * len(where)
+        placed = self._placed(rows)
+        found: list[Metadata] = [{}] * len(placed.rows)
         modalities = list(self.columns)
-        stretch = np.searchsorted(self.starts, where, side="right") - 1
-        numbers = np.searchsorted(self._first, where, side="right") - 1
-        for number in np.unique(numbers).tolist():
-            places = np.flatnonzero(numbers == number)
+        stretch = np.searchsorted(self.starts, placed.rows, side="right") - 1
+        for number in np.unique(placed.groups).tolist():
+            places = np.flatnonzero(placed.groups == number)
             with self._collection.reading():
-                said = self._samples(number).metadata(where[places] - self._first[number], starts[places])
+                said = self._samples(number).metadata(placed.rows[places] - self._first[number], placed.starts[places])
+            length = {} if self._windows.lengths is None else {"window_bins": int(self._bins[number])}
             for place, own in zip(places.tolist(), said, strict=True):
-                row, at = int(where[place]), int(stretch[place])
+                row, at = int(placed.rows[place]), int(stretch[place])
                 found[place] = {
                     "sample_id": automatic_key(row + 1),
                     "modalities": modalities,
                     "shard_idx": at,
                     "sample_idx_in_shard": row - int(self.starts[at]),
                     **own,
+                    **length,
                 }
         return found
 
@@ -322,7 +314,7 @@ class WindowCollection(SampleCollection):
         if name not in self.plan.tables:
             raise ConfigError(f"there is no table {name!r}; there are: {', '.join(self.plan.tables) or 'none'}")
         rows: list[dict[str, Any]] = []
-        for number in range(len(self.plan.recordings)):
+        for number in self.plan.first_of_recordings:
             with self._collection.reading():
                 samples = self._samples(number)
             rows += [dict(row) for row in samples.plan().tables.get(name, ())]
@@ -351,7 +343,7 @@ class WindowCollection(SampleCollection):
 
     def has(self, row: int, column: str) -> bool:
         """Return whether a sample has a field (the metadata counts as one)."""
-        self._placed([row])
+        self._checked([row])
         return column in self.columns or column == "metadata"
 
     def payload(self, row: int, column: str) -> bytes:
@@ -363,7 +355,7 @@ class WindowCollection(SampleCollection):
 
     def keys(self, rows: npt.ArrayLike) -> list[str]:
         """Return the keys of rows."""
-        return [automatic_key(row + 1) for row in self._placed(rows)[0].tolist()]
+        return [automatic_key(row + 1) for row in self._placed(rows).rows.tolist()]
 
     def find(self, key: str) -> int:
         """Return the row of a key; SampleNotFoundError where no sample has it."""
@@ -375,7 +367,7 @@ class WindowCollection(SampleCollection):
     def describe(self, row: int) -> str:
         """Return key, session and folder of a row, for messages."""
         row %= self.num_samples
-        number = int(np.searchsorted(self._first, row, side="right")) - 1
+        number = int(self._placing.groups(np.array([row]))[0])
         session = self.plan.recordings[number].session_id
         return f"{automatic_key(row + 1)!r}, a window of {session} in {self.catalog.folder}"
 
@@ -392,7 +384,7 @@ class WindowCollection(SampleCollection):
             recording = self.plan.recordings[number]
             if self._verify:
                 self._collection.check(recording.rows)
-            found = self._open[number] = open_samples(self._collection, recording, self.options)
+            found = self._open[number] = open_samples(self._collection, recording, self._cuts[self.plan.kinds[number]])
             while len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)
         return found
@@ -435,20 +427,6 @@ def _distinct(numbers: Ints) -> tuple[Ints, Ints]:
         return numbers[:1], np.zeros(len(numbers), dtype=np.int64)
     distinct, which = np.unique(numbers, return_inverse=True)
     return distinct, which.reshape(-1)
-
-
-def _hashes(seed: int, epochs: Ints, rows: Ints) -> npt.NDArray[np.uint64]:
-    """Return a number for each epoch and row: the finaliser of SplitMix64, once for each of the three."""
-    keys = _mixed(np.full(len(rows), seed, dtype=np.uint64))
-    return _mixed(rows.astype(np.uint64) ^ _mixed(epochs.astype(np.uint64) ^ keys))
-
-
-def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    z: npt.NDArray[np.uint64] = values + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    return z
 
 
 def _stretches(count: int) -> Ints:

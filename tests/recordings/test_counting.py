@@ -22,9 +22,9 @@ KINDS = [True, False] if counting.COMPILED else [False]
 def by_hand(trains, which, starts, stops, bins, bin_ticks, widths):
     """Count with plain loops."""
     out = []
-    for t, start, stop, width in zip(which, starts, stops, widths, strict=True):
-        counts = np.zeros((bins, width), int)
-        last = start + min(stop - start, bins * bin_ticks) // bin_ticks * bin_ticks
+    for t, start, stop, width, length in zip(which, starts, stops, widths, bins, strict=True):
+        counts = np.zeros((length, width), int)
+        last = start + min(stop - start, length * bin_ticks) // bin_ticks * bin_ticks
         for tick, owner in zip(trains[t].ticks, trains[t].owner, strict=True):
             row = int(owner) if trains[t].rows is None else int(trains[t].rows[owner])
             if start <= tick < last and row >= 0:
@@ -49,10 +49,8 @@ def trains_and_windows(draw):
         widths.append(owners if rows is None else int(keep.sum()))
     which = np.array(draw(st.lists(st.integers(0, len(trains) - 1), max_size=8)), dtype=np.int64)
     starts = np.array([draw(st.integers(-60, 300)) for _ in which], dtype=np.int64)
-    bins, bin_ticks = draw(st.integers(1, 6)), draw(st.integers(1, 20))
-    stops = starts + np.array(
-        [draw(st.integers(0, bins * bin_ticks)) // bin_ticks * bin_ticks for _ in which], np.int64
-    )
+    bins, bin_ticks = np.array([draw(st.integers(1, 6)) for _ in which], np.int64), draw(st.integers(1, 20))
+    stops = starts + np.array([draw(st.integers(0, 7 * bin_ticks)) for _ in which], np.int64)
     return trains, which, starts, stops, bins, bin_ticks, np.array(widths, np.int64)[which]
 
 
@@ -75,7 +73,13 @@ def test_a_count_that_does_not_fit_is_an_error_and_never_wraps(monkeypatch, comp
     for n, fits in ((255, True), (256, False)):
         train = Train(np.zeros(n, np.int64), np.zeros(n, np.uint16), None)
         call = lambda train=train: count_trains(  # noqa: E731
-            [train], np.array([0]), (np.array([0]), np.array([5])), 1, 5, np.array([1]), ("uint8", delivered)
+            [train],
+            np.array([0]),
+            (np.array([0]), np.array([5])),
+            np.array([1]),
+            5,
+            np.array([1]),
+            ("uint8", delivered),
         )
         if fits:
             assert call().tolist() == [255]
@@ -93,17 +97,14 @@ class TestWhatTheModuleRefuses:
             "ticks": np.arange(10),
             "owner": np.zeros(10, np.uint16),
             "rows": None,
-            "windows": np.array([[0, 0, 10, 0, 2]]),
+            "windows": np.array([[0, 0, 2, 0, 2, 2]]),
             "bin_ticks": 5,
-            "bins": 2,
             "most": 255,
             "out": np.zeros(4, np.uint8),
             **changed,
         }
         train = said.get("train", (said["ticks"], said["owner"], said["rows"]))
-        counting._events.count_events(
-            [train], said["windows"], said["bin_ticks"], said["bins"], said["most"], said["out"]
-        )
+        counting._events.count_events([train], said["windows"], said["bin_ticks"], said["most"], said["out"])
         return said["out"]
 
     def test_it_counts(self):
@@ -112,18 +113,18 @@ class TestWhatTheModuleRefuses:
     @pytest.mark.parametrize(
         "changed",
         [
-            {"windows": np.array([[1, 0, 10, 0, 2]])},  # no such train
-            {"windows": np.array([[-1, 0, 10, 0, 2]])},
-            {"windows": np.array([[0, 0, 10, 1, 2]])},  # beyond the output
-            {"windows": np.array([[0, 0, 10, -1, 2]])},
-            {"windows": np.array([[0, 0, 10, 0, 3]])},
-            {"windows": np.array([[0, 0, 10, 0, -1]])},
-            {"windows": np.array([[0, 0, 10, 0, 1 << 62]])},
-            {"windows": np.array([[0, 0, 11, 0, 2]])},  # longer than its bins
-            {"windows": np.array([[0, -(1 << 63), 10, 0, 2]])},
-            {"bins": 0},
+            {"windows": np.array([[1, 0, 2, 0, 2, 2]])},  # no such train
+            {"windows": np.array([[-1, 0, 2, 0, 2, 2]])},
+            {"windows": np.array([[0, 0, 2, 1, 2, 2]])},  # beyond the output
+            {"windows": np.array([[0, 0, 2, -1, 2, 2]])},
+            {"windows": np.array([[0, 0, 2, 0, 3, 2]])},
+            {"windows": np.array([[0, 0, 2, 0, -1, 2]])},
+            {"windows": np.array([[0, 0, 2, 0, 1 << 62, 2]])},
+            {"windows": np.array([[0, 0, 3, 0, 2, 2]])},  # longer than its bins
+            {"windows": np.array([[0, -(1 << 63), 2, 0, 2, 2]])},
+            {"windows": np.array([[0, 0, 0, 0, 2, 0]])},
             {"bin_ticks": 0},
-            {"bins": 1 << 62, "bin_ticks": 1 << 62},
+            {"windows": np.array([[0, 0, 2, 0, 2, 1 << 62]]), "bin_ticks": 1 << 62},
             {"owner": np.full(10, 2, np.uint16)},  # nobody
             {"owner": np.full(10, -1, np.int32)},
             {"rows": np.array([5], np.int32)},
@@ -135,7 +136,7 @@ class TestWhatTheModuleRefuses:
             {"out": np.zeros(4, np.int32)},
             {"out": np.zeros(4, np.float64)},
             {"windows": np.zeros((1, 4), np.int64)},
-            {"windows": np.zeros(5, np.int64)},
+            {"windows": np.zeros(6, np.int64)},
             {"train": (np.arange(3),)},
             {"train": None},
         ],
@@ -149,4 +150,4 @@ class TestWhatTheModuleRefuses:
         for _ in range(200):
             ticks = rng.integers(-(1 << 62), 1 << 62, 10)
             with contextlib.suppress(IndexError):
-                self.count(ticks=ticks, windows=np.array([[0, int(ticks[3]) // 2, int(ticks[3]) // 2 + 10, 0, 2]]))
+                self.count(ticks=ticks, windows=np.array([[0, int(ticks[3]) // 2, 2, 0, 2, 2]]))

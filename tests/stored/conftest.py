@@ -34,3 +34,16 @@ def store(made, tmp_path):
         return files, tmp_path / folder
 
     return make
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Two sessions stored as recordings, in pieces."""
+    registry.cache_clear()
+    register_source(made_recordings.ENTRY)
+    top = tmp_path_factory.mktemp("recorded")
+    files = [
+        made_recordings.file_of(top / "in", name, made_recordings.session(seed)) for name, seed in (("a", 8), ("b", 2))
+    ]
+    convert_inputs(files, top / "out", {"layout": "recordings", "piece_bytes": 5_000})
+    return top / "out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 
 from neurofm_shards.plugins.entries import SourceEntry
@@ -129,3 +130,40 @@ def window_options(draw):
 def options_of(said):
     """Validate a dict of options."""
     return WindowOptions.model_validate(said)
+
+
+WINDOWS = {
+    "modalities": ["spikes", "lfp", "behavior"],
+    "missing": "mask",
+    "spikes": "both",
+    "sequence_length": 20,
+    "unit_table_path": "units",
+    "label_columns": ["outcome"],
+    "split": {"by": "time"},
+    "lfp": {"path": "acquisition/lfp"},
+}
+NUMBERING = ("sample_id", "shard_idx", "sample_idx_in_shard")
+
+
+def same(a, b):
+    """Say whether two columns hold the same bits, sample by sample: shards know a length that all happen to share."""
+    return len(a) == len(b) and all(
+        x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
+        for x, y in zip(map(np.asarray, a), map(np.asarray, b), strict=True)
+    )
+
+
+def said(metadata):
+    return [{name: value for name, value in one.items() if name not in NUMBERING} for one in metadata]
+
+
+def plain(value):
+    if isinstance(value, torch.Tensor):
+        return [str(value.dtype), value.numpy().tobytes(), tuple(value.shape)]
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def drained(loader):
+    return [{name: said(v) if name == "metadata" else plain(v) for name, v in batch.items()} for batch in loader]

@@ -13,10 +13,9 @@ from pathlib import Path
 import made_recordings
 import numpy as np
 import pytest
-import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from made_recordings import session, window_options
+from made_recordings import NUMBERING, WINDOWS, drained, said, same, session, window_options
 
 from neurofm_shards import (
     ResumableWebDatasetLoader,
@@ -35,30 +34,6 @@ from neurofm_shards.loading.batching import Balanced, OneSession, TokenBudget
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.recordings.options import WindowOptions
-
-WINDOWS = {
-    "modalities": ["spikes", "lfp", "behavior"],
-    "missing": "mask",
-    "spikes": "both",
-    "sequence_length": 20,
-    "unit_table_path": "units",
-    "label_columns": ["outcome"],
-    "split": {"by": "time"},
-    "lfp": {"path": "acquisition/lfp"},
-}
-NUMBERING = ("sample_id", "shard_idx", "sample_idx_in_shard")
-
-
-def same(a, b):
-    """Say whether two columns hold the same bits, sample by sample: shards know a length that all happen to share."""
-    return len(a) == len(b) and all(
-        x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
-        for x, y in zip(map(np.asarray, a), map(np.asarray, b), strict=True)
-    )
-
-
-def said(metadata):
-    return [{name: value for name, value in one.items() if name not in NUMBERING} for one in metadata]
 
 
 def assert_same_samples(windows, stored, rows=None):
@@ -148,18 +123,6 @@ def test_metadata_tables_select_and_split_as_those_of_shards(both):
     }
 
 
-def plain(value):
-    if isinstance(value, torch.Tensor):
-        return [str(value.dtype), value.numpy().tobytes(), tuple(value.shape)]
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
-
-
-def drained(loader):
-    return [{name: said(v) if name == "metadata" else plain(v) for name, v in batch.items()} for batch in loader]
-
-
 @pytest.mark.parametrize(
     "options", [{"shuffle": False}, {"shuffle": "global"}, {"shuffle": "global", "split": "train"}]
 )
@@ -222,16 +185,6 @@ def test_a_run_that_is_killed_anywhere_goes_on_exactly(recorded, stop, ranks, da
     whole = [m["sample_id"] for batch in make(0, 1) for m in batch["metadata"]]
     assert sorted(set(seen + rest)) == sorted(whole)
     assert len(seen + rest) - len(whole) < before + after, "more than padding repeats"
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
-    registry.cache_clear()
-    register_source(made_recordings.ENTRY)
-    top = tmp_path_factory.mktemp("recorded")
-    files = [made_recordings.file_of(top / "in", name, session(seed)) for name, seed in (("a", 8), ("b", 2))]
-    convert_inputs(files, top / "out", {"layout": "recordings", "piece_bytes": 5_000})
-    return top / "out"
 
 
 def test_states_belong_to_data_and_options(recorded):
@@ -405,88 +358,3 @@ def test_compressed_recordings_give_the_same_windows(store, tmp_path, compressio
     convert_inputs(files, tmp_path / "windows", {"windows": WINDOWS})
     with open_windows(folder, WINDOWS) as windows, ShardCollection.open(tmp_path / "windows") as stored:
         assert_same_samples(windows, stored)
-
-
-JITTER = {**WINDOWS, "modalities": ["spikes"], "spikes": "events", "stride": 10, "jitter": True}
-
-
-def test_jitter_moves_each_window_within_its_stride_and_never_out_of_its_stretch(recorded):
-    with open_windows(recorded, JITTER) as moved, open_windows(recorded, {**JITTER, "jitter": False}) as still:
-        rows = np.arange(still.num_samples)
-        stride = 10 * 10_000_000
-        shifts = []
-        for epoch in range(60):
-            _, starts, stops = moved._placed(moved.rows_in(epoch, rows))
-            assert (stops - starts == still.plan.stops - still.plan.starts).all()
-            assert (starts <= np.maximum(still.plan.latest, still.plan.starts)).all()
-            shifts.append(starts - still.plan.starts)
-        shifts = np.stack(shifts)
-        assert ((shifts >= 0) & (shifts < stride)).all()
-        free = still.plan.latest - still.plan.starts >= stride - 1
-        assert free.sum() > 20
-        middle = shifts[:, free] / stride
-        assert abs(middle.mean() - 0.5) < 0.03, "uniform within the stride"
-        assert len(np.unique(middle, axis=0)) == 60, "another one in every epoch"
-        edge = ~free & (still.plan.latest > still.plan.starts)
-        room = (still.plan.latest - still.plan.starts)[edge]
-        assert (np.abs(shifts[:, edge] / room - 0.5).mean(axis=0) < 0.4).all(), "drawn from what is left, not clipped"
-        said = still.metadata(rows)
-        for split_name in {m["split"] for m in said}:
-            mine = np.array([m["split"] == split_name and m["session_id"] == "a" for m in said])
-            others = np.array([m["split"] != split_name and m["session_id"] == "a" for m in said])
-            last = (shifts + still.plan.stops)[:, mine]
-            for start in still.plan.starts[others]:
-                assert not ((last > start) & ((shifts + still.plan.starts)[:, mine] < start)).any(), "across a border"
-
-
-def test_jittered_windows_hold_what_lies_there(recorded):
-    with open_windows(recorded, JITTER) as moved:
-        rows = moved.rows_in(3, np.arange(40))
-        assert len(set(rows.tolist()) & set(range(moved.num_samples))) == 0
-        found, metadata = moved.gather(rows), moved.metadata(rows)
-        for i, said_ in enumerate(metadata):
-            samples = moved._samples(0)
-            trains = samples._parts[0]._trains
-            ticks, owner = trains.ticks, trains.owner
-            start = moved._placed(rows[i : i + 1])[1][0]
-            assert said_["window_start_s"] == start / 1e9
-            inside = (ticks >= start) & (ticks < start + samples.window_ticks)
-            assert found["spike_units"][i].tolist() == owner[inside].tolist()
-            np.testing.assert_allclose(found["spike_times"][i], (ticks[inside] - start) / 1e9, atol=1e-6)
-        assert metadata[0]["sample_id"] == "sample_000000001", "a window keeps its name"
-
-
-def test_jitter_is_a_function_of_epoch_and_window_so_that_resume_is_exact(recorded):
-    make = lambda workers=0, seed=0: create_webdataset_dataloader(  # noqa: E731
-        recorded,
-        4,
-        workers,
-        windows={**JITTER, "jitter_seed": seed},
-        shuffle="global",
-        pin_memory=False,
-        ragged="packed",
-    )
-    loader = make()
-    first, second = drained(loader), drained(loader)
-    again = make(workers=2)
-    assert drained(again) == first
-    iterator = iter(again)
-    for _ in range(3):
-        next(iterator)
-    state = again.state_dict()
-    resumed = make()
-    resumed.load_state_dict(state)
-    assert drained(resumed) == second[3:]
-    assert first != second
-    assert drained(make(seed=1)) != first
-    with pytest.raises(NeurofmShardsError, match="fingerprint"):
-        make(seed=1).load_state_dict(state)
-    found = [plain(sample["spike_times"]) for sample in WebDatasetLoader(recorded, shuffle=False, windows=JITTER)]
-    with open_windows(recorded, JITTER) as windows:
-        values = windows.gather(windows.rows_in(0, np.arange(windows.num_samples)))["spike_times"]
-        assert found == [["torch.float32", value.tobytes(), value.shape] for value in values]
-
-
-def test_jitter_of_aligned_windows_is_refused(recorded):
-    with pytest.raises(ConfigError, match="sampling=fixed"):
-        open_windows(recorded, {"sampling": "trial", "jitter": True})

@@ -23,11 +23,12 @@ import secrets
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
 from neurofm_shards._process import host_name
@@ -77,6 +78,10 @@ class Answer(Generic[T]):
     value: T
     host: str
     seconds: float
+
+
+#: Answers with the numbers of their calls.
+_Answers = list[tuple[int, Answer[T]]]
 
 
 @dataclass(frozen=True)
@@ -227,22 +232,22 @@ class Dispatcher:
         """
         early: dict[int, T] = {}
         at = 0
-        for number, answer in self._answers(calls):
-            early[number] = answer.value
+        for answers in self._answers(calls):
+            early.update((number, answer.value) for number, answer in answers)
             while at in early:
                 yield early.pop(at)
                 at += 1
 
-    def as_they_come(self, calls: Iterable[Call[T]]) -> Iterator[Answer[T]]:
-        """Yield answers as calls finish, with the host and the seconds of each.
+    def as_they_come(self, calls: Iterable[Call[T]]) -> Iterator[list[Answer[T]]]:
+        """Yield the answers that have come since the last time, with the host and the seconds of each.
 
         Raises
         ------
         WorkerError
             Workers were lost more often than a call is retried, or the executor failed.
         """
-        for _, answer in self._answers(calls):
-            yield answer
+        for answers in self._answers(calls):
+            yield [answer for _, answer in answers]
 
     def close(self) -> None:
         """Wait for what was submitted, and end the workers."""
@@ -258,8 +263,8 @@ class Dispatcher:
         except Exception:  # an executor of others may raise anything; it must not hide the error that is on its way
             logging.getLogger(__name__).exception("the executor could not be closed")
 
-    def _answers(self, calls: Iterable[Call[T]]) -> Iterator[tuple[int, Answer[T]]]:
-        running: dict[_Future, _Attempt[T]] = {}
+    def _answers(self, calls: Iterable[Call[T]]) -> Iterator[_Answers[T]]:
+        running = _Running[T]()
         for number, call in enumerate(calls):
             self._submit(running, _Attempt(number, call))
             while len(running) >= 2 * max(self._workers, self._alive.count):
@@ -267,13 +272,27 @@ class Dispatcher:
         while running:
             yield from self._collect(running)
 
-    def _collect(self, running: dict[_Future, _Attempt[T]]) -> Iterator[tuple[int, Answer[T]]]:
-        for future in self._wait(running):
-            attempt = running.pop(future)
+    def _collect(self, running: _Running[T]) -> Iterator[_Answers[T]]:
+        """Wait for calls and yield their answers, before any error is raised that one of them ended with."""
+        found: _Answers[T] = []
+        failure: Exception | None = None
+        for future, attempt in self._wait(running):
             try:
-                yield attempt.number, self._answer(future, attempt.call)
-            except BrokenExecutor as error:
-                self._submit(running, self._next(attempt, error))
+                found += self._settled(running, future, attempt)
+            except Exception as error:  # noqa: BLE001, PERF203  (raised below)
+                failure = failure or error
+        if found:
+            yield found
+        if failure is not None:
+            raise failure
+
+    def _settled(self, running: _Running[T], future: _Future, attempt: _Attempt[T]) -> _Answers[T]:
+        """Return the answer of a call that has ended; none where its worker was lost and it is done again."""
+        try:
+            return [(attempt.number, self._answer(future, attempt.call))]
+        except BrokenExecutor as error:
+            self._submit(running, self._next(attempt, error))
+            return []
 
     def _answer(self, future: _Future, call: Call[T]) -> Answer[T]:
         if self.shares_memory:
@@ -288,14 +307,14 @@ class Dispatcher:
             raise answer.error from WorkerError(f"in a worker on {answer.host}:\n{answer.trace}")
         return answer
 
-    def _submit(self, running: dict[_Future, _Attempt[T]], attempt: _Attempt[T]) -> None:
+    def _submit(self, running: _Running[T], attempt: _Attempt[T]) -> None:
         try:
             future = self._start(attempt.call)
         except BrokenExecutor:  # all of it, not only one worker
             self.abandon()
             self._executor = self._make()
             future = self._start(attempt.call)
-        running[future] = attempt
+        running.add(future, attempt)
 
     def _start(self, call: Call[T]) -> _Future:
         if self.shares_memory:
@@ -325,12 +344,12 @@ class Dispatcher:
         self._listener(CallRetried(attempt.call.what, attempt.lost + 1, str(error)))
         return replace(attempt, lost=attempt.lost + 1)
 
-    def _wait(self, running: Iterable[_Future]) -> Iterable[_Future]:
+    def _wait(self, running: _Running[T]) -> list[tuple[_Future, _Attempt[T]]]:
         while True:
-            done, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            finished = running.finished(_POLL_S)
             self._count_workers()
-            if done:
-                return [future for future in running if future in done]
+            if finished:
+                return finished
 
     def _count_workers(self) -> None:
         count = getattr(self._executor, "workers_alive", None)
@@ -353,6 +372,33 @@ class _Attempt(Generic[T]):
     number: int
     call: Call[T]
     lost: int = 0
+
+
+class _Running(Generic[T]):
+    """Attempts that are under way; to learn which have finished costs the same, however many there are."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._finished: SimpleQueue[tuple[_Future, _Attempt[T]]] = SimpleQueue()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, future: _Future, attempt: _Attempt[T]) -> None:
+        """Take an attempt in."""
+        self._count += 1
+        future.add_done_callback(lambda done: self._finished.put((done, attempt)))
+
+    def finished(self, timeout_s: float) -> list[tuple[_Future, _Attempt[T]]]:
+        """Wait for the next one to finish; hand over all that have, none when the time is over."""
+        try:
+            found = [self._finished.get(timeout=timeout_s)]
+        except Empty:
+            return []
+        while not self._finished.empty():
+            found.append(self._finished.get())
+        self._count -= len(found)
+        return found
 
 
 class _Liveness:

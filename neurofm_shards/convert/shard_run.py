@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -128,8 +128,26 @@ class ShardRun:
         """Run the tasks whose shards are not there yet."""
         spec = job_spec(self._config, columns, self._staging if self._shares_folder else None, self._output.mode())
         calls = (Call(run_task, (spec, task), task.what) for task in tasks if task.shard_idx not in self.lines)
-        for answer in self._dispatcher.as_they_come(calls):
-            self._finish(answer)
+        for answers in self._dispatcher.as_they_come(calls):
+            self._finish(answers)
+
+    def _finish(self, answers: Sequence[Answer[ShardResult]]) -> None:
+        """Move shards into place, all that have come at once: the journal names them before and records them after."""
+        for answer in answers:
+            self._unpack(self._staging / answer.value.staged, answer.value.files)
+        written = {answer.value.staged: answer.value.record for answer in answers if answer.value.record is not None}
+        self._journal.announce(record.entry.shard_name for record in written.values())
+        self._output.publish(self._staging, written, durable=self._config.durable)
+        for answer in answers:
+            if answer.value.staged not in written:
+                self._output.remove_staging(self._staging / answer.value.staged)
+        lines = [self._line(answer) for answer in answers]
+        self._journal.record(lines)
+        for answer, line in zip(answers, lines, strict=True):
+            self.lines[answer.value.shard_idx] = line
+            failures = tuple(failure.error for failure in answer.value.failures)
+            told = ShardCommitted(answer.value.shard_idx, line["shard"], failures, answer.host, answer.seconds)
+            self._listener(told)
 
     def _unpack(self, staged: Path, files: Mapping[str, bytes]) -> None:
         """Write what a worker handed back."""
@@ -137,17 +155,6 @@ class ShardRun:
             with Folder.open((staged / name).parent, create=True) as folder:
                 folder.write((staged / name).name, [data], durable=self._config.durable)
 
-    def _finish(self, answer: Answer[ShardResult]) -> None:
-        result = answer.value
-        staged = self._staging / result.staged
-        self._unpack(staged, result.files)
-        if result.record is None:
-            self._output.remove_staging(staged)
-        else:
-            self._journal.announce(result.record.entry.shard_name)
-            self._output.publish(staged, durable=self._config.durable)
-        line = {**result.to_json(), "host": answer.host, "seconds": answer.seconds, "at": time.time()}
-        self._journal.record(line)
-        self.lines[result.shard_idx] = line
-        failures = tuple(failure.error for failure in result.failures)
-        self._listener(ShardCommitted(result.shard_idx, line["shard"], failures, answer.host, answer.seconds))
+    @staticmethod
+    def _line(answer: Answer[ShardResult]) -> Line:
+        return {**answer.value.to_json(), "host": answer.host, "seconds": answer.seconds, "at": time.time()}

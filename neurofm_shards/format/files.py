@@ -104,11 +104,18 @@ class Folder:
         Of the folder; closed with this object.
     path : Path
         Where it was found, for messages.
+    names : str
+        Folders below that, one in the other.
     """
 
-    def __init__(self, descriptor: int, path: Path) -> None:
+    def __init__(self, descriptor: int, path: Path, *names: str) -> None:
         self.descriptor = descriptor
-        self.path = path
+        self._start, self._names = path, names
+
+    @property
+    def path(self) -> Path:
+        """Where it was found (put together when asked: paths are slow, and most folders need none)."""
+        return self._start.joinpath(*self._names)
 
     @classmethod
     def open(cls, path: Path | str, *, create: bool = False) -> Self:
@@ -157,13 +164,14 @@ class Folder:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, dir_fd=self.descriptor)
         try:
-            return type(self)(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.descriptor), self.path / name)
+            descriptor = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.descriptor)
         except OSError as error:
             raise self._error(name, error) from error
+        return type(self)(descriptor, self._start, *self._names, name)
 
     def duplicate(self) -> Self:
         """Open this folder once more."""
-        return type(self)(os.dup(self.descriptor), self.path)
+        return type(self)(os.dup(self.descriptor), self._start, *self._names)
 
     def names(self) -> list[str]:
         """Return the names of everything in the folder, sorted."""
@@ -325,17 +333,16 @@ class Folder:
         UnsafePathError
             Something is neither a file nor a folder: a link, a pipe, a device.
         """
-        for name in self.names():
-            found = self.status(name)
-            if found is None:
-                continue
-            if stat.S_ISDIR(found.st_mode):
-                with self.child(name) as folder:
-                    yield from ((name, *rest) for rest in folder.files())
-            elif stat.S_ISREG(found.st_mode):
-                yield (name,)
-            else:
-                raise UnsafePathError(f"{self.path / name} is {_kind(found.st_mode)}; remove it")
+        with os.scandir(self.descriptor) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                with self.child(entry.name) as folder:
+                    yield from ((entry.name, *rest) for rest in folder.files())
+            elif entry.is_file(follow_symlinks=False):
+                yield (entry.name,)
+            elif (other := self.status(entry.name)) is not None:
+                raise UnsafePathError(f"{self.path / entry.name} is {_kind(other.st_mode)}; remove it")
 
     def sync(self) -> None:
         """Make renames in the folder survive a power cut."""

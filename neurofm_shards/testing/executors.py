@@ -196,8 +196,8 @@ class ExecutorConformance:
 
     @staticmethod
     def _interrupt(made: Dispatcher) -> None:
-        for answer in made.as_they_come([Call(_twice, (1,), "beginning"), *_calls(_nap, [_NAP_S] * 8)]):
-            if answer.value == 2:
+        for answers in made.as_they_come([Call(_twice, (1,), "beginning"), *_calls(_nap, [_NAP_S] * 8)]):
+            if any(answer.value == 2 for answer in answers):
                 raise KeyboardInterrupt
 
 

@@ -11,7 +11,7 @@ A conversion that is run in parts has a journal for each part beside the first o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -193,31 +193,32 @@ class Journal:
             self._file.truncate(found.sound_bytes)
             self._file.seek(found.sound_bytes)
             return
-        self._append(asdict(header))
+        self._append([asdict(header)])
         if self._durable:
             folder.sync()
             with Folder.open(folder.path.parent) as parent:
                 parent.sync()
 
-    def announce(self, shard_name: str) -> None:
-        """Record that a shard is about to be moved into the data set's folder."""
-        self._append({"announced": shard_name})
+    def announce(self, shard_names: Iterable[str]) -> None:
+        """Record that shards are about to be moved into the data set's folder."""
+        self._append({"announced": name} for name in shard_names)
 
-    def record(self, shard: Mapping[str, Any]) -> None:
-        """Record a shard that is complete; ``shard`` has ``shard_idx``."""
-        self._append(shard)
+    def record(self, shards: Iterable[Mapping[str, Any]]) -> None:
+        """Record shards that are complete; each has ``shard_idx``."""
+        self._append(shards)
 
     def note(self, what: str, **facts: Any) -> None:
         """Write down something of the run itself."""
-        self._append({"note": what, **facts})
+        self._append([{"note": what, **facts}])
 
     def close(self) -> None:
         """Close the file; the journal stays until it is removed."""
         self._file.close()
 
-    def _append(self, line: Mapping[str, Any]) -> None:
-        text = orjson.dumps(line)
-        self._file.write(xxhash.xxh3_64_hexdigest(text).encode() + b" " + text + b"\n")
+    def _append(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        for line in lines:
+            text = orjson.dumps(line)
+            self._file.write(xxhash.xxh3_64_hexdigest(text).encode() + b" " + text + b"\n")
         self._file.flush()
         if self._durable:
             os.fsync(self._file.fileno())

@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import reduce
+from itertools import groupby
 from operator import and_
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import orjson
 import xxhash
+from typing_extensions import Self
 
 from neurofm_shards.errors import ConfigError, FormatError, OutputExistsError, UnsafePathError
 from neurofm_shards.format.card import CARD_NAMES, our_cards
@@ -428,12 +431,15 @@ class OutputFolder:
         with Folder.open(staging.parent) as folder:
             folder.remove_tree(staging.name)
 
-    def publish(self, staged: Path, *, durable: bool) -> None:
-        """Move everything in a task's staging folder into place: sidecars first, the shard last."""
-        with Folder.open(staged) as source, Folder.open(self.folder) as root:
-            files = sorted(source.files(), key=lambda parts: len(parts) == 1)
-            _move_all(source, root, files, durable=durable)
-        self.remove_staging(staged)
+    def publish(self, staging: Path, tasks: Iterable[str], *, durable: bool) -> None:
+        """Move what tasks wrote into folders of theirs in a staging folder into place: sidecars first, shards last."""
+        with Folder.open(staging) as folder, _Places(self.folder) as places:
+            for task in tasks:
+                with folder.child(task) as source:
+                    _move_all(source, places, sorted(source.files(), key=lambda parts: len(parts) == 1))
+                folder.remove_tree(task)
+            if durable:
+                places.sync()
 
     def replace(self, staged: Path, removed: Iterable[str], *, durable: bool) -> None:
         """Put a staging folder's files, the manifest among them, in place of the present ones, as one step.
@@ -475,7 +481,8 @@ class OutputFolder:
                     root.remove(MANIFEST_NAME)
                 theirs = {name for name in CARD_NAMES if root.has(name)} - set(our_cards(self.folder))
                 files = [parts for parts in files if parts[0] not in theirs]
-                _move_all(step, root, sorted(files, key=lambda parts: parts == (MANIFEST_NAME,)), durable=False)
+                with _Places(self.folder) as places:
+                    _move_all(step, places, sorted(files, key=lambda parts: parts == (MANIFEST_NAME,)))
             for name in removed:
                 self._delete_shard(name)
             self._delete_unlisted_tables()
@@ -530,26 +537,51 @@ def _names(folder: Folder, file: str, *, also: tuple[str, ...] = ()) -> list[str
     return names
 
 
-def _move_all(source: Folder, root: Folder, files: Iterable[tuple[str, ...]], *, durable: bool) -> None:
-    """Move files into the same places below another folder; those that replace others keep their permissions."""
-    moved = set()
-    for *parents, name in files:
-        with _below(source, parents) as here, _below(root, parents, create=True) as there:
-            mode = there.mode(name)
-            if mode is not None:
-                here.set_mode(name, mode)
-            here.move(name, there)
-        moved.add(tuple(parents))
-    for folders in moved if durable else ():
-        with _below(root, folders) as there:
-            there.sync()
+class _Places:
+    """Folders of an output that files are moved into, each of which is opened once; a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self._stack = ExitStack()
+        self._folders: dict[tuple[str, ...], Folder] = {(): self._stack.enter_context(Folder.open(folder))}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def folder(self, parents: tuple[str, ...]) -> Folder:
+        """Return a folder of the output, which is made where it is missing."""
+        if parents not in self._folders:
+            child = self.folder(parents[:-1]).child(parents[-1], create=True)
+            self._folders[parents] = self._stack.enter_context(child)
+        return self._folders[parents]
+
+    def sync(self) -> None:
+        """Make what was moved survive a power cut."""
+        for folder in self._folders.values():
+            folder.sync()
 
 
-def _below(folder: Folder, parts: Iterable[str], *, create: bool = False) -> Folder:
+def _move_all(source: Folder, places: _Places, files: Iterable[tuple[str, ...]]) -> None:
+    """Move files into the same places of an output; those that replace others keep their permissions."""
+    for parents, group in groupby(files, key=lambda parts: parts[:-1]):
+        there = places.folder(parents)
+        with _below(source, parents) as here:
+            for *_, name in group:
+                mode = there.mode(name)
+                if mode is not None:
+                    here.set_mode(name, mode)
+                here.move(name, there)
+
+
+def _below(folder: Folder, parts: Iterable[str]) -> Folder:
     found = folder.duplicate()
     for name in parts:
         with found:
-            found = found.child(name, create=create)
+            found = found.child(name)
     return found
 
 

@@ -20,6 +20,10 @@ def calls(function, *arguments):
     return [Call(function, (argument,), f"calling {argument}") for argument in arguments]
 
 
+def values(batches):
+    return [answer.value for answers in batches for answer in answers]
+
+
 class Scripted(Executor):
     """Answers each call as it is told: with an exception, or by running it."""
 
@@ -44,7 +48,7 @@ class Scripted(Executor):
 def test_results_come_in_order_and_as_they_come(kind):
     with dispatcher(*kind) as made:
         assert list(made.in_order(calls(abs, *range(-20, 0)))) == list(range(20, 0, -1))
-        assert sorted(answer.value for answer in made.as_they_come(calls(abs, *range(-20, 0)))) == list(range(1, 21))
+        assert sorted(values(made.as_they_come(calls(abs, *range(-20, 0))))) == list(range(1, 21))
 
 
 def test_a_bounded_number_is_under_way():
@@ -114,6 +118,14 @@ def test_a_call_that_kills_every_worker_is_named_and_not_tried_for_ever(retries)
     ):
         list(made.in_order([Call(die, (), "ending it all")]))
     assert sum(isinstance(event, CallRetried) for event in events) == retries
+
+
+def test_answers_that_have_come_are_handed_over_together_and_before_an_error():
+    engine = Dispatcher(lambda: Scripted(None, RuntimeError("engine trouble"), None), workers=2)
+    batches = engine.as_they_come(calls(abs, -1, -2, -3, -4, -5))
+    assert [answer.value for answer in next(batches)] == [1, 3, 4]
+    with pytest.raises(WorkerError, match="while calling -2"):
+        next(batches)
 
 
 def test_an_executor_that_is_broken_for_good_is_made_again():

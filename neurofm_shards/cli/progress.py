@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from neurofm_shards.cli.console import note_console
 from neurofm_shards.errors import visible
@@ -28,10 +30,13 @@ from neurofm_shards.events import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
     from rich.progress import TaskID
 
 #: Seconds between two plain lines.
 _LINE_EVERY_S = 5.0
+#: Seconds over which the speed of bars is taken: a shard may take minutes.
+_SPEED_OF_S = 900.0
 
 
 @contextmanager
@@ -44,7 +49,7 @@ def progress_listener(events: str | None = None) -> Iterator[Listener]:
         A file that one line of JSON is appended to for each event.
     """
     with ExitStack() as stack:
-        shown = stack.enter_context(_bars()) if sys.stderr.isatty() else _Lines()
+        shown = stack.enter_context(Bars(note_console())) if sys.stderr.isatty() else _Lines()
         yield broadcast(shown, stack.enter_context(_event_file(events))) if events is not None else shown
 
 
@@ -58,19 +63,6 @@ def _event_file(path: str) -> Iterator[Listener]:
             file.flush()
 
         yield write
-
-
-@contextmanager
-def _bars() -> Iterator[Listener]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[rates]}"),
-    )
-    with Progress(*columns, console=note_console(), transient=True) as progress:
-        yield _Bars(progress)
 
 
 class Rates:
@@ -92,6 +84,8 @@ class Rates:
             if event.shard is not None:
                 self.samples += event.shard["num_samples"]
                 self.bytes += event.shard["shard_bytes"]
+        elif isinstance(event, InputPlanned):
+            self.failures += bool(event.error)
         elif isinstance(event, CallRetried):
             self.failures += 1
         elif isinstance(event, WorkersCounted):
@@ -105,9 +99,9 @@ class Rates:
             f"{size_text(self.bytes / seconds)}/s",
         ]
         if self._workers:
-            parts.append(f"{self._workers} workers")
+            parts.append(f"{self._workers} worker{'s' if self._workers > 1 else ''}")
         if self.failures:
-            parts.append(f"{self.failures} failures")
+            parts.append(f"{self.failures} failure{'s' if self.failures > 1 else ''}")
         return ", ".join(parts)
 
     @property
@@ -118,35 +112,47 @@ class Rates:
         return (self.total_shards - self.done) * (time.monotonic() - self._start) / self.shards
 
 
-class _Bars:
-    """One bar per activity, with rates beside that of shards."""
+class Bars(Progress):
+    """One bar per activity, and below them the rates of the conversion; a listener.
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[str, TaskID] = {}
+    Parameters
+    ----------
+    console : rich.console.Console
+        Where they are drawn.
+    """
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._named: dict[str, TaskID] = {}
         self._rates = Rates()
+        super().__init__(*columns, console=console, transient=True, speed_estimate_period=_SPEED_OF_S)
 
     def __call__(self, event: Event) -> None:
+        """Draw what has happened."""
         self._rates(event)
         if isinstance(event, ActivityProgressed):
-            self._progress.update(self._task(event.activity), completed=event.done, total=event.total)
+            self.update(self._task(event.activity), completed=event.done, total=event.total)
         elif isinstance(event, PlanningStarted):
-            self._progress.update(self._task("inputs"), total=event.total_inputs)
+            self.update(self._task("inputs"), total=event.total_inputs)
         elif isinstance(event, InputPlanned):
-            self._progress.advance(self._task("inputs"))
+            self.advance(self._task("inputs"))
         elif isinstance(event, ConversionStarted):
-            total = event.plan["total_shards"]
-            self._progress.update(self._task("shards"), total=total, completed=event.finished_shards)
+            self.update(self._task("shards"), total=event.plan["total_shards"], completed=event.finished_shards)
         elif isinstance(event, ShardCommitted):
-            self._progress.advance(self._task("shards"))
-            self._progress.update(self._task("shards"), rates=str(self._rates))
+            self.advance(self._task("shards"))
         for line in notes(event):
-            self._progress.console.print(line, markup=False)
+            self.console.print(line, markup=False)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Return what is drawn (called by rich, ten times a second)."""
+        yield self.make_tasks_table(self.tasks)
+        if "shards" in self._named:
+            yield Text(str(self._rates))
 
     def _task(self, activity: str) -> TaskID:
-        if activity not in self._tasks:
-            self._tasks[activity] = self._progress.add_task(activity, total=None, rates="")
-        return self._tasks[activity]
+        if activity not in self._named:
+            self._named[activity] = self.add_task(activity, total=None)
+        return self._named[activity]
 
 
 class _Lines:
@@ -169,7 +175,7 @@ class _Lines:
         if isinstance(event, ShardCommitted) and time.monotonic() - self._last >= _LINE_EVERY_S:
             self._last = time.monotonic()
             left = self._rates.remaining_s
-            eta = f", about {left:,.0f} s left" if left is not None else ""
+            eta = f", about {duration_text(left)} left" if left is not None else ""
             _print(f"{self._rates.done} of {self._rates.total_shards} shards: {self._rates}{eta}")
 
 
@@ -198,6 +204,11 @@ def split_notes(splits: Mapping[str, int]) -> list[str]:
             "(choose another --split), or windows were dropped (--dry-run says which)"
         )
     return told
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def size_text(number: float) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from neurofm_shards.cli.console import print_json, result_console
-from neurofm_shards.cli.progress import size_text
+from neurofm_shards.cli.progress import duration_text, size_text
 from neurofm_shards.plugins.interfaces import Command
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _summary(status: Status) -> str:
     done = f"{status.finished_shards:,} of {status.total_shards:,} shards"
     held = f"{status.num_samples:,} samples, {size_text(status.num_bytes)}"
     speed = f", {status.shards_per_s:.3g} shards/s" if status.shards_per_s else ""
-    left = f", about {status.remaining_s:,.0f} s left" if status.remaining_s else ""
+    left = f", about {duration_text(status.remaining_s)} left" if status.remaining_s else ""
     return f"{status.folder}: {status.state}, {done} ({held}){speed}{left}"
 
 
@@ -70,7 +70,7 @@ def _table(parts: tuple[PartStatus, ...]) -> Table:
     table = Table("part", "state", "shards", "host", "job", "shards/s", "last seen", "error")
     shown = parts if len(parts) <= _MOST_PARTS else tuple(part for part in parts if part.state in ("failed", "stopped"))
     for part in shown:
-        seen = "" if part.last_s is None else f"{part.last_s:,.0f} s ago"
+        seen = "" if part.last_s is None else f"{duration_text(part.last_s)} ago"
         speed = f"{part.shards_per_s:.3g}" if part.shards_per_s else ""
         shards = f"{part.finished_shards}/{part.total_shards}"
         table.add_row(part.part, part.state, shards, part.host, part.job, speed, seen, part.error)

@@ -136,24 +136,31 @@ class Block:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something noteworthy that was found in an input, and what follows from it.
+    """Something noteworthy that was found in an input or a data set, and what follows from it.
 
     Attributes
     ----------
     where : str
-        Path inside the input (``"units/spike_times"``).
+        Path inside the input (``"units/spike_times"``), or the shard; empty where it is about the whole.
     what : str
         What was found.
     consequence : str
-        What the program does about it.
+        What follows from it, or what the program does about it.
     severity : str
         ``"info"``, ``"warning"`` or ``"error"``.
+    key : str
+        The sample, where it is about one sample of a shard.
     """
 
     where: str
     what: str
     consequence: str
     severity: str = "warning"
+    key: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the attributes by name, as manifests have them: no key where there is none."""
+        return {name: text for name, text in vars(self).items() if text or name != "key"}
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def print_report(report: Report, verdict: str) -> None:
     console = result_console()
     for finding in report.findings:
         colour = COLOURS.get(finding.severity, "white")
-        where = " ".join(filter(None, (finding.shard, finding.key)))
+        where = " ".join(filter(None, (finding.where, finding.key)))
         console.print(
             f"[{colour}]{finding.severity}[/{colour}] {escape(where or report.folder)}: {escape(finding.what)}"
         )

@@ -152,7 +152,7 @@ def _source(item: InputPlan, base: Mapping[str, int], dropped: Mapping[str, int]
         "fingerprint": plan.fingerprint,
         "num_samples": plan.num_samples,
         "drops": {**plan.drops, **dropped},
-        "problems": [_without_folders(to_json(vars(problem)), item) for problem in plan.problems],
+        "problems": [_without_folders(to_json(problem.as_dict()), item) for problem in plan.problems],
         "tables": {name: [base[name], len(rows)] for name, rows in plan.tables.items() if name in base},
         "facts": to_json(dict(plan.metadata)),
     }

@@ -59,7 +59,7 @@ def _input(item: InputPlan) -> dict[str, Any]:
         "session_id": item.session_id,
         "num_samples": item.plan.num_samples,
         "drops": dict(item.plan.drops),
-        "problems": [to_json(vars(problem)) for problem in item.plan.problems],
+        "problems": [to_json(problem.as_dict()) for problem in item.plan.problems],
         "facts": to_json(dict(item.plan.metadata)),
     }
 

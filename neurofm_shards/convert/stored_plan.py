@@ -258,7 +258,7 @@ def _facts_line(item: InputPlan) -> dict[str, Any]:
     return {
         "metadata": to_json(dict(plan.metadata)),
         "drops": dict(plan.drops),
-        "problems": [to_json(asdict(problem)) for problem in plan.problems],
+        "problems": [to_json(problem.as_dict()) for problem in plan.problems],
         "tables": {name: [to_json(row) for row in rows] for name, rows in plan.tables.items()},
     }
 

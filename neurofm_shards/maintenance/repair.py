@@ -35,7 +35,8 @@ from neurofm_shards.format.resolve import find_compression
 from neurofm_shards.format.sidecar import INDEX_SUFFIX, sidecar_paths
 from neurofm_shards.format.unfinished import JOURNAL_NAME, REPLACED_NAME
 from neurofm_shards.maintenance.salvage import former_index, keep_original, salvage
-from neurofm_shards.maintenance.validate import Finding, Report, bounded, shard_files
+from neurofm_shards.maintenance.validate import Report, bounded, shard_files
+from neurofm_shards.types import Problem
 from neurofm_shards.writing.lock import OutputLock
 from neurofm_shards.writing.output_folder import OutputFolder
 
@@ -176,7 +177,7 @@ class _Repair:
         self._output = output
         self._folder = output.folder
         self._keep_originals = keep_originals
-        self._findings: list[Finding] = []
+        self._findings: list[Problem] = []
 
     def give_up_what_was_interrupted(self) -> None:
         output = self._output
@@ -211,7 +212,7 @@ class _Repair:
         return Report(str(self._folder), tuple(self._findings), len(kept), manifest.total_samples, total)
 
     def _say(self, severity: str, shard: str, what: str, consequence: str) -> None:
-        self._findings.append(Finding(severity, shard, "", what, consequence))
+        self._findings.append(Problem(shard, what, consequence, severity))
 
     def _base(self) -> Manifest | None:
         try:
@@ -307,17 +308,17 @@ def _has_table(path: Path, index: ShardIndex) -> bool:
     return True
 
 
-def _losses(verdict: _Verdict, saved: ShardIndex, *, kept: bool) -> list[Finding]:
+def _losses(verdict: _Verdict, saved: ShardIndex, *, kept: bool) -> list[Problem]:
     name, former = verdict.path.name, verdict.former
     where = f"; the damaged one is in .neurofm/{REPLACED_NAME}" if kept else ""
     done = f"it was replaced by one of its {saved.num_samples:,} whole samples{where}"
-    said = [Finding("warning", name, "", verdict.why, done)]
+    said = [Problem(name, verdict.why, done)]
     if former is None:
         unknown = "what else it held is not known: there was no index"
-        return [*said, Finding("error", name, "", unknown, "samples behind the damage are gone")]
+        return [*said, Problem(name, unknown, "samples behind the damage are gone", "error")]
     left = set(saved.keys())
     lost = [key for key in former.packed_keys.texts() if key not in left]
-    said += [Finding("error", name, key, "it is damaged or cut off", "the sample is gone") for key in lost]
+    said += [Problem(name, "it is damaged or cut off", "the sample is gone", "error", key=key) for key in lost]
     return bounded(said, name)
 
 

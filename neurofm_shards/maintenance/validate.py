@@ -33,34 +33,11 @@ from neurofm_shards.format.sidecar import sidecar_paths
 from neurofm_shards.format.tar import Member, TarReader
 from neurofm_shards.format.unfinished import why_unfinished
 from neurofm_shards.plugins.registry import registry
+from neurofm_shards.types import Problem
 from neurofm_shards.writing.sample_metadata import AUTOMATIC
 
 #: Findings of one shard that are listed; more are counted.
 MAX_FINDINGS = 50
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was found.
-
-    Attributes
-    ----------
-    severity : str
-        ``"error"`` (samples are lost, wrong or cannot be read), ``"warning"`` (some readers stumble, or time is lost)
-        or ``"info"``.
-    shard, key : str
-        Where; empty where it is about the whole data set or the whole shard.
-    what : str
-        What was found.
-    consequence : str
-        What follows from it, or what was done about it.
-    """
-
-    severity: str
-    shard: str
-    key: str
-    what: str
-    consequence: str
 
 
 @dataclass(frozen=True)
@@ -71,14 +48,15 @@ class Report:
     ----------
     folder : str
         The data set.
-    findings : tuple of Finding
-        In the order of the shards.
+    findings : tuple of Problem
+        In the order of the shards, which are what ``where`` names. Errors are what loses samples, or leaves them wrong
+        or unreadable; warnings, what some readers stumble over, or what costs time.
     num_shards, num_samples, num_bytes : int
         What was looked at.
     """
 
     folder: str
-    findings: tuple[Finding, ...]
+    findings: tuple[Problem, ...]
     num_shards: int
     num_samples: int
     num_bytes: int
@@ -90,16 +68,20 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        return {**asdict(self), "findings": [asdict(finding) for finding in self.findings], "ok": self.ok}
+        findings = [
+            {"severity": f.severity, "shard": f.where, "key": f.key, "what": f.what, "consequence": f.consequence}
+            for f in self.findings
+        ]
+        return {**asdict(self), "findings": findings, "ok": self.ok}
 
 
-def bounded(findings: Sequence[Finding], shard: str) -> list[Finding]:
+def bounded(findings: Sequence[Problem], shard: str) -> list[Problem]:
     """Return the findings of one shard, or the first of them and how many more there are."""
     if len(findings) <= MAX_FINDINGS:
         return list(findings)
     more = len(findings) - MAX_FINDINGS
     worst = "error" if any(finding.severity == "error" for finding in findings[MAX_FINDINGS:]) else "warning"
-    rest = Finding(worst, shard, "", f"{more:,} more findings of this shard", "they are not listed one by one")
+    rest = Problem(shard, f"{more:,} more findings of this shard", "they are not listed one by one", worst)
     return [*findings[:MAX_FINDINGS], rest]
 
 
@@ -117,14 +99,14 @@ class ShardCheck:
     ----------
     path : Path
         The shard.
-    findings : list of Finding
+    findings : list of Problem
         What was found.
     index : ShardIndex or None
         What the shard really holds; None when it cannot be read.
     """
 
     path: Path
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Problem] = field(default_factory=list)
     index: ShardIndex | None = None
 
     def run(self) -> ShardCheck:
@@ -141,7 +123,7 @@ class ShardCheck:
         return self
 
     def _add(self, severity: str, key: str, what: str, consequence: str) -> None:
-        self.findings.append(Finding(severity, self.path.name, key, what, consequence))
+        self.findings.append(Problem(self.path.name, what, consequence, severity, key=key))
 
     def _stored_index(self) -> ShardIndex | None:
         try:
@@ -285,7 +267,7 @@ def validate_dataset(folder: Path | str, workers: int | None = None, progress: P
     path = Path(folder)
     if not os.path.isdir(path):  # noqa: PTH112  (Path raises where a folder above may not be searched)
         raise InputNotFoundError(f"there is no folder {path}")
-    findings: list[Finding] = []
+    findings: list[Problem] = []
     manifest = _manifest(path, findings)
     shards = shard_files(path)
     if manifest is None and not shards and all(finding.severity == "info" for finding in findings):
@@ -295,7 +277,7 @@ def validate_dataset(folder: Path | str, workers: int | None = None, progress: P
         _compare_folder(manifest, shards, findings)
         findings += _check_belongings(path, manifest)
     elif not shards:
-        findings.append(Finding("error", "", "", "there are no shards", "this is no data set"))
+        findings.append(Problem("", "there are no shards", "this is no data set", "error"))
     checks = _check_shards([shard for shard in listed if shard in shards], workers, progress)
     by_name = {check.path.name: check for check in checks}
     for check in checks:
@@ -327,11 +309,11 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _manifest(folder: Path, findings: list[Finding]) -> Manifest | None:
+def _manifest(folder: Path, findings: list[Problem]) -> Manifest | None:
     try:
         manifest = read_manifest(folder)
     except FormatError as error:
-        findings.append(Finding("error", "", "", str(error), "run `neurofm-shards repair`"))
+        findings.append(Problem("", str(error), "run `neurofm-shards repair`", "error"))
         return None
     if manifest is None:
         unfinished = why_unfinished(folder)
@@ -339,35 +321,33 @@ def _manifest(folder: Path, findings: list[Finding]) -> Manifest | None:
         consequence = "the shards are read one by one; `neurofm-shards index` makes opening faster"
         if unfinished is not None:
             severity, what, consequence = "error", "the data set was never finished", unfinished
-        findings.append(Finding(severity, "", "", what, consequence))
+        findings.append(Problem("", what, consequence, severity))
     return manifest
 
 
-def _compare_folder(manifest: Manifest, shards: Sequence[Path], findings: list[Finding]) -> None:
+def _compare_folder(manifest: Manifest, shards: Sequence[Path], findings: list[Problem]) -> None:
     listed = {entry.shard_name for entry in manifest.shards}
     present = {path.name for path in shards}
     for entry in manifest.shards:
         if entry.shard_name not in present:
             what = f"it is listed in the manifest but is not there ({entry.num_samples:,} samples)"
-            findings.append(Finding("error", entry.shard_name, "", what, "its samples are lost"))
+            findings.append(Problem(entry.shard_name, what, "its samples are lost", "error"))
     for name in sorted(present - listed):
         what = "it is not listed in the manifest"
-        findings.append(
-            Finding("warning", name, "", what, "it is no part of the data set; other programs will read it")
-        )
+        findings.append(Problem(name, what, "it is no part of the data set; other programs will read it"))
 
 
-def _check_belongings(folder: Path, manifest: Manifest) -> list[Finding]:
+def _check_belongings(folder: Path, manifest: Manifest) -> list[Problem]:
     """Look for what the manifest says lies beside the shards, in the hidden folder that copies forget."""
     problems = ((name, _table_problem(folder, entry)) for name, entry in manifest.tables.items())
     found = [
-        Finding("error", "", "", f"side table {name!r}: {problem}", "the numbers of its rows mean nothing")
+        Problem("", f"side table {name!r}: {problem}", "the numbers of its rows mean nothing", "error")
         for name, problem in problems
         if problem
     ]
     if manifest.splits and not (folder / SIDECAR_DIR / SPLITS_NAME).exists():
         what = f"the saved splits {', '.join(manifest.splits)} are not there"
-        found.append(Finding("error", "", "", what, "split= finds none; copy the hidden folder, or save splits again"))
+        found.append(Problem("", what, "split= finds none; copy the hidden folder, or save splits again", "error"))
     return found
 
 
@@ -391,7 +371,7 @@ def _check_shards(paths: Sequence[Path], workers: int | None, progress: Progress
     return checks
 
 
-def _compare_entry(entry: ShardEntry, index: ShardIndex, manifest: Manifest) -> list[Finding]:
+def _compare_entry(entry: ShardEntry, index: ShardIndex, manifest: Manifest) -> list[Problem]:
     found = []
     for name, said, is_so in (
         ("samples", entry.num_samples, index.num_samples),
@@ -401,7 +381,7 @@ def _compare_entry(entry: ShardEntry, index: ShardIndex, manifest: Manifest) -> 
     ):
         if said != is_so:
             what = f"it has {is_so} {name}, and the manifest says {said}"
-            found.append(Finding("error", entry.shard_name, "", what, "it is not the shard that was written"))
+            found.append(Problem(entry.shard_name, what, "it is not the shard that was written", "error"))
     known = {column.name: column for column in manifest.columns}
     for name, column in index.columns.items():
         if name == METADATA_FIELD:
@@ -409,19 +389,17 @@ def _compare_entry(entry: ShardEntry, index: ShardIndex, manifest: Manifest) -> 
         said_column = known.get(name)
         if said_column is None:
             what = f"column {name!r} is not in the manifest"
-            found.append(Finding("error", entry.shard_name, "", what, "readers do not know of it; repair the manifest"))
+            found.append(Problem(entry.shard_name, what, "readers do not know of it; repair the manifest", "error"))
         elif said_column.dtype is not None and column.spec.dtype not in (None, said_column.dtype):
             what = f"column {name!r} is {column.spec.dtype}, and the manifest says {said_column.dtype}"
-            found.append(Finding("error", entry.shard_name, "", what, "batches cannot be joined"))
+            found.append(Problem(entry.shard_name, what, "batches cannot be joined", "error"))
         elif not _fits(column.spec.shape, said_column.shape):
             what = f"column {name!r} has shape {column.spec.shape}, and the manifest says {said_column.shape}"
-            found.append(
-                Finding("error", entry.shard_name, "", what, "readers expect other arrays; repair the manifest")
-            )
+            found.append(Problem(entry.shard_name, what, "readers expect other arrays; repair the manifest", "error"))
     for name, said_column in known.items():
         if name not in index.columns and not said_column.optional:
             what = f"column {name!r} is missing"
-            found.append(Finding("error", entry.shard_name, "", what, "the manifest promises it for every sample"))
+            found.append(Problem(entry.shard_name, what, "the manifest promises it for every sample", "error"))
     return found
 
 
@@ -432,7 +410,7 @@ def _fits(shape: Sequence[int | None] | None, said: Sequence[int | None] | None)
     return len(shape) == len(said) and all(b in (None, a) for a, b in zip(shape, said, strict=True))
 
 
-def _repeated_keys(indexes: Sequence[ShardIndex]) -> list[Finding]:
+def _repeated_keys(indexes: Sequence[ShardIndex]) -> list[Problem]:
     hashes = [_hashes(index) for index in indexes]
     if not hashes:
         return []
@@ -445,7 +423,7 @@ def _repeated_keys(indexes: Sequence[ShardIndex]) -> list[Finding]:
         for i in np.flatnonzero(np.isin(marks, list(repeated))).tolist():
             places.setdefault(index.packed_keys.at(i), []).append(index.shard_name)
     found = [
-        Finding("error", names[1], key, f"its key is also in {names[0]}", "readers join or lose one of the samples")
+        Problem(names[1], f"its key is also in {names[0]}", "readers join or lose one of the samples", "error", key=key)
         for key, names in places.items()
         if len(names) > 1
     ]

@@ -64,7 +64,7 @@ def test_all_damage_at_once_is_repaired_and_what_is_gone_is_said(tmp_path, suffi
     assert {key for key in kept if 20 < int(key[-9:]) <= 50 or int(key[-9:]) > 60} == {
         f"sample_{i:09d}" for i in (*range(21, 51), *range(61, 71))
     }
-    lost = {finding.shard for finding in report.findings if finding.severity == "error"}
+    lost = {finding.where for finding in report.findings if finding.severity == "error"}
     assert {shards[0].name, shards[1].name} <= lost
     assert (shards[5].name in lost) == (manifest == "kept")
     assert validate_dataset(tmp_path).ok

@@ -76,7 +76,7 @@ def test_without_an_index_the_manifest_decides(tmp_path):
     before = shards[0].read_bytes()
     report = repair(tmp_path)
     assert not report.ok
-    assert any(finding.shard == shards[0].name and "checksum" in finding.what for finding in report.findings)
+    assert any(finding.where == shards[0].name and "checksum" in finding.what for finding in report.findings)
     assert (tmp_path / "dataset_metadata.json").read_bytes() == manifest
     assert shards[0].read_bytes() == before
     assert not validate_dataset(tmp_path).ok

@@ -31,7 +31,7 @@ def compression(request):
 
 
 def errors(report):
-    return [(finding.shard, finding.key) for finding in report.findings if finding.severity == "error"]
+    return [(finding.where, finding.key) for finding in report.findings if finding.severity == "error"]
 
 
 def flip(path, at):
@@ -85,7 +85,7 @@ def test_missing_unlisted_and_repeated(tmp_path):
     shards[1].unlink()
     report = validate_dataset(tmp_path)
     assert errors(report) == [(shards[1].name, "")]
-    assert [finding.shard for finding in report.findings if "not listed" in finding.what] == ["shard_000009.tar"]
+    assert [finding.where for finding in report.findings if "not listed" in finding.what] == ["shard_000009.tar"]
     (tmp_path / "dataset_metadata.json").unlink()
     assert ("shard_000009.tar", "sample_000000001") in errors(validate_dataset(tmp_path))
 

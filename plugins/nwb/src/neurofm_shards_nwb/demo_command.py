@@ -105,7 +105,7 @@ def _validate(shards: Path) -> int:
 
     report = validate_dataset(shards)
     for finding in report.findings:
-        note_console().print(f"  {finding.severity} {finding.shard}: {finding.what}", markup=False)
+        note_console().print(f"  {finding.severity} {finding.where}: {finding.what}", markup=False)
     return len(report.findings)
 
 

@@ -83,7 +83,7 @@ def damage_page(path: str | os.PathLike[str], error: FormatError) -> Page:
     found = validate_dataset(Path(path)).findings
     kinds: dict[tuple[str, str, str], list[str]] = {}
     for finding in found:
-        kinds.setdefault((finding.severity, finding.what, finding.consequence), []).append(finding.shard)
+        kinds.setdefault((finding.severity, finding.what, finding.consequence), []).append(finding.where)
     rows = [(*kind, _named(list(dict.fromkeys(shards)))) for kind, shards in kinds.items()]
     parts: list[Part] = [
         Text(str(error)),

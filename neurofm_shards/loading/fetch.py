@@ -216,13 +216,16 @@ class RowReader:
         """
         failures: Failures = ()
         try:
-            columns = self._values(rows, selection)
+            if selection is None:
+                columns = self.collection.gather(rows, self.columns, dtypes=self.dtypes)
+            else:
+                columns = self.collection.read(selection, dtypes=self.dtypes)
         except FormatError:
             if on_error == "raise":
                 raise
             failures = self._damaged(rows)
             rows = np.delete(rows, [i for i, _ in failures])
-            columns = self._values(rows)
+            columns = self.collection.gather(rows, self.columns, dtypes=self.dtypes)
         metadata = LazyMetadata.later(self.collection.metadata, rows)
         if self.transforms:
             block = apply(self.transforms, Block(columns, metadata), partial(self.describe, rows))
@@ -233,18 +236,13 @@ class RowReader:
         """Describe one of some rows, for messages."""
         return f"sample {self.collection.describe(int(rows[place]))}"
 
-    def _values(self, rows: Rows, selection: PreparedRows | None = None) -> dict[str, Any]:
-        if selection is None:
-            return self.collection.gather(rows, self.columns, dtypes=self.dtypes)
-        return self.collection.read(selection, dtypes=self.dtypes)
-
     def _damaged(self, rows: Rows) -> Failures:
         found = ((i, self._problem(rows[i : i + 1])) for i in range(len(rows)))
         return tuple((i, text) for i, text in found if text is not None)
 
     def _problem(self, row: Rows) -> str | None:
         try:
-            self._values(row)
+            self.collection.gather(row, self.columns, dtypes=self.dtypes)
         except FormatError as error:
             return str(error)
         return None

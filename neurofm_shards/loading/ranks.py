@@ -47,53 +47,42 @@ class RankRequest:
     shard: bool = True
 
     def find(self) -> Ranks:
-        """Return the rank of this process; see :func:`ranks`."""
-        return ranks(self.rank, self.world_size, shard=self.shard)
+        """Return the rank of this process, and of how many.
+
+        ``torch.distributed`` decides when it is initialised, else the environment (torchrun, MPI, ``srun``, Lightning),
+        else the arguments; without any of them this is rank 0 of 1. ``shard=False`` and ``rank=0, world_size=1`` win
+        over all of these, because whoever says so wants all samples. Other arguments that contradict what is found are
+        an error rather than a silent choice, since two ranks would then read the same samples.
+
+        Raises
+        ------
+        ConfigError
+            When only one of the two is known, they are out of range, or the sources disagree.
+        """
+        rank, world_size = self.rank, self.world_size
+        if (rank is None) != (world_size is None):
+            raise ConfigError(f"rank={rank} and world_size={world_size}: give both or neither")
+        given = None if rank is None or world_size is None else _checked(rank, world_size, "argument")
+        if not self.shard and given is not None and given.world_size > 1:
+            raise ConfigError(
+                f"shard=False leaves the division among ranks to somebody else, and rank={rank} of {world_size} asks "
+                "for it: give one of them"
+            )
+        if not self.shard or (given is not None and given.world_size == 1):
+            return Ranks(0, 1, "argument")
+        found = _from_torch() or _from_environment()
+        if found is None:
+            return given or Ranks(0, 1, "default")
+        if given is not None and (given.rank, given.world_size) != (found.rank, found.world_size):
+            raise ConfigError(
+                f"rank {given.rank} of {given.world_size} was asked for, but {found.found_in} says rank {found.rank} "
+                f"of {found.world_size}: leave the arguments out, or correct whichever is wrong"
+            )
+        return found
 
     def __reduce__(self) -> tuple[Any, ...]:
         found = self.find()  # a DataLoader's worker, started anew, has no process group to ask
         return RankRequest, (found.rank, found.world_size, self.shard)
-
-
-def ranks(rank: int | None = None, world_size: int | None = None, *, shard: bool = True) -> Ranks:
-    """Find rank and world size.
-
-    ``torch.distributed`` decides when it is initialised, else the environment (torchrun, MPI, ``srun``, Lightning),
-    else the arguments; without any of them this is rank 0 of 1. ``shard=False`` and ``rank=0, world_size=1`` win over
-    all of these, because whoever says so wants all samples. Other arguments that contradict what is found are an error
-    rather than a silent choice, since two ranks would then read the same samples.
-
-    Parameters
-    ----------
-    rank, world_size : int or None
-        Both or neither.
-    shard : bool
-        False: this is rank 0 of 1, whoever else there is.
-
-    Raises
-    ------
-    ConfigError
-        When only one of the two is known, they are out of range, or the sources disagree.
-    """
-    if (rank is None) != (world_size is None):
-        raise ConfigError(f"rank={rank} and world_size={world_size}: give both or neither")
-    given = None if rank is None or world_size is None else _checked(rank, world_size, "argument")
-    if not shard and given is not None and given.world_size > 1:
-        raise ConfigError(
-            f"shard=False leaves the division among ranks to somebody else, and rank={rank} of {world_size} asks for "
-            "it: give one of them"
-        )
-    if not shard or (given is not None and given.world_size == 1):
-        return Ranks(0, 1, "argument")
-    found = _from_torch() or _from_environment()
-    if found is None:
-        return given or Ranks(0, 1, "default")
-    if given is not None and (given.rank, given.world_size) != (found.rank, found.world_size):
-        raise ConfigError(
-            f"rank {given.rank} of {given.world_size} was asked for, but {found.found_in} says rank {found.rank} of "
-            f"{found.world_size}: leave the arguments out, or correct whichever is wrong"
-        )
-    return found
 
 
 def warn_of_lonely_task(place: Ranks) -> None:

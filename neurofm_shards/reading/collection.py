@@ -45,29 +45,19 @@ class Selection(NamedTuple):
         The columns.
     addresses : tuple of numpy.ndarray of int64, shape (n,)
         Where each column's values lie; all of them known.
-    plain : tuple of bool
-        Whether all values of a column are plain bytes.
     """
 
     rows: Ints
     columns: tuple[Column, ...]
     addresses: tuple[Ints, ...]
-    plain: tuple[bool, ...]
 
     def cut(self, lengths: Iterable[int]) -> Iterator[Selection]:
         """Cut this selection into parts of so many rows each."""
-        rows, columns, addresses, plain = self
-        start, everywhere = 0, all(plain)
+        start = 0
         for length in lengths:
             part = slice(start, start + length)
-            mine = tuple([places[part] for places in addresses])
-            yield Selection(rows[part], columns, mine, plain if everywhere else tuple(map(all_plain, mine)))
+            yield Selection(self.rows[part], self.columns, tuple([places[part] for places in self.addresses]))
             start += length
-
-
-def all_plain(addresses: Ints) -> bool:
-    """Return whether all addresses are known, and those of plain bytes."""
-    return bool(np.minimum.reduce(addresses, initial=1) > 0)
 
 
 #: Decoded bytes of compressed shards that are kept unless the caller knows better.
@@ -177,8 +167,13 @@ class ShardCollection(SampleCollection):
         wanted = self._wanted(columns)
         if out is None and self._finds_while_copying(wanted):
             where = np.asarray(rows, np.int64, order="C")
-            found = self._at_once(where, wanted, dtypes or {}) if where.ndim == 1 else None
-            if found is not None:
+            with self._space.reading() as reader:
+                try:
+                    found = gather_at_once(wanted, reader.copy, where, dtypes or {}) if where.ndim == 1 else None
+                except MemoryError:
+                    found = None  # `read` says for which column there is none
+            # another thread may have looked at a compressed shard meanwhile, whose bytes are not there yet
+            if found is not None and not self._space.compressed:
                 return found
         return self.read(self._select(self._checked(rows), wanted), out, dtypes)
 
@@ -189,18 +184,6 @@ class ShardCollection(SampleCollection):
     def _finds_while_copying(self, columns: tuple[Column, ...]) -> bool:
         fit = self._space.copy.finds_rows and not self._space.compressed and not self._verify and bool(columns)
         return fit and all([column.at_once for column in columns])  # noqa: C419  (a generator takes longer)
-
-    def _at_once(
-        self, rows: Ints, columns: tuple[Column, ...], dtypes: Mapping[str, npt.DTypeLike]
-    ) -> dict[str, Any] | None:
-        """Gather columns of plain bytes; None where ``read`` has to."""
-        with self._space.reading() as reader:
-            try:
-                found = gather_at_once(columns, reader.copy, rows, dtypes)
-            except MemoryError:
-                return None  # it says for which column there is none
-        # another thread may have looked at a compressed shard meanwhile, whose bytes are not there yet
-        return None if self._space.compressed else found
 
     def select(self, rows: npt.ArrayLike, columns: Iterable[str] | None = None) -> Selection:
         """Find out where the values of rows lie; parameters and errors are those of :meth:`gather`."""
@@ -213,15 +196,15 @@ class ShardCollection(SampleCollection):
         dtypes: Mapping[str, npt.DTypeLike] | None = None,
     ) -> dict[str, npt.NDArray[Any] | Ragged | list[Any]]:
         """Fetch what was selected; parameters, result and errors are those of :meth:`gather`."""
-        rows, columns, addresses, plain = selection
+        rows, columns, addresses = selection
         out, dtypes = out or {}, dtypes or {}
         found = {}
         with self._space.reading() as reader:
             if self._verify:
                 self._shards.check_records(reader, rows)
-            for column, places, simple in zip(columns, addresses, plain, strict=True):
+            for column, places in zip(columns, addresses, strict=True):
                 name = column.spec.name
-                fetch = Fetch(reader, rows, places, simple, self._shards, out.get(name), dtypes.get(name))
+                fetch = Fetch(reader, rows, places, self._shards, out.get(name), dtypes.get(name))
                 try:
                     found[name] = column.gather(fetch)
                 except MemoryError as error:
@@ -234,9 +217,8 @@ class ShardCollection(SampleCollection):
         with self._space.reading() as reader:
             if self._verify:
                 self._shards.check_records(reader, where)
-            selected = self._select(where, (self._metadata,))
-            addresses, plain = selected.addresses[0], selected.plain[0]
-            found = self._metadata.gather(Fetch(reader, where, addresses, plain, self._shards))
+            addresses = self._addresses(self._metadata, where)
+            found = self._metadata.gather(Fetch(reader, where, addresses, self._shards))
         return [{} if value is MISSING else _object(value) for value in found]
 
     def reading(self) -> AddressReader:
@@ -401,8 +383,7 @@ class ShardCollection(SampleCollection):
             raise self._no_column(error.args[0]) from None
 
     def _select(self, rows: Ints, columns: tuple[Column, ...]) -> Selection:
-        addresses = tuple([self._addresses(column, rows) for column in columns])
-        return Selection(rows, columns, addresses, tuple(map(all_plain, addresses)))
+        return Selection(rows, columns, tuple([self._addresses(column, rows) for column in columns]))
 
     def _addresses(self, column: Column, rows: Ints) -> Ints:
         found = column.addresses[rows]

@@ -46,8 +46,6 @@ class Fetch(NamedTuple):
         Reads bytes at addresses.
     rows, addresses : numpy.ndarray of int64, shape (n,)
         Which samples, and where their values lie; all of them known.
-    plain : bool
-        Whether all addresses are positive.
     shards : ShardTable
         Decodes values, and gives key and shard of a row, for messages.
     out : numpy.ndarray or None
@@ -59,7 +57,6 @@ class Fetch(NamedTuple):
     reader: AddressReader
     rows: Ints
     addresses: Ints
-    plain: bool
     shards: ShardTable
     out: npt.NDArray[Any] | None = None
     dtype: npt.DTypeLike | None = None
@@ -171,7 +168,7 @@ class ConstantColumn(Column):
     def gather(self, fetch: Fetch) -> Any:
         """Return an array (n, ...), or fill ``out``."""
         shape = (len(fetch.rows), *self._shape)
-        plain = fetch.plain and self._size > 0
+        plain = self._size > 0 and _all_plain(fetch.addresses)
         if plain:
             fetch.reader.need(fetch.addresses, self._size)
             if fetch.out is None and self._left_to_malloc(shape[0] * self._size):
@@ -263,7 +260,7 @@ class RaggedColumn(Column):
     def gather(self, fetch: Fetch) -> Any:
         """Return :class:`~neurofm_shards.types.Ragged`; ``out`` cannot be given."""
         _refuse_out(self, fetch)
-        if fetch.plain and len(fetch.rows):
+        if len(fetch.rows) and _all_plain(fetch.addresses):
             sizes = self.sizes[fetch.rows]
             fetch.reader.need(fetch.addresses, sizes)
             lengths = sizes // self._row
@@ -320,6 +317,11 @@ class ListColumn(Column):
 
     def _note_sizes(self, sizes: Ints, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
         pass
+
+
+def _all_plain(addresses: Ints) -> bool:
+    """Return whether all addresses are those of plain bytes."""
+    return bool(np.minimum.reduce(addresses, initial=1) > 0)
 
 
 def _refuse_out(column: Column, fetch: Fetch) -> None:

@@ -229,22 +229,19 @@ class WebDatasetWriter:
             written, and the next one may be.
         """
         with self._one_at_a_time:
-            return self._write(sample, sample_id, metadata)
-
-    def _write(self, sample: Sample, sample_id: str | int | None, metadata: Metadata | None) -> str:
-        self._check_open()
-        if not isinstance(sample, Mapping) or not sample:
-            raise ConfigError(f"a sample is a dict of at least one field, not {sample!r:.80}")
-        where = f"sample {self._keys.next_number if sample_id is None else sample_id!r}"
-        try:
-            key = self._write_typed(self._types.unified(sample, where), sample_id, metadata)
-        except BaseException:
-            self._types.forget()
-            raise
-        self._warned.check(sample)
-        if self._shard is not None and self._shard.num_samples >= self._shard_size:
-            self._close_shard()
-        return key
+            self._check_open()
+            if not isinstance(sample, Mapping) or not sample:
+                raise ConfigError(f"a sample is a dict of at least one field, not {sample!r:.80}")
+            where = f"sample {self._keys.next_number if sample_id is None else sample_id!r}"
+            try:
+                key = self._write_typed(self._types.unified(sample, where), sample_id, metadata)
+            except BaseException:
+                self._types.forget()
+                raise
+            self._warned.check(sample)
+            if self._shard is not None and self._shard.num_samples >= self._shard_size:
+                self._close_shard()
+            return key
 
     def _write_typed(self, sample: Sample, sample_id: str | int | None, metadata: Metadata | None) -> str:
         shard = self._shard or self._next_shard()

@@ -70,18 +70,30 @@ class FieldWriter:
             The codec refuses the value; the message names the field.
         """
         array = value if type(value) is np.ndarray else as_array(value)
-        if array is None:
-            return self._by_codec(value)
-        form = self._forms.get((array.dtype, array.shape))
-        if form is None or not array.flags.c_contiguous:
-            return self._encode_array(plain(array))
-        size, before, after, where = form
-        return Encoded(size, (before, array.data.cast("B"), after), len(before), where)
+        if array is not None:
+            form = self._forms.get((array.dtype, array.shape))
+            if form is not None and array.flags.c_contiguous:
+                size, before, after, where = form
+                return Encoded(size, (before, array.data.cast("B"), after), len(before), where)
+            value = array = plain(array)
+            enveloped = self._enveloped(array)
+            if enveloped is not None:
+                return enveloped
+        try:
+            pieces = [memoryview(piece).cast("B") for piece in self.codec.encode(value) if len(piece)]
+        except EncodeError as error:
+            raise EncodeError(f"field {self.field!r}: {error}") from error
+        size = sum(map(len, pieces))
+        layout = self.codec.layout(memoryview(_head(pieces)), size)
+        if layout is None or layout.fortran:
+            return Encoded(size, pieces)
+        return Encoded(size, pieces, layout.offset, (layout.dtype, layout.shape))
 
-    def _encode_array(self, array: AnyArray) -> Encoded:
+    def _enveloped(self, array: AnyArray) -> Encoded | None:
+        """Return an array as bytes; None where the codec has to encode each."""
         around = self.envelope(array.dtype, array.shape)
         if around is None:
-            return self._by_codec(array)
+            return None
         before, after = around
         size, where = len(before) + array.nbytes + len(after), (array.dtype.str, array.shape)
         if array.size == 0:
@@ -94,17 +106,6 @@ class FieldWriter:
         if self._log is None:
             self._log = log.column(self.field, self.codec.name, self.codec.extension)
         return self._log
-
-    def _by_codec(self, value: Any) -> Encoded:
-        try:
-            pieces = [memoryview(piece).cast("B") for piece in self.codec.encode(value) if len(piece)]
-        except EncodeError as error:
-            raise EncodeError(f"field {self.field!r}: {error}") from error
-        size = sum(map(len, pieces))
-        layout = self.codec.layout(memoryview(_head(pieces)), size)
-        if layout is None or layout.fortran:
-            return Encoded(size, pieces)
-        return Encoded(size, pieces, layout.offset, (layout.dtype, layout.shape))
 
 
 def _head(pieces: Sequence[memoryview]) -> bytes:
@@ -160,24 +161,19 @@ class FieldWriters:
         EncodeError
             No codec takes the value.
         """
-        kind = (field, type(value))
-        try:
-            return self._found[kind]
-        except KeyError:
-            writer = self._found[kind] = self._writer(field, value)
-            return writer
-
-    def _writer(self, field: str, value: Any) -> FieldWriter:
+        found = self._found.get((field, type(value)))
+        if found is not None:
+            return found
         check_field(field)
         named = self._codecs.get(field)
         if named is None:
             codec = registry().codecs.for_value(value, self._preferred, field=field)
         else:
             codec = self._named(field, named, value)
-        writer = self._writers.get((field, codec.name))
-        if writer is None:
-            writer = self._writers[field, codec.name] = FieldWriter(field, codec)
-        return writer
+        if (field, codec.name) not in self._writers:
+            self._writers[field, codec.name] = FieldWriter(field, codec)
+        found = self._found[field, type(value)] = self._writers[field, codec.name]
+        return found
 
     def _named(self, field: str, name: str, value: Any) -> Codec:
         codec = codec_named(name)
@@ -226,12 +222,6 @@ class FixedColumn:
         if part.size == 0:
             return np.empty((stop - start, 0), np.uint8)
         return part.reshape(stop - start, -1).view(np.uint8)
-
-
-def fixed_column(writer: FieldWriter, data: npt.NDArray[Any]) -> FixedColumn | None:
-    """Return a column that can be laid out at once; None when its codec has to see each value."""
-    around = writer.envelope(data.dtype.newbyteorder("<"), data.shape[1:])
-    return None if around is None else FixedColumn(writer, data, *around)
 
 
 def record_bytes(columns: Sequence[FixedColumn], metadata_bytes: int) -> int:

@@ -32,7 +32,6 @@ from neurofm_shards.writing.records import (
     SampleRun,
     Signature,
     described,
-    fixed_column,
     record_bytes,
     sample_form,
 )
@@ -197,14 +196,16 @@ class ShardContent:
                 known.add(key)
 
     def _fixed_columns(self, block: Block) -> list[FixedColumn] | None:
+        """Return all columns as what can be written at once; None where a codec has to see each value of one."""
         columns = []
         for name, data in block.columns.items():
-            column = None
-            if isinstance(data, np.ndarray) and data.dtype.kind in "biufc":
-                column = fixed_column(self._fields.of(name, data), data)
-            if column is None:
+            if not isinstance(data, np.ndarray) or data.dtype.kind not in "biufc":
                 return None
-            columns.append(column)
+            writer = self._fields.of(name, data)
+            around = writer.envelope(data.dtype.newbyteorder("<"), data.shape[1:])
+            if around is None:
+                return None
+            columns.append(FixedColumn(writer, data, *around))
         return columns
 
     def _write_some(

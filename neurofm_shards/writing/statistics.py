@@ -218,11 +218,15 @@ def is_quantity(data: ColumnData) -> bool:
 
 def block_statistics(block: Block, columns: Iterable[str]) -> SessionStats:
     """Compute the statistics of a block's columns, for every session in it; samples of test splits are left out."""
+    sessions: dict[str, list[int]] = {}
+    for i, metadata in enumerate(block.metadata):
+        if metadata.get("split", "") in COUNTED_SPLITS:
+            sessions.setdefault(str(metadata.get("session_id", "")), []).append(i)
     result: SessionStats = {}
-    for session, rows in _rows_by_session(block).items():
+    for session, rows in sessions.items():
         for name in columns:
             if name in block.columns:
-                add(result, (session, name), _column_statistics(block.columns[name], rows))
+                add(result, (session, name), _column_statistics(block.columns[name], np.asarray(rows, np.int64)))
     return result
 
 
@@ -237,32 +241,20 @@ def add(into: SessionStats, key: tuple[str, str], stats: ChannelStats | None) ->
         into[key] = before.merge(stats)
 
 
-def _rows_by_session(block: Block) -> dict[str, Ints]:
-    rows: dict[str, list[int]] = {}
-    for i, metadata in enumerate(block.metadata):
-        if metadata.get("split", "") in COUNTED_SPLITS:
-            rows.setdefault(str(metadata.get("session_id", "")), []).append(i)
-    return {session: np.asarray(numbers, np.int64) for session, numbers in rows.items()}
-
-
 def _column_statistics(data: ColumnData, rows: Ints) -> ChannelStats | None:
+    parts: Sequence[Any]
     if isinstance(data, np.ndarray):
-        chosen = data if len(rows) == len(data) else data[rows]
-        return _array_statistics(chosen, data.ndim - 1)
-    parts = [part for part in (data[i] for i in rows.tolist()) if isinstance(part, np.ndarray)]
-    if isinstance(data, Ragged) and parts:
-        return _array_statistics(np.concatenate(parts), parts[0].ndim)
+        parts, axis = [data if len(rows) == len(data) else data[rows]], 1  # the first axis is that of the samples
+    else:
+        parts, axis = [part for part in (data[i] for i in rows.tolist()) if isinstance(part, np.ndarray)], 0
+        if isinstance(data, Ragged) and parts:
+            parts = [np.concatenate(parts)]
     stats: SessionStats = {}
     for part in parts:
-        add(stats, ("", ""), _array_statistics(part, part.ndim))
+        if part.dtype.kind in "iuf" and part.size:
+            channels = part.shape[-1] if part.ndim - axis > 1 else 1
+            add(stats, ("", ""), ChannelStats.of(part.reshape(-1, channels)))
     return stats.get(("", ""))
-
-
-def _array_statistics(values: npt.NDArray[Any], sample_dimensions: int) -> ChannelStats | None:
-    if values.dtype.kind not in "iuf" or values.size == 0:
-        return None
-    channels = values.shape[-1] if sample_dimensions > 1 else 1
-    return ChannelStats.of(values.reshape(-1, channels))
 
 
 def merged(parts: Iterable[SessionStats]) -> SessionStats:

@@ -26,7 +26,7 @@ def input_plan(i, config):
         fingerprint=f"print{i}",
         metadata={"session_id": f"s{i}", "duration_s": 1.5, "splits": {"train": 3}},
         drops={"too short": 2},
-        problems=(Problem("units", "odd", "left out", "error"),),
+        problems=(Problem("units", "odd", "left out", "error", "sample_1"),),
         tables={"units": [{"id": f"{i}/{u}", "depth": 2.5} for u in range(3)]},
         sample_bytes=tuple(range(100, 110 + i)),
     )

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.loading.ranks import Ranks, ranks
+from neurofm_shards.loading.ranks import RankRequest, Ranks
 
 
 @pytest.fixture(autouse=True)
@@ -24,43 +24,43 @@ def in_environment(monkeypatch, rank, world_size):
 
 
 def test_alone_this_is_rank_0_of_1():
-    assert ranks() == Ranks(0, 1, "default")
+    assert RankRequest().find() == Ranks(0, 1, "default")
 
 
 def test_arguments_are_used_where_nothing_else_is_said():
-    assert ranks(1, 3) == Ranks(1, 3, "argument")
+    assert RankRequest(1, 3).find() == Ranks(1, 3, "argument")
 
 
 def test_the_environment_is_used(monkeypatch):
     in_environment(monkeypatch, "2", "4")
-    assert ranks() == Ranks(2, 4, "the environment (RANK, WORLD_SIZE)")
-    assert ranks(2, 4).rank == 2
+    assert RankRequest().find() == Ranks(2, 4, "the environment (RANK, WORLD_SIZE)")
+    assert RankRequest(2, 4).find().rank == 2
 
 
 def test_arguments_that_contradict_the_environment_are_an_error(monkeypatch):
     in_environment(monkeypatch, "2", "4")
     with pytest.raises(ConfigError, match="rank 1 of 4 was asked for, but the environment"):
-        ranks(1, 4)
+        RankRequest(1, 4).find()
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [("4", "4"), ("-1", "4"), ("0", "0"), ("0", ""), ("one", "2")])
 def test_a_nonsensical_environment_is_an_error(monkeypatch, rank, world_size):
     in_environment(monkeypatch, rank, world_size)
     with pytest.raises(ConfigError, match="the environment"):
-        ranks()
+        RankRequest().find()
 
 
 @pytest.mark.parametrize("arguments", [(1, None), (None, 2), (2, 2), (-1, 2), (0, 0)])
 def test_nonsensical_arguments_are_an_error(arguments):
     with pytest.raises(ConfigError):
-        ranks(*arguments)
+        RankRequest(*arguments).find()
 
 
 PROCESS = """
 import sys, torch.distributed as dist
-from neurofm_shards.loading.ranks import ranks
+from neurofm_shards.loading.ranks import RankRequest
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
-found = ranks()
+found = RankRequest().find()
 print(found.rank, found.world_size, found.found_in)
 dist.barrier()  # one that left while the other still connects would make that fail
 dist.destroy_process_group()
@@ -94,5 +94,6 @@ def test_loaders_made_before_the_process_group_read_as_the_rank_that_they_became
 
 
 def test_asking_does_not_import_torch():
-    code = "import sys; from neurofm_shards.loading.ranks import ranks; ranks(); assert 'torch' not in sys.modules"
+    ask = "from neurofm_shards.loading.ranks import RankRequest; RankRequest().find()"
+    code = f"import sys; {ask}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -190,7 +190,7 @@ class TokenBudgetPlan(BlockPlan):
     def make_blocks(self, epoch: int) -> Blocks:
         """See :meth:`BlockPlan.make_blocks`."""
         ordered = self._rows
-        rows = ordered(epoch, np.arange(len(ordered), dtype=np.int64))
+        rows = ordered(epoch, np.arange(ordered.num_rows, dtype=np.int64))
         lengths = self._lengths[rows]
         turn = np.lexsort((lengths, np.arange(len(rows)) // self._bucket))
         rows, lengths = rows[turn], lengths[turn]

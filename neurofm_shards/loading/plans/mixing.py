@@ -113,7 +113,7 @@ class MixPlan(SamplePlan):
             OrderedRows(each.collection, replace(options, seed=derive_key("mix", options.seed, i)), each.subset)
             for i, each in enumerate(mix.sources)
         ]
-        self._sizes = np.array([len(source) for source in self._sources], dtype=np.int64)
+        self._sizes = np.array([source.num_rows for source in self._sources], dtype=np.int64)
         self._length = self._epoch_length()
         #: Samples of each source in every epoch.
         self.counts = self._schedule.counts(self._length)

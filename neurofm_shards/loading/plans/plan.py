@@ -27,7 +27,7 @@ class OrderedRows:
     Parameters
     ----------
     collection : ShardCollection
-        The data; only ``fingerprint``, ``prefix_fingerprint``, ``starts`` and ``num_samples`` are used.
+        The data; only ``prefix_fingerprint``, ``starts`` and ``num_samples`` are used.
     options : PlanOptions
         Decide the order.
     subset : numpy.ndarray of int64 or None
@@ -40,6 +40,7 @@ class OrderedRows:
         starts = np.asarray(collection.starts, dtype=np.int64)
         #: First selected sample of each shard, and the number of all (shards + 1).
         self.starts = starts if self.subset is None else np.searchsorted(self.subset, starts).astype(np.int64)
+        self.num_rows = int(self.starts[-1])
         self.order = ShuffleOrder(
             np.diff(self.starts),
             options.shuffle,
@@ -48,38 +49,32 @@ class OrderedRows:
             shuffle_shards=options.shuffle_shards,
         )
 
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
     def __call__(self, epoch: int, positions: Rows) -> Rows:
-        """Return the rows at these positions (0 to ``len(self) - 1``) of the epoch."""
+        """Return the rows at these positions (0 to ``num_rows - 1``) of the epoch."""
         selected = self.order.positions_to_rows(epoch, positions)
         return selected if self.subset is None else self.subset[selected]
 
     def shard_at(self, epoch: int, position: int) -> int:
         """Return the number of the shard with the sample at ``position``; -1 at the end of the epoch."""
-        if position >= len(self):
+        if position >= self.num_rows:
             return -1
         selected = self.order.positions_to_rows(epoch, np.array([position], dtype=np.int64))
         return int(np.searchsorted(self.starts, selected[0], side="right")) - 1
 
-    def identity(self) -> dict[str, Any]:
-        """Return fingerprint, sizes, subset and order settings."""
-        return self._identity(self.collection.fingerprint, len(self.starts) - 1, len(self), self.subset)
+    def identity(self, num_shards: int | None = None) -> dict[str, Any]:
+        """Return fingerprint, sizes, subset and order settings: now, or with the first ``num_shards`` shards only."""
+        shards = len(self.starts) - 1 if num_shards is None else num_shards
+        samples = int(self.starts[shards])
+        found: dict[str, Any] = {"dataset": self.collection.prefix_fingerprint(shards)[:32]}
+        found |= {"shards": shards, "samples": samples}
+        if self.subset is not None:
+            subset = np.ascontiguousarray(self.subset[:samples], dtype="<i8")
+            found["subset"] = xxhash.xxh3_64_hexdigest(subset.tobytes())
+        return found | self.order.settings()
 
     def prefix_identity(self, num_shards: int) -> dict[str, Any] | None:
         """Return what ``identity`` was when the collection had the first ``num_shards`` shards only."""
-        if not 0 < num_shards < len(self.starts):
-            return None
-        count = int(self.starts[num_shards])
-        subset = None if self.subset is None else self.subset[:count]
-        return self._identity(self.collection.prefix_fingerprint(num_shards), num_shards, count, subset)
-
-    def _identity(self, fingerprint: str, shards: int, samples: int, subset: Rows | None) -> dict[str, Any]:
-        found: dict[str, Any] = {"dataset": str(fingerprint)[:32], "shards": shards, "samples": samples}
-        if subset is not None:
-            found["subset"] = xxhash.xxh3_64_hexdigest(np.ascontiguousarray(subset, dtype="<i8").tobytes())
-        return found | self.order.settings()
+        return self.identity(num_shards) if 0 < num_shards < len(self.starts) else None
 
 
 def _checked(subset: Rows, num_samples: int) -> Rows:
@@ -179,7 +174,7 @@ class EpochPlan(ABC):
 
     def finished(self, epoch: int, position: int) -> bool:
         """Return whether no batch is left, so that a run that stands here goes on with the next epoch."""
-        return position > 0 and self.num_batches(epoch, position) == 0
+        return position > 0 and self.share(epoch, position).num_batches == 0
 
     def prefix_identity(self, num_shards: int) -> dict[str, Any] | None:  # noqa: ARG002  (the default ignores it)
         """Return the identity this plan had when its data had the first ``num_shards`` shards only; None: not known."""
@@ -250,7 +245,7 @@ def _calls(first: int, stop: int, size: int, most: int) -> Iterator[tuple[int, i
         first, batches = after, min(GROWTH * batches, most)
 
 
-class SinglePlan(SamplePlan):
+class SinglePlan(OrderedRows, SamplePlan):
     """The batches of one data set, or of selected rows of it.
 
     Parameters
@@ -262,25 +257,17 @@ class SinglePlan(SamplePlan):
     def __init__(
         self, collection: SampleCollection, options: PlanOptions = DEFAULT_OPTIONS, subset: Rows | None = None
     ) -> None:
+        super().__init__(collection, options, subset)
         self.sharding = options.sharding()
-        self.rows = OrderedRows(collection, options, subset)
 
     def length(self, epoch: int) -> int:  # noqa: ARG002  (every epoch has all samples)
         """Return the number of selected samples."""
-        return len(self.rows)
-
-    def identity(self) -> dict[str, Any]:
-        """Return fingerprint, order settings and subset."""
-        return self.rows.identity()
-
-    def prefix_identity(self, num_shards: int) -> dict[str, Any] | None:
-        """See :meth:`EpochPlan.prefix_identity`."""
-        return self.rows.prefix_identity(num_shards)
+        return self.num_rows
 
     @property
     def reach(self) -> int | None:
         """See :attr:`EpochPlan.reach`."""
-        order = self.rows.order
+        order = self.order
         if order.shuffle == "global":
             return None
         return self.sharding.global_size + (order.buffer_size if order.shuffle else 0)
@@ -288,14 +275,10 @@ class SinglePlan(SamplePlan):
     @property
     def appendable(self) -> bool:
         """Whether samples come in storage order."""
-        return self.rows.order.sequential
-
-    def shard_at(self, epoch: int, position: int) -> int:
-        """See :meth:`EpochPlan.shard_at`."""
-        return self.rows.shard_at(epoch, position)
+        return self.order.sequential
 
     def parts(self, epoch: int, positions: Rows) -> Iterator[tuple[Parts, Rows | None]]:
         """See :meth:`SamplePlan.parts`."""
-        rows = self.rows(epoch, positions.reshape(-1)).reshape(positions.shape)
+        rows = self(epoch, positions.reshape(-1)).reshape(positions.shape)
         for batch in rows:
             yield ((0, batch),), None

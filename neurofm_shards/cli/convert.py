@@ -179,7 +179,7 @@ class _Request:
         workers = args.workers if args.workers is not None else job.workers
         if workers < 1:
             raise ConfigError(f"--workers must be at least 1, not {workers}")
-        running = {"workers": workers, "executor": _executor(args, job)}
+        running = {"workers": workers, "executor": _executor(args.executor, args.executor_options, job.executor)}
         running |= {name: getattr(args, name) for name in ("retries", "staging") if getattr(args, name) is not None}
         return cls(args.input or job.input, args.output or job.output, config, running)
 
@@ -199,16 +199,16 @@ def _convert(args: argparse.Namespace, request: _Request) -> int:
         if any(Path(output).glob(".neurofm/**/journal")):  # that of a replacement lies deeper
             sys.stderr.write(f"finished shards are kept: run the same command with --resume to go on in {output}\n")
         raise
-    return _finish(args, output, request.running["workers"], result)
+    report = _validated(output, request.running["workers"]) if args.validate else None
+    return _finish(result, report, as_json=args.json)
 
 
-def _finish(args: argparse.Namespace, output: str, workers: int, result: Mapping[str, Any]) -> int:
-    """Validate where that is asked for, and print what was made."""
+def _finish(result: Mapping[str, Any], report: Report | None, *, as_json: bool) -> int:
+    """Print what was made, and what validation found where it was asked for."""
     from neurofm_shards.cli.convert_report import print_summary  # noqa: PLC0415  (rich, numpy)
 
-    report = _validated(output, workers) if args.validate else None
-    print_summary(result if report is None else {**result, "validation": report.to_json()}, as_json=args.json)
-    if report is not None and not args.json:
+    print_summary(result if report is None else {**result, "validation": report.to_json()}, as_json=as_json)
+    if report is not None and not as_json:
         from neurofm_shards.cli.integrity import print_validation  # noqa: PLC0415  (after --help)
 
         print_validation(report)
@@ -273,7 +273,8 @@ def _commit_parts(args: argparse.Namespace, request: _Request) -> int:
     check_options(output, _merged(args.job, args.flags.given(args)))
     with progress_listener(args.events) as observer:
         result = commit_parts(output, observer=observer)
-    return _finish(args, output, request.running["workers"], result)
+    report = _validated(output, request.running["workers"]) if args.validate else None
+    return _finish(result, report, as_json=args.json)
 
 
 def _say(args: argparse.Namespace, text: str, facts: Mapping[str, Any]) -> None:
@@ -308,10 +309,10 @@ def _dry_run(args: argparse.Namespace, request: _Request) -> int:
     return 1 if plan.failures else 0
 
 
-def _executor(args: argparse.Namespace, job: Job) -> ExecutorChoice:
+def _executor(named: str | None, options: Sequence[str], by_job: ExecutorChoice) -> ExecutorChoice:
     """Return the executor that flags and job file choose."""
-    chosen = job.executor if args.executor is None else _name_or_json("--executor", args.executor)
-    extra = dict(_option(text) for text in args.executor_options)
+    chosen = by_job if named is None else _name_or_json("--executor", named)
+    extra = dict(_option(text) for text in options)
     if not extra:
         return chosen
     if chosen is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,13 @@ from neurofm_shards.format.sidecar import (
 )
 from neurofm_shards.format.tar import TarReader
 from neurofm_shards.limits import MAX_JSON_DEPTH, MAX_METADATA_BYTES, is_too_deep
+from neurofm_shards.values import json_bytes
 
 _INT64 = 1 << 63
 #: Whole numbers up to here are exact in float64.
 _EXACT = 1 << 53
 _SCALARS = (str, int, float, bool, type(None))
+_CONTAINERS = (list, tuple, Mapping, np.ndarray)
 _KINDS = ("int", "float", "bool", "text", "json")
 
 
@@ -74,25 +77,20 @@ class MetadataColumn:
         return np.zeros(len(self.array()), np.bool_) if self.nulls is None else self.nulls
 
 
-def plain_scalar(value: Any) -> Any:
-    """Return the JSON scalar that a metadata value becomes in a file; lists, dicts and arrays come back as they are."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None  # JSON has no NaN
-    if type(value) in _SCALARS or isinstance(value, (list, tuple, dict, np.ndarray)):
-        return value
-    return orjson.loads(orjson.dumps(value, default=str))
-
-
 def column_of(values: Sequence[Any]) -> MetadataColumn | None:
     """Make a column of scalars; None when one is a list or dict."""
     kinds = {type(value) for value in values}
-    if not kinds.issubset(_SCALARS) or float in kinds:
-        values = [plain_scalar(value) for value in values]
+    if not kinds.issubset(_SCALARS):
+        values = [
+            value if type(value) in _SCALARS or isinstance(value, _CONTAINERS) else orjson.loads(json_bytes(value))
+            for value in values
+        ]
         kinds = {type(value) for value in values}
         if not kinds.issubset(_SCALARS):
             return None
+    if float in kinds:  # JSON has none that is not finite
+        values = [None if type(value) is float and not isfinite(value) else value for value in values]
+        kinds = {type(value) for value in values}
     gaps = type(None) in kinds
     kinds.discard(type(None))
     nulls = np.array([value is None for value in values], np.bool_) if gaps else None

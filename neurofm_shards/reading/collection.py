@@ -175,7 +175,7 @@ class ShardCollection(SampleCollection):
             # another thread may have looked at a compressed shard meanwhile, whose bytes are not there yet
             if found is not None and not self._space.compressed:
                 return found
-        return self.read(self._select(self._checked(rows), wanted), out, dtypes)
+        return self.read(self.select(rows, columns), out, dtypes)
 
     def finds_while_copying(self, columns: Iterable[str] | None = None) -> bool:
         """Return whether looking for the values of several batches together would save nothing."""
@@ -187,7 +187,8 @@ class ShardCollection(SampleCollection):
 
     def select(self, rows: npt.ArrayLike, columns: Iterable[str] | None = None) -> Selection:
         """Find out where the values of rows lie; parameters and errors are those of :meth:`gather`."""
-        return self._select(self._checked(rows), self._wanted(columns))
+        where, wanted = self._checked(rows), self._wanted(columns)
+        return Selection(where, wanted, tuple([column.located(self._shards, where) for column in wanted]))
 
     def read(
         self,
@@ -217,7 +218,7 @@ class ShardCollection(SampleCollection):
         with self._space.reading() as reader:
             if self._verify:
                 self._shards.check_records(reader, where)
-            addresses = self._addresses(self._metadata, where)
+            addresses = self._metadata.located(self._shards, where)
             found = self._metadata.gather(Fetch(reader, where, addresses, self._shards))
         return [{} if value is MISSING else _object(value) for value in found]
 
@@ -381,16 +382,6 @@ class ShardCollection(SampleCollection):
             return tuple([self._columns[name] for name in columns])
         except KeyError as error:
             raise self._no_column(error.args[0]) from None
-
-    def _select(self, rows: Ints, columns: tuple[Column, ...]) -> Selection:
-        return Selection(rows, columns, tuple([self._addresses(column, rows) for column in columns]))
-
-    def _addresses(self, column: Column, rows: Ints) -> Ints:
-        found = column.addresses[rows]
-        if not found.all():  # some shards were not looked at yet
-            column.locate(self._shards, rows[found == 0])
-            found = column.addresses[rows]
-        return found
 
     def _too_much(self, column: Column, count: int, error: MemoryError) -> FormatError:
         return FormatError(

@@ -85,10 +85,14 @@ class Column(ABC):
         self.addresses: Ints = np.zeros(num_samples, np.int64)  # untouched pages of zeros take no memory
         self.sizes: Ints = np.zeros(num_samples, np.int64)
 
-    def locate(self, shards: ShardTable, rows: Ints) -> None:
-        """Note where the values of all shards of these rows lie."""
-        for index, start, base in shards.attached(rows):
-            self.fill(start, base, index.columns.get(self.spec.name), index.num_samples)
+    def located(self, shards: ShardTable, rows: Ints) -> Ints:
+        """Return where the values of rows lie; shards of theirs that were not looked at yet are looked at now."""
+        found = self.addresses[rows]
+        if not found.all():
+            for index, start, base in shards.attached(rows[found == 0]):
+                self.fill(start, base, index.columns.get(self.spec.name), index.num_samples)
+            found = self.addresses[rows]
+        return found
 
     def fill(self, start: int, base: int, index: ColumnIndex | None, num_samples: int) -> None:
         """Note where the values of one shard lie: its samples begin at row ``start``, its bytes at ``base``."""
@@ -99,11 +103,12 @@ class Column(ABC):
         payload = np.asarray(index.payload_offsets, np.int64)
         addresses = np.where(payload < 0, ABSENT, -(payload + base))
         sizes = np.array(index.payload_sizes, np.int64)
-        if self._copyable(index):
+        raw = self._raw_sizes(index)
+        if raw is not None:
             data = np.asarray(index.data_offsets, np.int64)
             copied = data >= 0
             addresses[copied] = data[copied] + base
-            self._note_sizes(sizes, copied, index)
+            sizes[copied] = np.broadcast_to(raw, copied.shape)[copied]
         # Finished values, sizes first: two threads may note the same shard while a third already reads it.
         self.sizes[rows] = sizes
         self.addresses[rows] = addresses
@@ -117,12 +122,8 @@ class Column(ABC):
         return None
 
     @abstractmethod
-    def _copyable(self, index: ColumnIndex) -> bool:
-        """Return whether a shard's raw bytes are what this column delivers."""
-
-    @abstractmethod
-    def _note_sizes(self, sizes: Ints, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
-        """Put the sizes of the raw bytes into ``sizes``, where they can be copied."""
+    def _raw_sizes(self, index: ColumnIndex) -> Ints | int | None:
+        """Return the sizes of a shard's raw bytes, or of each; None where they are not what this column delivers."""
 
     def _decoded(self, fetch: Fetch, which: Ints) -> Iterator[tuple[int, Any]]:
         """Give the decoded values at these places of the request."""
@@ -241,11 +242,8 @@ class ConstantColumn(Column):
         for i, value in self._decoded(fetch, np.flatnonzero(fetch.addresses < 0)):
             out[i] = self._expected(value)
 
-    def _copyable(self, index: ColumnIndex) -> bool:
-        return self._same_bytes(index) and index.spec.shape == self._shape
-
-    def _note_sizes(self, sizes: Ints, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
-        pass
+    def _raw_sizes(self, index: ColumnIndex) -> int | None:
+        return self._size if self._same_bytes(index) and index.spec.shape == self._shape else None
 
 
 class RaggedColumn(Column):
@@ -286,15 +284,11 @@ class RaggedColumn(Column):
             pieces[i] = self._expected(value)
         return pieces
 
-    def _copyable(self, index: ColumnIndex) -> bool:
+    def _raw_sizes(self, index: ColumnIndex) -> Ints | int | None:
         shape = index.spec.shape
-        fits = shape is not None and len(shape) == 1 + len(self._inner) and tuple(shape[1:]) == self._inner
-        return fits and self._row > 0 and self._same_bytes(index)
-
-    def _note_sizes(self, sizes: Ints, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
-        shape = index.spec.shape or (0,)
-        lengths = np.broadcast_to(np.int64(shape[0] or 0), copied.shape) if index.shapes is None else index.shapes[:, 0]
-        sizes[copied] = np.asarray(lengths, np.int64)[copied] * self._row
+        if not shape or tuple(shape[1:]) != self._inner or self._row == 0 or not self._same_bytes(index):
+            return None
+        return (shape[0] or 0) * self._row if index.shapes is None else index.shapes[:, 0].astype(np.int64) * self._row
 
 
 class ListColumn(Column):
@@ -312,11 +306,8 @@ class ListColumn(Column):
                 values[i] = value
         return values
 
-    def _copyable(self, index: ColumnIndex) -> bool:  # noqa: ARG002
-        return False
-
-    def _note_sizes(self, sizes: Ints, copied: npt.NDArray[np.bool_], index: ColumnIndex) -> None:
-        pass
+    def _raw_sizes(self, index: ColumnIndex) -> None:  # noqa: ARG002  (each value is decoded)
+        return None
 
 
 def _all_plain(addresses: Ints) -> bool:

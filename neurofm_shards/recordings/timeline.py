@@ -10,7 +10,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias, get_args
+from typing import Literal, NoReturn, TypeAlias, get_args
 
 import numpy as np
 
@@ -30,9 +30,6 @@ from neurofm_shards.recordings.ticks import (
 )
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, IrregularStream, Recording, RegularStream
 from neurofm_shards.types import Problem
-
-if TYPE_CHECKING:
-    from neurofm_shards.recordings.options import WindowOptions
 
 #: Who decides which times are believed: streams of later groups widen the extent of the first one that is there.
 _RANKS = (("spikes", "lfp", "raw", "ophys"), ("behavior",), ("events",), ("other",))
@@ -127,11 +124,6 @@ class TimeGrid:
     bins: int
     bin_ticks: int
     stride_bins: int = 1
-
-    @classmethod
-    def of(cls, options: WindowOptions, session_id: str, timeline: Timeline) -> TimeGrid:
-        """Return the grid that options ask for."""
-        return cls(session_id, timeline, options.window_bins, options.bin_ticks, options.stride_bins)
 
     @property
     def window_ticks(self) -> int:

@@ -89,7 +89,7 @@ def windowed(recording: Recording, options: WindowOptions | None = None) -> Reco
         streams, doubts = in_seconds(streams, options.series_times)
         when = timeline(streams, recording.source_file, options.extent)
         when = replace(when, problems=(*when.problems, *doubts))
-    grid = TimeGrid.of(options, recording.session_id, when)
+    grid = TimeGrid(recording.session_id, when, options.window_bins, options.bin_ticks, options.stride_bins)
     assembly = assemble(streams, options, grid, recording.source_file)
     trials = load_trials([s for s in streams if isinstance(s, IntervalStream)], options, when)
     valid, removals = _validity(streams, assembly, options, when)

@@ -20,6 +20,7 @@ class Stored:
         self.starts = np.concatenate(([0], np.cumsum(np.asarray(sizes, dtype=np.int64)))).astype(np.int64)
         self.num_samples = int(self.starts[-1])
         self._name = name
+        self.fingerprint = self.prefix_fingerprint(len(sizes))
 
     @property
     def shard_sizes(self):

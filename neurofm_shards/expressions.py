@@ -430,7 +430,7 @@ def _objects(data: npt.NDArray[Any], name: str) -> _Values:
         for each in types
         if issubclass(each, (bool, np.bool_, str, int, float, np.number))
     }
-    plain = all(issubclass(each, (bool, np.bool_, str, int, float, np.number)) for each in types)
+    scalar = all(issubclass(each, (bool, np.bool_, str, int, float, np.number)) for each in types)
     if not types:
         return _Values(data, known, "mixed", name)
-    return _Values(data, known, kinds.pop() if plain and len(kinds) == 1 else "mixed", name)
+    return _Values(data, known, kinds.pop() if scalar and len(kinds) == 1 else "mixed", name)

@@ -133,8 +133,8 @@ class EventStream(Stream):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Series(Stream):
-    """Values over time.
+class SeriesStream(Stream):
+    """Values over time: what :class:`RegularStream` and :class:`IrregularStream` have in common.
 
     Attributes
     ----------
@@ -177,7 +177,7 @@ class _Series(Stream):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegularStream(_Series):
+class RegularStream(SeriesStream):
     """Values at a constant rate: sample ``i`` is at ``t0 + i / rate`` seconds."""
 
     rate: float
@@ -185,7 +185,7 @@ class RegularStream(_Series):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IrregularStream(_Series):
+class IrregularStream(SeriesStream):
     """Values with a time stamp each; ``timestamps()`` returns float64 seconds, shape (time,), as found."""
 
     timestamps: Callable[[], Floats]

@@ -247,16 +247,8 @@ def _bytes_of(reading: Reading, value: object) -> bytes:
 
 
 def _read_storage(reading: Reading, data: Span | bytes) -> Storage:
-    """Read a storage as ``torch.storage._load_from_bytes`` would, in the older format of ``torch.save``.
-
-    Such a file is five pickles (magic number, version, system, one storage, the list of its key), then the number of
-    elements and the raw data.
-
-    Raises
-    ------
-    FormatError
-        The bytes are anything but one storage of plain numbers.
-    """
+    """Read a storage as ``torch.storage._load_from_bytes`` would, in the older format of ``torch.save``."""
+    # five pickles (magic number, version, system, one storage, the list of its key), the number of elements, raw data
     if isinstance(data, bytes):  # protocol 2 writes bytes as text
         reading.spend(len(data))
         inner = _read_storage(InnerReading(data, reading), Span(0, len(data)))

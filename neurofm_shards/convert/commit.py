@@ -181,7 +181,7 @@ def _names(item: InputPlan) -> dict[str, Any]:
 
 def _without_folders(said: dict[str, Any], item: InputPlan) -> dict[str, Any]:
     # A data set must not depend on where its inputs lay, and says nothing of the folders of whoever made it.
-    def plain(value: Any) -> Any:
+    def shortened(value: Any) -> Any:
         if not isinstance(value, str):
             return value
         for path in item.spec.input.paths:
@@ -189,7 +189,7 @@ def _without_folders(said: dict[str, Any], item: InputPlan) -> dict[str, Any]:
                 value = value.replace(spelling, Path(path).name)
         return value
 
-    return {name: plain(value) for name, value in said.items()}
+    return {name: shortened(value) for name, value in said.items()}
 
 
 def _dropped_by_transforms(ordered: Iterable[Line]) -> dict[int, dict[str, int]]:

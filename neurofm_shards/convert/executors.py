@@ -215,15 +215,7 @@ class _Worker:
         return value
 
     def _await_start(self) -> None:
-        """Wait until it has run what multiprocessing runs first: the program's main module.
-
-        Raises
-        ------
-        ConfigError
-            That failed, as it would in every process.
-        LostWorkerError
-            It was killed.
-        """
+        """Wait until it has run what multiprocessing runs first: the program's main module."""
         if self._started:
             return
         with contextlib.suppress(EOFError, OSError):

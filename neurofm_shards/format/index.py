@@ -196,10 +196,10 @@ class ColumnLog:
         forms = set(self._forms)
         shapes: list[Shape] = [form[1] for form in forms if form is not None]
         # A value without a plain form may turn out to have any shape once it is decoded.
-        plain = len(shapes) == len(forms) and len({form[0] for form in forms if form is not None}) == 1
+        uniform = len(shapes) == len(forms) and len({form[0] for form in forms if form is not None}) == 1
         ranks = {len(shape) for shape in shapes}
-        dtype = next(form[0] for form in forms if form is not None) if plain else None
-        shape = _common(shapes) if plain and len(ranks) == 1 else None
+        dtype = next(form[0] for form in forms if form is not None) if uniform else None
+        shape = _common(shapes) if uniform and len(ranks) == 1 else None
         spec = ColumnSpec(name, dtype, shape, known.unit if known else None, known.table if known else None)
         return ColumnIndex(
             spec,

@@ -166,7 +166,7 @@ class SampleKeys:
     same_length: bool
 
     @property
-    def plain(self) -> bool:
+    def keys_are_ids(self) -> bool:
         """Whether every key is its id."""
         return self.keys is self.ids
 

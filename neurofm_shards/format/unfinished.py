@@ -21,7 +21,7 @@ PENDING_DELETIONS_NAME = "doomed"
 COMMITTED_PREFIX = "commit-"
 #: How folders start in which shards are written before they are moved into place.
 STAGING_PREFIX = "staging-"
-#: A folder laid out like a data set, in which the one that replaces the present one is written.
+#: A folder with the form of a data set, in which the one that replaces the present one is written.
 REPLACEMENT_NAME = "replacement"
 #: A folder of shards that ``repair`` has replaced.
 REPLACED_NAME = "replaced"

@@ -53,7 +53,7 @@ from neurofm_shards.loading.transforms import (
 from neurofm_shards.loading.workers.pipeline import Fetched, Workers, run
 from neurofm_shards.loading.workers.select import WorkerOptions
 from neurofm_shards.reading.address_space import IO
-from neurofm_shards.stored.options import Windows
+from neurofm_shards.stored.options import WindowsArgument
 from neurofm_shards.types import ColumnSpec
 
 
@@ -353,7 +353,7 @@ def create_webdataset_dataloader(
     drop_last: bool = False,
     seed: int = 42,
     shard_pattern: str = DEFAULT_SHARD_PATTERN,
-    windows: Windows | None = None,
+    windows: WindowsArgument | None = None,
     columns: Sequence[str] | None = None,
     where: Where | None = None,
     keys: Sequence[str] | None = None,

@@ -31,7 +31,7 @@ from neurofm_shards.plugins.registry import registry
 from neurofm_shards.reading.address_space import IO
 from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollection
 from neurofm_shards.reading.samples import SampleCollection
-from neurofm_shards.stored.options import Windows
+from neurofm_shards.stored.options import WindowsArgument
 
 #: The part of the memory that this process may use which caches of decoded bytes may take.
 _SHARE_OF_MEMORY = 0.5
@@ -43,7 +43,7 @@ def open_shards(
     io: IO,
     verify: bool,
     cache_bytes: int | None = None,
-    windows: Windows | None = None,
+    windows: WindowsArgument | None = None,
 ) -> SampleCollection:
     """Open a folder; the default pattern means what the manifest lists, where there is one.
 
@@ -269,7 +269,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
         shard_dir: str | os.PathLike[str],
         shard_pattern: str = DEFAULT_SHARD_PATTERN,
         *,
-        windows: Windows | None = None,
+        windows: WindowsArgument | None = None,
         columns: Sequence[str] | None = None,
         decode: bool = True,
         transforms: TransformLike | Sequence[TransformLike] | None = None,

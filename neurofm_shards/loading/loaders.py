@@ -33,7 +33,7 @@ from neurofm_shards.loading.transforms import (
 )
 from neurofm_shards.loading.workers.pipeline import Fetched
 from neurofm_shards.reading.address_space import IO
-from neurofm_shards.stored.options import Windows
+from neurofm_shards.stored.options import WindowsArgument
 
 #: Samples are read in chunks of about this size.
 CHUNK_BYTES = 4 << 20
@@ -89,7 +89,7 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         seed: int = 42,
         decode: bool = True,
         *,
-        windows: Windows | None = None,
+        windows: WindowsArgument | None = None,
         columns: Sequence[str] | None = None,
         where: Where | None = None,
         keys: Sequence[str] | None = None,

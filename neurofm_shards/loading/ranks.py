@@ -175,10 +175,8 @@ def _in_batch_script() -> bool:
 
 
 def _from_lightning() -> Ranks | None:
-    """Read what Lightning's launcher leaves to the processes that it starts: a rank within the node, and the world.
-
-    On further nodes the rank follows only from the process group, which is there once an iteration begins.
-    """
+    """Read what Lightning's launcher leaves to the processes that it starts: a rank within the node, and the world."""
+    # on further nodes the rank follows from the process group alone, which is there once an iteration begins
     local, size, node = (os.environ.get(name, "").strip() for name in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK"))
     if not size or node not in {"", "0"}:
         return None

@@ -85,48 +85,29 @@ def repair(folder: str | os.PathLike[str], *, keep_originals: bool = True) -> Re
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What is to be done with a shard.
-
-    Attributes
-    ----------
-    path : Path
-        The shard.
-    entry : ShardEntry or None
-        What the manifest says of it.
-    index : ShardIndex or None
-        What it holds; None where it cannot be read to its end.
-    former : ShardIndex or None
-        What it held, by an index that can be trusted.
-    why : str
-        What is wrong with it; empty where nothing is.
-    """
+    """What a shard is and was, and what is wrong with it."""
 
     path: Path
+    #: What the manifest says of it.
     entry: ShardEntry | None
+    #: What it holds; None where it cannot be read to its end.
     index: ShardIndex | None
+    #: What it held, by an index that can be trusted.
     former: ShardIndex | None
+    #: What is wrong; empty where nothing is.
     why: str = ""
 
 
 @dataclass(frozen=True)
 class _Listed:
-    """A shard that the new manifest lists.
+    """A shard that the new manifest lists."""
 
-    Attributes
-    ----------
-    path : Path
-        Where it lies now: in its place, or among what is about to be put there.
-    entry : ShardEntry or None
-        What the old manifest says of it.
-    index : ShardIndex
-        What it holds.
-    is_new : bool
-        Whether the old manifest does not say of it what the new one is to say.
-    """
-
+    #: Where it lies now: in its place, or among what is about to be put there.
     path: Path
+    #: What the old manifest says of it.
     entry: ShardEntry | None
     index: ShardIndex
+    #: Whether the old manifest does not say of it what the new one is to say.
     is_new: bool
 
 

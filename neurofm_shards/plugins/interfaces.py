@@ -105,8 +105,8 @@ class Codec(ABC):
     def envelope(self, dtype: str, shape: tuple[int, ...]) -> tuple[bytes, bytes] | None:  # noqa: ARG002
         """Return the constant bytes before and after the raw C-order data of such an array, or None.
 
-        With it, thousands of samples are laid out without calling ``encode``; the result must be byte-identical to
-        ``b"".join(encode(array))``.
+        With it, records of thousands of samples are made without calling ``encode``; the result must be byte-identical
+        to ``b"".join(encode(array))``.
         """
         return None
 

@@ -169,14 +169,14 @@ class ConstantColumn(Column):
     def gather(self, fetch: Fetch) -> Any:
         """Return an array (n, ...), or fill ``out``."""
         shape = (len(fetch.rows), *self._shape)
-        plain = self._size > 0 and _all_plain(fetch.addresses)
-        if plain:
+        raw = self._size > 0 and _all_raw(fetch.addresses)
+        if raw:
             fetch.reader.need(fetch.addresses, self._size)
             if fetch.out is None and self._left_to_malloc(shape[0] * self._size):
                 found = fetch.reader.copy.rows(fetch.addresses, self._size, self._dtype, shape)
                 return found if fetch.dtype is None else found.astype(fetch.dtype, copy=False)
         out = self._out(fetch, shape)
-        if plain:
+        if raw:
             self._copy(fetch.reader.copy, fetch.addresses, out)
         elif self._size:
             self._copy_and_decode(fetch, out)
@@ -233,12 +233,12 @@ class ConstantColumn(Column):
             out[start : start + step] = copy.rows(part, self._size, self._dtype, (len(part), *self._shape))
 
     def _copy_and_decode(self, fetch: Fetch, out: npt.NDArray[Any]) -> None:
-        """Fill ``out`` where some payloads are not plain bytes (column-major or foreign arrays)."""
-        plain = np.flatnonzero(fetch.addresses > 0)
-        part = np.empty((len(plain), *self._shape), out.dtype)
-        fetch.reader.need(fetch.addresses[plain], self._size)
-        self._copy(fetch.reader.copy, fetch.addresses[plain], part)
-        out[plain] = part
+        """Fill ``out`` where some payloads are not raw bytes (column-major or foreign arrays)."""
+        raw = np.flatnonzero(fetch.addresses > 0)
+        part = np.empty((len(raw), *self._shape), out.dtype)
+        fetch.reader.need(fetch.addresses[raw], self._size)
+        self._copy(fetch.reader.copy, fetch.addresses[raw], part)
+        out[raw] = part
         for i, value in self._decoded(fetch, np.flatnonzero(fetch.addresses < 0)):
             out[i] = self._expected(value)
 
@@ -258,7 +258,7 @@ class RaggedColumn(Column):
     def gather(self, fetch: Fetch) -> Any:
         """Return :class:`~neurofm_shards.types.Ragged`; ``out`` cannot be given."""
         _refuse_out(self, fetch)
-        if len(fetch.rows) and _all_plain(fetch.addresses):
+        if len(fetch.rows) and _all_raw(fetch.addresses):
             sizes = self.sizes[fetch.rows]
             fetch.reader.need(fetch.addresses, sizes)
             lengths = sizes // self._row
@@ -273,13 +273,13 @@ class RaggedColumn(Column):
         return Ragged(values if fetch.dtype is None else values.astype(fetch.dtype, copy=False), offsets)
 
     def _pieces(self, fetch: Fetch) -> list[npt.NDArray[Any]]:
-        """Fetch one by one: some payloads are not plain bytes."""
+        """Fetch one by one: some payloads are not raw bytes."""
         pieces: list[npt.NDArray[Any]] = [np.empty(0)] * len(fetch.rows)
-        plain = np.flatnonzero(fetch.addresses > 0)
-        sizes = self.sizes[fetch.rows[plain]]
-        fetch.reader.need(fetch.addresses[plain], sizes)
-        for i, raw in zip(plain.tolist(), fetch.reader.slices(fetch.addresses[plain], sizes), strict=True):
-            pieces[i] = raw.view(self._dtype).reshape(-1, *self._inner)
+        raw = np.flatnonzero(fetch.addresses > 0)
+        sizes = self.sizes[fetch.rows[raw]]
+        fetch.reader.need(fetch.addresses[raw], sizes)
+        for i, data in zip(raw.tolist(), fetch.reader.slices(fetch.addresses[raw], sizes), strict=True):
+            pieces[i] = data.view(self._dtype).reshape(-1, *self._inner)
         for i, value in self._decoded(fetch, np.flatnonzero(fetch.addresses < 0)):
             pieces[i] = self._expected(value)
         return pieces
@@ -310,8 +310,8 @@ class ListColumn(Column):
         return None
 
 
-def _all_plain(addresses: Ints) -> bool:
-    """Return whether all addresses are those of plain bytes."""
+def _all_raw(addresses: Ints) -> bool:
+    """Return whether all addresses are those of raw bytes."""
     return bool(np.minimum.reduce(addresses, initial=1) > 0)
 
 

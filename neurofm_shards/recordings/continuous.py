@@ -23,7 +23,7 @@ from neurofm_shards.values import to_json
 _BYTES_AT_ONCE = 8 << 20
 
 
-class Blocks:
+class SampleCutter:
     """Cuts windows out of runs of samples; the last block read is kept for the next call.
 
     Parameters
@@ -192,7 +192,7 @@ class WindowedSeries(WindowedModality):
         self._samples = _samples(nominal, grid, stream.path, options.rate)
         self._grid = grid
         rows = _block_rows(block_bytes, len(names), nominal * when.interval)  # all stored channels are read
-        self._blocks = Blocks(self._tracks, scaled.width, rows)
+        self._blocks = SampleCutter(self._tracks, scaled.width, rows)
         self.name = name
         self.problems = (*when.problems, *_calibration(stream, options), *_irregular(stream, when.times, options.rate))
         self.facts = {"path": stream.path, "rate_hz": nominal, "samples": self._samples, "unit": scaled.unit}
@@ -320,13 +320,7 @@ def _removed(part: WindowedSeries) -> Ints:
 
 
 def _filtered(stream: Series, names: Sequence[str], picked: list[int], expression: str | None) -> list[int]:
-    """Return those of the picked channels that an expression over their table lets through.
-
-    Raises
-    ------
-    ConfigError
-        The expression is wrong, names a column that is not there, or lets nothing through.
-    """
+    """Return those of the picked channels that an expression over their table lets through."""
     if expression is None:
         return picked
     rows = [{**_single(stream.table[i] if stream.table else {}), "channel": names[i]} for i in picked]
@@ -337,10 +331,8 @@ def _filtered(stream: Series, names: Sequence[str], picked: list[int], expressio
 
 
 def _single(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of single values: of several (``iscell`` of suite2p is a flag and a probability) the first.
-
-    The others are called ``NAME_1`` and so on.
-    """
+    """Return a row of single values: of several the first, and the others as ``NAME_1`` and so on."""
+    # `iscell` of suite2p is a flag and a probability
     single: dict[str, Any] = {}
     for name, value in row.items():
         values = to_json(value)

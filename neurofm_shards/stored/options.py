@@ -99,10 +99,10 @@ def _purge(purge: float, longest: int, length: int) -> float:
     return share if math.ceil(share * length) == bins else math.nextafter(share, 0.0)
 
 
-Windows: TypeAlias = "WindowOptions | Mapping[str, Any] | str | os.PathLike[str]"
+WindowsArgument: TypeAlias = "WindowOptions | Mapping[str, Any] | str | os.PathLike[str]"
 
 
-def window_options(windows: Windows) -> LoadedWindows:
+def window_options(windows: WindowsArgument) -> LoadedWindows:
     """Return validated options.
 
     Parameters

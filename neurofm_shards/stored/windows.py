@@ -26,7 +26,7 @@ from neurofm_shards.recordings.counting import COUNT_TYPES, count_trains
 from neurofm_shards.recordings.spikes import BinnedEvents
 from neurofm_shards.recordings.windowing import RecordingSamples
 from neurofm_shards.stored.catalog import check_recordings
-from neurofm_shards.stored.options import LoadedWindows, Windows, window_options
+from neurofm_shards.stored.options import LoadedWindows, WindowsArgument, window_options
 from neurofm_shards.stored.placing import Placed, Placing
 from neurofm_shards.stored.plan import WindowPlan, open_samples, window_identity, window_plan
 from neurofm_shards.types import ColumnData, ColumnSpec, Metadata, Ragged
@@ -100,7 +100,7 @@ class WindowCollection(SampleCollection):
     def open(
         cls,
         shard_dir: Path | str,
-        windows: Windows,
+        windows: WindowsArgument,
         pattern: Pattern = None,
         *,
         io: IO = "auto",
@@ -390,7 +390,9 @@ class WindowCollection(SampleCollection):
         return found
 
 
-def open_windows(shard_dir: Path | str, windows: Windows, *, io: IO = "auto", verify: bool = False) -> WindowCollection:
+def open_windows(
+    shard_dir: Path | str, windows: WindowsArgument, *, io: IO = "auto", verify: bool = False
+) -> WindowCollection:
     """Open a data set of recordings as windows, for :func:`~neurofm_shards.mix` and :func:`~neurofm_shards.split`.
 
     Parameters

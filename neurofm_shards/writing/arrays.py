@@ -1,4 +1,4 @@
-"""Write a data set of whole arrays, laid out in blocks and shards in parallel."""
+"""Write a data set of whole arrays: its shards in parallel, each in blocks."""
 
 from __future__ import annotations
 

@@ -451,7 +451,7 @@ class OutputFolder:
         Parameters
         ----------
         staged : Path
-            From :meth:`new_staging`; laid out like the output.
+            From :meth:`new_staging`; with folders like the output's.
         removed : iterable of str
             Names of shards to remove.
         durable : bool

@@ -1,4 +1,4 @@
-"""Lay samples of one form out as tar records: headers, envelopes and data, without a Python loop over members."""
+"""Record layouts: how samples of one form become tar records, many at once, from templates of their headers."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class FieldWriter:
             if form is not None and array.flags.c_contiguous:
                 size, before, after, where = form
                 return Encoded(size, (before, array.data.cast("B"), after), len(before), where)
-            value = array = plain(array)
+            value = array = as_stored(array)
             enveloped = self._enveloped(array)
             if enveloped is not None:
                 return enveloped
@@ -117,7 +117,7 @@ def _head(pieces: Sequence[memoryview]) -> bytes:
     return bytes(head)
 
 
-def plain(array: AnyArray) -> AnyArray:
+def as_stored(array: AnyArray) -> AnyArray:
     """Return the array in C order and little-endian, without a copy where it is so already."""
     if not array.flags.c_contiguous:
         array = np.ascontiguousarray(array).reshape(array.shape)
@@ -193,7 +193,7 @@ class FixedColumn:
     writer : FieldWriter
         Field and codec.
     data : numpy.ndarray, shape (n, ...)
-        The values, of plain numbers.
+        The values, all of them numbers.
     before, after : bytes
         The codec's envelope.
     """
@@ -218,7 +218,7 @@ class FixedColumn:
 
     def rows(self, start: int, stop: int) -> Bytes:
         """Return the bytes of some samples' arrays, shape (stop - start, data_bytes)."""
-        part = plain(self.data[start:stop])
+        part = as_stored(self.data[start:stop])
         if part.size == 0:
             return np.empty((stop - start, 0), np.uint8)
         return part.reshape(stop - start, -1).view(np.uint8)
@@ -325,7 +325,7 @@ _MOST_LENGTHS = 1024
 
 
 class Described(NamedTuple):
-    """A sample of plain arrays: what makes it one of its form, and the arrays' bytes."""
+    """A sample of arrays of numbers: what makes it one of its form, and the arrays' bytes."""
 
     signature: Signature
     data: list[Buffer]
@@ -428,7 +428,7 @@ def sample_form(
     for field, _, dtype, shape in signature[0]:
         empty = np.empty((0, *shape), dtype)
         writer = fields.of(field, sample[field])
-        around = writer.envelope(dtype, shape) if plain(empty) is empty else None
+        around = writer.envelope(dtype, shape) if as_stored(empty) is empty else None
         if around is None:
             return None
         columns.append(FixedColumn(writer, empty, *around))

@@ -121,7 +121,7 @@ class MetadataTemplate:
             Its number in the shard.
         """
         stop = min(len(keys.keys), start + 10 ** len(str(number)) - number, start + max(limit, 1))
-        if keys.plain and own.same:
+        if keys.keys_are_ids and own.same:
             return _SameRun(self._middle, keys, start, stop, number, own.texts[start])
         return _OwnRun([self.one(keys.ids[i], number + i - start, own.texts[i]) for i in range(start, stop)])
 

@@ -1,4 +1,4 @@
-"""Writing one shard: laid out, hashed and written in one pass, with its index and metadata table."""
+"""Write one shard in one pass: make records, hash and write them, and keep an index and a metadata table."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-#: Laying out fewer samples than this at once is not worth the calls.
+#: Making records of fewer samples than this at once is not worth the calls.
 _FEW = 4
 #: Headers of this many samples are made at once.
 _MANY = 512
 
 
 class ShardContent:
-    """The samples of one shard, laid out and hashed, on their way to a sink.
+    """The samples of one shard, made into records and hashed, on their way to a sink.
 
     ``write_sample`` and ``write_block`` give the same bytes for the same samples.
 
@@ -138,7 +138,7 @@ class ShardContent:
         Parameters
         ----------
         block : Block
-            The samples. Arrays of constant shape are laid out without a Python loop over samples.
+            The samples. Arrays of constant shape become records without a Python loop over samples.
         numbers : numpy.ndarray of int64, shape (n,), optional
             Numbers of the automatic keys; consecutive by default.
 
@@ -333,7 +333,7 @@ class ShardWriter(ShardContent):
     specs : mapping of str to ColumnSpec, optional
         Units and side tables of columns.
     overlap : bool
-        Whether a thread writes while the next samples are laid out.
+        Whether a thread writes while the next records are made.
     threads : int, optional
         Frames that are compressed at once.
     mode : int, optional

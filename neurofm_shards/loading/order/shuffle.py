@@ -177,10 +177,8 @@ class Schedule:
         return shuffled[first - begin : stop - begin], in_order[back][first - begin : stop - begin]
 
     def _due(self, first: int, stop: int) -> tuple[Ints, Ints, Ints]:
-        """Return sources and elements of the ideal schedule's positions ``first`` to ``stop``.
-
-        When both are the same: what is due, from where counting started, up to there; with the counts before.
-        """
+        """Return sources and elements of the ideal schedule's positions ``first`` to ``stop``, and counts before."""
+        # where both are the same: what is due from where counting started up to there
         sources = len(self.shares)
         before = np.maximum(np.floor((first - sources) * self.shares).astype(np.int64) - 1, 0)
         after = np.maximum(np.ceil((stop + sources) * self.shares).astype(np.int64) + 2, before + 1)

@@ -143,17 +143,17 @@ def text(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
-def plain(value: object) -> Any:
+def python_value(value: object) -> Any:
     """Turn one stored value into what JSON can hold: numbers, bools, text, lists; objects become their names."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value.item() if isinstance(value, np.generic) else value
     if isinstance(value, (np.ndarray, list, tuple)):
         parts = value.tolist() if isinstance(value, np.ndarray) else value
-        return [plain(part) for part in parts] if isinstance(parts, (list, tuple)) else plain(parts)
+        return [python_value(part) for part in parts] if isinstance(parts, (list, tuple)) else python_value(parts)
     if isinstance(value, bytes):
         return text(value)
     if isinstance(value, np.generic):
-        return plain(value.item())
+        return python_value(value.item())
     return str(getattr(value, "name", None) or type(value).__name__)
 
 
@@ -198,7 +198,7 @@ class Column:
         """Return one JSON value per row: lists where the column is ragged or has several dimensions."""
         resolve = self.resolve
         stored = self.data.all()
-        values = [plain(value) for value in stored] if resolve is None else [resolve(value) for value in stored]
+        values = [python_value(value) for value in stored] if resolve is None else [resolve(value) for value in stored]
         lengths = len(self.data)
         for index in self.indexes:
             ends = checked_ends(index, lengths)
@@ -244,7 +244,7 @@ class Table:
         In the file's order.
     ids : StoredArray or None
         The rows' own ids.
-    plain : bool
+    known_type : bool
         False for a type that an extension defines and no class was made for: its columns may mean anything.
     """
 
@@ -253,7 +253,7 @@ class Table:
     columns: Mapping[str, Column]
     ids: StoredArray | None = None
     description: str = ""
-    plain: bool = True
+    known_type: bool = True
 
     def __len__(self) -> int:
         if self.ids is not None:
@@ -263,7 +263,7 @@ class Table:
     @cached_property
     def row_ids(self) -> list[str]:
         """The rows' own ids as text; row numbers where the file has none."""
-        return [str(plain(value)) for value in (range(len(self)) if self.ids is None else self.ids.all())]
+        return [str(python_value(value)) for value in (range(len(self)) if self.ids is None else self.ids.all())]
 
     def records(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Return one JSON dict per row with the columns named."""

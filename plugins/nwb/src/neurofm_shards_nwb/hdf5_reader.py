@@ -350,7 +350,7 @@ class _View:
                 types=self._ancestry.get(node.path, ("DynamicTable",)),
                 columns={name: self._column(node, name) for name in names},
                 ids=self._array(node, "id"),
-                plain=text(attribute(node.group, "namespace")) in CORE_NAMESPACES,
+                known_type=text(attribute(node.group, "namespace")) in CORE_NAMESPACES,
                 description=text(attribute(node.group, "description")),
             )
         return self._tables[node.path]

@@ -12,7 +12,7 @@ import numpy as np
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.content import StoredArray, plain, text
+from neurofm_shards_nwb.content import StoredArray, python_value, text
 
 _FACTS = {"identifier": "identifier", "session_description": "session_description"} | {
     "session_start_time": "session_start_time",
@@ -37,7 +37,7 @@ def version_1(file: Any) -> str:
 def facts_1(file: Any) -> dict[str, Any]:
     """Return the facts about the session that NWB 1.x files hold, those that are not empty."""
     facts = {name: text(file[path][()]) for name, path in _FACTS.items() if path in file}
-    return {name: plain(value) for name, value in facts.items() if value}
+    return {name: python_value(value) for name, value in facts.items() if value}
 
 
 def streams_1(path: str, file: Any) -> tuple[list[AnyStream], list[Problem]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from neurofm_shards.errors import MissingPluginError, SourceError
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.content import Column, FileContent, Region, Series, StoredArray, Table, plain, text
+from neurofm_shards_nwb.content import Column, FileContent, Region, Series, StoredArray, Table, python_value, text
 from neurofm_shards_nwb.hdf5_reader import name_resolver
 
 
@@ -236,7 +236,7 @@ def _facts(nwbfile: Any, root: Any) -> dict[str, Any]:
     facts |= {name: text(getattr(subject, name, None)) for name in _SUBJECT_FACTS if subject is not None}
     # as the file says it: pynwb gives a time without a zone that of the machine it runs on
     facts["session_start_time"] = text(root.datasets["session_start_time"].data)
-    return {name: plain(value) for name, value in facts.items() if value}
+    return {name: python_value(value) for name, value in facts.items() if value}
 
 
 def _problems(caught: Sequence[warnings.WarningMessage]) -> list[Problem]:

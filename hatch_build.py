@@ -13,6 +13,8 @@ from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 
 MODULES = ("neurofm_shards.reading._rows", "neurofm_shards.recordings._events")
+#: Included by each of them.
+HEADER = "neurofm_shards/_extension.h"
 #: ``pure``: compile nothing. ``compiled``: fail where that cannot be done.
 CHOICE = "NEUROFM_SHARDS_BUILD"
 
@@ -44,7 +46,7 @@ class CompileModules(BuildHookInterface[Any]):
         shutil.rmtree(self._scratch)
 
     def _compiled(self, *, in_place: bool) -> dict[str, Path]:
-        extensions = [Extension(module, [f"{module.replace('.', '/')}.c"]) for module in MODULES]
+        extensions = [Extension(module, [f"{module.replace('.', '/')}.c"], depends=[HEADER]) for module in MODULES]
         here = Path.cwd()
         os.chdir(self.root)
         try:

@@ -4,11 +4,7 @@
  * processor fetches ahead by itself only inside a row, and only to the end of a page of 4 KiB. Here the rows to come are
  * announced to it while the ones before are copied. NumPy does the same work without this module; see row_copy.py.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
-#include <stdint.h>
-#include <string.h>
+#include "../_extension.h"
 
 #if defined(__GNUC__) || defined(__clang__)
 #define FETCH(address) __builtin_prefetch(address, 0, 3)
@@ -95,36 +91,27 @@ copy_all(const Py_buffer *source, const int64_t *offsets, Py_ssize_t size, const
 static PyObject *
 copy_rows(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
-    Py_buffer source, offsets, out;
+    static const int flags[] = {PyBUF_SIMPLE, PyBUF_ND, PyBUF_WRITABLE};
+    enum { SOURCE, OFFSETS, OUT, BUFFERS };
+    Py_buffer held[BUFFERS];
     PyObject *result = NULL;
     Py_ssize_t size;
 
-    if (nargs != 4) {
-        PyErr_Format(PyExc_TypeError, "copy_rows takes 4 arguments, not %zd", nargs);
+    if (expect_arguments("copy_rows", nargs, 4) < 0) {
         return NULL;
     }
     size = PyLong_AsSsize_t(args[2]);
     if (size == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    if (PyObject_GetBuffer(args[0], &source, PyBUF_SIMPLE) < 0) {
+    if (hold_buffers(held, (PyObject *[]){args[0], args[1], args[3]}, flags, BUFFERS) < 0) {
         return NULL;
     }
-    if (PyObject_GetBuffer(args[1], &offsets, PyBUF_ND) < 0) {
-        goto release_source;
-    }
-    if (PyObject_GetBuffer(args[3], &out, PyBUF_WRITABLE) < 0) {
-        goto release_offsets;
-    }
-    if (check(&source, &offsets, size, &out) == 0) {
-        copy_all(&source, offsets.buf, size, &out);
+    if (check(&held[SOURCE], &held[OFFSETS], size, &held[OUT]) == 0) {
+        copy_all(&held[SOURCE], held[OFFSETS].buf, size, &held[OUT]);
         result = Py_NewRef(Py_None);
     }
-    PyBuffer_Release(&out);
-release_offsets:
-    PyBuffer_Release(&offsets);
-release_source:
-    PyBuffer_Release(&source);
+    release_buffers(held, BUFFERS);
     return result;
 }
 
@@ -144,59 +131,54 @@ look_up(const Py_buffer *table, const Py_buffer *numbers, int64_t *found)
     return 1;
 }
 
+/* Copy the rows at table[numbers]; NULL with an error where they leave the buffers. */
+static PyObject *
+copy_found(const Py_buffer *source, const Py_buffer *table, const Py_buffer *numbers, Py_ssize_t size,
+           const Py_buffer *out)
+{
+    Py_buffer offsets = *numbers; /* as many, of the same type */
+    PyObject *result = NULL;
+
+    if (table->itemsize != (Py_ssize_t)sizeof(int64_t) || numbers->itemsize != (Py_ssize_t)sizeof(int64_t)) {
+        PyErr_SetString(PyExc_TypeError, "offsets and numbers must be 64-bit integers");
+        return NULL;
+    }
+    offsets.buf = PyMem_Malloc(numbers->len > 0 ? (size_t)numbers->len : 1);
+    if (offsets.buf == NULL) {
+        return PyErr_NoMemory();
+    }
+    if (!look_up(table, numbers, offsets.buf)) {
+        result = Py_NewRef(Py_False);
+    }
+    else if (check(source, &offsets, size, out) == 0) {
+        copy_all(source, offsets.buf, size, out);
+        result = Py_NewRef(Py_True);
+    }
+    PyMem_Free(offsets.buf);
+    return result;
+}
+
 static PyObject *
 copy_numbered_rows(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
-    Py_buffer source, table, numbers, out;
-    PyObject *result = NULL;
+    static const int flags[] = {PyBUF_SIMPLE, PyBUF_ND, PyBUF_ND, PyBUF_WRITABLE};
+    enum { SOURCE, TABLE, NUMBERS, OUT, BUFFERS };
+    Py_buffer held[BUFFERS];
+    PyObject *result;
     Py_ssize_t size;
 
-    if (nargs != 5) {
-        PyErr_Format(PyExc_TypeError, "copy_numbered_rows takes 5 arguments, not %zd", nargs);
+    if (expect_arguments("copy_numbered_rows", nargs, 5) < 0) {
         return NULL;
     }
     size = PyLong_AsSsize_t(args[3]);
     if (size == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    if (PyObject_GetBuffer(args[0], &source, PyBUF_SIMPLE) < 0) {
+    if (hold_buffers(held, (PyObject *[]){args[0], args[1], args[2], args[4]}, flags, BUFFERS) < 0) {
         return NULL;
     }
-    if (PyObject_GetBuffer(args[1], &table, PyBUF_ND) < 0) {
-        goto release_source;
-    }
-    if (PyObject_GetBuffer(args[2], &numbers, PyBUF_ND) < 0) {
-        goto release_table;
-    }
-    if (PyObject_GetBuffer(args[4], &out, PyBUF_WRITABLE) < 0) {
-        goto release_numbers;
-    }
-    if (table.itemsize != (Py_ssize_t)sizeof(int64_t) || numbers.itemsize != (Py_ssize_t)sizeof(int64_t)) {
-        PyErr_SetString(PyExc_TypeError, "offsets and numbers must be 64-bit integers");
-    }
-    else {
-        Py_buffer offsets = numbers; /* as many, of the same type */
-
-        offsets.buf = PyMem_Malloc(numbers.len > 0 ? (size_t)numbers.len : 1);
-        if (offsets.buf == NULL) {
-            PyErr_NoMemory();
-        }
-        else if (!look_up(&table, &numbers, offsets.buf)) {
-            result = Py_NewRef(Py_False);
-        }
-        else if (check(&source, &offsets, size, &out) == 0) {
-            copy_all(&source, offsets.buf, size, &out);
-            result = Py_NewRef(Py_True);
-        }
-        PyMem_Free(offsets.buf);
-    }
-    PyBuffer_Release(&out);
-release_numbers:
-    PyBuffer_Release(&numbers);
-release_table:
-    PyBuffer_Release(&table);
-release_source:
-    PyBuffer_Release(&source);
+    result = copy_found(&held[SOURCE], &held[TABLE], &held[NUMBERS], size, &held[OUT]);
+    release_buffers(held, BUFFERS);
     return result;
 }
 
@@ -215,26 +197,4 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyModuleDef_Slot slots[] = {
-#ifdef Py_mod_multiple_interpreters
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
-#endif
-#ifdef Py_mod_gil
-    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
-#endif
-    {0, NULL},
-};
-
-static struct PyModuleDef module = {
-    .m_base = PyModuleDef_HEAD_INIT,
-    .m_name = "_rows",
-    .m_doc = "Rows of equal size, copied with the ones to come fetched in advance.",
-    .m_methods = methods,
-    .m_slots = slots,
-};
-
-PyMODINIT_FUNC
-PyInit__rows(void)
-{
-    return PyModuleDef_Init(&module);
-}
+EXTENSION_MODULE(_rows, "Rows of equal size, copied with the ones to come fetched in advance.", methods)

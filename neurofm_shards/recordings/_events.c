@@ -5,11 +5,7 @@
  * nothing is believed of them but their length. An owner or row that is out of range is an error, and times that are not
  * in order give wrong counts, never a wrong address. NumPy does the same work without this module; see counting.py.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
-#include <stdint.h>
-#include <string.h>
+#include "../_extension.h"
 
 enum { U8, U16, F32 };                        /* types of counts */
 enum { TICKS, OWNER, ROWS, PARTS };           /* what a train is made of */
@@ -225,18 +221,61 @@ check(const Py_buffer *table, Py_ssize_t trains, int64_t bin_ticks, Py_ssize_t c
     return 0;
 }
 
+/* Count the events of all windows; NULL with an error where one cannot be counted. */
+static PyObject *
+count_all(const Train *trains, Py_ssize_t count, const Py_buffer *table, const Py_buffer *out, int64_t bin_ticks,
+          int64_t most)
+{
+    int kind = out->itemsize == 1 ? U8 : out->itemsize == 2 ? U16 : F32, failed = OK;
+    Py_ssize_t at = -1;
+
+    if (table->ndim != 2 || table->shape[1] != FIELDS || table->itemsize != 8 || (out->itemsize != 1
+        && out->itemsize != 2 && (out->itemsize != 4 || out->format == NULL || strcmp(out->format, "f") != 0))) {
+        PyErr_SetString(PyExc_TypeError, "windows are int64 (n, 6), and counts uint8, uint16 or float32");
+        return NULL;
+    }
+    if (check(table, count, bin_ticks, out->len / out->itemsize) < 0) {
+        return NULL;
+    }
+    most = kind == U8 && most > UINT8_MAX ? UINT8_MAX : kind == U16 && most > UINT16_MAX ? UINT16_MAX : most;
+    Py_BEGIN_ALLOW_THREADS
+    memset(out->buf, 0, (size_t)out->len);
+    for (Py_ssize_t i = 0; i < table->shape[0] && failed == OK; i++) {
+        const int64_t *row = (const int64_t *)table->buf + FIELDS * i;
+        Window window = {row[START], row[START] + (row[HELD] > 0 ? row[HELD] : 0) * bin_ticks, bin_ticks, row[BINS],
+                         row[WIDTH]};
+
+        failed = count_one(&trains[row[TRAIN]], &window, out->buf, (Py_ssize_t)row[CELL], kind, most);
+        at = i;
+    }
+    Py_END_ALLOW_THREADS
+    if (failed == BAD_OWNER) {
+        return PyErr_Format(PyExc_IndexError, "an event of window %zd belongs to nobody", at);
+    }
+    if (failed == TOO_MANY) {
+        PyObject *number = PyLong_FromSsize_t(at);
+
+        if (number != NULL) {
+            PyErr_SetObject(PyExc_OverflowError, number);
+            Py_DECREF(number);
+        }
+        return NULL;
+    }
+    return Py_NewRef(Py_None);
+}
+
 static PyObject *
 count_events(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
-    Py_buffer table, out;
-    Py_ssize_t count, cells, at = -1;
+    static const int flags[] = {PyBUF_ND, PyBUF_WRITABLE | PyBUF_ND | PyBUF_FORMAT};
+    enum { TABLE, OUT, BUFFERS };
+    Py_buffer held[BUFFERS];
+    Py_ssize_t count;
     int64_t bin_ticks, most;
-    int kind, failed = OK;
     Train *trains;
     PyObject *result = NULL;
 
-    if (nargs != 5) {
-        PyErr_Format(PyExc_TypeError, "count_events takes 5 arguments, not %zd", nargs);
+    if (expect_arguments("count_events", nargs, 5) < 0) {
         return NULL;
     }
     bin_ticks = PyLong_AsLongLong(args[2]);
@@ -248,53 +287,10 @@ count_events(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t narg
     if (trains == NULL) {
         return NULL;
     }
-    if (PyObject_GetBuffer(args[1], &table, PyBUF_ND) < 0) {
-        goto release_trains;
+    if (hold_buffers(held, (PyObject *[]){args[1], args[4]}, flags, BUFFERS) == 0) {
+        result = count_all(trains, count, &held[TABLE], &held[OUT], bin_ticks, most);
+        release_buffers(held, BUFFERS);
     }
-    if (PyObject_GetBuffer(args[4], &out, PyBUF_WRITABLE | PyBUF_ND | PyBUF_FORMAT) < 0) {
-        goto release_table;
-    }
-    kind = out.itemsize == 1 ? U8 : out.itemsize == 2 ? U16 : F32;
-    if (table.ndim != 2 || table.shape[1] != FIELDS || table.itemsize != 8 || (out.itemsize != 1 && out.itemsize != 2
-        && (out.itemsize != 4 || out.format == NULL || strcmp(out.format, "f") != 0))) {
-        PyErr_SetString(PyExc_TypeError, "windows are int64 (n, 6), and counts uint8, uint16 or float32");
-        goto release_out;
-    }
-    cells = out.len / out.itemsize;
-    if (check(&table, count, bin_ticks, cells) < 0) {
-        goto release_out;
-    }
-    most = kind == U8 && most > UINT8_MAX ? UINT8_MAX : kind == U16 && most > UINT16_MAX ? UINT16_MAX : most;
-    Py_BEGIN_ALLOW_THREADS
-    memset(out.buf, 0, (size_t)out.len);
-    for (Py_ssize_t i = 0; i < table.shape[0] && failed == OK; i++) {
-        const int64_t *row = (const int64_t *)table.buf + FIELDS * i;
-        Window window = {row[START], row[START] + (row[HELD] > 0 ? row[HELD] : 0) * bin_ticks, bin_ticks, row[BINS],
-                         row[WIDTH]};
-
-        failed = count_one(&trains[row[TRAIN]], &window, out.buf, (Py_ssize_t)row[CELL], kind, most);
-        at = i;
-    }
-    Py_END_ALLOW_THREADS
-    if (failed == BAD_OWNER) {
-        PyErr_Format(PyExc_IndexError, "an event of window %zd belongs to nobody", at);
-    }
-    else if (failed == TOO_MANY) {
-        PyObject *number = PyLong_FromSsize_t(at);
-
-        if (number != NULL) {
-            PyErr_SetObject(PyExc_OverflowError, number);
-            Py_DECREF(number);
-        }
-    }
-    else {
-        result = Py_NewRef(Py_None);
-    }
-release_out:
-    PyBuffer_Release(&out);
-release_table:
-    PyBuffer_Release(&table);
-release_trains:
     release(trains, count);
     return result;
 }
@@ -310,26 +306,4 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyModuleDef_Slot slots[] = {
-#ifdef Py_mod_multiple_interpreters
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
-#endif
-#ifdef Py_mod_gil
-    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
-#endif
-    {0, NULL},
-};
-
-static struct PyModuleDef module = {
-    .m_base = PyModuleDef_HEAD_INIT,
-    .m_name = "_events",
-    .m_doc = "Events of many recordings counted per window, bin and row.",
-    .m_methods = methods,
-    .m_slots = slots,
-};
-
-PyMODINIT_FUNC
-PyInit__events(void)
-{
-    return PyModuleDef_Init(&module);
-}
+EXTENSION_MODULE(_events, "Events of many recordings counted per window, bin and row.", methods)

@@ -23,7 +23,7 @@ from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.types import ColumnSpec, SourcePlan
 
 
-def merge_columns(inputs: Sequence[tuple[str, Sequence[ColumnSpec]]]) -> tuple[ColumnSpec, ...]:
+def agreed_columns(inputs: Sequence[tuple[str, Sequence[ColumnSpec]]]) -> tuple[ColumnSpec, ...]:
     """Join the columns of all inputs; lengths that differ become ragged.
 
     Parameters
@@ -65,21 +65,18 @@ def _check_names(first_name: str, first: set[str], name: str, names: set[str]) -
 def _merge(first_name: str, a: ColumnSpec, name: str, b: ColumnSpec) -> ColumnSpec:
     # an input without a single channel or unit has no value in another unit of measure
     empty = 0 in (a.shape or ()), 0 in (b.shape or ())
-    unit = b.unit if empty[0] else a.unit
     if (a.dtype, a.table) != (b.dtype, b.table) or not (a.unit == b.unit or any(empty)):
         raise ConfigError(
             f"column {a.name!r} is {_describe(a)} in {first_name} but {_describe(b)} in {name}; convert them apart, or "
             "make them alike with options or a cast transform"
         )
-    if a.shape == b.shape:
-        return replace(a, unit=unit)
-    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
+    both = a.merge(b)
+    if both.shape is None and a.shape != b.shape:
         raise ConfigError(
             f"column {a.name!r} has shape {a.shape} in {first_name} but {b.shape} in {name}: the number of "
             "dimensions must be the same"
         )
-    shape = tuple(x if x == y else None for x, y in zip(a.shape, b.shape, strict=True))
-    return replace(a, shape=shape, unit=unit)
+    return replace(both, unit=b.unit if empty[0] else a.unit)
 
 
 def _describe(spec: ColumnSpec) -> str:
@@ -343,7 +340,7 @@ def combine(planned: Sequence[InputPlan], config: ConversionConfig) -> Conversio
     check_sessions(giving)
     _check_subjects_are_known(giving, config)
     _check_windows_are_used(giving, config)
-    columns = merge_columns([(item.name, item.columns) for item in giving])
+    columns = agreed_columns([(item.name, item.columns) for item in giving])
     bases, tables = join_tables(planned, {})
     stretches = [(i, 0, item.num_samples) for i, item in enumerate(planned)]
     shards = _shards(stretches, planned, config)
@@ -465,7 +462,7 @@ def _addition(
     check_sessions([item for item in giving if not item.again], present)
     fixed = manifest.has_fixed_columns and not config.transforms
     known = [("the data set", manifest.specs)] if fixed else []
-    columns = merge_columns([*known, *((item.name, item.columns) for item in giving)])
+    columns = agreed_columns([*known, *((item.name, item.columns) for item in giving)])
     rows = {name: entry.rows for name, entry in manifest.tables.items()}
     bases, tables = join_tables([replace(item, plan=None) if item.again else item for item in inputs], rows)
     earlier = {source["fingerprint"]: source.get("tables", {}) for source in manifest.sources}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from neurofm_shards._typing import Ints
-from neurofm_shards.convert.planning import merge_columns
+from neurofm_shards.convert.planning import agreed_columns
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.card import write_cards
 from neurofm_shards.format.dataset_record import ShardRecord, make_manifest
@@ -98,7 +98,7 @@ def _opened(folder: Path, target: Path) -> Iterator[_Part]:
 
 
 def _check(parts: Sequence[_Part]) -> None:
-    merge_columns([(str(part.folder), part.manifest.specs) for part in parts])
+    agreed_columns([(str(part.folder), part.manifest.specs) for part in parts])
     kinds = {part.manifest.compression for part in parts}
     named = [(c.name, c.codec) for part in parts for c in part.manifest.columns]
     differing = len(set(named)) > len({name for name, _ in named})

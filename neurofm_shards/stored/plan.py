@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from neurofm_shards._typing import Ints
-from neurofm_shards.convert.planning import merge_columns
+from neurofm_shards.convert.planning import agreed_columns
 from neurofm_shards.errors import FormatError, NeurofmShardsError, NothingToConvertError
 from neurofm_shards.format.files import SIDECAR_DIR
 from neurofm_shards.format.index_io import cache_folder
@@ -151,7 +151,7 @@ def _find(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowP
         starts=starts,
         stops=stops,
         latest=latest,
-        columns=merge_columns([(group.recording.session_id, group.columns) for group in groups]),
+        columns=agreed_columns([(group.recording.session_id, group.columns) for group in groups]),
         bases=tuple(bases),
         tables=tables,
         drops=dict(drops),

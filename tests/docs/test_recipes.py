@@ -32,11 +32,11 @@ EOG = {
 }
 A2929, A8604, ANM = "A2929_head_direction.nwb", "A8604_three_units.nwb", "anm00239123_photostim_trials.nwb"
 RUNS = [
-    ("poyo_tokens.py", (), {}, {}, 6),
-    ("poyo_tokens.py", (A2929,), HEADING, {}, 2),
+    ("poyo_tokens.py", (), {}, {}, 10),
+    ("poyo_tokens.py", (A2929,), HEADING, {}, 3),
     ("ndt3_patches.py", (), {}, {}, 4),
     ("ndt3_patches.py", (A2929, A8604), {"stride": 75}, {}, 3),
-    ("labram_batches.py", (), {}, {}, 6),
+    ("labram_batches.py", (), {}, {}, 8),
     ("labram_batches.py", ("eog_rem_256hz.npz",), {"lfp": {"rate": 200}, "stride": 20}, EOG, 4),
     ("masked_counts.py", (), {}, {}, 6),
     ("masked_counts.py", (A2929, A8604, ANM), {"stride": 40}, {}, 3),
@@ -98,7 +98,7 @@ def spike_trains(name):
 
 
 def test_tokens_of_poyo_are_those_of_torch_brain(recipe, tmp_path):
-    models = pytest.importorskip("torch_brain.models", reason="torch_brain is not installed: tox -e frameworks has it")
+    models = pytest.importorskip("torch_brain.models", reason="torch_brain is not installed: pip install torch_brain")
     from torch_brain.data import ArrayDict, Data, Interval, IrregularTimeSeries
 
     poyo = recipe("poyo_tokens")

@@ -97,10 +97,10 @@ def mean_spectra(batches: Any, channels: int) -> torch.Tensor:
 
 def main(words: list[str]) -> None:
     """Predict spectra of hidden patches on later time."""
-    with recorded(words, WINDOWS, made=[{"channels": 8}, {"channels": 5}]) as stored:
+    with recorded(words, WINDOWS, {"jitter": True}, made=[{"channels": 8}, {"channels": 5}]) as stored:
         channels = len(ShardDataset(stored.folder, windows=stored.windows).table("channels"))
         options = {"batch_size": 16, "batching": OneSession(), "transform": patches}
-        batches = stored.loader("train", **options)
+        batches = stored.training(**options)
         mean = mean_spectra(batches, channels)
         model = Patches(mean)
 
@@ -111,7 +111,7 @@ def main(words: list[str]) -> None:
             return error(model(batch, hidden)[hidden], truth[hidden]), error(base[hidden], truth[hidden])
 
         train(model, batches, lambda batch: losses(batch)[0], stored.epochs)
-        compare(stored.loader("test", **options), losses, "mean spectra")
+        compare(stored.test(**options), losses, "mean spectra")
 
 
 if __name__ == "__main__":

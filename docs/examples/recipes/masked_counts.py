@@ -70,9 +70,9 @@ def mean_rates(batches: Any) -> dict[str, torch.Tensor]:
 
 def main(words: list[str]) -> None:
     """Predict hidden counts on later time."""
-    with recorded(words, WINDOWS, made=[{}, {"units": 30}]) as stored:
+    with recorded(words, WINDOWS, {"jitter": True}, made=[{}, {"units": 30}]) as stored:
         options = {"batch_size": 16, "batching": OneSession(), "ragged": "pad"}
-        batches = stored.loader("train", **options)
+        batches = stored.training(**options)
         mean = mean_rates(batches)
         model = MaskedCounts(mean)
 
@@ -83,7 +83,7 @@ def main(words: list[str]) -> None:
             return loss(model(batch, hidden)[hidden], counts[hidden]), loss(base[hidden], counts[hidden])
 
         train(model, batches, lambda batch: losses(batch)[0], stored.epochs)
-        compare(stored.loader("test", **options), losses, "mean rates")
+        compare(stored.test(**options), losses, "mean rates")
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ class Patches(nn.Module):
         super().__init__()
         self.base = nn.Embedding.from_pretrained(rates.log()[:, None], freeze=False)
         self.unit = nn.Embedding(len(rates), width)
+        nn.init.normal_(self.unit.weight, std=0.1)
         self.read, self.time, self.space = nn.Linear(PATCH, width), nn.Embedding(BINS, width), nn.Embedding(8, width)
         self.mix = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
         self.write = nn.Linear(width, width)
@@ -96,10 +97,10 @@ def rates(batches: Any, units: int) -> torch.Tensor:
 
 def main(words: list[str]) -> None:
     """Predict counts on later time."""
-    with recorded(words, WINDOWS, made=[{"units": 70}, {"units": 40}]) as stored:
+    with recorded(words, WINDOWS, {"jitter": True}, made=[{"units": 70}, {"units": 40}]) as stored:
         units = len(ShardDataset(stored.folder, windows=stored.windows).table("units"))
         options = {"batch_size": 32, "ragged": "pad", "transform": tokens}
-        batches = stored.loader("train", **options)
+        batches = stored.training(**options)
         mean = rates(batches, units)
         model = Patches(mean)
 
@@ -110,7 +111,7 @@ def main(words: list[str]) -> None:
             return loss(model(batch)[there], counts[there]), loss(base[there], counts[there])
 
         train(model, batches, lambda batch: losses(batch)[0], stored.epochs)
-        compare(stored.loader("test", **options), losses, "mean rates")
+        compare(stored.test(**options), losses, "mean rates")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ WINDOWS = {
     "behavior": [{"path": "hand_velocity"}],
     "bin_size_ms": 50.0,
     "sequence_length": 20,
-    "stride": 10,
 }
 
 
@@ -94,11 +93,11 @@ class Decoder(nn.Module):
 
 def main(words: list[str]) -> None:
     """Decode behaviour on later time."""
-    with recorded(words, WINDOWS, made=[{}]) as stored:
+    with recorded(words, WINDOWS, {"random": True}, made=[{}]) as stored:
         table = ShardDataset(stored.folder, windows=stored.windows).table
         circular = frozenset(i for i, feature in enumerate(table("features")) if feature["kind"] == "circular")
         options = {"batch_size": 32, "ragged": "pad", "transform": Tokens(circular)}
-        batches = stored.loader("train", **options)
+        batches = stored.training(**options)
         seen = [(batch["target"], batch["target_weight"][..., None]) for batch in batches]
         weight = sum(weights.sum() for _, weights in seen)
         mean = sum((weights * target).sum(dim=(0, 1)) for target, weights in seen) / weight
@@ -112,7 +111,7 @@ def main(words: list[str]) -> None:
 
         model = Decoder(len(table("units")), len(mean))
         train(model, batches, lambda batch: losses(batch)[0], stored.epochs)
-        compare(stored.loader("test", **options), losses, "the mean of the targets")
+        compare(stored.test(**options), losses, "the mean of the targets")
 
 
 if __name__ == "__main__":

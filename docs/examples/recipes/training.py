@@ -32,20 +32,30 @@ class Recorded:
 
     folder: Path
     windows: dict[str, Any]
+    moved: dict[str, Any]
     epochs: int
 
+    def training(self, **options: Any) -> Any:
+        """Return shuffled batches of the first 80 % of the time, whose windows lie elsewhere in every epoch."""
+        return self.loader("train", shuffle="global", windows={**self.windows, **self.moved}, **options)
+
+    def test(self, **options: Any) -> Any:
+        """Return batches of the rest, in order."""
+        return self.loader("test", shuffle=False, windows=self.windows, **options)
+
     def loader(self, split: str, **options: Any) -> Any:
-        """Return batches of one split: of random windows for training, of windows in their order for the test."""
-        windows = {**self.windows, "jitter": split == "train"}
-        order = "global" if split == "train" else False
-        return create_webdataset_dataloader(
-            self.folder, num_workers=0, pin_memory=False, windows=windows, split=split, shuffle=order, **options
-        )
+        """Return batches of one split."""
+        return create_webdataset_dataloader(self.folder, num_workers=0, pin_memory=False, split=split, **options)
 
 
 @contextmanager
-def recorded(words: Sequence[str], windows: dict[str, Any], made: Sequence[dict[str, Any]]) -> Iterator[Recorded]:
-    """Store the files that a command line names, or one made-up session for each entry of ``made``."""
+def recorded(
+    words: Sequence[str], windows: dict[str, Any], moved: dict[str, Any], made: Sequence[dict[str, Any]]
+) -> Iterator[Recorded]:
+    """Store the files that a command line names, or one made-up session for each entry of ``made``.
+
+    ``moved`` says how windows move from epoch to epoch of the training.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("files", nargs="*")
     parser.add_argument("--windows", type=json.loads, default={})
@@ -57,7 +67,7 @@ def recorded(words: Sequence[str], windows: dict[str, Any], made: Sequence[dict[
     with tempfile.TemporaryDirectory() as name:
         files = given.files or sessions(Path(name), made)
         convert_inputs(files, Path(name, "recorded"), {"layout": "recordings", **given.convert})
-        yield Recorded(Path(name, "recorded"), {**windows, "split": SPLIT, **given.windows}, given.epochs)
+        yield Recorded(Path(name, "recorded"), {**windows, "split": SPLIT, **given.windows}, moved, given.epochs)
 
 
 def sessions(folder: Path, made: Sequence[dict[str, Any]]) -> list[str]:
@@ -72,13 +82,14 @@ def sessions(folder: Path, made: Sequence[dict[str, Any]]) -> list[str]:
 
 def train(model: nn.Module, batches: Iterable[Batch], loss: Callable[[Batch], torch.Tensor], epochs: int) -> None:
     """Fit a model, and print the mean loss of each epoch."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for epoch in range(epochs):
         losses = []
         for batch in batches:
             now = loss(batch)
             optimizer.zero_grad()
             now.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             losses.append(now.item())
         print(f"epoch {epoch}: loss {np.mean(losses):.4f}")

@@ -280,34 +280,48 @@ def command(*words):
     return [sys.executable, "-m", "neurofm_shards", *map(str, words)]
 
 
-def test_parts_that_are_killed_at_any_moment_are_run_again(toys, toy, tmp_path, tree):
-    paths = toys(**{f"s{i}": {"n": 9, "slow_s": 0.02} for i in range(6)})
-    options = ["--shard-size", 2, "--plugin", toy.__file__]
-    convert_inputs(paths, tmp_path / "whole", {"shard_size": 2})
-    subprocess.run(
-        command("convert", "-i", *paths, "-o", tmp_path / "out", "--plan-only", "--parts", 3, *options), check=True
-    )
+def run_killed_parts(inputs, folder, options, rest):
+    """Plan three parts, kill them at random moments in random order, and run them again; ``rest``: for all steps."""
+    planned = command("convert", "-i", *inputs, "-o", folder, "--plan-only", "--parts", 3, *options, *rest)
+    subprocess.run(planned, check=True)
     rng = random.Random(3)  # noqa: S311
-    todo = [1, 2, 3, 3, 1, 2]
-    for k in todo:
-        part = command("convert", "-o", tmp_path / "out", "--part", f"{k}/3", *options[2:])
+    for k in (1, 2, 3, 3, 1, 2):
+        part = command("convert", "-o", folder, "--part", f"{k}/3", *rest)
         victim = subprocess.Popen(part, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 300
         while victim.poll() is None and time.monotonic() < deadline:
-            if (tmp_path / f"out/.neurofm/journal-{k}-of-3").exists():
+            if (folder / f".neurofm/journal-{k}-of-3").exists():
                 time.sleep(rng.uniform(0, 0.4))
                 break
             time.sleep(0.01)
         victim.send_signal(signal.SIGKILL)
         victim.wait()
-    assert {part.state for part in read_status(tmp_path / "out").parts} <= {"stopped", "finished"}
+    assert {part.state for part in read_status(folder).parts} <= {"stopped", "finished"}
     for k in (2, 3, 1):
         subprocess.run(
-            command("convert", "-o", tmp_path / "out", "--part", "auto", *options[2:]),
+            command("convert", "-o", folder, "--part", "auto", *rest),
             env={**os.environ, "SLURM_ARRAY_TASK_ID": str(k)},
             check=True,
         )
-    subprocess.run(command("convert", "-o", tmp_path / "out", "--commit", *options[2:]), check=True)
+    subprocess.run(command("convert", "-o", folder, "--commit", *rest), check=True)
+
+
+def test_parts_that_are_killed_at_any_moment_are_run_again(toys, toy, tmp_path, tree):
+    paths = toys(**{f"s{i}": {"n": 9, "slow_s": 0.02} for i in range(6)})
+    convert_inputs(paths, tmp_path / "whole", {"shard_size": 2})
+    run_killed_parts(paths, tmp_path / "out", ["--shard-size", 2], ["--plugin", toy.__file__])
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+@pytest.mark.plugins
+def test_recordings_are_stored_in_killed_parts_as_by_one_worker(shared_data, tmp_path, tree):
+    pytest.importorskip("neurofm_shards_nwb", reason="the inputs are NWB files")
+    files = [shared_data / "A2929_head_direction.nwb", shared_data / "A8604_three_units.nwb"]
+    sizes = {"shard_bytes": 200_000, "piece_bytes": 50_000, "layout": "recordings"}
+    result = convert_inputs(files, tmp_path / "whole", sizes)
+    assert result["total_shards"] > 6
+    words = [word for name, value in sizes.items() for word in (f"--{name.replace('_', '-')}", value)]
+    run_killed_parts(files, tmp_path / "out", words, [])
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,31 @@ _renewals: weakref.WeakKeyDictionary[object, list[Callable[[Any], object]]] = we
 def host_name() -> str:
     """Return this machine's name; asks the kernel, never the network."""
     return os.uname().nodename
+
+
+class WatchedTime:
+    """How long something has been so, in time that was watched.
+
+    What passes between two looks counts as ``step_s`` at most: a program that was suspended, or that waited for a file
+    system, has seen nothing meanwhile.
+
+    Parameters
+    ----------
+    step_s : float
+        Seconds.
+    """
+
+    def __init__(self, step_s: float) -> None:
+        self._step_s = step_s
+        self._looked = self._seconds = 0.0
+
+    def look(self, *, is_so: bool) -> float:
+        """Look whether it is so; return for how many seconds it has been, 0 at the first look and when it is not."""
+        now = time.monotonic()
+        passed = min(now - self._looked, self._step_s) if self._looked else 0.0
+        self._looked = now if is_so else 0.0
+        self._seconds = self._seconds + passed if is_so else 0.0
+        return self._seconds
 
 
 def usable_cpus() -> int:

@@ -7,7 +7,7 @@ An executor is a :class:`concurrent.futures.Executor`. What it is asked for beyo
 ``workers_alive()``
     The number of live workers. A run that had some and has none for a while ends with an error instead of waiting.
 ``patience_s`` (attribute)
-    How long to go on without a live worker, where that is not 20 seconds: a queue may give others, minutes later.
+    How long to go on without a live worker, where that is not 10 seconds: a queue may give others, minutes later.
 ``kill_workers()``
     End everything at once; ``shutdown(wait=False, cancel_futures=True)`` is called where it is missing.
 
@@ -31,7 +31,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
-from neurofm_shards._process import host_name
+from neurofm_shards._process import WatchedTime, host_name
 from neurofm_shards.errors import ConfigError, NeurofmShardsError, PluginError, WorkerError, portable
 from neurofm_shards.events import CallRetried, Listener, WorkersCounted, ignore
 from neurofm_shards.format.dataset_record import versions_of
@@ -48,7 +48,7 @@ SETTINGS = (ALLOWED_PLUGINS, NO_PLUGINS, PLUGIN_FILES, STRICT_PLUGINS)
 #: How many lost workers a call may cost beyond the first.
 DEFAULT_RETRIES = 2
 _POLL_S = 1.0
-_PATIENCE_S = 20.0
+_PATIENCE_S = 10.0
 _KEPT = "what was written is kept: run the same command with --resume"
 
 
@@ -406,7 +406,9 @@ class _Liveness:
 
     def __init__(self) -> None:
         self.count = 0
-        self._looked = self._seen = float("-inf")
+        self._had_some = False
+        self._looked = float("-inf")
+        self._gone = WatchedTime(2 * _POLL_S)
 
     def is_due(self) -> bool:
         """Return whether it is time to look again."""
@@ -416,9 +418,8 @@ class _Liveness:
         """Note the count; return for how many seconds there has been none, 0 where there never was one."""
         self._looked = time.monotonic()
         self.count = count
-        if count:
-            self._seen = self._looked
-        return self._looked - self._seen if self._seen > float("-inf") else 0.0
+        self._had_some = self._had_some or count > 0
+        return self._gone.look(is_so=self._had_some and not count)
 
 
 def probe(path: str, token: str) -> tuple[str, bool]:

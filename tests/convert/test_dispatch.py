@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 
 import pytest
@@ -168,15 +169,33 @@ def test_a_run_that_has_lost_all_workers_ends_instead_of_waiting():
 
     events = []
     engine = Dispatcher(lambda: Deserted(1), patience_s=0.5, listener=events.append)
-    end = threading.Event()
     with pytest.raises(WorkerError, match="no worker is left.*--resume"):
         list(engine.in_order([Call(_wait, (), "waiting")]))
-    end.set()
+    _END.set()
     assert [event.alive for event in events if isinstance(event, WorkersCounted)] == [2, 0]
 
 
+def test_a_driver_that_was_suspended_raises_no_alarm(monkeypatch):
+    """The first look after a long time may find no worker; that has not been so all the while."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    alive = dispatch._Liveness()
+    assert alive.update(0) == 0, "none has started yet"
+    assert alive.update(2) == 0
+    now[0] += 600
+    assert alive.update(0) == 0
+    now[0] += 600
+    assert alive.update(0) == 2
+    now[0] += 1
+    assert alive.update(0) == 3
+    assert alive.update(1) == 0
+
+
+_END = threading.Event()
+
+
 def _wait():
-    nap(4)
+    _END.wait(300)
 
 
 def test_workers_of_another_version_are_refused():

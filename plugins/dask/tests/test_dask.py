@@ -44,8 +44,8 @@ def test_no_scheduler_is_said():
 
 def test_a_run_ends_when_the_only_worker_is_gone():
     with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
-        options = {"kind": "dask", "address": cluster.scheduler_address}
-        made = Dispatcher(lambda: registry().executors.make(options), patience_s=2)
+        options = {"kind": "dask", "address": cluster.scheduler_address, "patience_s": 2}
+        made = Dispatcher(lambda: registry().executors.make(options))
         pid = next(made.in_order([Call(os.getpid, (), "asking")]))
         cluster.scale(0)
         with pytest.raises(WorkerError, match="no worker is left|a worker process died"):

@@ -19,3 +19,9 @@ class DaskConfig(PluginConfig):
     )
     scheduler_file: str | None = Field(None, description="file with the address of a scheduler, as dask-mpi writes it")
     connect_timeout_s: float = Field(30.0, gt=0, description="seconds to wait for the scheduler")
+    patience_s: float | None = Field(
+        None,
+        gt=0,
+        description="seconds to go on when all workers are gone: 10 unless told, 30 on this machine, where workers are "
+        "started again",
+    )

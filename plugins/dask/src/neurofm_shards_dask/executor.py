@@ -14,6 +14,8 @@ from neurofm_shards_dask.config import DaskConfig
 
 P = ParamSpec("P")
 T = TypeVar("T")
+#: How long to go on without a worker: where those that died are started again, and elsewhere.
+_RESTART_S, _GONE_S = 30.0, 10.0
 
 
 class DaskExecutor(Executor):
@@ -35,6 +37,7 @@ class DaskExecutor(Executor):
 
     def __init__(self, config: DaskConfig) -> None:
         self._client = _connected(config)
+        self.patience_s = config.patience_s or (_RESTART_S if self._client.cluster is not None else _GONE_S)
         self._running: set[Any] = set()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:

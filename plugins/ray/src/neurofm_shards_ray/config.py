@@ -22,3 +22,4 @@ class RayConfig(PluginConfig):
     memory_bytes: int | None = Field(None, ge=1, description="memory that one shard needs")
     resources: dict[str, float] = Field(default_factory=dict, description="custom resources that one shard needs")
     runtime_env: dict[str, Any] = Field(default_factory=dict, description="Ray's runtime environment")
+    patience_s: float = Field(10.0, gt=0, description="seconds to go on when all nodes are gone")

@@ -35,6 +35,7 @@ class RayExecutor(Executor):
     """
 
     def __init__(self, config: RayConfig) -> None:
+        self.patience_s = config.patience_s
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
             _connect(config)

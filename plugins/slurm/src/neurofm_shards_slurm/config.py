@@ -26,4 +26,8 @@ class SlurmConfig(PluginConfig):
     folder: str = Field(
         "slurm-jobs", description="where jobs and program meet, and where logs are; all machines see it"
     )
-    lost_after_s: float = Field(60.0, gt=0, description="a job that has not been heard of for so long is lost")
+    lost_after_s: float = Field(
+        15.0,
+        gt=0,
+        description="a job whose node has not been heard of for so long is lost; one that was killed is lost at once",
+    )

@@ -54,6 +54,7 @@ class SlurmExecutor(Executor):
         self._config = config
         self._submitter = _submitter(config, folder)
         self._jobs: list[str] = []
+        self._alive: set[str] = set()
         self._running: dict[int, Future[Any]] = {}
         self._numbers = count()
         self._lock = threading.Lock()
@@ -74,7 +75,7 @@ class SlurmExecutor(Executor):
 
     def workers_alive(self) -> int:
         """Count the jobs that have been heard of lately."""
-        return len(self._spool.workers()) if self._jobs else 0
+        return len(self._alive)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Wait for what was submitted, or cancel it, and end the jobs."""
@@ -114,23 +115,31 @@ class SlurmExecutor(Executor):
         shutil.rmtree(self._spool.folder, ignore_errors=cancel)
 
     def _watch(self) -> None:
-        asked = time.monotonic()
+        asked = looked = time.monotonic()
         while not self._stop.wait(_POLL_S):
             self._spool.beat("driver")
             for number, answer in self._spool.answers():
                 value, error = pickle.loads(answer)  # noqa: S301  (a job of ours made it)
                 self._finish(number, value, error)
-            for number, worker in self._spool.lost():
-                silent = f"job {worker} has not been heard of for {self._spool.lost_after_s:g} s"
-                self._finish(number, None, BrokenExecutor(silent))
+            if time.monotonic() - looked > self._spool.look_s:
+                looked = time.monotonic()
+                self._look_for_the_lost()
             if time.monotonic() - asked > _ASK_S:
                 asked = time.monotonic()
                 self._look_for_jobs()
 
+    def _look_for_the_lost(self) -> None:
+        """Fail the calls of jobs that are gone or silent."""
+        taken = self._spool.taken()  # before the jobs, of which one may begin at this moment
+        self._alive = self._spool.workers()
+        for number, worker in self._spool.take_back(taken, self._alive):
+            gone = f"job {worker} was killed, or has not been heard of for {self._spool.lost_after_s:g} s"
+            self._finish(number, None, BrokenExecutor(f"{gone}; see the logs in {self._submitter.folder}"))
+
     def _look_for_jobs(self) -> None:
         """Fail all calls when no job is left, so that they start others."""
         with self._lock:
-            if not self._jobs or self._spool.workers() or _are_known(self._jobs):
+            if not self._jobs or self._alive or _are_known(self._jobs):
                 return
             gone, self._jobs = " ".join(self._jobs), []
             numbers = list(self._running)

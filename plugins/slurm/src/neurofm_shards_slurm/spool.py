@@ -1,8 +1,8 @@
 """The spool: a folder in which a program leaves calls and workers take them, by renaming files.
 
-``calls/N`` waits; ``taken/N@WORKER`` is being run; ``answers/N`` is the result. A worker touches ``workers/WORKER``
-now and then, and the program ``driver``. Whoever has not been heard of for a while is taken for dead: no scheduler is
-asked.
+``calls/N`` waits; ``taken/N@WORKER`` is being run; ``answers/N`` is the result. Beside each worker, a process of its
+own touches ``workers/WORKER`` now and then, whatever the worker is doing, and removes it when the worker is gone; the
+program touches ``driver``. Whoever has not been heard of for a while is taken for dead: no scheduler is asked.
 """
 
 from __future__ import annotations
@@ -12,16 +12,28 @@ import os
 import pickle
 import signal
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from neurofm_shards._process import WatchedTime
 from neurofm_shards.errors import portable
 
 _POLL_S = 0.1
+#: Beats in the time that somebody may be silent.
+_BEATS = 6
+#: How much longer than a worker the program may be silent.
+_PROGRAM = 4
+
+
+@dataclass
+class _Heard:
+    """When somebody was heard of last, and how long that has been."""
+
+    silence: WatchedTime
+    modified: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -34,10 +46,18 @@ class Spool:
         Where it is; every machine sees it under this path.
     lost_after_s : float
         How long somebody may be silent.
+    heard : dict of str to _Heard
+        What is known of the others, by file.
     """
 
     folder: Path
     lost_after_s: float
+    heard: dict[str, _Heard] = field(default_factory=dict, compare=False)
+
+    @property
+    def look_s(self) -> float:
+        """How often to look at who is alive."""
+        return self.lost_after_s / 10
 
     def make(self) -> None:
         """Make the folders."""
@@ -75,10 +95,13 @@ class Spool:
             yield int(name), path.read_bytes()
             path.unlink()
 
-    def lost(self) -> Iterator[tuple[int, str]]:
-        """Take back the calls of workers that have not been heard of; give numbers and workers."""
-        alive = self.workers()
-        for name in _names(self.folder / "taken"):
+    def taken(self) -> list[str]:
+        """Return the calls that workers have taken, as ``N@WORKER``."""
+        return _names(self.folder / "taken")
+
+    def take_back(self, taken: Iterable[str], alive: Container[str]) -> Iterator[tuple[int, str]]:
+        """Take back the calls of workers that are not alive; give numbers and workers."""
+        for name in taken:
             number, _, worker = name.partition("@")
             if worker not in alive:
                 (self.folder / "taken" / name).unlink(missing_ok=True)
@@ -91,9 +114,9 @@ class Spool:
             (self.folder / "calls" / name).unlink(missing_ok=True)
 
     def workers(self) -> set[str]:
-        """Return the workers that have been heard of lately, by the clock of the file system."""
-        now = (self.folder / "driver").stat().st_mtime
-        return {name for name in _names(self.folder / "workers") if now - self._heard(name) <= self.lost_after_s}
+        """Return the workers that have been heard of lately."""
+        names = _names(self.folder / "workers")
+        return {name for name in names if self.silent_s(f"workers/{name}") <= self.lost_after_s}
 
     def beat(self, name: str) -> None:
         """Be heard of."""
@@ -101,15 +124,18 @@ class Spool:
         path.touch()
         os.utime(path)
 
-    def is_over(self, since: float) -> bool:
-        """Return whether the program has ended, or has not been heard of since it was last looked at."""
-        return (self.folder / "stop").exists() or time.monotonic() - since > 2 * self.lost_after_s
+    def is_over(self) -> bool:
+        """Return whether the program has ended, or has not been heard of for long."""
+        return (self.folder / "stop").exists() or self.silent_s("driver") > _PROGRAM * self.lost_after_s
 
-    def _heard(self, worker: str) -> float:
-        try:
-            return (self.folder / "workers" / worker).stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
+    def silent_s(self, name: str) -> float:
+        """Return for how long somebody has not been heard of, by changes of the file: clocks may differ."""
+        modified = _modified(self.folder / name)
+        if name not in self.heard:  # while a file system hangs, it hangs for both sides: a look counts little
+            self.heard[name] = _Heard(WatchedTime(2 * self.look_s))
+        heard = self.heard[name]
+        is_silent, heard.modified = modified == heard.modified, modified
+        return heard.silence.look(is_so=is_silent)
 
 
 def serve(folder: str, lost_after_s: float) -> int:
@@ -125,44 +151,70 @@ class _Worker:
         self._name = f"{job}_{os.environ.get('SLURM_ARRAY_TASK_ID', '0')} on {socket.gethostname()}"
         self._spool = spool
         self._taken: Path | None = None
-        self._stop = threading.Event()
 
     def run(self) -> int:
-        for name in _names(self._spool.folder / "taken"):  # what this very job had before it was requeued
+        for name in self._spool.taken():  # what this very job had before it was requeued
             if name.partition("@")[2] == self._name:
                 self._spool.give_back(self._spool.folder / "taken" / name)
         signal.signal(signal.SIGTERM, self._leave)
-        self._spool.beat(f"workers/{self._name}")
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
-        count, beat, since = 0, 0.0, time.monotonic()
-        while True:
+        self._spool.beat(self._mark)
+        heart = _heart(self._spool, self._mark)
+        count = 0
+        while not self._spool.is_over():
             found = self._spool.take(self._name)
-            if found is not None:
-                self._taken = found[0]
-                self._spool.answer(found[0], _answered(found[1]))
-                self._taken = None
-                count += 1
+            if found is None:
+                time.sleep(_POLL_S)
                 continue
-            heard = _modified(self._spool.folder / "driver")
-            if heard != beat:
-                beat, since = heard, time.monotonic()
-            if self._spool.is_over(since):
-                self._stop.set()
-                (self._spool.folder / "workers" / self._name).unlink(missing_ok=True)
-                return count
-            time.sleep(_POLL_S)
+            self._taken = found[0]
+            self._spool.answer(found[0], _answered(found[1]))
+            self._taken = None
+            count += 1
+        os.kill(heart, signal.SIGKILL)
+        os.waitpid(heart, 0)
+        self._unmark()
+        return count
 
-    def _beat(self) -> None:
-        with contextlib.suppress(OSError):  # the program has removed the folder
-            while not self._stop.wait(self._spool.lost_after_s / 6):
-                self._spool.beat(f"workers/{self._name}")
+    @property
+    def _mark(self) -> str:
+        return f"workers/{self._name}"
+
+    def _unmark(self) -> None:
+        (self._spool.folder / self._mark).unlink(missing_ok=True)
 
     def _leave(self, *_: object) -> NoReturn:
         """Leave the call to others: the job is cancelled or preempted."""
         if self._taken is not None:
             self._spool.give_back(self._taken)
-        (self._spool.folder / "workers" / self._name).unlink(missing_ok=True)
+        self._unmark()
         os._exit(143)
+
+
+def _heart(spool: Spool, mark: str) -> int:
+    """Start the process that is heard of while this one lives; return its number.
+
+    A thread would not do: a call may hold the interpreter for as long as a file system likes.
+    """
+    worker = os.getpid()
+    child = os.fork()
+    if child:
+        return child
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _beat_while(worker, spool, mark)
+    finally:
+        os._exit(0)
+
+
+def _beat_while(worker: int, spool: Spool, mark: str) -> None:
+    path = spool.folder / mark
+    beaten = 0.0
+    with contextlib.suppress(FileNotFoundError):  # the worker has left, or the program has removed the folder
+        while os.getppid() == worker:
+            if time.monotonic() - beaten > spool.lost_after_s / _BEATS:
+                beaten = time.monotonic()
+                os.utime(path)
+            time.sleep(_POLL_S)
+        path.unlink()
 
 
 def _answered(call: bytes) -> bytes:
@@ -183,10 +235,15 @@ def _names(folder: Path) -> list[str]:
 
 
 def _modified(path: Path) -> float:
+    """Return when a file was changed; it is opened, because NFS asks its server then instead of its cache."""
     try:
-        return path.stat().st_mtime
+        descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return 0.0
+    try:
+        return os.fstat(descriptor).st_mtime
+    finally:
+        os.close(descriptor)
 
 
 def _write(path: Path, data: bytes) -> None:

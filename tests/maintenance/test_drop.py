@@ -1,4 +1,4 @@
-"""Samples are withdrawn for good, and data sets are joined; nothing else changes."""
+"""Samples are withdrawn for good; nothing else changes."""
 
 import json
 import os
@@ -7,35 +7,16 @@ import numpy as np
 import pytest
 
 from neurofm_shards.convert.session import convert_inputs
-from neurofm_shards.errors import ConfigError, OutputExistsError
+from neurofm_shards.errors import ConfigError
 from neurofm_shards.maintenance import drop as drop_module
 from neurofm_shards.maintenance.drop import drop_samples
-from neurofm_shards.maintenance.merge import merge
 from neurofm_shards.reading.collection import ShardCollection
 
 CONFIG = {"shard_size": 4}
 
 
-def contents(folder):
-    """Every sample by key: arrays and metadata without the places that shards give."""
-    data = ShardCollection.open(folder)
-    rows = np.arange(data.num_samples)
-    places = ("shard_idx", "sample_idx_in_shard", "sample_id")
-    return {
-        key: (
-            data.gather(np.array([i]))["x"][0].tobytes(),
-            {name: value for name, value in metadata.items() if name not in places},
-        )
-        for i, (key, metadata) in enumerate(zip(data.keys(rows), data.metadata(rows), strict=True))
-    }
-
-
-def manifest(folder):
-    return json.loads((folder / "dataset_metadata.json").read_text())
-
-
 @pytest.mark.parametrize("compression", ["none", "gz"])
-def test_dropping_rewrites_just_the_shards_concerned(toys, tmp_path, tree, compression):
+def test_dropping_rewrites_just_the_shards_concerned(toys, tmp_path, tree, compression, contents, manifest):
     out = tmp_path / "out"
     convert_inputs(toys(a={"n": 9}, b={"n": 6, "units": 2}, c={"n": 5}), out, {**CONFIG, "compression": compression})
     before, files = contents(out), tree(out)
@@ -65,7 +46,7 @@ def test_a_shard_without_samples_left_is_removed(toys, tmp_path):
     assert [m["row"] for m in ShardCollection.open(out).metadata(np.arange(8))] == [0, 1, 2, 3, 8, 9, 10, 11]
 
 
-def test_statistics_after_a_drop_are_those_of_what_is_left(toys, toy, tmp_path):
+def test_statistics_after_a_drop_are_those_of_what_is_left(toys, toy, tmp_path, manifest):
     out = tmp_path / "out"
     convert_inputs(toys(a={"n": 12}), out, CONFIG)
     drop_samples(out, "row % 3 == 0")
@@ -116,44 +97,3 @@ def test_an_interrupted_drop_is_undone_or_finished(toys, tmp_path, tree, monkeyp
     drop_samples(tmp_path / "out", "row > 99")  # any later run cleans up
     after = tree(tmp_path / "out")
     assert after == (before if moment == "before" else tree(tmp_path / "whole"))
-
-
-def test_merging_joins_samples_tables_statistics_and_numbers(toys, toy, tmp_path):
-    paths = toys(a={"n": 9}, b={"n": 6, "units": 2}, c={"n": 5})
-    convert_inputs(paths[:1], tmp_path / "one", CONFIG)
-    convert_inputs(paths[1:], tmp_path / "two", CONFIG)
-    convert_inputs(paths, tmp_path / "all", CONFIG)
-    result = merge([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
-    assert (result["total_samples"], result["total_shards"]) == (20, 6)
-    assert contents(tmp_path / "out") == contents(tmp_path / "all")
-    found, want = manifest(tmp_path / "out"), manifest(tmp_path / "all")
-    for name in ("columns", "tables", "next_key", "config", "software"):
-        assert found[name] == want[name]
-    assert found["sources"] == want["sources"]
-    tables = [(tmp_path / name / ".neurofm/tables/units.json").read_bytes() for name in ("out", "all")]
-    assert tables[0] == tables[1]
-    data = ShardCollection.open(tmp_path / "out")
-    assert [data.gather(np.array([i]))["unit_ids"][0].tolist() for i in (0, 9, 15)] == [[0, 1, 2], [3, 4], [5, 6, 7]]
-    np.testing.assert_allclose(
-        found["statistics"]["sessions"]["b"]["x"]["std"], want["statistics"]["sessions"]["b"]["x"]["std"], rtol=1e-12
-    )
-
-
-def test_data_sets_that_do_not_go_together_are_refused(toys, tmp_path):
-    paths = toys(a={"n": 3}, b={"n": 3})
-    convert_inputs(paths[:1], tmp_path / "one", CONFIG)
-    convert_inputs(paths[1:], tmp_path / "gz", {**CONFIG, "compression": "gz"})
-    with pytest.raises(ConfigError, match="compression"):
-        merge([tmp_path / "one", tmp_path / "gz"], tmp_path / "out")
-    convert_inputs(paths[:1], tmp_path / "again", CONFIG)
-    with pytest.raises(ConfigError, match="both hold session 'a'"):
-        merge([tmp_path / "one", tmp_path / "again"], tmp_path / "out")
-    with pytest.raises(ConfigError, match="two data sets or more"):
-        merge([tmp_path / "one"], tmp_path / "out")
-    with pytest.raises(ConfigError, match="name another output"):
-        merge([tmp_path / "one", tmp_path / "gz"], tmp_path / "one")
-    convert_inputs(paths[1:], tmp_path / "two", CONFIG)
-    with pytest.raises(OutputExistsError):
-        merge([tmp_path / "one", tmp_path / "two"], tmp_path / "gz")
-    assert merge([tmp_path / "one", tmp_path / "two"], tmp_path / "gz", overwrite=True)["total_samples"] == 6
-    assert sorted(path.name for path in (tmp_path / "gz").glob("shard*")) == ["shard_000000.tar", "shard_000001.tar"]

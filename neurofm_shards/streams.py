@@ -19,8 +19,6 @@ from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.types import Problem
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
 #: What a stream may be taken for; see :class:`Stream`.
@@ -262,7 +260,5 @@ class Recording(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
@@ -13,6 +14,7 @@ import numpy as np
 from neurofm_shards._typing import AnyArray
 from neurofm_shards.errors import EncodeError, FormatError
 from neurofm_shards.limits import MAX_AXES
+from neurofm_shards.plugins.interfaces import Codec
 from neurofm_shards.values import as_array
 
 if TYPE_CHECKING:
@@ -82,11 +84,6 @@ def new_array(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], *, for
     return array
 
 
-def is_array(value: object) -> bool:
-    """Return whether a value is an array, a NumPy scalar or a tensor (anything that gives an array, but no class)."""
-    return isinstance(value, (np.ndarray, np.generic)) or (hasattr(value, "__array__") and not isinstance(value, type))
-
-
 def storable(value: object) -> AnyArray:
     """Return a value as a C-ordered array of plain numbers.
 
@@ -126,3 +123,26 @@ def check_storable(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
 def raw_bytes(array: AnyArray) -> memoryview:
     """Return the bytes of a C-ordered array without copying them."""
     return array.reshape(-1).view(np.uint8).data
+
+
+class ArrayCodec(Codec):
+    """A codec of arrays: the bytes that :meth:`envelope` gives stand around those of the array."""
+
+    def accepts(self, value: object) -> bool:
+        """Return whether this is an array, a NumPy scalar or a tensor (what gives an array, but no class)."""
+        if isinstance(value, (np.ndarray, np.generic)):
+            return True
+        return hasattr(value, "__array__") and not isinstance(value, type)
+
+    def encode(self, value: Any) -> Sequence[Buffer]:
+        """Return what stands before the data, the data, and what stands behind; data in C order is not copied."""
+        try:
+            array = storable(value)
+        except EncodeError as error:
+            raise EncodeError(f"{type(value).__name__} cannot be stored as .{self.extension}: {error}") from error
+        before, after = self.envelope(array.dtype.str, array.shape)
+        return [before, raw_bytes(array), after] if after else [before, raw_bytes(array)]
+
+    @abstractmethod
+    def envelope(self, dtype: str, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
+        """Return what stands before and behind the data."""

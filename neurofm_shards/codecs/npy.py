@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from neurofm_shards._typing import AnyArray
-from neurofm_shards.codecs.arrays import (
-    checked_nbytes,
-    checked_shape,
-    is_array,
-    new_array,
-    plain_dtype,
-    raw_bytes,
-    storable,
-)
-from neurofm_shards.errors import EncodeError, FormatError
-from neurofm_shards.plugins.interfaces import Codec
+from neurofm_shards.codecs.arrays import ArrayCodec, checked_nbytes, checked_shape, new_array, plain_dtype
+from neurofm_shards.errors import FormatError
 from neurofm_shards.types import ArrayLayout
-
-if TYPE_CHECKING:
-    from neurofm_shards.types import Buffer
 
 _MAGIC = b"\x93NUMPY"
 #: NumPy refuses longer headers as well.
@@ -37,7 +24,7 @@ _ITEM = re.compile(
 _KEYS = frozenset({"descr", "fortran_order", "shape"})
 
 
-class NpyCodec(Codec):
+class NpyCodec(ArrayCodec):
     """Arrays as ``numpy.save`` writes them, in C order; Hugging Face datasets and Ray decode them too.
 
     ``decode`` never unpickles: arrays of objects are refused.
@@ -52,18 +39,6 @@ class NpyCodec(Codec):
 
     name: ClassVar[str] = "npy"
     extension: ClassVar[str] = "npy"
-
-    def accepts(self, value: object) -> bool:
-        """Arrays, NumPy scalars and tensors."""
-        return is_array(value)
-
-    def encode(self, value: Any) -> Sequence[Buffer]:
-        """Return header and data; the data is not copied where it is in C order."""
-        try:
-            array = storable(value)
-        except EncodeError as error:
-            raise EncodeError(f"{type(value).__name__} cannot be stored as .npy: {error}") from error
-        return [_header(array.dtype.str, array.shape), raw_bytes(array)]
 
     def decode(self, payload: memoryview) -> AnyArray:
         """Return the array; see the base class."""

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from neurofm_shards.codecs.arrays import is_array, new_array, plain_dtype, raw_bytes, storable
+from neurofm_shards.codecs.arrays import ArrayCodec, new_array, plain_dtype
 from neurofm_shards.codecs.pickle_values import Span
 from neurofm_shards.codecs.pickles import find_array, load
-from neurofm_shards.errors import EncodeError, FormatError
-from neurofm_shards.plugins.interfaces import Codec
+from neurofm_shards.errors import FormatError
 from neurofm_shards.types import ArrayLayout
-
-if TYPE_CHECKING:
-    from neurofm_shards.types import Buffer
 
 _START = b"\x80\x05cnumpy\nndarray\n"
 _SUFFIX = b"\x87R."
@@ -28,7 +23,7 @@ _PREFIX = re.compile(
 )
 
 
-class PydCodec(Codec):
+class PydCodec(ArrayCodec):
     """Arrays as a pickle of one call, ``numpy.ndarray(shape, dtype, bytearray)``, which every NumPy loads.
 
     Bytes before and after the data are the same for all arrays of one dtype and shape. ``decode`` also takes ordinary
@@ -47,18 +42,6 @@ class PydCodec(Codec):
 
     name: ClassVar[str] = "pyd"
     extension: ClassVar[str] = "pyd"
-
-    def accepts(self, value: object) -> bool:
-        """Arrays, NumPy scalars and tensors."""
-        return is_array(value)
-
-    def encode(self, value: Any) -> Sequence[Buffer]:
-        """Return prefix, data and suffix; the data is not copied where it is in C order."""
-        try:
-            array = storable(value)
-        except EncodeError as error:
-            raise EncodeError(f"{type(value).__name__} cannot be stored as .pyd: {error}") from error
-        return [_prefix(array.dtype.str, array.shape), raw_bytes(array), _SUFFIX]
 
     def decode(self, payload: memoryview) -> Any:
         """Return the array, or whatever plain data a foreign pickle holds; see the base class."""

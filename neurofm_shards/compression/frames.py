@@ -15,8 +15,6 @@ from neurofm_shards._process import usable_cpus
 from neurofm_shards.errors import FormatError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
     from neurofm_shards.plugins.interfaces import Compression
@@ -179,9 +177,7 @@ class FrameWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.abort()
 
     def _submit(self, frame: bytearray) -> None:

@@ -17,7 +17,6 @@ from neurofm_shards.types import ArrayLayout, Block, Buffer, Problem, Sample, So
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -194,9 +193,7 @@ class Samples(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

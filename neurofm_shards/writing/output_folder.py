@@ -15,7 +15,6 @@ from functools import reduce
 from itertools import groupby
 from operator import and_
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import orjson
@@ -547,9 +546,7 @@ class _Places:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stack.close()
 
     def folder(self, parents: tuple[str, ...]) -> Folder:

@@ -5,21 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from neurofm_shards.errors import NoShardsError
-from neurofm_shards.format.card import our_cards, write_cards
-from neurofm_shards.format.dataset_record import column_entries, make_manifest
-from neurofm_shards.format.index_io import forget_cached, load_index
-from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry, write_manifest
-from neurofm_shards.maintenance.drop import finished_manifest, renumbered
-from neurofm_shards.maintenance.rewriting import Rewriter, writer_settings
-from neurofm_shards.reading.collection import ShardCollection
-from neurofm_shards.writing.lock import OutputLock
-from neurofm_shards.writing.output_folder import OutputFolder
+from neurofm_shards.format.manifest import Manifest
+from neurofm_shards.maintenance.rewriting import OpenDataSet, Replacement, finished, opened, replace_shards
 
 
 def compact(folder: str | os.PathLike[str], *, durable: bool = True, dry_run: bool = False) -> dict[str, Any]:
@@ -50,20 +42,11 @@ def compact(folder: str | os.PathLike[str], *, durable: bool = True, dry_run: bo
     IntegrityError
         A sample is damaged; everything is as it was.
     """
-    output = OutputFolder(Path(folder))
-    if not output.folder.is_dir():
-        raise NoShardsError(f"{folder} is not a folder")
-    if dry_run:
-        return _report(finished_manifest(output))
-    with OutputLock(output.folder):
-        output.clean()
-        if output.is_marked:
-            output.give_up_addition()
-        manifest = finished_manifest(output)
+    with finished(folder, locked=not dry_run) as (output, manifest):
         report = _report(manifest)
-        if report["shards_rewritten"]:
-            with ShardCollection.open(output.folder, verify=True) as collection:
-                _Compaction(output, manifest, collection, durable).run()
+        if report["shards_rewritten"] and not dry_run:
+            with opened(output, manifest) as data:
+                replace_shards(data, _replacements(data), lambda _: {}, durable=durable)
         return report
 
 
@@ -120,51 +103,11 @@ def _report(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class _Compaction:
-    output: OutputFolder
-    manifest: Manifest
-    collection: ShardCollection
-    durable: bool
-
-    def run(self) -> None:
-        with self.output.staging() as staging:
-            entries, removed = self._rewrite(staging)
-            mode = self.output.mode()
-            columns = [self._columns(entry, staging) for entry in entries]
-            manifest = make_manifest(entries, columns, self.manifest)
-            write_manifest(staging, manifest, durable=self.durable, mode=mode)
-            write_cards(staging, manifest, our_cards(self.output.folder), durable=self.durable, mode=mode)
-            for k, name in enumerate(self.collection.shard_names):
-                if name in removed:
-                    forget_cached(name, self.collection.index(k).fingerprint)
-            self.output.replace(staging, removed, durable=self.durable)
-
-    def _rewrite(self, staging: Path) -> tuple[list[ShardEntry], list[str]]:
-        """Write the new shards; return the entries of all shards, and the names of those that go."""
-        shards = self.manifest.shards
-        number = 1 + max(entry.shard_idx for entry in shards)
-        entries: list[ShardEntry] = []
-        removed: list[str] = []
-        for run in runs([entry.num_samples for entry in shards], self.manifest.shard_size):
-            old = shards[run.first : run.stop]
-            if not run.sizes:
-                entries += old
-                continue
-            names = [entry.shard_name for entry in old]
-            removed += names
-            settings = writer_settings(self.manifest, durable=self.durable, mode=self.output.common_mode(names))
-            rewriter = Rewriter(self.collection, self.manifest, settings, bases={})
-            start = int(self.collection.starts[run.first])
-            for size in run.sizes:
-                path = staging / renumbered(old[0], number)
-                record = rewriter.write(np.arange(start, start + size, dtype=np.int64), path, number)
-                entries.append(record.entry)
-                start, number = start + size, number + 1
-        return entries, removed
-
-    def _columns(self, entry: ShardEntry, staging: Path) -> list[ColumnEntry]:
-        names = self.collection.shard_names
-        if entry.shard_name in names:
-            return column_entries(self.collection.index(names.index(entry.shard_name)))
-        return column_entries(load_index(staging / entry.shard_name, entry.checksum))
+def _replacements(data: OpenDataSet) -> list[Replacement]:
+    found = []
+    for run in runs([entry.num_samples for entry in data.manifest.shards], data.manifest.shard_size):
+        if run.sizes:
+            edges = int(data.collection.starts[run.first]) + np.cumsum([0, *run.sizes], dtype=np.int64)
+            rows = tuple(np.arange(start, stop, dtype=np.int64) for start, stop in pairwise(edges.tolist()))
+            found.append(Replacement(run.first, run.stop, rows))
+    return found

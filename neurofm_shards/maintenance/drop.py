@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,11 @@ import numpy.typing as npt
 import orjson
 
 from neurofm_shards._typing import Bools
-from neurofm_shards.errors import ConfigError, NoShardsError
+from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import Expression, compile_expression
-from neurofm_shards.format.card import our_cards, write_cards
-from neurofm_shards.format.dataset_record import column_entries, make_manifest
-from neurofm_shards.format.index_io import forget_cached, load_index
-from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry, read_table, write_manifest, write_rows
-from neurofm_shards.maintenance.rewriting import Rewriter, writer_settings
+from neurofm_shards.format.manifest import Manifest, read_table, write_rows
+from neurofm_shards.maintenance.rewriting import OpenDataSet, Replacement, Rewriter, finished, opened, replace_shards
 from neurofm_shards.reading.collection import ShardCollection
-from neurofm_shards.writing.lock import OutputLock
-from neurofm_shards.writing.output_folder import OutputFolder
 from neurofm_shards.writing.statistics import manifest_statistics, sessions_from_manifest
 
 
@@ -64,48 +59,11 @@ def drop_samples(
     IntegrityError
         A sample that was to be written anew is damaged; everything is as it was.
     """
-    output = OutputFolder(Path(folder))
-    if not output.folder.is_dir():
-        raise NoShardsError(f"{folder} is not a folder")
-    if dry_run:
-        with _opened(output, where, durable=durable) as drop:
-            return drop.report()
-    with OutputLock(output.folder):
-        output.clean()
-        if output.is_marked:
-            output.give_up_addition()
-        with _opened(output, where, durable=durable) as drop:
-            report = drop.report()
-            return report | drop.run() if report["dropped"] else report
-
-
-@contextmanager
-def _opened(output: OutputFolder, where: str, *, durable: bool) -> Iterator[_Drop]:
-    manifest = finished_manifest(output)
-    with ShardCollection.open(output.folder, verify=True) as collection:
+    with finished(folder, locked=not dry_run) as (output, manifest), opened(output, manifest) as data:
         expression = compile_expression(where)
-        yield _Drop(output, manifest, collection, expression.names, _chosen(collection, expression), durable)
-
-
-def finished_manifest(output: OutputFolder) -> Manifest:
-    """Return the manifest of a data set that nothing is being added to.
-
-    Raises
-    ------
-    ConfigError
-        There is none, or an addition or replacement was interrupted.
-    """
-    manifest, journal = output.manifest(), output.journal()
-    if manifest is None:
-        what = "an unfinished conversion" if journal is not None else "no manifest of ours"
-        raise ConfigError(f"{output.folder} holds {what}; finish it with convert --resume, or make one with repair")
-    if journal is not None and journal.header.kind != "convert":
-        raise ConfigError(
-            f"{output.folder} has an unfinished {journal.header.kind}; finish it first with the same command, or give "
-            "it up with repair"
-        )
-    output.check_not_being_replaced()
-    return manifest
+        drop = _Drop(data, expression.names, _chosen(data.collection, expression), durable)
+        report = drop.report()
+        return report | drop.run() if report["dropped"] and not dry_run else report
 
 
 def _chosen(collection: ShardCollection, expression: Expression) -> Bools:
@@ -119,9 +77,7 @@ def _chosen(collection: ShardCollection, expression: Expression) -> Bools:
 
 @dataclass(frozen=True)
 class _Drop:
-    output: OutputFolder
-    manifest: Manifest
-    collection: ShardCollection
+    data: OpenDataSet
     names: frozenset[str]
     gone: Bools
     durable: bool
@@ -129,105 +85,67 @@ class _Drop:
     def report(self) -> dict[str, Any]:
         dropped = int(self.gone.sum())
         if dropped and dropped == len(self.gone):
-            raise ConfigError(f"this would drop all {dropped} samples; delete {self.output.folder} instead")
-        rewritten, removed = [], []
-        for k, name in enumerate(self.collection.shard_names):
-            mask = self._mask(k)
-            if mask.all():
-                removed.append(name)
-            elif mask.any():
-                rewritten.append(name)
+            raise ConfigError(f"this would drop all {dropped} samples; delete {self.data.output.folder} instead")
+        names, replacements = self.data.collection.shard_names, self._replacements()
         return {
             "dropped": dropped,
             "total_samples": len(self.gone) - dropped,
-            "shards_rewritten": rewritten,
-            "shards_removed": removed,
+            "shards_rewritten": [names[each.first] for each in replacements if each.shards],
+            "shards_removed": [names[each.first] for each in replacements if not each.shards],
         }
 
     def run(self) -> dict[str, Any]:
         """Withdraw the samples; return what could not be told to be about them, or still names them."""
-        withdrawn = Withdrawn.of(self.collection, self.manifest, self.gone, self.names)
-        with self.output.staging() as staging:
-            entries, removed = self._rewrite(staging)
-            manifest = self._updated(entries, staging, withdrawn)
-            mode = self.output.mode()
-            write_manifest(staging, manifest, durable=self.durable, mode=mode)
-            write_cards(staging, manifest, our_cards(self.output.folder), durable=self.durable, mode=mode)
-            self._purge(removed)
-            self.output.replace(staging, removed, durable=self.durable)
+        withdrawn = Withdrawn.of(self.data.collection, self.data.manifest, self.gone, self.names)
+        replacements = self._replacements()
+        manifest = replace_shards(self.data, replacements, partial(self._prepare, withdrawn), durable=self.durable)
         return {
             "failures_left": [name for failure in manifest.failures for name in failure["files"]],
             "still_named_in": withdrawn.places(manifest),
         }
 
-    def _rewrite(self, staging: Path) -> tuple[list[ShardEntry], list[str]]:
-        """Write the shards that some samples are left of anew; return all entries, and the shards that go."""
-        settings = writer_settings(self.manifest, durable=self.durable, mode=None)
-        entries: list[ShardEntry] = []
-        removed = []
-        number = 1 + max(entry.shard_idx for entry in self.manifest.shards)
-        for k, entry in enumerate(self.manifest.shards):
-            mask = self._mask(k)
-            if not mask.any():
-                entries.append(entry)
-                continue
-            removed.append(entry.shard_name)
-            if not mask.all():
-                rows = np.flatnonzero(~mask) + int(self.collection.starts[k])
-                mode = self.output.common_mode([entry.shard_name])
-                rewriter = Rewriter(self.collection, self.manifest, {**settings, "mode": mode}, bases={})
-                record = rewriter.write(rows, staging / renumbered(entry, number), number)
-                entries.append(record.entry)
-                number += 1
-        return entries, removed
+    def _replacements(self) -> list[Replacement]:
+        """Return what takes the place of each shard that loses samples: a shard of the others, if there are any."""
+        found, starts = [], self.data.collection.starts
+        for k in range(len(starts) - 1):
+            mask = self.gone[starts[k] : starts[k + 1]]
+            if mask.any():
+                rows = np.flatnonzero(~mask) + int(starts[k])
+                found.append(Replacement(k, k + 1, (rows,) if len(rows) else ()))
+        return found
 
-    def _purge(self, removed: list[str]) -> None:
-        """Delete what else holds the samples: caches, shards that repair kept, sidecars without a shard."""
-        for k, name in enumerate(self.collection.shard_names):
-            if name in removed:
-                forget_cached(name, self.collection.index(k).fingerprint)
-        self.output.remove_replaced()
-        self.output.remove_orphans()
-
-    def _mask(self, k: int) -> Bools:
-        return self.gone[self.collection.starts[k] : self.collection.starts[k + 1]]
-
-    def _updated(self, entries: list[ShardEntry], staging: Path, withdrawn: Withdrawn) -> Manifest:
+    def _prepare(self, withdrawn: Withdrawn, staging: Path) -> dict[str, Any]:
+        """Write the tables that stay, delete what else holds the samples, and return what the manifest is to say."""
+        output, manifest = self.data.output, self.data.manifest
         self._write_tables(staging, withdrawn)
-        return make_manifest(
-            entries,
-            [self._columns(entry, staging) for entry in entries],
-            self.manifest,
-            sources=[source for source in self.manifest.sources if not withdrawn.owns(source)],
-            failures=[failure for failure in self.manifest.failures if not withdrawn.mentioned_in(failure)],
-            statistics=self._statistics(withdrawn),
-        )
-
-    def _columns(self, entry: ShardEntry, staging: Path) -> list[ColumnEntry]:
-        names = self.collection.shard_names
-        if entry.shard_name in names:
-            return column_entries(self.collection.index(names.index(entry.shard_name)))
-        return column_entries(load_index(staging / entry.shard_name, entry.checksum))
+        facts = {
+            "sources": [source for source in manifest.sources if not withdrawn.owns(source)],
+            "failures": [failure for failure in manifest.failures if not withdrawn.mentioned_in(failure)],
+            "statistics": self._statistics(withdrawn),
+        }
+        output.remove_replaced()
+        output.remove_orphans()
+        return facts
 
     def _statistics(self, withdrawn: Withdrawn) -> dict[str, Any]:
-        if not self.manifest.statistics:
+        if not self.data.manifest.statistics:
             return {}
-        old = sessions_from_manifest(self.manifest.statistics)
+        old = sessions_from_manifest(self.data.manifest.statistics)
         kept = {key: stats for key, stats in old.items() if key[0] not in withdrawn.touched}
         rows = np.flatnonzero(~self.gone & np.isin(withdrawn.sessions, list(withdrawn.touched)))
-        kept.update(Rewriter(self.collection, self.manifest, {}, bases={}).statistics(rows))
-        return manifest_statistics(kept, split=self.manifest.statistics.get("split") is not None)
+        kept.update(Rewriter(self.data.collection, {}).statistics(rows))
+        return manifest_statistics(kept, split=self.data.manifest.statistics.get("split") is not None)
 
     def _write_tables(self, staging: Path, withdrawn: Withdrawn) -> None:
-        for name, entry in self.manifest.tables.items():
-            table = read_table(self.output.folder, entry)
+        for name, entry in self.data.manifest.tables.items():
+            table = read_table(self.data.output.folder, entry)
             left = table[: entry.rows]  # what follows belongs to an addition that never finished
-            for source in self.manifest.sources:
+            for source in self.data.manifest.sources:
                 if withdrawn.owns(source):
                     base, count = source.get("tables", {}).get(name, (0, 0))
                     left[base : base + count] = [{}] * count
             if left != table:
-                mode = self.output.mode()
+                mode = self.data.output.mode()
                 write_rows(staging, entry, left, durable=self.durable, mode=mode)
 
 
@@ -285,18 +203,3 @@ class Withdrawn:
 
 def _quoted(word: str) -> str:
     return orjson.dumps(word).decode()[1:-1]
-
-
-def renumbered(entry: ShardEntry, number: int) -> str:
-    """Return the name of a shard with another number, as the data set's pattern would make it where that is found out.
-
-    Examples
-    --------
-    >>> renumbered(ShardEntry(shard_name="m1-0007.tar.gz", shard_idx=7, num_samples=1), 12)
-    'm1-0012.tar.gz'
-    """
-    name, end = entry.shard_name.rsplit(".tar", 1)
-    for found in reversed(list(re.finditer(r"[0-9]+", name))):
-        if int(found[0]) == entry.shard_idx:
-            return f"{name[: found.start()]}{number:0{len(found[0])}d}{name[found.end() :]}.tar{end}"
-    return f"shard_{number:06d}.tar{end}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -20,9 +19,7 @@ from neurofm_shards.format.card import write_cards
 from neurofm_shards.format.dataset_record import ShardRecord, make_manifest
 from neurofm_shards.format.keys import automatic_number
 from neurofm_shards.format.manifest import Manifest, TableEntry, read_rows, summary, write_manifest, write_rows
-from neurofm_shards.maintenance.drop import finished_manifest
-from neurofm_shards.maintenance.rewriting import Rewriter, writer_settings
-from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.maintenance.rewriting import OpenDataSet, Rewriter, finished_manifest, opened, writer_settings
 from neurofm_shards.writing.lock import OutputLock
 from neurofm_shards.writing.output_folder import OutputFolder
 from neurofm_shards.writing.statistics import SessionStats, add, manifest_statistics, sessions_from_manifest
@@ -79,26 +76,17 @@ def merge(
     return summary(output.folder, manifest)
 
 
-@dataclass(frozen=True)
-class _Part:
-    folder: Path
-    output: OutputFolder
-    manifest: Manifest
-    collection: ShardCollection
-
-
 @contextmanager
-def _opened(folder: Path, target: Path) -> Iterator[_Part]:
+def _opened(folder: Path, target: Path) -> Iterator[OpenDataSet]:
     if folder.resolve() == target.resolve():
         raise ConfigError(f"{folder} is both joined and written; name another output")
     output = OutputFolder(folder)
-    manifest = finished_manifest(output)
-    with ShardCollection.open(folder, verify=True) as collection:
-        yield _Part(folder, output, manifest, collection)
+    with opened(output, finished_manifest(output)) as data:
+        yield data
 
 
-def _check(parts: Sequence[_Part]) -> None:
-    agreed_columns([(str(part.folder), part.manifest.specs) for part in parts])
+def _check(parts: Sequence[OpenDataSet]) -> None:
+    agreed_columns([(str(part.output.folder), part.manifest.specs) for part in parts])
     kinds = {part.manifest.compression for part in parts}
     named = [(c.name, c.codec) for part in parts for c in part.manifest.columns]
     differing = len(set(named)) > len({name for name, _ in named})
@@ -109,15 +97,15 @@ def _check(parts: Sequence[_Part]) -> None:
     owners: dict[str, Path] = {}
     for part in parts:
         for source in part.manifest.sources:
-            other = owners.setdefault(source["session_id"], part.folder)
-            if other != part.folder:
-                raise ConfigError(f"{other} and {part.folder} both hold session {source['session_id']!r}")
+            other = owners.setdefault(source["session_id"], part.output.folder)
+            if other != part.output.folder:
+                raise ConfigError(f"{other} and {part.output.folder} both hold session {source['session_id']!r}")
 
 
 class _Merge:
     """Writes the joined data set into a staging folder."""
 
-    def __init__(self, parts: Sequence[_Part], staging: Path, durable: bool) -> None:
+    def __init__(self, parts: Sequence[OpenDataSet], staging: Path, durable: bool) -> None:
         self._parts = parts
         #: As strict as the strictest of what is joined.
         self._mode = reduce(and_, (mode for part in parts if (mode := part.output.mode()) is not None))
@@ -133,15 +121,11 @@ class _Merge:
         records = [record for part in self._parts for record in self._shards(part)]
         return self._manifest(records)
 
-    def _shards(self, part: _Part) -> Iterator[ShardRecord]:
+    def _shards(self, part: OpenDataSet) -> Iterator[ShardRecord]:
         bases = self._add_tables(part)
         self._sources += [_moved(source, bases) for source in part.manifest.sources]
-        rewriter = Rewriter(
-            part.collection,
-            part.manifest,
-            writer_settings(part.manifest, durable=self._durable, mode=self._mode),
-            bases,
-        )
+        settings = writer_settings(part.manifest, durable=self._durable, mode=self._mode)
+        rewriter = Rewriter(part.collection, settings, bases)
         for k in range(len(part.collection.shard_names)):
             rows = np.arange(part.collection.starts[k], part.collection.starts[k + 1], dtype=np.int64)
             idx = self._shards_written
@@ -150,7 +134,7 @@ class _Merge:
             yield rewriter.write(rows, path, idx, self._numbers(part, k))
         self._next += part.manifest.next_key - 1
 
-    def _numbers(self, part: _Part, k: int) -> Ints | None:
+    def _numbers(self, part: OpenDataSet, k: int) -> Ints | None:
         keys = part.collection.shard_keys(k)
         numbers = [automatic_number(key) for key in keys]
         if None not in numbers:
@@ -158,13 +142,13 @@ class _Merge:
         twice = self._named & set(keys)
         if twice or any(number is not None for number in numbers):
             raise ConfigError(
-                f"{part.folder}: key {min(twice or set(keys))!r} cannot be kept: another data set has it, or automatic "
-                "and named keys are mixed in one shard"
+                f"{part.output.folder}: key {min(twice or set(keys))!r} cannot be kept: another data set has it, or "
+                "automatic and named keys are mixed in one shard"
             )
         self._named.update(keys)
         return None
 
-    def _add_tables(self, part: _Part) -> dict[str, int]:
+    def _add_tables(self, part: OpenDataSet) -> dict[str, int]:
         bases = {}
         for name, entry in part.manifest.tables.items():
             table = self._rows.setdefault(name, [])

@@ -38,18 +38,22 @@ class ShardRecord(FrozenModel):
 def shard_record(
     index: ShardIndex, shard_idx: int, first_metadata: bytes, logs: Mapping[str, ColumnLog]
 ) -> ShardRecord:
-    """Return the manifest's entry of a shard."""
-    entry = ShardEntry(
+    """Return what the manifest says of a shard and its columns."""
+    counts = {name: log.num_samples for name, log in logs.items()}
+    entry = shard_entry(index, shard_idx, orjson.loads(first_metadata))
+    return ShardRecord(entry=entry, columns=column_entries(index, counts))
+
+
+def shard_entry(index: ShardIndex, shard_idx: int, first_metadata: dict[str, Any]) -> ShardEntry:
+    """Return the manifest's entry of a shard; its first sample's metadata are a preview."""
+    return ShardEntry(
         shard_name=index.shard_name,
         shard_idx=shard_idx,
         num_samples=index.num_samples,
         shard_bytes=index.shard_bytes,
         tar_bytes=index.tar_bytes,
         checksum=index.checksum,
-        samples=[orjson.loads(first_metadata)],
-    )
-    return ShardRecord(
-        entry=entry, columns=column_entries(index, {name: log.num_samples for name, log in logs.items()})
+        samples=[first_metadata],
     )
 
 

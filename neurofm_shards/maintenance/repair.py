@@ -12,17 +12,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
 from neurofm_shards.errors import FormatError, InputNotFoundError, UnsupportedError
 from neurofm_shards.format.card import our_cards, write_cards
-from neurofm_shards.format.dataset_record import column_entries, make_manifest
+from neurofm_shards.format.dataset_record import column_entries, make_manifest, shard_entry
 from neurofm_shards.format.files import SIDECAR_DIR, TABLES_DIR
 from neurofm_shards.format.index import ShardIndex
 from neurofm_shards.format.index_io import build_index, keep, save_index
 from neurofm_shards.format.keys import automatic_number
 from neurofm_shards.format.manifest import (
     MANIFEST_NAME,
+    MAX_COUNT,
     ColumnEntry,
     Manifest,
     ShardEntry,
@@ -309,15 +308,11 @@ def _entry(found: _Listed, number: int) -> ShardEntry:
         return known
     first = next(iter(metadata_of_shard(found.path, index, mapped=False)), {})
     said = first.get("shard_idx")
-    return ShardEntry(
-        shard_name=found.path.name,
-        shard_idx=known.shard_idx if known else (said if isinstance(said, int) and 0 <= said < 1 << 53 else number),
-        num_samples=index.num_samples,
-        shard_bytes=index.shard_bytes,
-        tar_bytes=index.tar_bytes,
-        checksum=index.checksum,
-        samples=[orjson.loads(orjson.dumps(first))],
-    )
+    if known is not None:
+        number = known.shard_idx
+    elif isinstance(said, int) and 0 <= said <= MAX_COUNT:
+        number = said
+    return shard_entry(index, number, first)
 
 
 def _facts(entries: list[ShardEntry]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Counting events of windows that lie anywhere, in trains of many recordings at once.
+"""Count events again when windows are cut at load: windows that lie anywhere, in trains of many recordings at once.
 
 A small module in C does it where the package was built with a compiler, NumPy elsewhere; both give the same counts.
 """

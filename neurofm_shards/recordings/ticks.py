@@ -1,4 +1,4 @@
-"""Integer time: ticks of one nanosecond, half-open bins, sets of spans, and the count of events in each bin.
+"""Where spikes are counted: integer time, half-open bins, the count of events in each bin, and sets of spans.
 
 Floating floor division puts spikes that lie on a bin's edge into the wrong bin; integers do not. Spans are sorted,
 disjoint and half-open, in ticks, as int64 arrays of shape (n, 2).

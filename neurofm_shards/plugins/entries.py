@@ -6,8 +6,9 @@ plugin by name, so listing plugins runs none of their code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 ConfigRef = str | type | None
@@ -100,3 +101,16 @@ class ExecutorEntry(Entry):
 @dataclass(frozen=True, kw_only=True)
 class CommandEntry(Entry):
     """Describes a :class:`~neurofm_shards.plugins.interfaces.Command` of ``neurofm-shards``; it has no config."""
+
+
+#: Kinds of plugins, each with the class of its entries; the hook of a kind is ``neurofm_register_KINDs``.
+KINDS: Mapping[str, type[Entry]] = MappingProxyType(
+    {
+        "source": SourceEntry,
+        "codec": CodecEntry,
+        "compression": CompressionEntry,
+        "transform": TransformEntry,
+        "executor": ExecutorEntry,
+        "command": CommandEntry,
+    }
+)

@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,15 +17,7 @@ import pluggy
 
 from neurofm_shards.errors import InputNotFoundError, PluginError
 from neurofm_shards.plugins import builtin, hookspecs
-from neurofm_shards.plugins.entries import (
-    CodecEntry,
-    CommandEntry,
-    CompressionEntry,
-    Entry,
-    ExecutorEntry,
-    SourceEntry,
-    TransformEntry,
-)
+from neurofm_shards.plugins.entries import KINDS, Entry
 
 #: Set to anything but "" or "0" to load no third-party plugin at all; ``--no-plugins`` sets it.
 NO_PLUGINS = "NEUROFM_SHARDS_NO_PLUGINS"
@@ -35,16 +27,6 @@ ALLOWED_PLUGINS = "NEUROFM_SHARDS_PLUGINS"
 PLUGIN_FILES = "NEUROFM_SHARDS_PLUGIN_FILES"
 #: Set to make a broken plugin an error; ``--strict-plugins`` sets it.
 STRICT_PLUGINS = "NEUROFM_SHARDS_STRICT_PLUGINS"
-
-#: Registration hook to (kind, the class its entries must have).
-REGISTRATION_HOOKS: Mapping[str, tuple[str, type[Entry]]] = {
-    "neurofm_register_sources": ("source", SourceEntry),
-    "neurofm_register_codecs": ("codec", CodecEntry),
-    "neurofm_register_compressions": ("compression", CompressionEntry),
-    "neurofm_register_transforms": ("transform", TransformEntry),
-    "neurofm_register_executors": ("executor", ExecutorEntry),
-    "neurofm_register_commands": ("command", CommandEntry),
-}
 
 logger = logging.getLogger("neurofm_shards.plugins")
 
@@ -154,7 +136,8 @@ class Host:
         self._manager.check_pending()
 
     def _entries(self, plugin: object) -> Iterator[tuple[str, Entry]]:
-        for hook, (kind, entry_type) in REGISTRATION_HOOKS.items():
+        for kind, entry_type in KINDS.items():
+            hook = f"neurofm_register_{kind}s"
             for implementation in getattr(self._manager.hook, hook).get_hookimpls():
                 if implementation.plugin is not plugin:
                     continue

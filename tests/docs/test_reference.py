@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from neurofm_shards.plugins import hookspecs
-from neurofm_shards.plugins.host import REGISTRATION_HOOKS
+from neurofm_shards.plugins.entries import KINDS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("neurofm_"))
@@ -46,4 +46,4 @@ def test_every_hook_is_documented(hook):
 
 
 def test_every_registration_hook_has_a_specification():
-    assert set(REGISTRATION_HOOKS) <= set(HOOKS)
+    assert {f"neurofm_register_{kind}s" for kind in KINDS} <= set(HOOKS)

@@ -67,25 +67,18 @@ def to_json(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def json_bytes(value: Any, option: int = 0) -> bytes:
+def json_bytes(value: Any) -> bytes:
     """Return a value as JSON text.
 
     Arrays, NumPy numbers and tensors become lists and numbers, NaN null. Dates and times (pandas' too) become texts as
     ISO 8601 has them, time spans seconds, paths texts; NaT and NA null.
-
-    Parameters
-    ----------
-    value : object
-        Values that JSON can hold, and those above.
-    option : int
-        Further options of ``orjson.dumps``.
 
     Raises
     ------
     TypeError
         Something in it is none of these.
     """
-    return orjson.dumps(value, _json_default, option | orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(value, _json_default, orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _json_default(value: Any) -> Any:

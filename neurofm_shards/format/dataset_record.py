@@ -117,9 +117,10 @@ def dataset_manifest(
     shard_size: int,
     options: Mapping[str, Any],
     next_key: int,
-    statistics: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Make the manifest of a finished writer.
+    """Make the manifest of a finished writer, which counts no statistics.
+
+    Older statistics, which would no longer be those of the data set, are left out once something was added.
 
     Parameters
     ----------
@@ -133,9 +134,6 @@ def dataset_manifest(
         How shards were written: codec, codecs, compression.
     next_key : int
         Number of the next automatic key.
-    statistics : mapping, optional
-        Of the whole data set. None: the samples are not counted, and older statistics, which would no longer be those
-        of the data set, are left out once something was added.
 
     Raises
     ------
@@ -151,7 +149,7 @@ def dataset_manifest(
         "codecs": options["codecs"],
         "compression": compression,
     }
-    kept = base.statistics if base is not None and not records else {}
+    kept = dict(base.statistics) if base is not None and not records else {}
     first = {"shard_size": shard_size, "config": config} if base is None else {}
     return make_manifest(
         [*(base.shards if base else ()), *(record.entry for record in records)],
@@ -159,7 +157,7 @@ def dataset_manifest(
         base,
         compression=compression,
         next_key=next_key,
-        statistics=dict(statistics if statistics is not None else kept),
+        statistics=kept,
         software=versions_of(_DISTRIBUTIONS),
         **first,
     )

@@ -525,9 +525,8 @@ class SkipCounter:
         Samples left out so far.
     """
 
-    def __init__(self, most_in_a_row: int = MOST_IN_A_ROW) -> None:
+    def __init__(self) -> None:
         self.total = 0
-        self._most = most_in_a_row
         self._in_a_row = 0
 
     def add(self, fetched: Fetched, asked: Sized) -> None:
@@ -547,7 +546,7 @@ class SkipCounter:
             after = place + 1
             self.total += 1
             _log.warning("left out a sample that cannot be read: %s", text)
-            if self._in_a_row >= self._most:
+            if self._in_a_row >= MOST_IN_A_ROW:
                 raise FormatError(
                     f"{self._in_a_row} samples in a row cannot be read, the last of them: {text}. This is more than "
                     "single damaged samples: check the storage, run `neurofm-shards validate`"

@@ -91,34 +91,20 @@ def regular(
     path: str, values: npt.ArrayLike, rate: float, t0: float = 0.0, *, modality: str = "lfp", **more: Any
 ) -> RegularStream:
     """Describe values at a constant rate, shape (time, ...); ``more`` goes to :class:`RegularStream`."""
-    data = np.asarray(values)
-    return RegularStream(
-        path=path,
-        modality=modality,
-        shape=data.shape,
-        dtype=data.dtype.str,
-        read=lambda start, stop: data[start:stop],
-        rate=rate,
-        t0=t0,
-        **more,
-    )
+    return RegularStream(path=path, modality=modality, rate=rate, t0=t0, **_stored(values), **more)
 
 
 def irregular(
     path: str, values: npt.ArrayLike, timestamps: npt.ArrayLike, *, modality: str = "behavior", **more: Any
 ) -> IrregularStream:
     """Describe values with a time stamp each; ``more`` goes to :class:`IrregularStream`."""
-    data = np.asarray(values)
     times = np.asarray(timestamps, dtype=np.float64)
-    return IrregularStream(
-        path=path,
-        modality=modality,
-        shape=data.shape,
-        dtype=data.dtype.str,
-        read=lambda start, stop: data[start:stop],
-        timestamps=lambda: times,
-        **more,
-    )
+    return IrregularStream(path=path, modality=modality, timestamps=lambda: times, **_stored(values), **more)
+
+
+def _stored(values: npt.ArrayLike) -> dict[str, Any]:
+    data = np.asarray(values)
+    return {"shape": data.shape, "dtype": data.dtype.str, "read": lambda start, stop: data[start:stop]}
 
 
 def intervals(

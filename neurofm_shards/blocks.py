@@ -163,22 +163,23 @@ def _concat(parts: Sequence[tuple[ColumnData | None, int]]) -> ColumnData:
 def column_spec(name: str, data: ColumnData) -> ColumnSpec:
     """Describe a column by its values."""
     if isinstance(data, np.ndarray):
-        return ColumnSpec(name, _little(data.dtype), data.shape[1:])
+        return ColumnSpec(name, little_endian(data.dtype), data.shape[1:])
     if isinstance(data, Ragged):
         lengths = np.diff(data.offsets)
         first = int(lengths[0]) if len(lengths) and (lengths == lengths[0]).all() else None
-        return ColumnSpec(name, _little(data.values.dtype), (first, *data.values.shape[1:]))
+        return ColumnSpec(name, little_endian(data.values.dtype), (first, *data.values.shape[1:]))
     spec: ColumnSpec | None = None
     for value in data:
         if value is not MISSING:
             array = None if isinstance(value, np.generic) else as_array(value)
-            one = ColumnSpec(name, *((None, None) if array is None else (_little(array.dtype), array.shape)))
+            one = ColumnSpec(name, *((None, None) if array is None else (little_endian(array.dtype), array.shape)))
             spec = one if spec is None else spec.merge(one)
     return spec or ColumnSpec(name, None, None)
 
 
-def _little(dtype: np.dtype[Any]) -> str:
-    return str(dtype.newbyteorder("<").str)
+def little_endian(dtype: npt.DTypeLike) -> str:
+    """Return a dtype as it is stored."""
+    return str(np.dtype(dtype).newbyteorder("<").str)
 
 
 def native_spec(spec: ColumnSpec) -> ColumnSpec:

@@ -24,12 +24,11 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Bools
 from neurofm_shards.errors import ConfigError
+from neurofm_shards.values import EXACT_INTEGERS
 
 Columns = Mapping[str, npt.NDArray[Any]]
 
 MAX_LENGTH = 4096
-#: Whole numbers up to here are exact in float64.
-_EXACT = 1 << 53
 #: How much of a text messages repeat.
 _SHOWN = 200
 MAX_NODES = 1000
@@ -399,7 +398,7 @@ def _exact(sides: Sequence[npt.NDArray[Any]]) -> Sequence[npt.NDArray[Any]]:
     if len(kinds) == 1 or not kinds <= set("iuf"):
         return sides
     whole = [side for side in sides if side.dtype.kind in "iu" and side.size]
-    if kinds == {"i", "u"} or any(max(-int(side.min()), int(side.max())) > _EXACT for side in whole):
+    if kinds == {"i", "u"} or any(max(-int(side.min()), int(side.max())) > EXACT_INTEGERS for side in whole):
         return [side.astype(object) for side in sides]
     return sides
 

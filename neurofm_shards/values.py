@@ -15,6 +15,9 @@ import orjson
 from neurofm_shards._typing import AnyArray
 from neurofm_shards.errors import EncodeError
 
+#: Whole numbers up to here are exact in float64.
+EXACT_INTEGERS = 1 << 53
+
 
 def as_array(value: Any) -> AnyArray | None:
     """Return a NumPy array or scalar, or a torch tensor, as an array; None for anything else.

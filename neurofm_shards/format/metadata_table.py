@@ -34,11 +34,9 @@ from neurofm_shards.format.sidecar import (
 )
 from neurofm_shards.format.tar import TarReader
 from neurofm_shards.limits import MAX_JSON_DEPTH, MAX_METADATA_BYTES, is_too_deep
-from neurofm_shards.values import json_bytes
+from neurofm_shards.values import EXACT_INTEGERS, json_bytes
 
 _INT64 = 1 << 63
-#: Whole numbers up to here are exact in float64.
-_EXACT = 1 << 53
 _SCALARS = (str, int, float, bool, type(None))
 _CONTAINERS = (list, tuple, Mapping, np.ndarray)
 _KINDS = ("int", "float", "bool", "text", "json")
@@ -77,7 +75,7 @@ class MetadataColumn:
         return np.zeros(len(self.array()), np.bool_) if self.nulls is None else self.nulls
 
 
-def column_of(values: Sequence[Any]) -> MetadataColumn | None:
+def scalar_column(values: Sequence[Any]) -> MetadataColumn | None:
     """Make a column of scalars; None when one is a list or dict."""
     kinds = {type(value) for value in values}
     if not kinds.issubset(_SCALARS):
@@ -96,7 +94,7 @@ def column_of(values: Sequence[Any]) -> MetadataColumn | None:
     nulls = np.array([value is None for value in values], np.bool_) if gaps else None
     if kinds <= {int} and all(value is None or -_INT64 <= value < _INT64 for value in values):
         return MetadataColumn("int", pack_ints([value or 0 for value in values] if gaps else values), nulls)
-    if kinds <= {int, float} and float in kinds and all(type(v) is not int or abs(v) <= _EXACT for v in values):
+    if kinds <= {int, float} and float in kinds and all(type(v) is not int or abs(v) <= EXACT_INTEGERS for v in values):
         return MetadataColumn("float", np.array([np.nan if v is None else v for v in values], np.float64), nulls)
     if kinds == {bool}:
         return MetadataColumn("bool", np.array([bool(value) for value in values], np.uint8), nulls)
@@ -113,12 +111,12 @@ def _texts(kind: str, values: Sequence[str | None]) -> MetadataColumn:
 
 def constant_column(value: Any, length: int) -> MetadataColumn | None:
     """Make a column that says one thing everywhere."""
-    column = column_of([value])
+    column = scalar_column([value])
     if column is None or column.kind in ("float", "bool") or column.nulls is not None:
-        return column_of([value] * length)
+        return scalar_column([value] * length)
     packed = column.numbers
     if isinstance(packed, PackedInts) and packed.values is not None:  # too large for a progression
-        return column_of([value] * length)
+        return scalar_column([value] * length)
     start = packed.start if isinstance(packed, PackedInts) else 0
     return MetadataColumn(column.kind, PackedInts(length, start), texts=column.texts)
 
@@ -343,7 +341,7 @@ class MetadataTable:
             return self._objects(name, kind) if missing.any() else numbers.astype(np.bool_)
         if kind == "int" and not missing.any():
             return numbers.astype(np.int64)
-        if kind == "int" and bool((np.abs(numbers[~missing]) > _EXACT).any()):
+        if kind == "int" and bool((np.abs(numbers[~missing]) > EXACT_INTEGERS).any()):
             return self._objects(name, kind)
         return np.where(missing, np.nan, numbers)
 
@@ -389,7 +387,7 @@ def _blank(column: MetadataColumn) -> bool:
 def _is_small(column: MetadataColumn) -> bool:
     """Return whether float64 holds all numbers of a column exactly."""
     numbers = column.array()
-    return not len(numbers) or max(-int(numbers.min()), int(numbers.max())) <= _EXACT
+    return not len(numbers) or max(-int(numbers.min()), int(numbers.max())) <= EXACT_INTEGERS
 
 
 def _mixed(column: MetadataColumn | None, length: int) -> npt.NDArray[np.object_]:
@@ -424,14 +422,14 @@ def part_of(metadata: Sequence[Mapping[str, Any]]) -> TablePart:
         made = {name: constant_column(value, len(metadata)) for name, value in first.items()}
     else:
         names = dict.fromkeys(chain.from_iterable(metadata))
-        made = {name: column_of([entry.get(name) for entry in metadata]) for name in names}
+        made = {name: scalar_column([entry.get(name) for entry in metadata]) for name in names}
     kept = {str(name): column for name, column in made.items() if column is not None}
     return TablePart(len(metadata), kept, tuple(str(name) for name, column in made.items() if column is None))
 
 
 def _may_be_rounded(column: MetadataColumn) -> bool:
     """Return whether fractions may be integers that the first release rounded: it stored both in one float64 column."""
-    return column.kind == "float" and bool((np.abs(column.array()) > _EXACT).any())
+    return column.kind == "float" and bool((np.abs(column.array()) > EXACT_INTEGERS).any())
 
 
 def save_part(part: TablePart, fingerprint: str, path: Path, *, durable: bool = False, mode: int | None = None) -> None:

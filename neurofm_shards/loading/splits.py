@@ -19,11 +19,11 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.loading.subsets import Columns, Splits, TableColumns
 from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.recordings.options import DEFAULT_FRACTIONS
 from neurofm_shards.recordings.windows import group_hash, split_of
 
 By = Literal["session", "subject", "trial", "time"]
 
-DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 _TICKS = 1e9
 
 

@@ -23,7 +23,7 @@ from neurofm_shards.format.metadata_table import MetadataTable, load_table
 from neurofm_shards.reading.address_space import IO, AddressReader, open_address_space
 from neurofm_shards.reading.buffers import BufferPool
 from neurofm_shards.reading.catalog import Catalog, KeyLookup, Pattern, ShardTable, read_catalog
-from neurofm_shards.reading.columns import Column, Fetch, ListColumn, gather_at_once, make_column, native
+from neurofm_shards.reading.columns import Column, ColumnRequest, ListColumn, gather_at_once, make_column, native
 from neurofm_shards.reading.samples import SampleCollection, reopened
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 
@@ -205,9 +205,9 @@ class ShardCollection(SampleCollection):
                 self._shards.check_records(reader, rows)
             for column, places in zip(columns, addresses, strict=True):
                 name = column.spec.name
-                fetch = Fetch(reader, rows, places, self._shards, out.get(name), dtypes.get(name))
+                asked = ColumnRequest(reader, rows, places, self._shards, out.get(name), dtypes.get(name))
                 try:
-                    found[name] = column.gather(fetch)
+                    found[name] = column.gather(asked)
                 except MemoryError as error:
                     raise self._too_much(column, len(rows), error) from error
         return found
@@ -219,7 +219,7 @@ class ShardCollection(SampleCollection):
             if self._verify:
                 self._shards.check_records(reader, where)
             addresses = self._metadata.located(self._shards, where)
-            found = self._metadata.gather(Fetch(reader, where, addresses, self._shards))
+            found = self._metadata.gather(ColumnRequest(reader, where, addresses, self._shards))
         return [{} if value is MISSING else _object(value) for value in found]
 
     def reading(self) -> AddressReader:

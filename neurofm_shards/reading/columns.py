@@ -37,7 +37,7 @@ _PIECE = 128 << 10
 _MOST_IN_HEAP = 16 << 20
 
 
-class Fetch(NamedTuple):
+class ColumnRequest(NamedTuple):
     """What is asked of a column.
 
     Attributes
@@ -114,7 +114,7 @@ class Column(ABC):
         self.addresses[rows] = addresses
 
     @abstractmethod
-    def gather(self, fetch: Fetch) -> Any:
+    def gather(self, asked: ColumnRequest) -> Any:
         """Return the values asked for, in new memory."""
 
     def gather_at_once(self, copy: RowCopy, rows: Ints, dtype: npt.DTypeLike | None) -> Any:  # noqa: ARG002
@@ -125,19 +125,19 @@ class Column(ABC):
     def _raw_sizes(self, index: ColumnIndex) -> Ints | int | None:
         """Return the sizes of a shard's raw bytes, or of each; None where they are not what this column delivers."""
 
-    def _decoded(self, fetch: Fetch, which: Ints) -> Iterator[tuple[int, Any]]:
+    def _decoded(self, asked: ColumnRequest, which: Ints) -> Iterator[tuple[int, Any]]:
         """Give the decoded values at these places of the request."""
-        rows = fetch.rows[which]
-        lacking = rows[fetch.addresses[which] == ABSENT]
+        rows = asked.rows[which]
+        lacking = rows[asked.addresses[which] == ABSENT]
         if len(lacking):
             raise FormatError(
-                f"sample {fetch.shards.describe(int(lacking[0]))} has no field {self.spec.name!r}, which the data set "
+                f"sample {asked.shards.describe(int(lacking[0]))} has no field {self.spec.name!r}, which the data set "
                 "promises for every sample; run `neurofm-shards validate`"
             )
-        at, sizes = np.abs(fetch.addresses[which]), self.sizes[rows]
-        fetch.reader.need(at, sizes)
-        payloads = fetch.reader.slices(at, sizes)
-        return zip(which.tolist(), fetch.shards.decode(self.spec.name, rows, payloads), strict=True)
+        at, sizes = np.abs(asked.addresses[which]), self.sizes[rows]
+        asked.reader.need(at, sizes)
+        payloads = asked.reader.slices(at, sizes)
+        return zip(which.tolist(), asked.shards.decode(self.spec.name, rows, payloads), strict=True)
 
     def _expected(self, value: Any) -> npt.NDArray[Any]:
         """Return a decoded array, which must be what the column promises."""
@@ -166,20 +166,20 @@ class ConstantColumn(Column):
         self._size = _bytes_of(spec, self._shape)
         self.at_once = self._size > 0
 
-    def gather(self, fetch: Fetch) -> Any:
+    def gather(self, asked: ColumnRequest) -> Any:
         """Return an array (n, ...), or fill ``out``."""
-        shape = (len(fetch.rows), *self._shape)
-        raw = self._size > 0 and _all_raw(fetch.addresses)
+        shape = (len(asked.rows), *self._shape)
+        raw = self._size > 0 and _all_raw(asked.addresses)
         if raw:
-            fetch.reader.need(fetch.addresses, self._size)
-            if fetch.out is None and self._left_to_malloc(shape[0] * self._size):
-                found = fetch.reader.copy.rows(fetch.addresses, self._size, self._dtype, shape)
-                return found if fetch.dtype is None else found.astype(fetch.dtype, copy=False)
-        out = self._out(fetch, shape)
+            asked.reader.need(asked.addresses, self._size)
+            if asked.out is None and self._left_to_malloc(shape[0] * self._size):
+                found = asked.reader.copy.rows(asked.addresses, self._size, self._dtype, shape)
+                return found if asked.dtype is None else found.astype(asked.dtype, copy=False)
+        out = self._out(asked, shape)
         if raw:
-            self._copy(fetch.reader.copy, fetch.addresses, out)
+            self._copy(asked.reader.copy, asked.addresses, out)
         elif self._size:
-            self._copy_and_decode(fetch, out)
+            self._copy_and_decode(asked, out)
         return out
 
     def gather_at_once(self, copy: RowCopy, rows: Ints, dtype: npt.DTypeLike | None) -> Any:
@@ -216,12 +216,12 @@ class ConstantColumn(Column):
         few = self._size < LARGE_ROW and size < _MOST_IN_HEAP
         return few and threading.get_ident() == threading.main_thread().ident
 
-    def _out(self, fetch: Fetch, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        if fetch.out is None:
-            return self._pool.empty(shape, self._dtype if fetch.dtype is None else fetch.dtype)
-        if fetch.out.shape != shape:
-            raise ConfigError(f"column {self.spec.name!r}: out has shape {fetch.out.shape}, and {shape} is needed")
-        return fetch.out
+    def _out(self, asked: ColumnRequest, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        if asked.out is None:
+            return self._pool.empty(shape, self._dtype if asked.dtype is None else asked.dtype)
+        if asked.out.shape != shape:
+            raise ConfigError(f"column {self.spec.name!r}: out has shape {asked.out.shape}, and {shape} is needed")
+        return asked.out
 
     def _copy(self, copy: RowCopy, addresses: Ints, out: npt.NDArray[Any]) -> None:
         if out.dtype == self._dtype and out.flags.c_contiguous and self._size >= copy.smallest_row:
@@ -232,14 +232,14 @@ class ConstantColumn(Column):
             part = addresses[start : start + step]
             out[start : start + step] = copy.rows(part, self._size, self._dtype, (len(part), *self._shape))
 
-    def _copy_and_decode(self, fetch: Fetch, out: npt.NDArray[Any]) -> None:
+    def _copy_and_decode(self, asked: ColumnRequest, out: npt.NDArray[Any]) -> None:
         """Fill ``out`` where some payloads are not raw bytes (column-major or foreign arrays)."""
-        raw = np.flatnonzero(fetch.addresses > 0)
+        raw = np.flatnonzero(asked.addresses > 0)
         part = np.empty((len(raw), *self._shape), out.dtype)
-        fetch.reader.need(fetch.addresses[raw], self._size)
-        self._copy(fetch.reader.copy, fetch.addresses[raw], part)
+        asked.reader.need(asked.addresses[raw], self._size)
+        self._copy(asked.reader.copy, asked.addresses[raw], part)
         out[raw] = part
-        for i, value in self._decoded(fetch, np.flatnonzero(fetch.addresses < 0)):
+        for i, value in self._decoded(asked, np.flatnonzero(asked.addresses < 0)):
             out[i] = self._expected(value)
 
     def _raw_sizes(self, index: ColumnIndex) -> int | None:
@@ -255,32 +255,32 @@ class RaggedColumn(Column):
         self._inner = tuple(int(length or 0) for length in (spec.shape or ())[1:])
         self._row = _bytes_of(spec, self._inner)
 
-    def gather(self, fetch: Fetch) -> Any:
+    def gather(self, asked: ColumnRequest) -> Any:
         """Return :class:`~neurofm_shards.types.Ragged`; ``out`` cannot be given."""
-        _refuse_out(self, fetch)
-        if len(fetch.rows) and _all_raw(fetch.addresses):
-            sizes = self.sizes[fetch.rows]
-            fetch.reader.need(fetch.addresses, sizes)
+        _refuse_out(self, asked)
+        if len(asked.rows) and _all_raw(asked.addresses):
+            sizes = self.sizes[asked.rows]
+            asked.reader.need(asked.addresses, sizes)
             lengths = sizes // self._row
-            values = np.concatenate(fetch.reader.slices(fetch.addresses, sizes)).view(self._dtype)
+            values = np.concatenate(asked.reader.slices(asked.addresses, sizes)).view(self._dtype)
             values = values.reshape(-1, *self._inner)
         else:
-            pieces = self._pieces(fetch)
+            pieces = self._pieces(asked)
             lengths = np.array([len(piece) for piece in pieces], np.int64)
             values = np.concatenate([np.empty((0, *self._inner), self._dtype), *pieces])
-        offsets = np.zeros(len(fetch.rows) + 1, np.int64)
+        offsets = np.zeros(len(asked.rows) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        return Ragged(values if fetch.dtype is None else values.astype(fetch.dtype, copy=False), offsets)
+        return Ragged(values if asked.dtype is None else values.astype(asked.dtype, copy=False), offsets)
 
-    def _pieces(self, fetch: Fetch) -> list[npt.NDArray[Any]]:
+    def _pieces(self, asked: ColumnRequest) -> list[npt.NDArray[Any]]:
         """Fetch one by one: some payloads are not raw bytes."""
-        pieces: list[npt.NDArray[Any]] = [np.empty(0)] * len(fetch.rows)
-        raw = np.flatnonzero(fetch.addresses > 0)
-        sizes = self.sizes[fetch.rows[raw]]
-        fetch.reader.need(fetch.addresses[raw], sizes)
-        for i, data in zip(raw.tolist(), fetch.reader.slices(fetch.addresses[raw], sizes), strict=True):
+        pieces: list[npt.NDArray[Any]] = [np.empty(0)] * len(asked.rows)
+        raw = np.flatnonzero(asked.addresses > 0)
+        sizes = self.sizes[asked.rows[raw]]
+        asked.reader.need(asked.addresses[raw], sizes)
+        for i, data in zip(raw.tolist(), asked.reader.slices(asked.addresses[raw], sizes), strict=True):
             pieces[i] = data.view(self._dtype).reshape(-1, *self._inner)
-        for i, value in self._decoded(fetch, np.flatnonzero(fetch.addresses < 0)):
+        for i, value in self._decoded(asked, np.flatnonzero(asked.addresses < 0)):
             pieces[i] = self._expected(value)
         return pieces
 
@@ -294,14 +294,14 @@ class RaggedColumn(Column):
 class ListColumn(Column):
     """Values of any kind: decoded one by one. A field that a sample lacks is ``blocks.MISSING``."""
 
-    def gather(self, fetch: Fetch) -> Any:
+    def gather(self, asked: ColumnRequest) -> Any:
         """Return a list of n values."""
-        _refuse_out(self, fetch)
-        values: list[Any] = [MISSING] * len(fetch.rows)
-        for i, value in self._decoded(fetch, np.flatnonzero(fetch.addresses != ABSENT)):
+        _refuse_out(self, asked)
+        values: list[Any] = [MISSING] * len(asked.rows)
+        for i, value in self._decoded(asked, np.flatnonzero(asked.addresses != ABSENT)):
             if isinstance(value, np.ndarray):
                 array = native(value)
-                values[i] = array if fetch.dtype is None else array.astype(fetch.dtype, copy=False)
+                values[i] = array if asked.dtype is None else array.astype(asked.dtype, copy=False)
             else:
                 values[i] = value
         return values
@@ -315,8 +315,8 @@ def _all_raw(addresses: Ints) -> bool:
     return bool(np.minimum.reduce(addresses, initial=1) > 0)
 
 
-def _refuse_out(column: Column, fetch: Fetch) -> None:
-    if fetch.out is not None:
+def _refuse_out(column: Column, asked: ColumnRequest) -> None:
+    if asked.out is not None:
         raise ConfigError(f"column {column.spec.name!r} has no one shape: it cannot be gathered into an array")
 
 

@@ -13,6 +13,7 @@ LastWindow = Literal["drop", "overlap", "pad"]
 SplitBy = Literal["session", "subject", "trial", "time"]
 
 DEFAULT_OVERLAP = 0.5
+#: Shares of the splits where none are given.
 DEFAULT_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 

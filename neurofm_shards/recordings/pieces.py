@@ -17,7 +17,7 @@ import numpy.typing as npt
 import xxhash
 
 from neurofm_shards._typing import Floats, Ints
-from neurofm_shards.blocks import MISSING
+from neurofm_shards.blocks import MISSING, little_endian
 from neurofm_shards.errors import SampleIndexError, SourceError
 from neurofm_shards.format.keys import RECORDING_FIELD
 from neurofm_shards.plugins.interfaces import Samples
@@ -127,7 +127,9 @@ class RecordingPieces(Samples):
         """Describe the samples; everything needed was found when the recording was opened."""
         specs = [ColumnSpec(RECORDING_FIELD, None, None, optional=True)]
         for array in self._arrays:
-            spec = ColumnSpec(array.field, _little(array.dtype), (None, *array.shape[1:]), array.unit, optional=True)
+            spec = ColumnSpec(
+                array.field, little_endian(array.dtype), (None, *array.shape[1:]), array.unit, optional=True
+            )
             specs.append(spec)
         recording = self._recording
         return SourcePlan(
@@ -233,10 +235,6 @@ class RecordingPieces(Samples):
 
 def _unscaled(stream: RegularStream | IrregularStream) -> bool:
     return bool(np.all(np.asarray(stream.scale) == 1.0) and not np.any(stream.offset))
-
-
-def _little(dtype: str) -> str:
-    return str(np.dtype(dtype).newbyteorder("<").str)
 
 
 def _of_ticks(ticks: Ints) -> Callable[[int], int]:

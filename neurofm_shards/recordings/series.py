@@ -374,7 +374,7 @@ def _interpolated(scaled: Scaled, clock: Clock, rate: float | None, max_gap: flo
     if times is None or len(times) == 0:
         return []
     rows = clock.order if clock.order is not None else np.arange(len(times))
-    cuts = steps_where(times, lambda steps: steps > (max_gap or 1.5 * clock.interval)) + 1
+    cuts = steps_where(times, lambda steps: steps > (max_gap or _GAP_INTERVALS * clock.interval)) + 1
     target = rate or 1 / clock.interval
     return [
         InterpolatedTrack(scaled, part, part_rows, target)

@@ -25,7 +25,7 @@ from neurofm_shards.streams import (
     SortedEvents,
 )
 from neurofm_shards.types import Problem
-from neurofm_shards.values import to_json
+from neurofm_shards.values import EXACT_INTEGERS, to_json
 
 #: A step back by more than this share of a unit's range looks like a new start at zero.
 _RESTART = 0.5
@@ -34,8 +34,6 @@ _FEWEST_RESTARTS = 3
 _MIN_EVENTS = 10
 #: Bits of an int64 beside its sign.
 _SORTABLE_BITS = 63
-#: Whole numbers up to here are exact in float64.
-_EXACT = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -212,7 +210,7 @@ def column(values: Sequence[Any]) -> npt.NDArray[Any]:
         return np.array(items, dtype=bool)
     if items and all(isinstance(item, int) and not isinstance(item, bool) for item in items):
         return np.array(items)
-    rounded = any(isinstance(item, int) and abs(item) > _EXACT for item in items)
+    rounded = any(isinstance(item, int) and abs(item) > EXACT_INTEGERS for item in items)
     if (
         not rounded
         and any(item is not None for item in items)

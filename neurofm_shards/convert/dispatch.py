@@ -174,6 +174,10 @@ class Dispatcher:
         Told of lost workers, and how many are alive.
     patience_s : float
         How long to go on without a live worker when there were some.
+
+    Attributes
+    ----------
+    workers : int
     """
 
     def __init__(
@@ -187,7 +191,7 @@ class Dispatcher:
     ) -> None:
         self._make = make
         self._executor = make()
-        self._workers = workers
+        self.workers = workers
         self._retries = retries
         self._listener = listener
         self._patience_s = patience_s
@@ -267,7 +271,7 @@ class Dispatcher:
         running = _Running[T]()
         for number, call in enumerate(calls):
             self._submit(running, _Attempt(number, call))
-            while len(running) >= 2 * max(self._workers, self._alive.count):
+            while len(running) >= 2 * max(self.workers, self._alive.count):
                 yield from self._collect(running)
         while running:
             yield from self._collect(running)

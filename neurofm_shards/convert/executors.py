@@ -20,6 +20,7 @@ from pydantic import Field
 from typing_extensions import ParamSpec
 
 from neurofm_shards._process import host_name
+from neurofm_shards.convert.inputs import worker_reader
 from neurofm_shards.errors import ConfigError, WorkerError, portable
 from neurofm_shards.plugins.interfaces import PluginConfig
 
@@ -70,6 +71,10 @@ class SerialExecutor(Executor):
         except Exception as error:  # noqa: BLE001  (kept in the future, as every executor does)
             future.set_exception(error)
         return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002  (nothing is waited for)
+        """Close the inputs that calls have left open in this thread."""
+        worker_reader().close()
 
 
 class ThreadPool(ThreadPoolExecutor):

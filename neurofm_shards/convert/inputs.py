@@ -402,19 +402,33 @@ class Expected:
     signature: Signature
 
 
-class InputReader:
-    """Reads blocks of one input after the other; the last one stays open.
+#: What an open input is found by: its files and what they were when it was planned.
+_Key = tuple[tuple[str, ...], Expected]
+#: Bytes that inputs which stay open from planning until they are read may take, in all workers together.
+KEPT_BYTES = 256 << 20
+#: What an open input takes beside its data, about: caches of the HDF5 library.
+_BYTES_PER_INPUT = 1 << 20
 
-    Used by one thread. Opening costs as much as planning, so tasks that follow one another on the same input share it.
+
+class InputReader:
+    """Reads blocks of one input after the other; what planning opened stays open until it is read, within limits.
+
+    Used by one thread. Opening costs as much as planning, so tasks that follow one another on the same input share it,
+    and so do planning and reading of small inputs.
     """
 
     def __init__(self) -> None:
-        self._key: tuple[InputSpec, Expected] | None = None
-        self._opened: OpenedInput | None = None
+        self._current: _Key | None = None
+        self._kept: dict[_Key, tuple[InputSpec, OpenedInput]] = {}
+        self._kept_bytes = 0
 
-    def plan(self, spec: InputSpec) -> tuple[OpenedInput, SourcePlan, Expected]:
-        """Open an input for the first time; it stays open for the reads that may follow."""
-        self.close()
+    def plan(self, spec: InputSpec, kept_bytes: int = 0) -> tuple[OpenedInput, SourcePlan, Expected]:
+        """Open an input for the first time.
+
+        It stays open for the reads that may follow, until others are opened; longer where all that stay open so take no
+        more than ``kept_bytes``.
+        """
+        self._close_current()
         before = signature(spec.input.paths)
         opened = open_input(spec)
         try:
@@ -423,7 +437,9 @@ class InputReader:
             opened.samples.close()
             raise
         expected = Expected(plan.fingerprint, before)
-        self._key, self._opened = (spec, expected), opened
+        self._keep(spec, expected, opened)
+        if self._kept_bytes > kept_bytes:
+            self._current = (spec.input.paths, expected)
         return opened, plan, expected
 
     def read(self, spec: InputSpec, expected: Expected, start: int, stop: int) -> Block:
@@ -449,27 +465,51 @@ class InputReader:
         return block
 
     def close(self) -> None:
-        """Close the input that is open."""
-        if self._opened is not None:
-            self._opened.samples.close()
-        self._opened = None
-        self._key = None
+        """Close all inputs that are open."""
+        self._current = None
+        for _, opened in self._kept.values():
+            opened.samples.close()
+        self._kept, self._kept_bytes = {}, 0
 
     def _open(self, spec: InputSpec, expected: Expected) -> OpenedInput:
-        key = (spec, expected)
-        if self._opened is None or self._key != key:
-            self.close()
+        key = (spec.input.paths, expected)
+        if self._current != key:
+            self._close_current()
+        kept, opened = self._kept.get(key, (None, None))
+        if opened is None or kept != spec:
             self._check_signature(spec, expected)
             opened = open_input(spec)
             if opened.samples.plan().fingerprint != expected.fingerprint:
                 opened.samples.close()
                 raise _changed(spec)
-            self._key, self._opened = key, opened
-        return self._opened
+            self._keep(spec, expected, opened)
+        self._current = key
+        return opened
+
+    def _keep(self, spec: InputSpec, expected: Expected, opened: OpenedInput) -> None:
+        key = (spec.input.paths, expected)
+        self._drop(key)
+        self._kept[key] = (spec, opened)
+        self._kept_bytes += _bytes_of(key)
+
+    def _close_current(self) -> None:
+        """Close the input that was read last, or had no room beside those that are kept."""
+        if self._current is not None:
+            self._drop(self._current)
+        self._current = None
+
+    def _drop(self, key: _Key) -> None:
+        if key in self._kept:
+            self._kept.pop(key)[1].samples.close()
+            self._kept_bytes -= _bytes_of(key)
 
     def _check_signature(self, spec: InputSpec, expected: Expected) -> None:
         if signature(spec.input.paths) != expected.signature:
             raise _changed(spec)
+
+
+def _bytes_of(key: _Key) -> int:
+    return _BYTES_PER_INPUT + sum(size for size, _ in key[1].signature)
 
 
 def _changed(spec: InputSpec) -> InputChangedError:

@@ -10,7 +10,15 @@ from typing import Any
 
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Call, Dispatcher
-from neurofm_shards.convert.inputs import Expected, Input, InputSpec, find_inputs, session_name, worker_reader
+from neurofm_shards.convert.inputs import (
+    KEPT_BYTES,
+    Expected,
+    Input,
+    InputSpec,
+    find_inputs,
+    session_name,
+    worker_reader,
+)
 from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput, cut, cut_by_bytes
 from neurofm_shards.errors import ConfigError, NeurofmShardsError, NothingToConvertError
 from neurofm_shards.events import InputPlanned, Listener, PlanningStarted, ignore
@@ -281,7 +289,8 @@ def plan_inputs(
     entries = registry().code_entries()
     specs = [spec_of(item, config) for item in inputs]
     skip = config.on_error == "skip"
-    calls = [Call(plan_input, (entries, spec, skip), f"opening {spec.input.name}") for spec in specs]
+    kept = KEPT_BYTES // dispatcher.workers**2  # each has its share, and few inputs come back to who planned them
+    calls = [Call(plan_input, (entries, spec, skip, kept), f"opening {spec.input.name}") for spec in specs]
     listener(PlanningStarted(len(inputs)))
     planned: list[InputPlan] = []
     for item in dispatcher.in_order(calls):
@@ -296,19 +305,19 @@ def spec_of(item: Input, config: ConversionConfig) -> InputSpec:
     return InputSpec(item, config.windows, config.session_template, pieces, config.subject_template, config.subject_ids)
 
 
-def plan_input(entries: list[tuple[str, Entry]], spec: InputSpec, skip: bool) -> InputPlan:
-    """Open one input and say what it will give (runs in a worker)."""
+def plan_input(entries: list[tuple[str, Entry]], spec: InputSpec, skip: bool, kept_bytes: int = 0) -> InputPlan:
+    """Open one input and say what it will give (runs in a worker, which keeps so much open for reading)."""
     registry().adopt(entries)
     try:
-        return _plan_input(spec)
+        return _plan_input(spec, kept_bytes)
     except NeurofmShardsError as error:
         if not skip or isinstance(error, ConfigError):
             raise
         return InputPlan(spec, None, error=str(error))
 
 
-def _plan_input(spec: InputSpec) -> InputPlan:
-    opened, plan, expected = worker_reader().plan(spec)
+def _plan_input(spec: InputSpec, kept_bytes: int) -> InputPlan:
+    opened, plan, expected = worker_reader().plan(spec, kept_bytes)
     facts = plan.metadata
     own, subject = str(facts.get("session_id", "")), str(facts.get("subject_id", ""))
     session = own if opened.is_recording else session_name(spec, own, subject)

@@ -12,7 +12,6 @@ from typing_extensions import Self
 
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Answer, Call, Dispatcher
-from neurofm_shards.convert.inputs import worker_reader
 from neurofm_shards.convert.planning import shard_names
 from neurofm_shards.convert.tasks import ShardTask
 from neurofm_shards.convert.work import JobSpec, ShardResult, run_task
@@ -113,7 +112,6 @@ class ShardRun:
     def close(self) -> None:
         """Close the journal, which stays, and remove what was not finished."""
         self._journal.close()
-        worker_reader().close()
         with contextlib.suppress(OSError):  # what is left is removed by the next run
             self._output.remove_staging(self._staging)
 

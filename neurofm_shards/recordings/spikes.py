@@ -105,7 +105,8 @@ class BinnedEvents(WindowedModality):
             ) from None
         if len(grid) == len(starts) * bins and (np.diff(starts) == bins * ticks).all():
             return grid.reshape(len(starts), *shape)
-        windows: npt.NDArray[Any] = grid[((starts - first) // ticks)[:, None] + np.arange(bins)]
+        every = np.lib.stride_tricks.sliding_window_view(grid, bins, axis=0).swapaxes(1, 2)
+        windows: npt.NDArray[Any] = every[(starts - first) // ticks]
         return windows
 
     @property

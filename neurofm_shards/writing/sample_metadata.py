@@ -21,6 +21,7 @@ from neurofm_shards.values import json_bytes
 #: Written for every sample, in this order, before what the caller says.
 AUTOMATIC = ("sample_id", "modalities", "shard_idx", "sample_idx_in_shard")
 _AUTOMATIC = frozenset(AUTOMATIC)
+_MAY_BE_TIMES = frozenset((np.datetime64, np.ndarray))
 
 
 def encode_own(metadata: Mapping[str, Any], key: str) -> bytes:
@@ -38,7 +39,7 @@ def encode_own(metadata: Mapping[str, Any], key: str) -> bytes:
     own: Mapping[str, Any] = metadata
     if not _AUTOMATIC.isdisjoint(metadata):
         own = {name: value for name, value in metadata.items() if name not in _AUTOMATIC}
-    if any(isinstance(value, (np.datetime64, np.ndarray)) for value in own.values()):
+    if not _MAY_BE_TIMES.isdisjoint(map(type, own.values())):
         own = {name: _known_times(value) for name, value in own.items()}
     try:
         text = json_bytes(own)

@@ -8,7 +8,7 @@ which.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,10 +27,11 @@ from neurofm_shards_nwb.content import (
     Table,
     text,
 )
+from neurofm_shards_nwb.hdf5_tree import Node, attribute, scalar
 from neurofm_shards_nwb.outside import without_folders
 
 #: The group that a link lies in, its name there, and the link.
-ExternalLink: TypeAlias = tuple[Any, str, Any]
+ExternalLink: TypeAlias = tuple[Node, str, Any]
 
 CORE_NAMESPACES = ("core", "hdmf-common", "hdmf-experimental")
 #: Types of the core schemas and what each is a kind of; https://nwb-schema.readthedocs.io, "Type hierarchy".
@@ -142,37 +143,6 @@ def _definitions(schema: object) -> Iterator[tuple[str, str]]:
             yield from _definitions(part)
 
 
-class Node:
-    """A group of a file: its members are opened once each, by name.
-
-    Attributes
-    ----------
-    group : h5py.Group
-    path : str
-        Its place in the file.
-    names : tuple of str
-        Its members, dangling links among them.
-    """
-
-    def __init__(self, group: Any, path: str) -> None:
-        self.group = group
-        self.path = path
-        self.names = tuple(group)
-        self._known = frozenset(self.names)
-        self._opened: dict[str, Any] = {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._known
-
-    def get(self, name: str) -> Any:
-        """Return a member; None where there is none, or a link that leads nowhere."""
-        if name not in self._known:
-            return None
-        if name not in self._opened:
-            self._opened[name] = _member(self.group, name)
-        return self._opened[name]
-
-
 @dataclass(frozen=True)
 class Walk:
     """What one walk over a file's links finds.
@@ -180,9 +150,9 @@ class Walk:
     Attributes
     ----------
     nodes : mapping of str to Node
-        Groups that have a neurodata type, by path. Soft links are not followed: their targets come anyway.
+        Groups, by path in sorted order. Soft links are not followed: their targets come anyway.
     types : mapping of str to str
-        Neurodata type of each.
+        Neurodata type of each that has one.
     links : tuple of ExternalLink
         Links into other files.
     """
@@ -192,63 +162,20 @@ class Walk:
     links: tuple[ExternalLink, ...]
 
 
-def walk(file: Any) -> Walk:
-    """Go once over all groups of a file, those behind external links included, whatever circle links make."""
+def walk(groups: Sequence[Node]) -> Walk:
+    """Sort the groups of a file by what they are; the cached schemas are none of the file's content."""
     import h5py  # noqa: PLC0415  (only when a file is opened)
 
-    nodes: dict[str, Node] = {}
-    types: dict[str, str] = {}
-    links: list[ExternalLink] = []
-    seen: set[tuple[int, Any]] = set()
-    pending = [Node(file, "")]
-    while pending:
-        node = pending.pop()
-        group = node.group
-        for name in node.names:
-            raw = name.encode("utf-8", "surrogateescape")
-            link = group.id.links.get_info(raw).type
-            if link == h5py.h5l.TYPE_SOFT or name == "specifications":
-                continue
-            if link == h5py.h5l.TYPE_EXTERNAL:
-                links.append((group, name, group.get(name, getlink=True)))
-                if group.get(name) is None:
-                    continue
-            info = h5py.h5o.get_info(group.id, raw)
-            if info.type != h5py.h5o.TYPE_GROUP or (info.fileno, info.addr) in seen:
-                continue
-            seen.add((info.fileno, info.addr))
-            inner = Node(node.get(name), f"{node.path}/{name}".strip("/"))
-            pending.append(inner)
-            if kind := text(attribute(inner.group, "neurodata_type")):
-                nodes[inner.path], types[inner.path] = inner, kind
-    return Walk(dict(sorted(nodes.items())), types, tuple(links))
-
-
-def attribute(item: Any, name: str, default: Any = None) -> Any:
-    """Return an attribute of an HDF5 object, or what to take where it has none."""
-    import h5py  # noqa: PLC0415  (only when a file is opened)
-
-    key = name.encode()
-    if not h5py.h5a.exists(item.id, key):
-        return default
-    stored = h5py.h5a.open(item.id, key)  # half the time of item.attrs[name]
-    value = np.empty(stored.shape or (), dtype=stored.dtype)
-    if value.size:
-        stored.read(value)
-    return value[()]
-
-
-def _member(group: Any, name: str) -> Any:
-    """Open a member of a group by what it is; None for a link that leads nowhere."""
-    import h5py  # noqa: PLC0415  (only when a file is opened)
-
-    key = name.encode("utf-8", "surrogateescape")
-    try:
-        opened = h5py.h5o.open(group.id, key)
-    except (KeyError, OSError):
-        return None
-    kinds = {h5py.h5d.DatasetID: h5py.Dataset, h5py.h5g.GroupID: h5py.Group, h5py.h5t.TypeID: h5py.Datatype}
-    return next((wrap(opened) for kind, wrap in kinds.items() if isinstance(opened, kind)), None)
+    own = [node for node in groups if "specifications" not in node.path.split("/")]
+    kinds = {node.path: text(attribute(node, "neurodata_type")) for node in own if node.path}
+    types = {path: kind for path, kind in kinds.items() if kind}
+    links = tuple(
+        (node, name, node.external(name))
+        for node in own
+        for name, kind in node.links.items()
+        if kind == h5py.h5l.TYPE_EXTERNAL and name != "specifications"
+    )
+    return Walk(dict(sorted((node.path, node) for node in own)), types, links)
 
 
 def number(value: Any) -> float:
@@ -275,7 +202,7 @@ def read_hdf5(path: str, file: Any, types: TypeTree, found: Walk) -> FileContent
     return FileContent(
         path=path,
         version=text(attribute(file, "nwb_version")),
-        facts=_facts(file),
+        facts=_facts(found.nodes),
         series=[view.series(node) for node in view.of("TimeSeries")],
         tables=[*tables, *view.compound_tables()],
         events=[view.events(node) for node in view.of(*_EVENT_LISTS)],
@@ -297,7 +224,7 @@ class _View:
         self.problems: list[Problem] = []
 
     def of(self, *kinds: str) -> list[Node]:
-        return [node for place, node in self._found.nodes.items() if set(kinds) & set(self._ancestry[place])]
+        return [node for place, node in self._found.nodes.items() if set(kinds) & set(self._ancestry.get(place, ()))]
 
     def others(self) -> dict[str, str]:
         known = {"TimeSeries", "DynamicTable", *_EVENT_LISTS, *_CONTAINERS}
@@ -310,12 +237,12 @@ class _View:
             path=node.path,
             types=self._ancestry[node.path],
             containers=self._containers(node.path),
-            description=text(attribute(node.group, "description")),
+            description=text(attribute(node, "description")),
             data=self._array(node, "data"),
             timestamps=self._array(node, "timestamps"),
             time_unit="" if stamps is None else text(attribute(stamps, "unit")),
             rate=None if start is None else number(attribute(start, "rate", "nan")),
-            t0=None if start is None else number(start[()]),
+            t0=None if start is None else number(scalar(start)),
             **({} if data is None else _measured(data)),
             channel_conversion=None if conversion is None else np.asarray(conversion[()], dtype=np.float64).ravel(),
             region=self._region(node),
@@ -331,7 +258,7 @@ class _View:
         return EventList(
             path=node.path,
             types=self._ancestry[node.path],
-            description=text(attribute(node.group, "description")),
+            description=text(attribute(node, "description")),
             timestamps=self._array(node, "timestamps"),
             codes=self._array(node, name),
             labels=tuple(text(label) for label in labels),
@@ -339,7 +266,7 @@ class _View:
 
     def table(self, node: Node) -> Table:
         if node.path not in self._tables:
-            listed = [text(name) for name in np.ravel(attribute(node.group, "colnames", ()))]
+            listed = [text(name) for name in np.ravel(attribute(node, "colnames", ()))]
             hidden = [name for name in node.names if name not in listed and self._is_column(node, name)]
             if hidden:
                 what = f"columns {', '.join(hidden)} are in the table, but not in the list of its columns (colnames)"
@@ -350,8 +277,8 @@ class _View:
                 types=self._ancestry.get(node.path, ("DynamicTable",)),
                 columns={name: self._column(node, name) for name in names},
                 ids=self._array(node, "id"),
-                known_type=text(attribute(node.group, "namespace")) in CORE_NAMESPACES,
-                description=text(attribute(node.group, "description")),
+                known_type=text(attribute(node, "namespace")) in CORE_NAMESPACES,
+                description=text(attribute(node, "description")),
             )
         return self._tables[node.path]
 
@@ -405,7 +332,7 @@ class _View:
             return None
         group = dataset.file[target]
         place = str(group.name).strip("/")
-        return self.table(self._found.nodes.get(place) or Node(group, place))
+        return self.table(self._found.nodes.get(place) or Node(group.id, place))
 
     def _region(self, node: Node) -> Region | None:
         for name in ("electrodes", "rois"):
@@ -458,16 +385,12 @@ def _measured(data: Any) -> dict[str, Any]:
     }
 
 
-def _facts(file: Any) -> dict[str, Any]:
+def _facts(nodes: Mapping[str, Node]) -> dict[str, Any]:
     """Return the facts about the session that a file holds, those that are not empty."""
-    root, general = Node(file, ""), Node(file.get("general", {}), "")
-    subject = Node(general.get("subject") or {}, "")
-    facts = {"identifier": root.get("identifier"), "session_id": general.get("session_id")}
-    facts |= {"session_description": root.get("session_description")}
-    facts |= {name: general.get(name) for name in ("institution", "lab")}
-    facts |= {name: subject.get(name) for name in _SUBJECT_FACTS}
-    facts |= {"session_start_time": root.get("session_start_time")}
-    said = {name: text(item[()]) for name, item in facts.items() if item is not None}
+    places = {"identifier": "", "session_id": "general", "session_description": "", "institution": "general"}
+    places |= {"lab": "general", **dict.fromkeys(_SUBJECT_FACTS, "general/subject"), "session_start_time": ""}
+    stored = {name: nodes[place].get(name) for name, place in places.items() if place in nodes}
+    said = {name: text(scalar(item)) for name, item in stored.items() if item is not None}
     return {name: value for name, value in said.items() if value}
 
 
@@ -491,15 +414,14 @@ def name_resolver(dataset: Any) -> Callable[[object], str] | None:
 
 def missing_links(links: tuple[ExternalLink, ...]) -> dict[str, str]:
     """Return, for every external link that leads nowhere, its path and what to do about it."""
-    missing = {}
-    for group, name, link in links:
-        if group.get(name) is None:
-            path = f"{group.name}/{name}".strip("/")
-            missing[path] = (
-                f"{path} is a link to {link.path} in {without_folders(link.filename)}, which cannot be opened: put "
-                "that file where the link says (beside this one, as a rule), or leave the modality out"
-            )
-    return missing
+    return {
+        node.place(name): (
+            f"{node.place(name)} is a link to {link.path} in {without_folders(link.filename)}, which cannot be opened: "
+            "put that file where the link says (beside this one, as a rule), or leave the modality out"
+        )
+        for node, name, link in links
+        if node.get(name) is None
+    }
 
 
 def mark_broken(content: FileContent, missing: Mapping[str, str]) -> FileContent:

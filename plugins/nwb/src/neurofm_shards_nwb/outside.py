@@ -16,6 +16,7 @@ from typing import Any
 
 from neurofm_shards.errors import SourceError
 from neurofm_shards.types import Problem
+from neurofm_shards_nwb.hdf5_tree import Node
 
 #: Where HDF5 looks for the files of links and virtual datasets besides, and whose names contain a list of folders.
 _PREFIXES = ("HDF5_EXT_PREFIX", "HDF5_VDS_PREFIX")
@@ -32,10 +33,13 @@ class Outside:
         Their paths, sorted.
     problems : tuple of Problem
         Which object lies in which file.
+    nodes : tuple of Node
+        All groups of the input, those behind links into other files included; the root comes first.
     """
 
     files: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    nodes: tuple[Node, ...] = ()
 
 
 class Boundary:
@@ -124,8 +128,8 @@ def survey(path: str, file: Any, allowed: Sequence[str] = ()) -> Outside:
         Something lies in external storage, or outside of the folders.
     """
     found = _Survey(Boundary(path, allowed))
-    found.visit(file, Path(path).absolute())
-    return Outside(tuple(sorted(found.files)), tuple(found.problems))
+    nodes = tuple(found.visit(file, Path(path).absolute(), through=True))
+    return Outside(tuple(sorted(found.files)), tuple(found.problems), nodes)
 
 
 class _Survey:
@@ -135,34 +139,57 @@ class _Survey:
         self.files: set[str] = set()
         self.problems: list[Problem] = []
 
-    def visit(self, file: Any, path: Path) -> None:
-        """Look at all objects of a file, and at the files that its links lead to."""
+    def visit(self, file: Any, path: Path, *, through: bool = False) -> Iterator[Node]:
+        """Look at all objects of a file and of the files that its links lead to; yield each group once.
+
+        With ``through``, groups behind links into other files are looked at and yielded like the file's own.
+        """
         import h5py  # noqa: PLC0415  (only when a file is opened)
 
         self._seen.add(path.resolve())
-        for place, group, name, kind in _links(file):
-            if kind == h5py.h5l.TYPE_EXTERNAL:
-                link = group.get(name, getlink=True)
-                self._follow(place, link.filename, path)
-            elif kind == h5py.h5l.TYPE_HARD:
-                self._look_at(place, group, name, path)
-            elif kind != h5py.h5l.TYPE_SOFT:
-                raise SourceError(f"{self._boundary.path}: {place} is a link of a kind that no reader knows ({kind})")
+        seen: set[tuple[int, Any]] = set()
+        pending = [(Node(h5py.h5g.open(file.id, b"/"), ""), path)]
+        while pending:
+            node, path = pending.pop()
+            yield node
+            for name, opened in self._members(node, path, through=through):
+                if isinstance(opened, h5py.h5d.DatasetID):
+                    self._check_storage(node.place(name), opened, path)
+                elif isinstance(opened, h5py.h5g.GroupID):
+                    info = h5py.h5o.get_info(opened)
+                    if (info.fileno, info.addr) not in seen:
+                        seen.add((info.fileno, info.addr))
+                        inner = Node(opened, node.place(name))
+                        own = node.links[name] == h5py.h5l.TYPE_HARD
+                        pending.append((inner, path if own else Path(os.fsdecode(h5py.h5f.get_name(opened)))))
 
-    def _look_at(self, place: str, group: Any, name: str, path: Path) -> None:
+    def _members(self, node: Node, path: Path, *, through: bool) -> Iterator[tuple[str, Any]]:
+        """Yield names and low-level objects of a group's members; those in other files where they are wanted."""
         import h5py  # noqa: PLC0415  (only when a file is opened)
 
-        raw = name.encode("utf-8", "surrogateescape")
-        if h5py.h5o.get_info(group.id, raw).type != h5py.h5o.TYPE_DATASET:
-            return
-        dataset = group[name]
-        if dataset.id.get_create_plist().get_external_count():
+        for name, kind in node.links.items():
+            if kind == h5py.h5l.TYPE_EXTERNAL:
+                self._follow(node.place(name), node.external(name).filename, path)
+                if through and node.get(name) is not None:
+                    yield name, node.open(name)
+            elif kind == h5py.h5l.TYPE_HARD:
+                yield name, node.open(name)
+            elif kind != h5py.h5l.TYPE_SOFT:
+                place = node.place(name)
+                raise SourceError(f"{self._boundary.path}: {place} is a link of a kind that no reader knows ({kind})")
+
+    def _check_storage(self, place: str, dataset: Any, path: Path) -> None:
+        """Refuse external storage, and follow what a virtual dataset is put together from."""
+        import h5py  # noqa: PLC0415  (only when a file is opened)
+
+        made = dataset.get_create_plist()
+        if made.get_external_count():
             raise SourceError(
                 f"{self._boundary.path}: the values of {place} lie in another file as they are (external storage), "
                 "which could be any file of this machine; write them into the file, for example with h5repack"
             )
-        if dataset.is_virtual:
-            for source in dataset.virtual_sources():
+        if made.get_layout() == h5py.h5d.VIRTUAL:
+            for source in h5py.Dataset(dataset).virtual_sources():
                 self._check_source(place, source.file_name, path)
 
     def _check_source(self, place: str, named: str, path: Path) -> None:
@@ -186,28 +213,8 @@ class _Survey:
             self.problems.append(Problem(place, f"it lies in another file, {inside}", "it is read from there", "info"))
             if h5py.is_hdf5(real):
                 with h5py.File(real, "r") as other:
-                    self.visit(other, real)
-
-
-def _links(file: Any) -> Iterator[tuple[str, Any, str, int]]:
-    """Yield place, group, name and kind of every link of a file; groups that have several names once."""
-    import h5py  # noqa: PLC0415  (only when a file is opened)
-
-    seen = set()
-    pending = [("", file)]
-    while pending:
-        path, group = pending.pop()
-        for name in group:
-            raw = name.encode("utf-8", "surrogateescape")
-            kind = group.id.links.get_info(raw).type
-            place = f"{path}/{name}".strip("/")
-            yield place, group, name, kind
-            if kind != h5py.h5l.TYPE_HARD:
-                continue
-            info = h5py.h5o.get_info(group.id, raw)
-            if info.type == h5py.h5o.TYPE_GROUP and (info.fileno, info.addr) not in seen:
-                seen.add((info.fileno, info.addr))
-                pending.append((place, group[name]))
+                    for _ in self.visit(other, real):
+                        pass
 
 
 def _candidates(named: str, path: Path) -> Iterator[Path]:

@@ -147,7 +147,7 @@ def _open_hdf5(path: str, file: Any, reader: Reader, outside: Outside) -> Opened
         raise SourceError(
             f"{path} is HDF5 but not NWB (its root has no nwb_version; it holds {held}): give its format with --format"
         )
-    types, found = TypeTree(file), walk(file)
+    types, found = TypeTree(file), walk(outside.nodes)
     missing = missing_links(found.links)
     content = mark_broken(_read(path, file, reader, types, found), missing)
     streams, problems = describe(content)

@@ -35,7 +35,8 @@ class CountedSamples(Samples):
         self.path, self.closed = path, closed
 
     def plan(self):
-        return SourcePlan(4, (ColumnSpec("x", "<f8", (2,)),), file_fingerprint([self.path]), metadata={"session_id": "a"})
+        columns = (ColumnSpec("x", "<f8", (2,)),)
+        return SourcePlan(4, columns, file_fingerprint([self.path]), metadata={"session_id": "a"})
 
     def read(self, start, stop):
         return Block({"x": np.ones((stop - start, 2))}, [{"session_id": "a"}] * (stop - start))

@@ -361,6 +361,11 @@ def partial_name(name: str) -> str:
     return f".{name}.{os.getpid()}-{next(_numbers)}.partial"
 
 
+def is_partial(name: str) -> bool:
+    """Return whether a file of this name is half written, or was when its writer was killed."""
+    return _PARTIAL.fullmatch(name) is not None
+
+
 def _check_name(name: str) -> None:
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         raise UnsafePathError(f"{name!r} is not the plain name of a file or folder")

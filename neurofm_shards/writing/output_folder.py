@@ -23,7 +23,7 @@ from typing_extensions import Self
 
 from neurofm_shards.errors import ConfigError, FormatError, OutputExistsError, UnsafePathError
 from neurofm_shards.format.card import CARD_NAMES, our_cards
-from neurofm_shards.format.files import SIDECAR_DIR, TABLES_DIR, Folder, names_in
+from neurofm_shards.format.files import SIDECAR_DIR, TABLES_DIR, Folder, is_partial, names_in
 from neurofm_shards.format.index_io import build_index, read_index, shard_fingerprint
 from neurofm_shards.format.manifest import MANIFEST_NAME, Manifest, manifest_bytes, read_manifest
 from neurofm_shards.format.shard_names import is_shard_name
@@ -211,7 +211,7 @@ class OutputFolder:
             return others
         ours = {LOCK_NAME, PENDING_DELETIONS_NAME}
         found = sorted(names_in(self.sidecars))
-        inside = (name for name in found if name not in ours and not belongs_to_conversion(name))
+        inside = (name for name in found if not (name in ours or belongs_to_conversion(name) or is_partial(name)))
         return others + [f"{SIDECAR_DIR}/{name}" for name in inside if not name.startswith(STAGING_PREFIX)]
 
     # -- cleaning up after the dead

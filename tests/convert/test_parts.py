@@ -71,6 +71,16 @@ def test_the_planning_itself_is_done_in_parts(paths, whole, tmp_path, tree):
     assert tree(tmp_path / "out") == whole
 
 
+def test_what_another_part_is_writing_at_this_moment_is_no_obstacle(paths, toy, tmp_path):
+    """Nor is what one that was killed left half written."""
+    hidden = tmp_path / "out/.neurofm"
+    hidden.mkdir(parents=True)
+    for name in (".plan-inputs-2-of-3.123-0.partial", ".0f3a.partial"):
+        (hidden / name).write_text("half")
+    assert plan_part(paths, tmp_path / "out", CONFIG, Part(1, 3)) == 1
+    plan_parts(paths, tmp_path / "out", CONFIG)
+
+
 def test_parts_of_another_number_and_resume_finish_a_plan_too(paths, whole, tmp_path, tree):
     plan_parts(paths, tmp_path / "out", CONFIG, parts=4)
     run_part(tmp_path / "out", Part(2, 3))

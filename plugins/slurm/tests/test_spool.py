@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
 import signal
@@ -12,13 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from busy_calls import hold_interpreter
 
 from neurofm_shards_slurm.spool import Spool, call_bytes
-
-
-def hold_interpreter(seconds):
-    """Keep every thread of this process from running, as a read from a slow file system may."""
-    ctypes.PyDLL(None).sleep(seconds)
 
 
 @pytest.fixture

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any, TypeVar
@@ -67,7 +70,11 @@ class DaskExecutor(Executor):
         self._client.cancel(list(self._running), force=True)
         cluster = self._client.cluster
         if cluster is not None:
-            cluster.close(timeout=1)
+            for nanny in cluster.workers.values():  # it waits for what its worker is doing, unless there is none
+                nanny.auto_restart = False
+                if nanny.pid is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(nanny.pid, signal.SIGKILL)
         self._client.close(timeout=5)
 
     def _finish(self, task: Any, future: Future[Any]) -> None:

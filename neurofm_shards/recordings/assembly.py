@@ -12,24 +12,25 @@ from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import NothingToConvertError, SourceError
 from neurofm_shards.recordings.behavior import Behavior, behavior_sources
 from neurofm_shards.recordings.continuous import JoinedSeries, WindowedSeries
-from neurofm_shards.recordings.modality import WindowedModality
+from neurofm_shards.recordings.modality import WindowedModality, nothing
 from neurofm_shards.recordings.options import BehaviorOptions, SeriesOptions, WindowOptions
+from neurofm_shards.recordings.own_samples import OwnSamples, own_columns, own_names
 from neurofm_shards.recordings.series import Series
 from neurofm_shards.recordings.spikes import BinnedEvents, SpikeEvents
 from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, normalise, subtract
 from neurofm_shards.recordings.timeline import TimeGrid, Timeline, within
 from neurofm_shards.recordings.trains import by_path, choose, join, listing, load_trains, only
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, IrregularStream, RegularStream
-from neurofm_shards.types import ColumnData, ColumnSpec, Problem, Ragged
+from neurofm_shards.types import ColumnData, ColumnSpec, Problem
 from neurofm_shards.values import to_json
 
 
 class MissingModality(WindowedModality):
     """The columns that a modality would have, with no units, channels or features; masks are False throughout."""
 
-    def __init__(self, name: str, options: WindowOptions, grid: TimeGrid) -> None:
+    def __init__(self, name: str, columns: Sequence[ColumnSpec]) -> None:
         self.name = name
-        self.columns = _columns(name, options, grid)
+        self.columns = tuple(columns)
 
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:  # noqa: ARG002  (nothing to cut short)
         """Return empty columns."""
@@ -51,11 +52,12 @@ def _columns(name: str, options: WindowOptions, grid: TimeGrid) -> tuple[ColumnS
         counts = ColumnSpec("events", np.dtype(options.counts_type).str, (grid.bins, 0), "count")
         return (counts, ColumnSpec("event_codes", "<i4", (0,), None, "codes"))
     if name == "behavior":
-        values, mask = (
-            ColumnSpec("behavior", "<f4", (grid.bins, 0)),
-            ColumnSpec("behavior_valid", "|b1", (grid.bins, 0)),
-        )
-        return (values, mask, ColumnSpec("behavior_features", "<i4", (0,), None, "features"))
+        own = [spec for one in own_names(options.behavior).values() for spec in own_columns(one, 0)]
+        if options.behavior and len(own_names(options.behavior)) == len(options.behavior):
+            return tuple(own)
+        values = ColumnSpec("behavior", "<f4", (grid.bins, 0))
+        mask = ColumnSpec("behavior_valid", "|b1", (grid.bins, 0))
+        return (values, mask, ColumnSpec("behavior_features", "<i4", (0,), None, "features"), *own)
     series = options.chosen(name)[0]
     samples = grid.bins if series.rate is None else round(series.rate * grid.window_ticks / TICKS_PER_SECOND)
     table = "channels" if name == "lfp" else "rois"
@@ -64,14 +66,6 @@ def _columns(name: str, options: WindowOptions, grid: TimeGrid) -> tuple[ColumnS
         ColumnSpec(f"{name}_valid", "|b1", (samples,)),
         ColumnSpec(f"{name}_channels", "<i4", (0,), None, table),
     )
-
-
-def nothing(spec: ColumnSpec, windows: int) -> ColumnData:
-    """Return an empty column of so many windows."""
-    shape, dtype = spec.shape or (), np.dtype(spec.dtype or "<f4")
-    if None in shape:
-        return Ragged(np.zeros(0, dtype=dtype), np.zeros(windows + 1, dtype=np.int64))
-    return np.zeros((windows, *(size or 0 for size in shape)), dtype=dtype)
 
 
 DEFAULT = ("spikes", "lfp", "behavior", "ophys")
@@ -214,11 +208,21 @@ def _events(streams: Sequence[AnyStream], grid: TimeGrid, options: WindowOptions
 
 def _behavior(streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGrid) -> list[WindowedModality]:
     chosen: Sequence[BehaviorOptions] | None = options.behavior
+    named = chosen is not None or options.modalities is not None
     if chosen is not None and options.missing != "error":
         paths = [stream.path for stream in streams]
         chosen = [c for c in chosen if any(("/" + path).endswith("/" + c.path.strip("/")) for path in paths)]
     sources = behavior_sources(streams, chosen)
-    return [Behavior(sources, grid, named=chosen is not None or options.modalities is not None)] if sources else []
+    binned = [source for source in sources if source[1].at != "samples"]
+    own = [source for source in sources if source[1].at == "samples"]
+    parts: list[WindowedModality] = []
+    if binned:
+        parts.append(Behavior(binned, grid, named=named))
+    if own:
+        parts.append(OwnSamples(own, own_names(options.behavior), grid))
+    present = {spec.name for part in parts for spec in part.columns}
+    lacking = [spec for spec in _columns("behavior", options, grid) if spec.name not in present]
+    return [*parts, MissingModality("behavior", lacking)] if parts and lacking else parts
 
 
 def _series(
@@ -255,7 +259,7 @@ def _left_out(streams: Sequence[AnyStream], parts: Sequence[WindowedModality], s
 def _absent(name: str, options: WindowOptions, grid: TimeGrid) -> list[WindowedModality]:
     if options.modalities is None or options.missing == "error":
         return []
-    return [MissingModality(name, options, grid)]
+    return [MissingModality(name, _columns(name, options, grid))]
 
 
 def _raw_hint(streams: Sequence[AnyStream], lacking: Sequence[str]) -> str:

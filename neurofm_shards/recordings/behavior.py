@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,11 @@ from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.recordings.modality import WindowedModality, cut_short, row_numbers
 from neurofm_shards.recordings.options import BehaviorOptions
-from neurofm_shards.recordings.series import Scaled, Series, ascending, channel_names, check_series, typical_step
+from neurofm_shards.recordings.series import Scaled, Series, SeriesTimes, channel_names, check_series
 from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, count_windows, normalise, to_ticks
 from neurofm_shards.recordings.timeline import TimeGrid, series_coverage
 from neurofm_shards.recordings.trains import by_path, listing, load_trains, pick
-from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, RegularStream
+from neurofm_shards.streams import AnyStream, EventStream, IntervalStream
 from neurofm_shards.types import ColumnData, ColumnSpec, Problem
 from neurofm_shards.values import to_json
 
@@ -49,13 +49,13 @@ class SampledSeries:
 
     def __init__(self, stream: Series, columns: list[int], options: BehaviorOptions, grid: TimeGrid) -> None:
         check_series(stream)
-        sure = _confidence(stream, options)
+        sure = confidence_channel(stream, options)
         self._scaled = Scaled(stream, [*columns, *sure])
         self._least = options.min_confidence if sure else None
         self._grid = grid
-        self._times = _Times(stream)
+        self._times = SeriesTimes(stream)
         self.covers = series_coverage(stream, grid.timeline)
-        self.kind = _kind(stream, options)
+        self.kind = kind_of(stream, options)
         self.unit = self._scaled.unit
         self._at = options.at
         self._gap = math.inf if self.kind == "step" else max(_SHORTEST_GAP, _GAP_INTERVALS * self._times.interval)
@@ -129,53 +129,7 @@ class SampledSeries:
         return (Problem(stream.path, what, "interpolated like a measurement; kind=step holds states"),)
 
 
-class _Times:
-    """Time stamps in order; for a constant rate they are computed, never held."""
-
-    def __init__(self, stream: Series) -> None:
-        self._stream = stream
-        self._order: Ints | None = None
-        self._stamps: Floats | None = None
-        self.problems: tuple[Problem, ...] = ()
-        if isinstance(stream, RegularStream):
-            self.count, self.interval = stream.shape[0], 1 / stream.rate
-            self.last = stream.t0 + (self.count - 1) / stream.rate
-            return
-        stamps = np.asarray(stream.timestamps(), dtype=np.float64)
-        if stamps.shape != stream.shape[:1]:
-            raise SourceError(f"{stream.path}: {len(stamps)} time stamps for {stream.shape[0]} samples")
-        self._stamps, self._order, self.problems = ascending(stream.path, stamps)
-        self.count = len(self._stamps)
-        self.interval = typical_step(self._stamps)
-        self.last = float(self._stamps[-1]) if self.count else -math.inf
-
-    def around(self, low: float, high: float) -> tuple[int, int]:
-        """Return the range of samples from the last one at or before ``low`` to the first one at or after ``high``."""
-        if isinstance(self._stream, RegularStream):
-            first = math.floor((low - self._stream.t0) * self._stream.rate) - 1
-            last = math.ceil((high - self._stream.t0) * self._stream.rate) + 2
-        elif self._stamps is not None:
-            first = int(np.searchsorted(self._stamps, low, side="right")) - 1
-            last = int(np.searchsorted(self._stamps, high, side="left")) + 1
-        first = min(max(first, 0), self.count)
-        return first, min(max(last, first), self.count)
-
-    def part(self, first: int, last: int) -> Floats:
-        """Return the times of a range of samples."""
-        if isinstance(self._stream, RegularStream):
-            return self._stream.t0 + np.arange(first, last) / self._stream.rate
-        return self._stamps[first:last] if self._stamps is not None else np.zeros(0)
-
-    def values(self, scaled: Scaled, first: int, last: int) -> Floats:
-        """Return the values of a range of samples."""
-        if self._order is None or first == last:
-            return scaled.read(first, last)
-        rows = self._order[first:last]
-        low, high = int(rows.min()), int(rows.max()) + 1
-        return scaled.read(low, high)[rows - low]
-
-
-def _confidence(stream: Series, options: BehaviorOptions) -> list[int]:
+def confidence_channel(stream: Series, options: BehaviorOptions) -> list[int]:
     """Return the channel that says how sure values are, where a least confidence is asked for."""
     if options.min_confidence is None:
         return []
@@ -184,7 +138,8 @@ def _confidence(stream: Series, options: BehaviorOptions) -> list[int]:
     return [channel_names(stream).index(stream.confidence)]
 
 
-def _kind(stream: Series, options: BehaviorOptions) -> str:
+def kind_of(stream: Series, options: BehaviorOptions) -> str:
+    """Return how values are taken: as asked for, else as the series says."""
     if options.kind is not None:
         return options.kind
     if stream.circular is not None and stream.continuity == "continuous":
@@ -300,7 +255,7 @@ class Behavior(WindowedModality):
             if isinstance(stream, IntervalStream):
                 raise ConfigError(f"{stream.path} holds intervals, not behaviour: see trial_table and epochs")
             try:
-                part, names, picked = _part(stream, options, grid)
+                part, picked = _part(stream, options, grid)
             except SourceError as error:
                 if named:
                     raise
@@ -309,7 +264,7 @@ class Behavior(WindowedModality):
                 continue
             self._parts.append(part)
             problems += part.problems
-            rows += _rows(stream, names, picked, part, grid)
+            rows += feature_rows(stream, picked, part, grid)
         if unusable is not None and not self._parts:
             raise unusable
         self.problems = tuple(problems)
@@ -321,7 +276,7 @@ class Behavior(WindowedModality):
             ColumnSpec("behavior_features", "<i4", (len(rows),), None, "features"),
         )
         covers = [part.covers for part in self._parts]
-        self.covers = _union(covers)
+        self.covers = joint_covers(covers)
         self.facts = {"paths": [stream.path for stream, _ in sources]}
 
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
@@ -384,7 +339,7 @@ class _CountedEvents:
         return counts[:, :, self._columns].astype(np.float32)
 
 
-def _union(covers: Sequence[Ints | None]) -> Ints | None:
+def joint_covers(covers: Sequence[Ints | None]) -> Ints | None:
     """Return the joint spans of several features; None where one of them has something everywhere."""
     known = [spans for spans in covers if spans is not None]
     return normalise(np.concatenate([*known, EMPTY])) if len(known) == len(covers) else None
@@ -404,26 +359,30 @@ def behavior_sources(
 
 def _part(
     stream: EventStream | Series, options: BehaviorOptions, grid: TimeGrid
-) -> tuple[SampledSeries | _CountedEvents, tuple[str, ...], list[int]]:
+) -> tuple[SampledSeries | _CountedEvents, list[int]]:
     if isinstance(stream, EventStream):
         if options.kind not in {None, "events"}:
             raise ConfigError(f"{stream.path} holds events: kind={options.kind} does not apply; leave it out")
         picked = pick(stream.owners, options.columns, stream.path)
-        return _CountedEvents(stream, picked, grid), stream.owners, picked
+        return _CountedEvents(stream, picked, grid), picked
     if options.kind == "events":
         raise ConfigError(f"{listing([stream])} holds values, not events: choose another kind")
-    names = channel_names(stream)
-    picked = pick(names, options.columns, stream.path)
-    return SampledSeries(stream, picked, options, grid), names, picked
+    picked = pick(channel_names(stream), options.columns, stream.path)
+    return SampledSeries(stream, picked, options, grid), picked
 
 
-def _rows(
-    stream: EventStream | Series,
-    names: Sequence[str],
-    picked: Sequence[int],
-    part: SampledSeries | _CountedEvents,
-    grid: TimeGrid,
+class _Feature(Protocol):
+    @property
+    def unit(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+
+
+def feature_rows(
+    stream: EventStream | Series, picked: Sequence[int], part: _Feature, grid: TimeGrid
 ) -> list[dict[str, Any]]:
+    """Return what is said of the chosen columns, with what values became of them."""
+    names = stream.owners if isinstance(stream, EventStream) else channel_names(stream)
     rows: list[dict[str, Any]] = []
     for i in picked:
         said = {key: to_json(value) for key, value in stream.table[i].items()} if stream.table else {}

@@ -75,24 +75,23 @@ def _float(value: Any) -> float:
     return float(floats_from_json(value))
 
 
-def field_names(streams: Sequence[AnyStream]) -> list[str]:
-    """Return a field name for each stream: as much of the end of its path as tells it from the others.
+def field_names(paths: Sequence[str]) -> list[str]:
+    """Return a field name for the stream of each path: as much of its end as tells it from the others.
 
-    >>> from neurofm_shards.recordings.memory import events
-    >>> field_names([events("a/units", {}), events("b/units", {}), events("processing/licks", {})])
+    >>> field_names(["a/units", "b/units", "processing/licks"])
     ['a_units', 'b_units', 'licks']
     """
-    paths = [[_slug(part) for part in stream.path.split("/") if part] or ["stream"] for stream in streams]
-    lengths = [1] * len(paths)
+    parts = [[_slug(part) for part in path.split("/") if part] or ["stream"] for path in paths]
+    lengths = [1] * len(parts)
     while True:
-        names = ["_".join(path[-n:]) for path, n in zip(paths, lengths, strict=True)]
+        names = ["_".join(part[-n:]) for part, n in zip(parts, lengths, strict=True)]
         repeated = {name for name, count in Counter(names).items() if count > 1}
-        longer = [i for i, name in enumerate(names) if name in repeated and lengths[i] < len(paths[i])]
+        longer = [i for i, name in enumerate(names) if name in repeated and lengths[i] < len(parts[i])]
         if not longer:
             break
         for i in longer:
             lengths[i] += 1
-    return [_unique(name, stream.path, name in repeated) for name, stream in zip(names, streams, strict=True)]
+    return [_unique(name, path, name in repeated) for name, path in zip(names, paths, strict=True)]
 
 
 def _slug(text: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
-from neurofm_shards.types import ColumnData, ColumnSpec, Problem
+from neurofm_shards.types import ColumnData, ColumnSpec, Problem, Ragged
 
 
 class WindowedModality(ABC):
@@ -54,6 +54,15 @@ class WindowedModality(ABC):
 def cut_short(starts: Ints, stops: Ints, length: int) -> list[tuple[int, int]]:
     """Return the windows that hold less than their length, as (position, ticks they hold)."""
     return [(int(i), int(stops[i] - starts[i])) for i in np.flatnonzero(stops < starts + length)]
+
+
+def nothing(spec: ColumnSpec, windows: int) -> ColumnData:
+    """Return an empty column of so many windows."""
+    shape, dtype = spec.shape or (), np.dtype(spec.dtype or "<f4")
+    if None in shape:
+        inner = [size or 0 for size in shape[1:]]
+        return Ragged(np.zeros((0, *inner), dtype=dtype), np.zeros(windows + 1, dtype=np.int64))
+    return np.zeros((windows, *(size or 0 for size in shape)), dtype=dtype)
 
 
 def row_numbers(count: int, windows: int) -> npt.NDArray[np.int32]:

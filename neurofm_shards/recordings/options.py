@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 Modality = Literal["spikes", "lfp", "behavior", "ophys", "events"]
-At = Literal["bin_center", "bin_end", "bin_mean"]
+At = Literal["bin_center", "bin_end", "bin_mean", "samples"]
 LastWindow = Literal["drop", "overlap", "pad"]
 SplitBy = Literal["session", "subject", "trial", "time"]
 
@@ -50,7 +50,11 @@ class BehaviorOptions(_Options):
     wrap: tuple[float, float] | None = Field(
         None, description="range in which a circular variable wraps; none: 0, 2 pi"
     )
-    at: At = Field("bin_center", description="value at the middle of a bin, at its end, or the mean over it")
+    at: At = Field(
+        "bin_center",
+        description="value at the middle of a bin, at its end, or the mean over it; samples: all that lie in the "
+        "window, with their times",
+    )
     max_gap_ms: float | None = Field(
         None,
         gt=0,
@@ -66,6 +70,14 @@ class BehaviorOptions(_Options):
     def _wrap_is_a_range(self) -> Self:
         if self.wrap is not None and not self.wrap[0] < self.wrap[1]:
             msg = f"wrap={self.wrap} is not a range: the first number must be below the second"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _samples_are_as_they_are(self) -> Self:
+        said = [name for name in ("kind", "wrap", "max_gap_ms") if getattr(self, name) is not None]
+        if self.at == "samples" and said:
+            msg = f"at=samples gives the series' own samples, so there is nothing to interpolate: leave {said[0]} out"
             raise ValueError(msg)
         return self
 

@@ -102,7 +102,7 @@ class RecordingPieces(Samples):
         when = description.timelines_from_json(timelines)["auto"]
         self._arrays: list[StoredArray] = []
         self._stamps: dict[str, str] = {}
-        names = description.field_names(streams)
+        names = description.field_names([stream.path for stream in streams])
         said = [self._described(stream, name, when) for stream, name in zip(streams, names, strict=True)]
         self._ticks = _borders(self._arrays, piece_bytes)
         self._rows = {array.field: [array.rows_before(tick) for tick in self._ticks] for array in self._arrays}

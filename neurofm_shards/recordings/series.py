@@ -244,6 +244,68 @@ class Scaled:
         return out
 
 
+class SeriesTimes:
+    """Time stamps in order; for a constant rate they are computed, never held."""
+
+    def __init__(self, stream: Series) -> None:
+        self._stream = stream
+        self._order: Ints | None = None
+        self._stamps: Floats | None = None
+        self.problems: tuple[Problem, ...] = ()
+        if isinstance(stream, RegularStream):
+            self.count, self.interval = stream.shape[0], 1 / stream.rate
+            self.last = stream.t0 + (self.count - 1) / stream.rate
+            return
+        stamps = np.asarray(stream.timestamps(), dtype=np.float64)
+        if stamps.shape != stream.shape[:1]:
+            raise SourceError(f"{stream.path}: {len(stamps)} time stamps for {stream.shape[0]} samples")
+        self._stamps, self._order, self.problems = ascending(stream.path, stamps)
+        self.count = len(self._stamps)
+        self.interval = typical_step(self._stamps)
+        self.last = float(self._stamps[-1]) if self.count else -math.inf
+
+    def around(self, low: float, high: float) -> tuple[int, int]:
+        """Return the range of samples from the last one at or before ``low`` to the first one at or after ``high``."""
+        if isinstance(self._stream, RegularStream):
+            first = math.floor((low - self._stream.t0) * self._stream.rate) - 1
+            last = math.ceil((high - self._stream.t0) * self._stream.rate) + 2
+        elif self._stamps is not None:
+            first = int(np.searchsorted(self._stamps, low, side="right")) - 1
+            last = int(np.searchsorted(self._stamps, high, side="left")) + 1
+        first = min(max(first, 0), self.count)
+        return first, min(max(last, first), self.count)
+
+    def bracket(self, low: Floats, high: Floats) -> tuple[Ints, Ints]:
+        """Return the ranges of samples that hold all from each ``low`` to its ``high``, and few others."""
+        if isinstance(self._stream, RegularStream):
+            first = np.floor((low - self._stream.t0) * self._stream.rate) - 1
+            last = np.ceil((high - self._stream.t0) * self._stream.rate) + 2
+        else:
+            stamps = np.zeros(0) if self._stamps is None else self._stamps
+            first, last = np.searchsorted(stamps, low, side="left"), np.searchsorted(stamps, high, side="right")
+        return tuple(np.clip(edge, 0, self.count).astype(np.int64) for edge in (first, last))
+
+    def at(self, index: Ints) -> Floats:
+        """Return the times of some samples."""
+        if isinstance(self._stream, RegularStream):
+            return self._stream.t0 + index / self._stream.rate
+        return self._stamps[index] if self._stamps is not None else np.zeros(0)
+
+    def part(self, first: int, last: int) -> Floats:
+        """Return the times of a range of samples."""
+        if isinstance(self._stream, RegularStream):
+            return self._stream.t0 + np.arange(first, last) / self._stream.rate
+        return self._stamps[first:last] if self._stamps is not None else np.zeros(0)
+
+    def values(self, scaled: Scaled, first: int, last: int) -> Floats:
+        """Return the values of a range of samples."""
+        if self._order is None or first == last:
+            return scaled.read(first, last)
+        rows = self._order[first:last]
+        low, high = int(rows.min()), int(rows.max()) + 1
+        return scaled.read(low, high)[rows - low]
+
+
 def _scale_in_float32(stored: npt.NDArray[Any], scale: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
     """Convert, then scale in place, few enough values at once that they stay in the cache: faster than both in one."""
     step = max(1, _VALUES_AT_ONCE * len(out) // max(1, out.size))

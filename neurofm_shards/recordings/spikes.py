@@ -12,11 +12,11 @@ from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings.counting import Train, count_trains
 from neurofm_shards.recordings.modality import WindowedModality, cut_short, row_numbers
 from neurofm_shards.recordings.ticks import (
-    TICKS_PER_SECOND,
     count_grid,
     count_windows,
     expand,
     normalise,
+    seconds_inside,
     subtract,
 )
 from neurofm_shards.recordings.timeline import TimeGrid
@@ -184,10 +184,7 @@ class SpikeEvents(WindowedModality):
         first = np.searchsorted(ticks, starts, side="left")
         counts = np.searchsorted(ticks, np.minimum(stops, starts + length), side="left") - first
         index = expand(first, counts)
-        relative = (ticks[index] - np.repeat(starts, counts)) / TICKS_PER_SECOND
-        end = np.float32(length / TICKS_PER_SECOND)
-        below_end = np.nextafter(end, np.float32(0)) if end >= length / TICKS_PER_SECOND else end
-        times = np.minimum(relative.astype(np.float32), below_end)
+        times = seconds_inside(ticks[index] - np.repeat(starts, counts), length)
         offsets = np.concatenate([[0], np.cumsum(counts)])
         owner = self._trains.owner[index]
         if self._trains.rows is not None:

@@ -62,6 +62,15 @@ def expand(starts: Ints, lengths: Ints) -> Ints:
     return shifts
 
 
+def seconds_inside(ticks: Ints, length: int) -> npt.NDArray[np.float32]:
+    """Return ticks of a window of ``length`` ticks as seconds, rounded to float32 but never up to the window's end."""
+    seconds = ticks / TICKS_PER_SECOND
+    end = np.float32(length / TICKS_PER_SECOND)
+    below_end = np.nextafter(end, np.float32(0)) if end >= length / TICKS_PER_SECOND else end
+    found: npt.NDArray[np.float32] = np.minimum(seconds.astype(np.float32), below_end)
+    return found
+
+
 def count_grid(
     ticks: Ints,
     owners: npt.NDArray[Any],

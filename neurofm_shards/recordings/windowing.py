@@ -18,9 +18,8 @@ from neurofm_shards.recordings.assembly import (
     assemble,
     chosen_epochs,
     invalid_times,
-    nothing,
 )
-from neurofm_shards.recordings.modality import WindowedModality
+from neurofm_shards.recordings.modality import WindowedModality, nothing
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.spikes import BinnedEvents
 from neurofm_shards.recordings.stamps import in_seconds

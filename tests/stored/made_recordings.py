@@ -114,6 +114,17 @@ def window_options(draw):
         "split": draw(
             st.sampled_from([None, None, {"by": "time"}, {"by": "trial"}, {"by": "session"}, {"by": "subject"}])
         ),
+        "behavior": draw(
+            st.sampled_from(
+                [
+                    None,
+                    None,
+                    [{"path": "processing/position", "at": "samples"}, {"path": "angle", "at": "bin_end"}],
+                    [{"path": "angle", "at": "samples"}, {"path": "position", "at": "samples", "columns": ["1"]}],
+                    [{"path": "speed", "at": "bin_mean"}],
+                ]
+            )
+        ),
         "lfp": {
             "units": draw(st.sampled_from(["volts", "uV", "raw"])),
             "path": "acquisition/lfp",

@@ -143,8 +143,8 @@ def check_extension(extension: str) -> str:
     return extension
 
 
-_PREFIX = "sample_"
-_DIGITS = 9
+AUTOMATIC_PREFIX = "sample_"
+AUTOMATIC_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -178,12 +178,12 @@ class SampleKeys:
 
 def automatic_key(number: int) -> str:
     """Return the automatic key of a sample."""
-    return f"{_PREFIX}{number:0{_DIGITS}d}"
+    return f"{AUTOMATIC_PREFIX}{number:0{AUTOMATIC_DIGITS}d}"
 
 
 def automatic_number(key: str) -> int | None:
     """Return the number of an automatic key; None for any other key."""
-    digits = key.removeprefix(_PREFIX)
+    digits = key.removeprefix(AUTOMATIC_PREFIX)
     if digits == key or not (digits.isascii() and digits.isdigit()) or len(digits) > 18:
         return None
     number = int(digits)
@@ -201,7 +201,7 @@ def automatic_keys(numbers: npt.NDArray[np.int64]) -> SampleKeys:
     if len(numbers) and int(numbers.min()) < 0:
         raise ConfigError(f"sample number {int(numbers.min())} is negative: automatic keys count from 1")
     keys = [automatic_key(number) for number in numbers.tolist()]
-    return SampleKeys(keys, keys, len(keys) == 0 or int(numbers.max()) < 10**_DIGITS)
+    return SampleKeys(keys, keys, len(keys) == 0 or int(numbers.max()) < 10**AUTOMATIC_DIGITS)
 
 
 def one_automatic_key(number: int) -> SampleKeys:

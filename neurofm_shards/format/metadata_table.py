@@ -17,7 +17,7 @@ from neurofm_shards._typing import AnyArray, Bools, Ints
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.format.index import ShardIndex
 from neurofm_shards.format.index_io import keep, opened_tar, sidecar
-from neurofm_shards.format.keys import METADATA_FIELD
+from neurofm_shards.format.keys import AUTOMATIC_DIGITS, AUTOMATIC_PREFIX, METADATA_FIELD
 from neurofm_shards.format.sidecar import (
     METADATA_SUFFIX,
     Arrays,
@@ -181,6 +181,21 @@ def _mask(name: object, length: int, arrays: Arrays) -> Bools:
 def numbered(texts: PackedStrings) -> MetadataColumn:
     """Make a column of texts that are all different."""
     return MetadataColumn("text", PackedInts(texts.length, 0, 1 if texts.length > 1 else 0), texts=texts)
+
+
+def automatic_ids(first: int, length: int) -> MetadataColumn:
+    """Make the column of so many automatic keys, from a number on."""
+    return numbered(PackedStrings(length, AUTOMATIC_PREFIX, AUTOMATIC_DIGITS, PackedInts(length, first, 1)))
+
+
+def taken_column(values: Sequence[Any], codes: Ints) -> MetadataColumn | None:
+    """Make the column that says ``values[codes[i]]`` of sample ``i``; None when one of those is a list or dict."""
+    used, places = np.unique(codes, return_inverse=True)
+    column = column_of([values[code] for code in used.tolist()])
+    if column is None:
+        return None
+    nulls = None if column.nulls is None else column.nulls[places]
+    return MetadataColumn(column.kind, column.array()[places], nulls, column.texts)
 
 
 def joined_texts(columns: Sequence[tuple[MetadataColumn | None, int]]) -> tuple[Ints, list[str]]:

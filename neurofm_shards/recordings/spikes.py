@@ -42,6 +42,13 @@ class BinnedEvents(WindowedModality):
         Stored type; a count that does not fit is an error.
     ids : (str, str)
         Names of the column of row numbers and of the side table.
+
+    Attributes
+    ----------
+    train : Train
+        The events, for those who count windows of many recordings at once.
+    width : int
+        Rows of the counts.
     """
 
     def __init__(
@@ -53,14 +60,15 @@ class BinnedEvents(WindowedModality):
         self.tables = {ids[1]: trains.table}
         self._trains = trains
         self._grid = grid
-        self._dtype = dtype
+        self.dtype = dtype
         self._ids = ids
-        self._width = len(trains.table)
+        self.width = len(trains.table)
+        self.train = Train(trains.ticks, trains.owner, trains.rows)
         self._masks = _differing(trains)
-        shape = (grid.bins, self._width)
+        shape = (grid.bins, self.width)
         self.columns = (
             ColumnSpec(name, np.dtype(dtype).str, shape, "count"),
-            ColumnSpec(ids[0], "<i4", (self._width,), None, ids[1]),
+            ColumnSpec(ids[0], "<i4", (self.width,), None, ids[1]),
         )
         if self._masks is not None:
             self.columns += (ColumnSpec(f"{name}_valid", "|b1", shape),)
@@ -69,39 +77,39 @@ class BinnedEvents(WindowedModality):
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
         """Return counts, row numbers and, where units were observed at different times, a mask."""
         bins = self._grid.bins
-        counts = np.empty((len(starts), bins, self._width), dtype=self._dtype)
-        step = max(1, _CELLS_AT_ONCE // max(1, bins * self._width))
+        counts = np.empty((len(starts), bins, self.width), dtype=self.dtype)
+        step = max(1, _CELLS_AT_ONCE // max(1, bins * self.width))
         for first in range(0, len(starts), step):
             counts[first : first + step] = self._count(starts[first : first + step])
         for i, ticks in cut_short(starts, stops, self._grid.window_ticks):
             counts[i, ticks // self._grid.bin_ticks :] = 0
-        columns: dict[str, ColumnData] = {self.name: counts, self._ids[0]: row_numbers(self._width, len(starts))}
+        columns: dict[str, ColumnData] = {self.name: counts, self._ids[0]: row_numbers(self.width, len(starts))}
         if self._masks is not None:
             columns[f"{self.name}_valid"] = self._mask(starts)
         return columns
 
     def valid_fraction(self, starts: Ints) -> Floats:
         """Return the share of bins and units that were observed."""
-        if self._masks is None or self._width == 0:
+        if self._masks is None or self.width == 0:
             return np.ones(len(starts))
         fraction: Floats = self._mask(starts).mean(axis=(1, 2))
         return fraction
 
     def _count(self, starts: Ints) -> npt.NDArray[Any]:
         bins, ticks = self._grid.bins, self._grid.bin_ticks
-        shape = (bins, self._width)
+        shape = (bins, self.width)
         first, last = int(starts.min()), int(starts.max())
         span = (last - first) // ticks + bins
         try:
             if ((starts - first) % ticks).any() or span > _SPARSE * len(starts) * bins:
-                all_, shape, ticks = self._trains, (bins, self._width), self._grid.bin_ticks
-                return count_windows(all_.ticks, all_.owner, starts, ticks, shape, self._dtype, all_.rows)
-            trains, shape_of_all = self._trains, (span, self._width)
-            grid = count_grid(trains.ticks, trains.owner, first, ticks, shape_of_all, self._dtype, trains.rows)
+                all_, shape, ticks = self._trains, (bins, self.width), self._grid.bin_ticks
+                return count_windows(all_.ticks, all_.owner, starts, ticks, shape, self.dtype, all_.rows)
+            trains, shape_of_all = self._trains, (span, self.width)
+            grid = count_grid(trains.ticks, trains.owner, first, ticks, shape_of_all, self.dtype, trains.rows)
         except OverflowError as error:
             raise SourceError(
                 f"{error.args[0]} {self.name} of one unit in a bin of {ticks / 1e6:g} ms do not fit into "
-                f"{self._dtype}: say counts_dtype=uint16, or make bins shorter"
+                f"{self.dtype}: say counts_dtype=uint16, or make bins shorter"
             ) from None
         if len(grid) == len(starts) * bins and (np.diff(starts) == bins * ticks).all():
             return grid.reshape(len(starts), *shape)
@@ -109,33 +117,18 @@ class BinnedEvents(WindowedModality):
         windows: npt.NDArray[Any] = every[(starts - first) // ticks]
         return windows
 
-    @property
-    def train(self) -> Train:
-        """The events, for those who count windows of many recordings at once."""
-        return Train(self._trains.ticks, self._trains.owner, self._trains.rows)
-
-    @property
-    def width(self) -> int:
-        """Rows of the counts."""
-        return self._width
-
-    @property
-    def dtype(self) -> str:
-        """Stored type of the counts."""
-        return self._dtype
-
     def read_scattered(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
         """Do the same, each window by itself."""
         bins, n = self._grid.bins, len(starts)
-        spans, widths, lengths = (starts, stops), np.full(n, self._width), np.full(n, bins)
+        spans, widths, lengths = (starts, stops), np.full(n, self.width), np.full(n, bins)
         which = np.zeros(n, dtype=np.int64)
         try:
-            types = (self._dtype, self._dtype)
+            types = (self.dtype, self.dtype)
             counts = count_trains([self.train], which, spans, lengths, self._grid.bin_ticks, widths, types)
         except OverflowError as error:
             raise self.too_many() from error
-        shape = (n, bins, self._width)
-        columns: dict[str, ColumnData] = {self.name: counts.reshape(shape), self._ids[0]: row_numbers(self._width, n)}
+        shape = (n, bins, self.width)
+        columns: dict[str, ColumnData] = {self.name: counts.reshape(shape), self._ids[0]: row_numbers(self.width, n)}
         if self._masks is not None:
             columns[f"{self.name}_valid"] = self._mask(starts)
         return columns
@@ -143,12 +136,12 @@ class BinnedEvents(WindowedModality):
     def too_many(self) -> SourceError:
         """Return the error of counts that do not fit."""
         return SourceError(
-            f"the {self.name} of one unit in a bin of {self._grid.bin_ticks / 1e6:g} ms do not fit into {self._dtype}: "
+            f"the {self.name} of one unit in a bin of {self._grid.bin_ticks / 1e6:g} ms do not fit into {self.dtype}: "
             "say counts_dtype=uint16, or make bins shorter"
         )
 
     def _mask(self, starts: Ints) -> npt.NDArray[np.bool_]:
-        mask = np.empty((len(starts), self._grid.bins, self._width), dtype=bool)
+        mask = np.empty((len(starts), self._grid.bins, self.width), dtype=bool)
         for spans, owners in self._masks or ():
             mask[:, :, owners] = self._grid.mask(spans, starts)[:, :, None]
         return mask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from neurofm_shards.recordings.ticks import is_time, to_seconds, to_ticks
 from neurofm_shards.recordings.timeline import Timeline
 from neurofm_shards.recordings.trains import by_path, column, listing, only
 from neurofm_shards.streams import IntervalStream
-from neurofm_shards.types import Metadata, Problem
+from neurofm_shards.types import Problem
 from neurofm_shards.values import to_json
 
 #: Names of spans of time, which are small by nature and no points in time.
@@ -270,6 +270,22 @@ RESERVED = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Coded:
+    """Values of which there are few: window ``i`` says ``values[codes[i]]`` (-1 is the last one)."""
+
+    values: Sequence[Any]
+    codes: Ints
+
+    def tolist(self) -> list[Any]:
+        """Return what each window says."""
+        return [self.values[code] for code in self.codes.tolist()]
+
+
+#: One entry of the metadata of many windows: numbers, or values that repeat.
+MetadataValues: TypeAlias = "npt.NDArray[Any] | Coded"
+
+
 class Labels:
     """Makes the ``trial`` (row in the file's table, -1 for none), ``align_s`` and label entries of samples.
 
@@ -293,20 +309,17 @@ class Labels:
             self._none[name] = "" if any(isinstance(value, str) for value in values) else None
             self._columns[name] = [self._none[name] if value is None else value for value in values]
 
-    def of(self, starts: Ints, stops: Ints, origin: Ints) -> list[Metadata]:
-        """Return the entries of windows; ``origin`` is the trial each was cut from, or -1."""
+    def of(self, starts: Ints, stops: Ints, origin: Ints) -> dict[str, MetadataValues]:
+        """Return the entries of windows by name; ``origin`` is the trial each was cut from, or -1."""
         trials = self._trials
         if trials is None:
-            return [{"trial": -1, **self._none} for _ in range(len(starts))]
+            at = np.full(len(starts), -1, dtype=np.int64)
+            return {"trial": at, **{name: Coded([none], at) for name, none in self._none.items()}}
         at = np.where(origin >= 0, origin, trials.around(starts, stops))
-        rows = np.where(at >= 0, trials.rows[np.maximum(at, 0)], -1) if len(trials.rows) else np.full(len(at), -1)
-        said: list[Metadata] = [
-            {"trial": row, **({name: values[i] for name, values in self._columns.items()} if i >= 0 else self._none)}
-            for row, i in zip(rows.tolist(), at.tolist(), strict=True)
-        ]
+        said: dict[str, MetadataValues] = {"trial": np.append(trials.rows, -1)[at]}
+        said |= {name: Coded([*values, self._none[name]], at) for name, values in self._columns.items()}
         if trials.align is not None:
-            for entry, time in zip(said, to_seconds(trials.align[at]).tolist(), strict=True):
-                entry["align_s"] = time
+            said["align_s"] = to_seconds(trials.align[at])
         return said
 
 

@@ -25,7 +25,7 @@ from neurofm_shards.recordings.spikes import BinnedEvents
 from neurofm_shards.recordings.stamps import in_seconds
 from neurofm_shards.recordings.ticks import EMPTY, intersect, normalise, subtract, to_seconds
 from neurofm_shards.recordings.timeline import TimeGrid, Timeline, known_timeline, timeline
-from neurofm_shards.recordings.trials import Labels, Trials, load_trials
+from neurofm_shards.recordings.trials import Coded, Labels, MetadataValues, Trials, load_trials
 from neurofm_shards.recordings.windows import (
     PURGED,
     UNSPLIT,
@@ -134,6 +134,7 @@ class RecordingSamples(Samples):
         self._shares = {part.name: _valid_share(part, cut) for part in assembly.parts if len(cut)}
         self._labels = Labels(trials, options.label_columns)
         self._masked = _masked(options)
+        self._counts = {part.name: part for part in assembly.parts if isinstance(part, BinnedEvents)}
 
     def plan(self) -> SourcePlan:
         """Describe the samples; everything needed was found when the recording was opened."""
@@ -179,7 +180,7 @@ class RecordingSamples(Samples):
 
     def counted(self, column: str) -> BinnedEvents | None:
         """Return the modality whose counts are in a column; None where it holds none."""
-        return next((part for part in self._parts if isinstance(part, BinnedEvents) and part.name == column), None)
+        return self._counts.get(column)
 
     @property
     def window_ticks(self) -> int:
@@ -205,22 +206,32 @@ class RecordingSamples(Samples):
 
     def metadata(self, rows: Ints, starts: Ints | None = None) -> list[Metadata]:
         """Return what samples say of themselves; ``starts`` are the ticks of windows that were moved."""
+        said = self.metadata_values(rows, starts)
+        return [dict(zip(said, entry, strict=True)) for entry in zip(*(v.tolist() for v in said.values()), strict=True)]
+
+    def metadata_values(self, rows: Ints, starts: Ints | None = None) -> dict[str, MetadataValues]:
+        """Return the same by name, for all samples at once."""
         starts = self._cut.starts[rows] if starts is None else starts
         ends = starts + self._grid.window_ticks
-        where = {
-            "session_id": self._recording.session_id,
-            "subject_id": self._recording.subject_id,
-            "source_file": self._recording.source_file,
+        same = np.zeros(len(rows), dtype=np.int64)
+        return {
+            "session_id": Coded([self._recording.session_id], same),
+            "subject_id": Coded([self._recording.subject_id], same),
+            "source_file": Coded([self._recording.source_file], same),
+            "window_start_s": to_seconds(starts),
+            "window_stop_s": to_seconds(ends),
+            "origin_s": Coded([float(to_seconds(self._grid.timeline.start))], same),
+            "split": Coded(*self._splits(rows)),
+            **self._labels.of(starts, ends, self._cut.origin[rows]),
         }
-        origin = float(to_seconds(self._grid.timeline.start))
-        splits = [self._cut.splits[i] for i in rows.tolist()]
-        said = [
-            {**where, "window_start_s": first, "window_stop_s": last, "origin_s": origin, "split": split}
-            for first, last, split in zip(to_seconds(starts).tolist(), to_seconds(ends).tolist(), splits, strict=True)
-        ]
-        for row, labels in zip(said, self._labels.of(starts, ends, self._cut.origin[rows]), strict=True):
-            row.update(labels)
-        return said
+
+    def _splits(self, rows: Ints) -> tuple[list[str], Ints]:
+        """Return the different splits, and the number of each sample's."""
+        names = list(dict.fromkeys(self._cut.splits))
+        if len(names) == 1:
+            return names, np.zeros(len(rows), dtype=np.int64)
+        number = {name: i for i, name in enumerate(names)}
+        return names, np.array([number[self._cut.splits[i]] for i in rows.tolist()], dtype=np.int64)
 
     def _facts(self) -> dict[str, Any]:
         when, options = self._grid.timeline, self._options

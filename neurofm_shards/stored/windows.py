@@ -17,13 +17,20 @@ from neurofm_shards._typing import Ints
 from neurofm_shards.convert.work import shifted
 from neurofm_shards.errors import ConfigError, FormatError, SampleNotFoundError
 from neurofm_shards.format.keys import automatic_key, automatic_number
-from neurofm_shards.format.metadata_table import MetadataTable, part_of
+from neurofm_shards.format.metadata_table import (
+    MetadataColumn,
+    MetadataTable,
+    TablePart,
+    automatic_ids,
+    taken_column,
+)
 from neurofm_shards.reading.address_space import IO
 from neurofm_shards.reading.catalog import Pattern
 from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollection
 from neurofm_shards.reading.samples import SampleCollection, reopened
 from neurofm_shards.recordings.counting import COUNT_TYPES, count_trains
 from neurofm_shards.recordings.spikes import BinnedEvents
+from neurofm_shards.recordings.trials import Coded, MetadataValues
 from neurofm_shards.recordings.windowing import RecordingSamples
 from neurofm_shards.stored.catalog import check_recordings
 from neurofm_shards.stored.options import LoadedWindows, WindowsArgument, window_options
@@ -301,13 +308,28 @@ class WindowCollection(SampleCollection):
         return found
 
     def metadata_table(self) -> MetadataTable:
-        """Return the scalar metadata of all windows, column by column."""
+        """Return the scalar metadata of all windows, column by column; of windows that move, where they lie at rest."""
         if self._table is None:
-            edges = zip(self._first[:-1].tolist(), self._first[1:].tolist(), strict=True)
-            self._table = MetadataTable.concat(
-                [MetadataTable([part_of(self.metadata(np.arange(start, stop)))]) for start, stop in edges]
-            )
+            self._table = MetadataTable([self._part(number) for number in range(len(self.plan.counts))])
         return self._table
+
+    def _part(self, number: int) -> TablePart:
+        """Return the metadata of one group of windows."""
+        first, last = self._first[number : number + 2].tolist()
+        rows = np.arange(first, last)
+        stretch = np.searchsorted(self.starts, rows, side="right") - 1
+        with self._collection.reading():
+            own = self._samples(number).metadata_values(rows - first)
+        columns = {
+            "sample_id": automatic_ids(first + 1, last - first),
+            "shard_idx": MetadataColumn("int", stretch),
+            "sample_idx_in_shard": MetadataColumn("int", rows - self.starts[stretch]),
+            **{name: _metadata_column(values) for name, values in own.items()},
+        }
+        if self._windows.lengths is not None:
+            columns["window_bins"] = taken_column([int(self._bins[number])], rows * 0)
+        kept = {name: column for name, column in columns.items() if column is not None}
+        return TablePart(len(rows), kept, ("modalities", *(name for name in columns if name not in kept)))
 
     def table(self, name: str) -> list[dict[str, Any]]:
         """Return a side table; ConfigError where there is none, which lists those that are there."""
@@ -421,6 +443,12 @@ def open_windows(
 def _reopen(collection: ShardCollection, windows: LoadedWindows, verify: bool, fingerprint: str) -> WindowCollection:
     """Open the same windows in another process."""
     return reopened(WindowCollection(collection, windows, verify=verify), fingerprint)
+
+
+def _metadata_column(values: MetadataValues) -> MetadataColumn | None:
+    if isinstance(values, Coded):
+        return taken_column(values.values, values.codes)
+    return MetadataColumn("float" if values.dtype.kind == "f" else "int", values)
 
 
 def _distinct(numbers: Ints) -> tuple[Ints, Ints]:

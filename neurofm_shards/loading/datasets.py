@@ -153,7 +153,7 @@ def make_reader(
     dtypes = delivered_dtypes(collection.columns, counts, floats)
     if wanted is not None:
         dtypes = {name: dtype for name, dtype in dtypes.items() if name in wanted}
-    return RowReader(collection, wanted, dtypes, bind(transforms, collection.manifest))
+    return RowReader(collection, wanted, dtypes, bind(transforms, collection, wanted))
 
 
 def sample_bytes(reader: RowReader) -> int:

@@ -19,6 +19,7 @@ from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.expressions import compile_expression, unknown_name
 from neurofm_shards.format.files import SIDECAR_DIR, SPLITS_NAME
+from neurofm_shards.format.keys import RECORDING_FIELD
 from neurofm_shards.format.manifest import read_manifest, write_manifest
 from neurofm_shards.format.sidecar import read_arrays, write_arrays
 from neurofm_shards.reading.collection import ShardCollection
@@ -90,6 +91,11 @@ def save_splits(shard_dir: str | os.PathLike[str], splits: Splits | Mapping[str,
     """
     rows = splits if isinstance(splits, Mapping) else splits.rows
     with ShardCollection.open(os.fspath(shard_dir)) as collection:
+        if RECORDING_FIELD in collection.columns:
+            raise ConfigError(
+                f"{shard_dir} stores recordings, whose windows are cut when they are read: say how to split them, "
+                'windows={"split": {"by": "time"}}, or give their rows to where= or mix'
+            )
         codes = np.full(collection.num_samples, -1, dtype=np.int16)
         for code, (name, found) in enumerate(rows.items()):
             _place(codes, code, name, np.asarray(found, dtype=np.int64))

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from neurofm_shards.errors import ConfigError, TransformError
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.plugins.registry import registry
+from neurofm_shards.reading.samples import SampleCollection
 from neurofm_shards.types import Block
 
 T = TypeVar("T")
@@ -58,11 +59,14 @@ def _make(described: TransformLike) -> Transform:
     return made
 
 
-def bind(transforms: Sequence[Transform], manifest: BaseModel | None) -> tuple[Transform, ...]:
-    """Give each transform the data set's manifest, for statistics."""
-    if not transforms:
-        return ()
-    content = {} if manifest is None else manifest.model_dump(mode="json")
+def bind(
+    transforms: Sequence[Transform], collection: SampleCollection, columns: Sequence[str] | None
+) -> tuple[Transform, ...]:
+    """Give each transform the data set's manifest, with the statistics of the columns that are delivered."""
+    if all(type(transform).bind is Transform.bind for transform in transforms):
+        return tuple(transforms)  # none asks, so statistics that are not there yet need not be made
+    content = {} if collection.manifest is None else collection.manifest.model_dump(mode="json")
+    content["statistics"] = collection.statistics(columns)
     return tuple(transform.bind(content) for transform in transforms)
 
 

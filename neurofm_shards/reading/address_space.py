@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import resource
+import sys
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -89,6 +90,9 @@ class AddressSpace(ABC):
     def stays(self, shard: int) -> bool:  # noqa: ARG002  (bytes that are read into memory do not)
         """Return whether the bytes of an attached shard keep their place in memory until the space is closed."""
         return False
+
+    def forget_pages(self) -> None:  # noqa: B027  (bytes that are read into memory are accounted for elsewhere)
+        """Let the pages of mapped files go; the system still caches them, and whoever reads them maps them again."""
 
     @abstractmethod
     def reading(self) -> AddressReader:
@@ -232,6 +236,11 @@ class MappedAddressSpace(AddressSpace):
 
     def _drop(self, start: int, stop: int) -> None:
         self._range.drop(start, stop)
+
+    def forget_pages(self) -> None:
+        """See :meth:`AddressSpace.forget_pages`; decoded frames stay, whose memory has a limit of its own."""
+        if sys.platform == "linux" and not self.compressed:
+            self._range.drop(0, self._range.size)
 
     def reading(self) -> AddressReader:
         """See :meth:`AddressSpace.reading`."""

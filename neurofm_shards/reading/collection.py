@@ -367,11 +367,19 @@ class ShardCollection(SampleCollection):
         tables = [load_table(path, self.index(shard), mapped=mapped) for shard, path in enumerate(paths)]
         return MetadataTable.concat(tables)
 
+    def statistics(self, columns: Iterable[str] | None = None) -> Mapping[str, Any]:  # noqa: ARG002
+        """Return the statistics that conversion made, of all columns."""
+        return {} if self.manifest is None else self.manifest.statistics
+
     def grow_cache(self, cache_bytes: int) -> None:
         """Keep at least so many decoded bytes of compressed shards: what a shuffle window needs, say."""
         io, kept, verify = self._options
         self._options = (io, max(kept, cache_bytes), verify)
         self._space.frames.budget = max(kept, cache_bytes)
+
+    def forget_pages(self) -> None:
+        """Let the pages of mapped shards go from this process; the system's cache keeps them as long as it can."""
+        self._space.forget_pages()
 
     # -- shards
 

@@ -177,6 +177,10 @@ class SampleCollection(ABC):
         """Return the scalar metadata of all samples, column by column."""
 
     @abstractmethod
+    def statistics(self, columns: Iterable[str] | None = None) -> Mapping[str, Any]:
+        """Return what is known of the values of some columns, or of all, in training data, as a manifest says it."""
+
+    @abstractmethod
     def table(self, name: str) -> list[dict[str, Any]]:
         """Return a side table, to whose rows columns such as ``unit_ids`` refer: one dict per row.
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,21 +12,19 @@ import xxhash
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.convert.planning import agreed_columns
-from neurofm_shards.errors import FormatError, NeurofmShardsError, NothingToConvertError
-from neurofm_shards.format.files import SIDECAR_DIR
-from neurofm_shards.format.index_io import cache_folder
-from neurofm_shards.format.sidecar import read_arrays, write_arrays
+from neurofm_shards.errors import NeurofmShardsError, NothingToConvertError
+from neurofm_shards.format.sidecar import Arrays
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.windowing import RecordingSamples, windowed
 from neurofm_shards.recordings.windows import Cut
 from neurofm_shards.stored.catalog import Held, held
+from neurofm_shards.stored.keeping import Kept
 from neurofm_shards.stored.recording import StoredRecording
 from neurofm_shards.types import ColumnSpec
 
 #: Raised when other windows would be found with the same options in the same data.
 PLAN_VERSION = 2
-_FOLDER = "windows"
 _PLACES = ("starts", "stops", "latest")
 
 
@@ -107,17 +103,12 @@ def window_plan(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> W
     ConfigError
         The recordings give different columns, or the data set stores no recordings.
     """
-    mark = window_identity(collection, cuts)
-    name = f"{mark}.plan"
-    places = [collection.catalog.folder / SIDECAR_DIR / _FOLDER / name, cache_folder() / _FOLDER / name]
-    for place in places:
-        found = _kept(place, mark)
-        if found is not None:
-            return found
-    plan = _find(collection, cuts)
-    for place in places:
-        if _keep(place, mark, plan):
-            break
+    kept = Kept(collection.catalog.folder, window_identity(collection, cuts), "plan")
+    found = kept.read()
+    plan = None if found is None else _parsed(*found)
+    if plan is None:
+        plan = _find(collection, cuts)
+        kept.write(*_stored(plan))
     return plan
 
 
@@ -184,11 +175,9 @@ def _numbered(groups: Sequence[_Group]) -> tuple[list[dict[str, int]], dict[str,
     return bases, tables
 
 
-def _keep(place: Path, mark: str, plan: WindowPlan) -> bool:
-    """Save a plan; False where that cannot be."""
+def _stored(plan: WindowPlan) -> tuple[dict[str, Any], Arrays]:
+    """Return a plan as it is kept."""
     header = {
-        "kind": "windows",
-        "mark": mark,
         "sessions": [recording.session_id for recording in plan.recordings],
         "shards": [list(recording.shards) for recording in plan.recordings],
         "columns": [[s.name, s.dtype, _listed(s.shape), s.unit, s.table] for s in plan.columns],
@@ -205,30 +194,22 @@ def _keep(place: Path, mark: str, plan: WindowPlan) -> bool:
         "pieces": pieces,
         **{name: getattr(plan, name) for name in _PLACES},
     }
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_arrays(place, header, arrays)
-    except OSError:
-        return False
-    return True
+    return header, arrays
 
 
 def _listed(shape: tuple[int | None, ...] | None) -> list[int | None] | None:
     return None if shape is None else list(shape)
 
 
-def _kept(place: Path, mark: str) -> WindowPlan | None:
-    """Return a plan that was saved; None where there is none, or it is damaged: it is found anew then."""
-    if not os.path.exists(place):  # noqa: PTH110  (Path raises where a folder above may not be searched)
-        return None
+def _parsed(header: Mapping[str, Any], arrays: Arrays) -> WindowPlan | None:
+    """Undo :func:`_stored`; None where what was kept is damaged: it is found anew then."""
     try:
-        header, arrays = read_arrays(place)
-        return _parsed(header, arrays) if header.get("mark") == mark else None
-    except (OSError, FormatError, KeyError, TypeError, ValueError):
+        return _plan(header, arrays)
+    except (KeyError, TypeError, ValueError):
         return None
 
 
-def _parsed(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> WindowPlan:
+def _plan(header: Mapping[str, Any], arrays: Arrays) -> WindowPlan:
     edges = np.cumsum(arrays["pieces"])[:-1]
     rows: Sequence[Ints] = np.split(arrays["rows"].astype(np.int64), edges)
     recordings = tuple(

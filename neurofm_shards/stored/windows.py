@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from neurofm_shards._process import mapped_bytes
 from neurofm_shards._typing import Ints
 from neurofm_shards.convert.work import shifted
 from neurofm_shards.errors import ConfigError, FormatError, SampleNotFoundError
@@ -36,6 +38,7 @@ from neurofm_shards.stored.catalog import check_recordings
 from neurofm_shards.stored.options import LoadedWindows, WindowsArgument, window_options
 from neurofm_shards.stored.placing import Placed, Placing
 from neurofm_shards.stored.plan import WindowPlan, open_samples, window_identity, window_plan
+from neurofm_shards.stored.statistics import training_statistics
 from neurofm_shards.types import ColumnData, ColumnSpec, Metadata, Ragged
 
 if TYPE_CHECKING:
@@ -45,6 +48,10 @@ if TYPE_CHECKING:
 WINDOWS_PER_STRETCH = 1000
 #: Recordings that are kept open: what is said of their streams, their windows and their time stamps.
 MOST_OPEN = 4096
+#: Mapped bytes from which on a process lets all go; what it goes on reading it maps again, from the system's cache.
+MAPPED_BYTES = 1 << 30
+#: Reads from one look at the mapped bytes to the next.
+_READS_BETWEEN = 8
 
 
 class Picked(NamedTuple):
@@ -102,6 +109,7 @@ class WindowCollection(SampleCollection):
         self.columns = {spec.name: spec for spec in self.plan.columns}
         self._open: OrderedDict[int, RecordingSamples] = OrderedDict()
         self._table: MetadataTable | None = None
+        self._reads = itertools.count()
 
     @classmethod
     def open(
@@ -214,6 +222,8 @@ class WindowCollection(SampleCollection):
             left = [name for name in names if name not in found]
             if left:
                 found |= self._grouped(placed, left, given, types)
+        if next(self._reads) % _READS_BETWEEN == 0 and mapped_bytes() > MAPPED_BYTES:
+            self._collection.forget_pages()
         return {name: found[name] for name in names}
 
     def _counted(self, placed: Placed, names: Sequence[str], dtypes: Mapping[str, npt.DTypeLike]) -> dict[str, Any]:
@@ -330,6 +340,10 @@ class WindowCollection(SampleCollection):
             columns["window_bins"] = taken_column([int(self._bins[number])], rows * 0)
         kept = {name: column for name, column in columns.items() if column is not None}
         return TablePart(len(rows), kept, ("modalities", *(name for name in columns if name not in kept)))
+
+    def statistics(self, columns: Iterable[str] | None = None) -> Mapping[str, Any]:
+        """Return the statistics of some columns, which are read the first time; where windows move, in epoch 0."""
+        return training_statistics(self, tuple(self.columns) if columns is None else tuple(columns))
 
     def table(self, name: str) -> list[dict[str, Any]]:
         """Return a side table; ConfigError where there is none, which lists those that are there."""

@@ -28,11 +28,13 @@ from neurofm_shards import (
     register_source,
     split,
 )
+from neurofm_shards._process import mapped_bytes
 from neurofm_shards.cli.main import run
 from neurofm_shards.errors import ClosedError, ConfigError, IntegrityError, NeurofmShardsError
 from neurofm_shards.loading.batching import Balanced, OneSession, TokenBudget
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.recordings.memory import regular
 from neurofm_shards.recordings.options import WindowOptions
 
 
@@ -341,6 +343,26 @@ def test_damage_is_found_before_its_windows_are_delivered(store):
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with open_windows(folder, WINDOWS, verify=True) as windows, pytest.raises(IntegrityError):
         windows.gather([0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mapped memory is not told elsewhere")
+def test_mapped_pages_are_let_go_and_read_again(store, monkeypatch):
+    values = np.arange(6_000_000, dtype=np.int16).reshape(-1, 200)
+    _, folder = store({"a": [regular("lfp", values, 1000.0, unit="V", scale=1e-3)]})
+    options = {"modalities": ["lfp"], "sequence_length": 10, "overlap": 0.0}
+    with open_windows(folder, options) as windows:
+        rows = np.arange(windows.num_samples)
+        before = windows.gather(rows)["lfp"]
+        held = mapped_bytes()
+        windows._collection.forget_pages()
+        assert mapped_bytes() < held - values.nbytes / 2
+        monkeypatch.setattr("neurofm_shards.stored.windows.MAPPED_BYTES", 0)
+        forgotten = []
+        forget = windows._collection.forget_pages
+        monkeypatch.setattr(windows._collection, "forget_pages", lambda: forgotten.append(forget()))
+        parts = [windows.gather(rows[first : first + 10])["lfp"] for first in range(0, len(rows), 10)]
+        assert len(forgotten) >= len(parts) // 8 > 0
+        np.testing.assert_array_equal(np.concatenate(parts), before)
 
 
 def test_data_sets_of_windows_refuse_to_be_cut_again(store, tmp_path):

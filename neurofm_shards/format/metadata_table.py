@@ -191,7 +191,7 @@ def automatic_ids(first: int, length: int) -> MetadataColumn:
 def taken_column(values: Sequence[Any], codes: Ints) -> MetadataColumn | None:
     """Make the column that says ``values[codes[i]]`` of sample ``i``; None when one of those is a list or dict."""
     used, places = np.unique(codes, return_inverse=True)
-    column = column_of([values[code] for code in used.tolist()])
+    column = scalar_column([values[code] for code in used.tolist()])
     if column is None:
         return None
     nulls = None if column.nulls is None else column.nulls[places]

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from neurofm_shards import WebDatasetWriter
 from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.maintenance import drop as drop_module
@@ -13,6 +14,8 @@ from neurofm_shards.maintenance.drop import drop_samples
 from neurofm_shards.reading.collection import ShardCollection
 
 CONFIG = {"shard_size": 4}
+#: An identifier beyond 2**53.
+LARGE = 864691135567721507
 
 
 @pytest.mark.parametrize("compression", ["none", "gz"])
@@ -97,3 +100,17 @@ def test_an_interrupted_drop_is_undone_or_finished(toys, tmp_path, tree, monkeyp
     drop_samples(tmp_path / "out", "row > 99")  # any later run cleans up
     after = tree(tmp_path / "out")
     assert after == (before if moment == "before" else tree(tmp_path / "whole"))
+
+
+def test_one_of_many_neighbouring_identifiers_is_dropped_and_no_other(tmp_path):
+    ids = [LARGE + i for i in range(-10, 10)]
+    writer = WebDatasetWriter(tmp_path / "out", shard_size=8)
+    for number in ids:
+        writer.write_sample({"x": np.zeros(2, np.float32)}, metadata={"root_id": number})
+    writer.write_sample({"x": np.zeros(2, np.float32)}, metadata={})
+    writer.finalize()
+    report = drop_samples(tmp_path / "out", f"root_id == {LARGE}")
+    assert (report["dropped"], report["total_samples"]) == (1, 20)
+    with ShardCollection.open(tmp_path / "out") as collection:
+        left = collection.metadata_table().values("root_id").tolist()
+    assert left == [number for number in ids if number != LARGE] + [None]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Ragged, Sample
-from neurofm_shards.values import as_array
+from neurofm_shards.values import as_array, starts_of
 
 
 class _Missing(enum.Enum):
@@ -72,8 +72,7 @@ def column_of(values: Sequence[Any]) -> ColumnData:
     if all(array.shape == first.shape for array in whole):
         return np.stack(whole)
     if first.ndim and all(array.ndim == first.ndim and array.shape[1:] == first.shape[1:] for array in whole):
-        offsets = np.cumsum([0, *(len(array) for array in whole)], dtype=np.int64)
-        return Ragged(np.concatenate(whole), offsets)
+        return Ragged(np.concatenate(whole), starts_of([len(array) for array in whole]))
     return list(values)
 
 
@@ -153,7 +152,7 @@ def _concat(parts: Sequence[tuple[ColumnData | None, int]]) -> ColumnData:
     if len(ragged) == len(parts) and len({(r.values.dtype, r.values.shape[1:]) for r in ragged}) == 1:
         lengths = np.concatenate([np.diff(r.offsets) for r in ragged])
         rows = [r.values[r.offsets[0] : r.offsets[-1]] for r in ragged]
-        return Ragged(np.concatenate(rows), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        return Ragged(np.concatenate(rows), starts_of(lengths))
     values: list[Any] = []
     for data, length in parts:
         values.extend([MISSING] * length if data is None else [data[i] for i in range(length)])

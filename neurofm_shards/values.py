@@ -10,13 +10,22 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
-from neurofm_shards._typing import AnyArray
+from neurofm_shards._typing import AnyArray, Ints
 from neurofm_shards.errors import EncodeError
 
 #: Whole numbers up to here are exact in float64.
 EXACT_INTEGERS = 1 << 53
+
+
+def starts_of(sizes: npt.ArrayLike) -> Ints:
+    """Return where stretches of these sizes begin, end to end, and where the last one ends: int64, shape (n + 1,)."""
+    lengths = np.asarray(sizes, dtype=np.int64)
+    starts = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    return starts
 
 
 def as_array(value: Any) -> AnyArray | None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from neurofm_shards._process import usable_cpus
 from neurofm_shards.errors import FormatError
+from neurofm_shards.values import starts_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -201,7 +202,7 @@ class FrameWriter:
     def _table(self) -> FrameTable:
         sizes = np.array(self._file_sizes, np.int64)
         return FrameTable(
-            np.concatenate([[0], np.cumsum(self._raw_sizes, dtype=np.int64)]).astype(np.int64),
+            starts_of(self._raw_sizes),
             self._first + np.cumsum(sizes, dtype=np.int64) - sizes,
             sizes,
         )

@@ -15,6 +15,7 @@ import torch
 from neurofm_shards.blocks import MISSING, is_count
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.types import ColumnData, ColumnSpec, Metadata, Ragged
+from neurofm_shards.values import starts_of
 
 RaggedAs: TypeAlias = Literal["list", "pad", "packed", "nested"]
 Batch: TypeAlias = dict[str, Any]
@@ -305,7 +306,7 @@ def _as_value(value: Any) -> Any:
 def joined(values: Sequence[torch.Tensor]) -> Ragged:
     """Put tensors that differ in their first length end to end."""
     lengths = [len(value) for value in values]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    offsets = starts_of(lengths)
     return Ragged(torch.cat(list(values)).detach().numpy(), offsets)
 
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from neurofm_shards._typing import Bytes
 from neurofm_shards.errors import FormatError
 from neurofm_shards.format.files import HUGE_PAGE
+from neurofm_shards.values import starts_of
 
 PAGE = mmap.PAGESIZE
 _PROT_NONE = 0
@@ -63,7 +64,7 @@ def places(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     pages that it keeps files in. That costs addresses, and no memory.
     """
     unit = HUGE_PAGE if len(sizes) and sizes.max() >= HUGE_PAGE else PAGE
-    return np.concatenate([[0], np.cumsum(-(-sizes // unit) * unit)])
+    return starts_of(-(-sizes // unit) * unit)
 
 
 def most_maps() -> int:

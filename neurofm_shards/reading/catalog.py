@@ -31,6 +31,7 @@ from neurofm_shards.reading.address_space import AddressReader, AddressSpace
 from neurofm_shards.reading.elsewhere import check_pattern, matches, refuse_pointer, refuse_url
 from neurofm_shards.reading.frames_cache import Identity, ShardFile, identity_of
 from neurofm_shards.types import ColumnSpec
+from neurofm_shards.values import starts_of
 
 if TYPE_CHECKING:
     from neurofm_shards.format.index import ShardIndex
@@ -283,7 +284,7 @@ class ShardTable:
     def __init__(self, catalog: Catalog, space: AddressSpace) -> None:
         self.catalog = catalog
         self._identities: dict[int, Identity] = {}
-        self.starts: Ints = np.concatenate([[0], np.cumsum(catalog.num_samples)]).astype(np.int64)
+        self.starts: Ints = starts_of(catalog.num_samples)
         self._space = space
         self._indexes: dict[int, ShardIndex] = dict(catalog.indexes)
         self._attached: set[int] = set()

@@ -22,6 +22,7 @@ from neurofm_shards.limits import MAX_ARRAY_BYTES
 from neurofm_shards.reading.buffers import POOLED_BYTES, BufferPool
 from neurofm_shards.reading.row_copy import LARGE_ROW, RowCopy
 from neurofm_shards.types import ColumnSpec, Ragged
+from neurofm_shards.values import starts_of
 
 if TYPE_CHECKING:
     from neurofm_shards.format.index import ColumnIndex
@@ -268,9 +269,7 @@ class RaggedColumn(Column):
             pieces = self._pieces(asked)
             lengths = np.array([len(piece) for piece in pieces], np.int64)
             values = np.concatenate([np.empty((0, *self._inner), self._dtype), *pieces])
-        offsets = np.zeros(len(asked.rows) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        return Ragged(values if asked.dtype is None else values.astype(asked.dtype, copy=False), offsets)
+        return Ragged(values if asked.dtype is None else values.astype(asked.dtype, copy=False), starts_of(lengths))
 
     def _pieces(self, asked: ColumnRequest) -> list[npt.NDArray[Any]]:
         """Fetch one by one: some payloads are not raw bytes."""

@@ -22,6 +22,7 @@ from neurofm_shards.recordings.ticks import (
 from neurofm_shards.recordings.timeline import TimeGrid
 from neurofm_shards.recordings.trains import Trains
 from neurofm_shards.types import ColumnData, ColumnSpec, Ragged
+from neurofm_shards.values import starts_of
 
 _CELLS_AT_ONCE = 1 << 22
 _SPARSE = 4
@@ -178,12 +179,12 @@ class SpikeEvents(WindowedModality):
         counts = np.searchsorted(ticks, np.minimum(stops, starts + length), side="left") - first
         index = expand(first, counts)
         times = seconds_inside(ticks[index] - np.repeat(starts, counts), length)
-        offsets = np.concatenate([[0], np.cumsum(counts)])
+        offsets = starts_of(counts)
         owner = self._trains.owner[index]
         if self._trains.rows is not None:
             owner = self._trains.rows[owner]
             kept = owner >= 0
-            offsets = np.concatenate([[0], np.cumsum(kept)])[offsets]
+            offsets = starts_of(kept)[offsets]
             times, owner = times[kept], owner[kept]
         columns: dict[str, ColumnData] = {
             "spike_times": Ragged(times, offsets),

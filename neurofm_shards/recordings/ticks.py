@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import SourceError
+from neurofm_shards.values import starts_of
 
 TICKS_PER_SECOND = 1_000_000_000
 _LARGEST_SECOND = 9.0e9
@@ -229,7 +230,7 @@ def covered(spans: Ints, starts: Ints, stops: Ints) -> Ints:
     if len(spans) == 0:
         return np.zeros(len(starts), dtype=np.int64)
     lengths = spans[:, 1] - spans[:, 0]
-    before = np.concatenate([[0], np.cumsum(lengths)])
+    before = starts_of(lengths)
 
     def up_to(points: Ints) -> Ints:
         at = np.searchsorted(spans[:, 0], points, side="right") - 1

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from neurofm_shards._typing import Ints
 from neurofm_shards.stored.options import LoadedWindows
 from neurofm_shards.stored.plan import WindowPlan
+from neurofm_shards.values import starts_of
 
 
 class Placed(NamedTuple):
@@ -53,7 +54,7 @@ class Placing:
         self._plan = plan
         self._windows = windows
         cuts = windows.cuts
-        self.first: Ints = np.concatenate([[0], np.cumsum(plan.counts)]).astype(np.int64)
+        self.first: Ints = starts_of(plan.counts)
         self._length = np.array([cut.window_bins * cut.bin_ticks for cut in cuts], dtype=np.int64)[plan.kinds]
         self._stride = np.array([cut.stride_bins * cut.bin_ticks for cut in cuts], dtype=np.int64)[plan.kinds]
         if windows.random:

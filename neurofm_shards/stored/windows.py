@@ -40,6 +40,7 @@ from neurofm_shards.stored.placing import Placed, Placing
 from neurofm_shards.stored.plan import WindowPlan, open_samples, window_identity, window_plan
 from neurofm_shards.stored.statistics import training_statistics
 from neurofm_shards.types import ColumnData, ColumnSpec, Metadata, Ragged
+from neurofm_shards.values import starts_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -104,7 +105,7 @@ class WindowCollection(SampleCollection):
         self._bins = np.array([cut.window_bins for cut in self._cuts], dtype=np.int64)[self.plan.kinds]
         stretches = [_stretches(int(count)) for count in self.plan.counts]
         self.shard_sizes = np.concatenate(stretches)
-        self.starts = np.concatenate([[0], np.cumsum(self.shard_sizes)]).astype(np.int64)
+        self.starts = starts_of(self.shard_sizes)
         self._group_of_stretch = np.repeat(np.arange(len(stretches)), [len(sizes) for sizes in stretches])
         self.columns = {spec.name: spec for spec in self.plan.columns}
         self._open: OrderedDict[int, RecordingSamples] = OrderedDict()
@@ -485,7 +486,7 @@ def _numbered(spec: ColumnSpec, widths: Ints, bases: Ints, dtype: npt.DTypeLike 
     wanted = np.dtype(dtype or spec.dtype)
     if None not in (spec.shape or ()):
         return (np.arange(int(widths[0])) + bases[:, None]).astype(wanted)
-    offsets = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
+    offsets = starts_of(widths)
     within = np.arange(int(offsets[-1])) - np.repeat(offsets[:-1], widths)
     return Ragged((within + np.repeat(bases, widths)).astype(wanted), offsets)
 
@@ -541,5 +542,5 @@ class _Parts:
             values = [np.asarray(value).astype(self._dtype, copy=False) for value in values]
         if self._inner is None or self._dtype is None:
             return list(values)
-        offsets = np.concatenate([[0], np.cumsum([len(value) for value in values])]).astype(np.int64)
+        offsets = starts_of([len(value) for value in values])
         return Ragged(np.concatenate([np.empty((0, *self._inner), self._dtype), *values]), offsets)

@@ -15,12 +15,13 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.loading.order.bijection import Permutation, derive_key
 from neurofm_shards.loading.order.shuffle import ORDER_VERSION
-from neurofm_shards.loading.plans.block_plan import BlockPlan, Blocks, blocks_per_batch, starts_of
+from neurofm_shards.loading.plans.block_plan import BlockPlan, Blocks, blocks_per_batch
 from neurofm_shards.loading.plans.mixing import MixPlan, Stop, grouped, mixed
 from neurofm_shards.loading.plans.options import DEFAULT_OPTIONS, PlanOptions, RankSharding
 from neurofm_shards.loading.plans.plan import EpochPlan, OrderedRows
 from neurofm_shards.loading.subsets import group_rows
 from neurofm_shards.reading.samples import SampleCollection
+from neurofm_shards.values import starts_of
 
 
 class BatchingRule(Protocol):

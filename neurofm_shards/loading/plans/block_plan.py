@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -122,8 +122,3 @@ def blocks_per_batch(block: int | None, batch_size: int, what: str) -> tuple[int
     if size < 1 or batch_size % size:
         raise ConfigError(f"{what}={block} does not divide batch_size={batch_size}")
     return size, batch_size // size
-
-
-def starts_of(sizes: Sequence[int] | Rows) -> Rows:
-    """Return running sums with a zero in front."""
-    return np.concatenate(([0], np.cumsum(np.asarray(sizes, dtype=np.int64)))).astype(np.int64)

@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.blocks import MISSING
-from neurofm_shards.errors import ConfigError, FormatError
+from neurofm_shards.errors import FormatError
 from neurofm_shards.limits import MAX_ARRAY_BYTES
 from neurofm_shards.reading.buffers import POOLED_BYTES, BufferPool
 from neurofm_shards.reading.row_copy import LARGE_ROW, RowCopy
+from neurofm_shards.reading.samples import check_out
 from neurofm_shards.types import ColumnSpec, Ragged
 from neurofm_shards.values import starts_of
 
@@ -220,8 +221,7 @@ class ConstantColumn(Column):
     def _out(self, asked: ColumnRequest, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         if asked.out is None:
             return self._pool.empty(shape, self._dtype if asked.dtype is None else asked.dtype)
-        if asked.out.shape != shape:
-            raise ConfigError(f"column {self.spec.name!r}: out has shape {asked.out.shape}, and {shape} is needed")
+        check_out(self.spec, asked.out, shape)
         return asked.out
 
     def _copy(self, copy: RowCopy, addresses: Ints, out: npt.NDArray[Any]) -> None:
@@ -258,7 +258,7 @@ class RaggedColumn(Column):
 
     def gather(self, asked: ColumnRequest) -> Any:
         """Return :class:`~neurofm_shards.types.Ragged`; ``out`` cannot be given."""
-        _refuse_out(self, asked)
+        check_out(self.spec, asked.out, None)
         if len(asked.rows) and _all_raw(asked.addresses):
             sizes = self.sizes[asked.rows]
             asked.reader.need(asked.addresses, sizes)
@@ -295,7 +295,7 @@ class ListColumn(Column):
 
     def gather(self, asked: ColumnRequest) -> Any:
         """Return a list of n values."""
-        _refuse_out(self, asked)
+        check_out(self.spec, asked.out, None)
         values: list[Any] = [MISSING] * len(asked.rows)
         for i, value in self._decoded(asked, np.flatnonzero(asked.addresses != ABSENT)):
             if isinstance(value, np.ndarray):
@@ -312,11 +312,6 @@ class ListColumn(Column):
 def _all_raw(addresses: Ints) -> bool:
     """Return whether all addresses are those of raw bytes."""
     return bool(np.minimum.reduce(addresses, initial=1) > 0)
-
-
-def _refuse_out(column: Column, asked: ColumnRequest) -> None:
-    if asked.out is not None:
-        raise ConfigError(f"column {column.spec.name!r} has no one shape: it cannot be gathered into an array")
 
 
 def _bytes_of(spec: ColumnSpec, shape: Sequence[int]) -> int:

@@ -267,3 +267,13 @@ def reopened(collection: AnyCollection, fingerprint: str) -> AnyCollection:
         collection.close()
         raise StateError(f"the data set {collection.catalog.folder} changed since it was opened; open it again")
     return collection
+
+
+def check_out(spec: ColumnSpec, out: npt.NDArray[Any] | None, shape: tuple[int, ...] | None) -> None:
+    """Refuse an array that a column cannot be gathered into; ``shape`` is what it needs, None where values differ."""
+    if out is None:
+        return
+    if shape is None:
+        raise ConfigError(f"column {spec.name!r} has no one shape: it cannot be gathered into an array")
+    if out.shape != shape:
+        raise ConfigError(f"column {spec.name!r}: out has shape {out.shape}, and {shape} is needed")

@@ -29,7 +29,7 @@ from neurofm_shards.format.metadata_table import (
 from neurofm_shards.reading.address_space import IO
 from neurofm_shards.reading.catalog import Pattern
 from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollection
-from neurofm_shards.reading.samples import SampleCollection, reopened
+from neurofm_shards.reading.samples import SampleCollection, check_out, reopened
 from neurofm_shards.recordings.counting import COUNT_TYPES, count_trains
 from neurofm_shards.recordings.spikes import BinnedEvents
 from neurofm_shards.recordings.trials import Coded, MetadataValues
@@ -496,8 +496,7 @@ def _column(
 ) -> _Constant | _Parts:
     if spec.shape is not None and None not in spec.shape:
         return _Constant(spec, count, out, dtype)
-    if out is not None:
-        raise ConfigError(f"column {spec.name!r} has no one shape: it cannot be gathered into an array")
+    check_out(spec, out, None)
     return _Parts(spec, count, dtype)
 
 
@@ -508,8 +507,7 @@ class _Constant:
         self._shape = (count, *(int(length or 0) for length in spec.shape or ()))
         self._dtype = np.dtype(dtype or spec.dtype)
         self._out = out
-        if out is not None and out.shape != self._shape:
-            raise ConfigError(f"column {spec.name!r}: out has shape {out.shape}, and {self._shape} is needed")
+        check_out(spec, out, self._shape)
 
     def put(self, places: Ints, values: ColumnData) -> None:
         if self._out is None and len(places) == self._shape[0]:

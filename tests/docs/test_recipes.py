@@ -19,7 +19,7 @@ from neurofm_shards import ShardDataset, convert_inputs
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "docs" / "examples" / "recipes"
 DATA = Path(os.environ.get("NEUROFM_SHARDS_DATA") or ROOT.parent / "shared" / "data")
-HEADING = {"behavior": [{"path": "CompassDirection/ry"}], "epochs": ["wake"]}
+HEADING = {"behavior": [{"path": "CompassDirection/ry", "at": "samples"}], "epochs": ["wake"]}
 EOG = {
     "source": {
         "kind": "npz",
@@ -97,6 +97,13 @@ def spike_trains(name):
         return units["id"][:], [times[start:stop] for start, stop in itertools.pairwise([0, *stops])]
 
 
+def series(name, path):
+    """Return the time stamps and the values of a series, as h5py reads them."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(real(name)) as file:
+        return file[path]["timestamps"][:], file[path]["data"][:]
+
+
 def test_tokens_of_poyo_are_those_of_torch_brain(recipe, tmp_path):
     models = pytest.importorskip("torch_brain.models", reason="torch_brain is not installed: pip install torch_brain")
     from torch_brain.data import ArrayDict, Data, Interval, IrregularTimeSeries
@@ -108,7 +115,9 @@ def test_tokens_of_poyo_are_those_of_torch_brain(recipe, tmp_path):
     owner = np.repeat(np.arange(len(ids)), [len(train) for train in trains])
     whole = Interval(0.0, 1200.0)
     spikes = IrregularTimeSeries(np.concatenate(trains)[order], unit_index=owner[order], domain=whole)
-    data = Data(spikes=spikes, units=ArrayDict(id=names), session=Data(id="A2929"), domain=whole)
+    moments, angles = series(A2929, "acquisition/CompassDirection/ry")
+    heading = IrregularTimeSeries(moments, values=angles, domain=whole)
+    data = Data(spikes=spikes, heading=heading, units=ArrayDict(id=names), session=Data(id="A2929"), domain=whole)
     model = models.POYO(
         sequence_length=poyo.SECONDS,
         latent_step=poyo.STEP,
@@ -120,10 +129,11 @@ def test_tokens_of_poyo_are_those_of_torch_brain(recipe, tmp_path):
     model.unit_emb.initialize_vocab(names)
     model.session_emb.initialize_vocab(["A2929"])
     assert model.unit_emb.tokenizer(names) == list(range(1, len(ids) + 1)), "its numbers begin at 1, and ours at 0"
-    make = poyo.Tokens(frozenset())
+    make, compared = poyo.Tokens(frozenset()), 0
     for row in range(0, len(windows), len(windows) // 25):
         start = windows[row]["metadata"]["window_start_s"]
-        ours, theirs = make(windows[row]), model.tokenize(data.slice(start, start + poyo.SECONDS))
+        cut = data.slice(start, start + poyo.SECONDS)
+        ours, theirs = make(windows[row]), model.tokenize(cut)
         count = len(ours["input_unit"])
         assert count > 2 * len(ids) + 10
         assert theirs["input_mask"].obj.sum() == count
@@ -132,6 +142,11 @@ def test_tokens_of_poyo_are_those_of_torch_brain(recipe, tmp_path):
         np.testing.assert_allclose(ours["input_time"], theirs["input_timestamps"].obj, rtol=0, atol=1.2e-7)
         np.testing.assert_array_equal(ours["latent_index"], theirs["latent_index"])
         np.testing.assert_array_equal(ours["latent_time"], theirs["latent_timestamps"])
+        np.testing.assert_allclose(ours["target_time"], cut.heading.timestamps, rtol=0, atol=1.2e-7)
+        np.testing.assert_array_equal(ours["target"][:, 0], cut.heading.values.astype(np.float32))
+        assert ours["target_weight"].all()
+        compared += len(cut.heading)
+    assert compared > 20 * 100, "the camera ran from 670 s on"
 
 
 def test_patches_of_ndt3_hold_32_units_of_one_bin_time_by_time(recipe, tmp_path):

@@ -1,12 +1,14 @@
 """POYO's tokens out of recordings that are stored once, and a small decoder of behaviour.
 
 Each window becomes spike tokens (unit, kind, time) behind a start and an end token of every unit, a grid of latent
-tokens, and targets with times and weights. Circular features (heading) are decoded as cosine and sine.
+tokens, and targets: the samples of one behaviour series at its own rate, with times and weights. A circular series
+(heading) is decoded as cosine and sine.
 
 Compared with ``POYO.tokenize`` of torch_brain 0.2.1 (github.com/neuro-galaxy/torch_brain): a test cuts the same windows
-out of the same file with both, and finds the same tokens. The baseline is the mean of the targets.
+out of the same file with both, and finds the same tokens and targets. The baseline is the mean of the targets.
 
-python poyo_tokens.py head_direction.nwb --windows '{"behavior": [{"path": "CompassDirection/ry"}], "epochs": ["wake"]}'
+python poyo_tokens.py head_direction.nwb \\
+    --windows '{"behavior": [{"path": "CompassDirection/ry", "at": "samples"}], "epochs": ["wake"]}'
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ START, END = 1, 2  # kinds of tokens; 0 is a spike
 WINDOWS = {
     "modalities": ["spikes", "behavior"],
     "spikes": "events",
-    "behavior": [{"path": "hand_velocity"}],
+    "behavior": [{"path": "hand_velocity", "at": "samples"}],
     "bin_size_ms": 50.0,
     "sequence_length": 20,
 }
@@ -41,25 +43,26 @@ class Tokens:
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         units, spikes = sample["unit_ids"].long(), sample["spike_units"].long()
-        bins = len(sample["behavior"])
+        name = next(column for column in sample if column.endswith("_values")).removesuffix("_values")
+        target = self.targets(sample[f"{name}_values"], sample[f"{name}_features"])
         return {
             "input_unit": torch.cat([units.repeat_interleave(2), spikes]),
             "input_kind": torch.cat([torch.tensor([START, END]).repeat(len(units)), torch.zeros_like(spikes)]),
             "input_time": torch.cat([torch.tensor([0.0, SECONDS]).repeat(len(units)), sample["spike_times"]]),
             "latent_index": torch.arange(LATENTS).repeat(round(SECONDS / STEP)),
             "latent_time": (torch.arange(0, SECONDS, STEP) + STEP / 2).repeat_interleave(LATENTS),
-            "target_time": (torch.arange(bins) + 0.5) * SECONDS / bins,
-            "target": self.targets(sample),
-            "target_weight": sample["behavior_valid"].all(dim=1).float(),
+            "target_time": sample[f"{name}_times"],
+            "target": target.nan_to_num(),
+            "target_weight": target.isfinite().all(dim=1).float(),
         }
 
-    def targets(self, sample: dict[str, Any]) -> torch.Tensor:
-        """Return values at the targets' times, 0 where they are not known."""
-        turns = [int(feature) in self.circular for feature in sample["behavior_features"]]
-        columns = zip(sample["behavior"].T, turns, strict=True)
+    def targets(self, values: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Return values with columns that are circular as cosine and sine."""
+        turns = [int(feature) in self.circular for feature in features]
+        columns = zip(values.T, turns, strict=True)
         return torch.stack(
             [part for value, turn in columns for part in ([value.cos(), value.sin()] if turn else [value])], dim=1
-        ).nan_to_num()
+        )
 
 
 class Decoder(nn.Module):
@@ -95,7 +98,7 @@ def main(words: list[str]) -> None:
     """Decode behaviour on later time."""
     with recorded(words, WINDOWS, {"random": True}, made=[{}]) as stored:
         table = ShardDataset(stored.folder, windows=stored.windows).table
-        circular = frozenset(i for i, feature in enumerate(table("features")) if feature["kind"] == "circular")
+        circular = frozenset(i for i, feature in enumerate(table("sample_features")) if feature["kind"] == "circular")
         options = {"batch_size": 32, "ragged": "pad", "transform": Tokens(circular)}
         batches = stored.training(**options)
         seen = [(batch["target"], batch["target_weight"][..., None]) for batch in batches]

@@ -7,6 +7,7 @@ The packages are downloaded with ``apt-get download`` and unpacked into a folder
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -54,6 +55,8 @@ SwitchType=switch/none
 NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{second}] CPUs=4 RealMemory=4000 State=UNKNOWN
 PartitionName=cpu Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
 """
+
+ENDED = {"COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 
 
 def unpacked():
@@ -137,6 +140,19 @@ class Cluster:
         self.call("scontrol", "requeue", job)
         self.wait_for(lambda: any("PENDING" in line for line in self.queue(job)), f"job {job} is not requeued")
         self.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
+
+    def has_ended(self, job):
+        """Return whether a job, or all of an array, has ended for good; an empty queue may be a busy controller."""
+        done = subprocess.run(
+            ["scontrol", "show", "job", "--oneliner", job],
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:  # forgotten long ago, or the controller is too busy to say
+            return "Invalid job id" in done.stderr
+        return set(re.findall(r"JobState=(\w+)", done.stdout)) <= ENDED
 
     def queue(self, job=None):
         """Return the states of the jobs that wait or run."""

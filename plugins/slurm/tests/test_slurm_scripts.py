@@ -37,7 +37,7 @@ def job(in_slurm, tmp_path):
         )
         number = said.stdout.strip()
         if wait:
-            in_slurm.wait_for(lambda: not in_slurm.queue(number), f"job {number} does not end", seconds=300)
+            in_slurm.wait_for(lambda: in_slurm.has_ended(number), f"job {number} does not end", seconds=300)
         return number
 
     return submit
@@ -76,7 +76,7 @@ def test_an_array_with_a_cancelled_and_a_requeued_job_gives_the_bytes_of_one_wor
     in_slurm.wait_for(lambda: len(list((tmp_path / "out").glob("*.tar"))) >= 2, f"nothing is written: {logs(tmp_path)}")
     in_slurm.call("scancel", f"{number}_2")
     in_slurm.requeue(f"{number}_3")
-    in_slurm.wait_for(lambda: not in_slurm.queue(number), "the array does not end", seconds=300)
+    in_slurm.wait_for(lambda: in_slurm.has_ended(number), "the array does not end", seconds=300)
     assert not (tmp_path / "out/dataset_metadata.json").exists()
     refused = subprocess.run(
         [sys.executable, "-m", "neurofm_shards", "convert", "-o", "out", "--commit", "--plugin", str(TOY)],
@@ -137,7 +137,7 @@ def test_training_goes_on_after_a_preemption(in_slurm, job, tmp_path, script):
         lambda: done_steps(tmp_path / "preempted.json") >= 5, f"training does not begin: {logs(tmp_path)}"
     )
     in_slurm.requeue(number)
-    in_slurm.wait_for(lambda: not in_slurm.queue(number), "training does not end", seconds=300)
+    in_slurm.wait_for(lambda: in_slurm.has_ended(number), "training does not end", seconds=300)
     assert steps_of(tmp_path) == calm, logs(tmp_path)
 
 

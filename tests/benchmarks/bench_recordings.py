@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,7 +39,9 @@ class Made(Source):
         if said.get("units"):
             streams.append(events("units", {str(i): times for i, times in enumerate(spikes(said, rng))}))
         if said.get("channels"):
-            values = rng.integers(-2000, 2000, (int(said["seconds"] * 2500), said["channels"]), dtype=np.int16)
+            shape = (int(said["seconds"] * 2500), said["channels"])
+            zeros = said.get("zeros")
+            values = np.zeros(shape, np.int16) if zeros else rng.integers(-2000, 2000, shape, dtype=np.int16)
             streams.append(regular("lfp", values, 2500.0, unit="V", scale=9.375e-6))
         return InMemoryRecording(streams, session_id=Path(paths[0]).stem, fingerprint=Path(paths[0]).stem)
 
@@ -56,23 +60,27 @@ def made(folder, name, **said):
     return str(path)
 
 
-def rate(loader, count=lambda batch: len(batch["spikes"])):
+def epoch(loader, count=lambda batch: len(batch["spikes"]), clock=time.perf_counter):
+    """Return the samples per second of one epoch."""
+    start, total = clock(), 0
+    for batch in loader:
+        total += count(batch)
+    return total / (clock() - start)
+
+
+def rate(loader, count):
     """Return the samples per second of the quickest epoch."""
-    best = 0.0
-    for _ in range(EPOCHS):
-        start, total = time.perf_counter(), 0
-        for batch in loader:
-            total += count(batch)
-        best = max(best, total / (time.perf_counter() - start))
-    return best
+    return max(epoch(loader, count) for _ in range(EPOCHS))
 
 
 def ours(folder, workers, **options):
-    """Return our rate on shuffled batches of 32."""
-    loader = create_webdataset_dataloader(
-        folder, 32, workers, "global", pin_memory=False, columns=["spikes"], **options
-    )
-    return rate(loader)
+    """Return our loader of shuffled batches of 32."""
+    return create_webdataset_dataloader(folder, 32, workers, "global", pin_memory=False, columns=["spikes"], **options)
+
+
+def rates(loaders, **options):
+    """Return the samples per second of the quickest epoch of each loader, epochs taking turns."""
+    return np.max([[epoch(loader, **options) for loader in loaders] for _ in range(2 * EPOCHS)], axis=0).tolist()
 
 
 def torch_brain_rate(folder, times, seconds):
@@ -117,9 +125,13 @@ def spiking(folder, name, source, times, seconds):
     """Compare shuffled windows of one session."""
     convert_inputs(source, folder / f"{name}-recorded", {"layout": "recordings"})
     convert_inputs(source, folder / f"{name}-windows", {"windows": WINDOWS})
-    cut = max(ours(folder / f"{name}-recorded", workers, windows=WINDOWS) for workers in (0, 2))
-    stored = max(ours(folder / f"{name}-windows", workers) for workers in (0, 2))
+    loaders = [ours(folder / f"{name}-recorded", workers, windows=WINDOWS) for workers in (0, 2)]
+    loaders += [ours(folder / f"{name}-windows", workers) for workers in (0, 2)]
+    speeds = rates(loaders)
+    cut, stored = max(speeds[:2]), max(speeds[2:])
     found = {"cut": cut, "stored": stored, "cut/stored": cut / stored}
+    alone, beside = rates(loaders[::2], clock=time.process_time)
+    found["cut/stored, processor time, no workers"] = alone / beside
     peer_folder = folder / f"{name}-peer"
     peer_folder.mkdir()
     peer = torch_brain_rate(peer_folder, times, seconds)
@@ -161,19 +173,50 @@ def many(folder, number):
     convert_inputs(
         made(folder, "alone", units=50, hertz=5, seconds=600), folder / "alone-recorded", {"layout": "recordings"}
     )
-    opening = []
-    for _ in range(2):
-        start = time.perf_counter()
+    found = {"sessions": number}
+    for which in ("first", "next"):
+        start, used = time.perf_counter(), time.process_time()
         open_windows(folder / "many-recorded", WINDOWS).close()
-        opening.append(time.perf_counter() - start)
-    alone = ours(folder / "alone-recorded", 0, windows=WINDOWS)
-    together = ours(folder / "many-recorded", 0, windows=WINDOWS)
-    return {
-        "sessions": number,
-        "first opening s": opening[0],
-        "next opening s": opening[1],
-        "many/one": together / alone,
-    }
+        found[f"{which} opening s"] = time.perf_counter() - start
+        found[f"{which} opening, processor s"] = time.process_time() - used
+    loaders = [ours(folder / name, 0, windows=WINDOWS) for name in ("many-recorded", "alone-recorded")]
+    for loader in loaders:
+        epoch(loader)  # opens each session
+    together, alone = rates(loaders, clock=time.process_time)
+    return {**found, "many/one": together / alone}
+
+
+def sparse(folder, gibibytes):
+    """Store recordings of 1 GiB of LFP and 50 units each, whose zeros take no room on disk."""
+    inputs = folder / "sparse"
+    inputs.mkdir()
+    seconds = (1 << 30) / (384 * 2 * 2500)
+    for i in range(gibibytes):
+        source = made(inputs, f"s{i:04d}", units=50, hertz=5, channels=384, seconds=seconds, zeros=True, seed=i)
+        mode = "append" if i else "new"
+        convert_inputs(source, folder / "sparse-recorded", {"layout": "recordings", "shard_bytes": 4 << 30}, mode=mode)
+        for path in (folder / "sparse-recorded").glob("*.tar"):
+            if path.stat().st_blocks * 512 > path.stat().st_size / 2:
+                subprocess.run(["fallocate", "-d", os.fspath(path)], check=True)
+    return folder / "sparse-recorded"
+
+
+def memory(folder, batches=100):
+    """Return the most memory that a process held which read shuffled windows of spikes and LFP."""
+    options = {"modalities": ["spikes", "lfp"], "overlap": 0.0}
+    loader = create_webdataset_dataloader(
+        folder, 32, 0, "global", pin_memory=False, columns=["spikes", "lfp"], windows=options
+    )
+    for _ in zip(range(batches), loader, strict=False):
+        pass
+    return {"peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+
+
+def memory_apart(folder, gibibytes):
+    """Measure the same in a process of its own."""
+    place = sparse(folder, gibibytes)
+    said = subprocess.run([sys.executable, __file__, "--memory-of", place], check=True, capture_output=True)
+    return {"GiB": gibibytes, **json.loads(said.stdout)}
 
 
 def sizes(folder, source):
@@ -190,9 +233,14 @@ def main() -> int:
     """Measure, and print or write what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sessions", type=int, default=1000, help="sessions of the large data set")
+    parser.add_argument("--gigabytes", type=int, default=0, help="measure memory on so many GiB (sparse, on Linux)")
+    parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--nwb", type=Path, help="a real recording of spikes, A2929_head_direction.nwb say")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     asked = parser.parse_args()
+    if asked.memory_of is not None:
+        sys.stdout.write(json.dumps(memory(asked.memory_of)))
+        return 0
     register_source(SourceEntry(name="made", summary="sessions made here", factory=Made, suffixes=(".made",)))
     found = {"load before": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory(prefix="neurofm-shards-bench-") as name:
@@ -208,6 +256,8 @@ def main() -> int:
         found["LFP"] = lfp(folder)
         found["bytes"] = sizes(folder, made(folder, "small", units=20, hertz=5, channels=16, seconds=60))
         found["many"] = many(folder, asked.sessions)
+        if asked.gigabytes:
+            found["memory"] = memory_apart(folder, asked.gigabytes)
     found["load after"] = os.getloadavg()[0]
     text = json.dumps(found, indent=1)
     sys.stdout.write(text + "\n")

@@ -20,6 +20,7 @@ from neurofm_shards import WebDatasetLoader, convert_inputs, create_webdataset_d
 from neurofm_shards.errors import ConfigError, NeurofmShardsError, NothingToConvertError
 from neurofm_shards.loading.batching import OneSession
 from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.recordings.memory import events
 
 JITTER = {**WINDOWS, "modalities": ["spikes"], "spikes": "events", "stride": 10, "jitter": True}
 
@@ -141,12 +142,12 @@ def stretches(windows, length):
     return found
 
 
-@pytest.mark.parametrize("extra", [{}, {"sequence_length": 300}, {"split": {"by": "trial"}}, {"split": None}])
-def test_random_windows_are_those_of_the_sampler_they_are_named_for(recorded, extra):
+def check_random(folder, extra):
+    """Compare random windows of a data set with those of the sampler they are named for."""
     said_ = {**RANDOM, **extra}
     length = said_["sequence_length"] * BIN
     still = {name: value for name, value in said_.items() if name != "random"} | {"stride": 1}
-    with open_windows(recorded, {**said_, "seed": 5}) as windows, open_windows(recorded, still) as dense:
+    with open_windows(folder, {**said_, "seed": 5}) as windows, open_windows(folder, still) as dense:
         places = stretches(dense, length)
         for epoch in (0, 1, 7):
             _, groups, starts, stops = windows._placed(windows.rows_in(epoch, np.arange(windows.num_samples)))
@@ -162,8 +163,19 @@ def test_random_windows_are_those_of_the_sampler_they_are_named_for(recorded, ex
             assert len(groups) == windows.num_samples
 
 
+@pytest.mark.parametrize("extra", [{}, {"sequence_length": 300}, {"split": {"by": "trial"}}, {"split": None}])
+def test_random_windows_are_those_of_the_sampler_they_are_named_for(recorded, extra):
+    check_random(recorded, extra)
+
+
+def test_stretches_end_with_their_recording_where_the_next_one_lies_at_the_same_time(store):
+    units = {"1": np.arange(0.0, 10.0, 0.07), "2": np.array([0.0, 10.0])}
+    _, folder = store({"a": [events("units", units)], "b": [events("units", units)]})
+    check_random(folder, {"split": None, "label_columns": []})
+
+
 def test_random_windows_never_touch_two_splits(recorded):
-    with open_windows(recorded, RANDOM) as windows:
+    with open_windows(recorded, {**RANDOM, "split": {"by": "time", "purge": 0.0}}) as windows:
         rows = np.arange(windows.num_samples)
         rest = windows.metadata(rows)
         spans = {}

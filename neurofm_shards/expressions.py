@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import keyword
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -164,12 +165,25 @@ def _parsed(text: str) -> ast.expr:
         nodes = list(ast.walk(tree))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         detail = error.msg if isinstance(error, SyntaxError) else type(error).__name__
-        raise ConfigError(f"cannot read the expression {text[:200]!r}: {detail}") from error
+        raise ConfigError(f"cannot read the expression {text[:200]!r}: {detail}; {_remedy(readable)}") from error
     if len(nodes) > MAX_NODES or _depth(tree) > MAX_DEPTH:
         raise ConfigError(f"the expression {text[:60]!r}... is too large or too deeply nested")
     for node in nodes:
         _check(node, text)
     return tree
+
+
+#: Words of Python that expressions have.
+_OPERATORS = {"and", "or", "not", "in", "is", "None", "True", "False"}
+
+
+def _remedy(text: str) -> str:
+    """Return what to do about a text that is no expression."""
+    words = re.findall(r"[A-Za-z_]\w*", re.sub(r"'[^']*'|\"[^\"]*\"", "", text))
+    taken = next((word for word in words if keyword.iskeyword(word) and word not in _OPERATORS), None)
+    if taken is not None:
+        return f"{taken!r} is a word of Python: write the name in backquotes, `{taken}`"
+    return "write it like subject == 'M1' and between(trial, 1, 9), and names with spaces or dots in backquotes"
 
 
 def _without_backquotes(text: str) -> tuple[str, dict[str, str]]:

@@ -28,7 +28,7 @@ from neurofm_shards.format.resolve import find_codec, find_compression
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.format.unfinished import why_unfinished
 from neurofm_shards.reading.address_space import AddressReader, AddressSpace
-from neurofm_shards.reading.elsewhere import check_pattern, matches, refuse_pointer, refuse_url
+from neurofm_shards.reading.elsewhere import check_pattern, matches, pattern_in, refuse_pointer, refuse_url
 from neurofm_shards.reading.frames_cache import Identity, ShardFile, identity_of
 from neurofm_shards.types import ColumnSpec
 from neurofm_shards.values import starts_of
@@ -169,14 +169,15 @@ def read_catalog(
     path = Path(shard_dir)
     if isinstance(pattern, str):
         check_pattern(pattern)
-    if pattern is None and "{" in path.name and os.path.isdir(path.parent):  # noqa: PTH112
-        path, pattern = path.parent, path.name
+    if pattern is None:
+        path, pattern = pattern_in(path)
     if os.path.isfile(path):  # noqa: PTH113  (Path raises where a folder above may not be searched)
         return _from_indexes(path.parent, [path.name], mapped=mapped)
     if not os.path.isdir(path):  # noqa: PTH112
         raise InputNotFoundError(f"there is no folder {path}; check shard_dir")
     if isinstance(pattern, tuple):
         return _from_indexes(path, pattern[:num_shards], mapped=mapped)
+    refuse_pointer(path / MANIFEST_NAME)
     manifest = read_manifest(path)
     if manifest is not None:
         return _from_manifest(path, manifest, pattern, num_shards)
@@ -316,7 +317,11 @@ class ShardTable:
             self.catalog.compression(shard)  # where it is missing, the manifest knows who has it
             path = self.catalog.folder / name
             self._identities[shard] = identity_of(path)  # first: what takes its place meanwhile is noticed
-            index = load_index(path, self.catalog.checksums[shard], mapped=self._space.maps_files)
+            try:
+                index = load_index(path, self.catalog.checksums[shard], mapped=self._space.maps_files)
+            except (FormatError, InputNotFoundError):
+                refuse_pointer(path)  # which says more
+                raise
             self._check(shard, index)
             self._indexes[shard] = index
         return index

@@ -11,6 +11,7 @@ from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
 
 _URL = re.compile(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_PATTERN = re.compile(r"[*?]|\[[^\]]+\]|\{[^{}]*(,|\.\.)[^{}]*\}")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 #: Names that a pattern may stand for; more is a mistake.
 _MOST_NAMES = 100_000
@@ -41,18 +42,37 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def check_pattern(pattern: str) -> None:
-    """Refuse a pattern that reaches into other folders.
+    """Refuse a pattern that reaches into other folders, or is a URL or a command.
 
     Raises
     ------
     ConfigError
         It does; says what to do instead.
     """
+    refuse_url(pattern)
     if "/" in pattern:
         raise ConfigError(
             f"shard_pattern={pattern!r} reaches into folders below, and a data set is one folder: give that folder, or "
             "several to mix([...])"
         )
+
+
+def pattern_in(path: Path) -> tuple[Path, str | None]:
+    """Take a path apart that ends with a pattern, as shells and WebDataset write it: its folder, and the pattern.
+
+    Raises
+    ------
+    ConfigError
+        There is a pattern in the name of a folder.
+    """
+    if not _PATTERN.search(str(path)) or os.path.lexists(path):
+        return path, None
+    if os.path.isdir(path.parent):  # noqa: PTH112  (Path raises where it may not search)
+        return (path.parent, path.name) if _PATTERN.search(path.name) else (path, None)
+    raise ConfigError(
+        f"{path} stands for files in several folders, and a data set is one folder: give that folder, or several to "
+        "mix([...])"
+    )
 
 
 def _expanded(pattern: str) -> list[str]:
@@ -76,12 +96,12 @@ def _choices(text: str) -> list[str]:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Refuse a file that stands for a shard which was never fetched.
+    """Refuse a file that stands for one which was never fetched.
 
     Raises
     ------
     InputNotFoundError
-        It is a pointer of git-lfs or git-annex; says how to fetch the shard.
+        It is a pointer of git-lfs or git-annex; says how to fetch what it stands for.
     FormatError
         It is named ``.tgz``, by which no compression is known.
     """
@@ -99,4 +119,4 @@ def refuse_pointer(path: Path) -> None:
 
 
 def _to_fetch(path: Path, tool: str, command: str) -> str:
-    return f"{path} is a pointer of {tool}, and the shard it stands for is not here: run `{command}` in its folder"
+    return f"{path} is a pointer of {tool}, and the file it stands for is not here: run `{command}` in its folder"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from neurofm_shards._html import html_table
 from neurofm_shards.blocks import dtype_name, is_count
-from neurofm_shards.errors import ConfigError
+from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.format.croissant import croissant
+from neurofm_shards.format.manifest import read_manifest
 from neurofm_shards.format.resolve import compression_suffix, missing_codec, missing_compression
 from neurofm_shards.format.sessions import SessionSummary, session_summaries, split_counts
 from neurofm_shards.plugins.registry import registry
@@ -171,8 +172,24 @@ class ShardedDatasetInfo:
         if any(name != name.lower() for name in catalog.columns):
             notes.append("field names with capitals: webdataset and Hugging Face datasets read them in lower case")
         if catalog.manifest is None:
-            notes.append("not written by this program: indexes were made from the shards")
+            notes.append(self._origin())
         return [note for note in notes if note]
+
+    def _origin(self) -> str:
+        """Say what shards without a manifest are."""
+        folder, names = self._catalog.folder, self._catalog.names
+        checksums = set(self._catalog.checksums)
+        try:
+            whole = read_manifest(folder)
+        except FormatError:
+            whole = None  # it says nothing that could be relied on
+        entries = [] if whole is None else [entry for entry in whole.shards if entry.checksum in checksums]
+        if whole is not None and len(entries) == len(names):
+            return (
+                f"part of the data set {folder} ({whole.total_samples:,} samples in {whole.total_shards:,} shards): "
+                "give the folder for its sessions, splits and tables"
+            )
+        return "not written by this program: indexes were made from the shards"
 
 
 def _compression_note(suffix: str, manifest: Manifest | None) -> str:

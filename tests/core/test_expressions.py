@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -198,3 +199,18 @@ def test_odd_names_and_functions(text, rows):
 def test_what_is_wrong_with_odd_names_and_functions_is_said(text, says):
     with pytest.raises(ConfigError, match=says):
         chosen(text, ODD)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("class == 1", "'class' is a word of Python: write the name in backquotes, `class`"),
+        ("subject == 'class' and lambda > 2", "write the name in backquotes, `lambda`"),
+        ("trial between 3 and 5", "write it like subject == 'M1' and between(trial, 1, 9)"),
+        ("a b < 5", "names with spaces or dots in backquotes"),
+        ("subject = 'M1'", "write it like subject == 'M1'"),
+    ],
+)
+def test_what_cannot_be_read_comes_with_a_remedy(text, says):
+    with pytest.raises(ConfigError, match=f"cannot read the expression .*{re.escape(says)}"):
+        compile_expression(text)

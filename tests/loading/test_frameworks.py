@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -39,6 +40,16 @@ def expected(written):
     return [rows_of(batch) for _ in range(3) for batch in loader]
 
 
+def lightning_trainer(folder, **options):
+    lightning = pytest.importorskip("lightning")
+    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    # named, because Lightning looks for it with mpi4py otherwise, which raises where there is no MPI
+    alone = importlib.import_module("lightning.pytorch.plugins.environments").LightningEnvironment()
+    return lightning.Trainer(
+        accelerator="cpu", default_root_dir=folder, plugins=[alone], **dict.fromkeys(quiet, False), **options
+    )
+
+
 def module_and_trainer(folder, save_at=None):
     """A module that notes its batches, and a trainer for three epochs that saves a checkpoint after some step."""
     lightning = pytest.importorskip("lightning", reason="Lightning is not installed: pip install lightning")
@@ -63,9 +74,7 @@ def module_and_trainer(folder, save_at=None):
             if len(self.seen) == save_at:
                 self.trainer.save_checkpoint(folder / "run.ckpt")
 
-    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    options = {"max_epochs": 3, "accelerator": "cpu", "default_root_dir": folder, **dict.fromkeys(quiet, False)}
-    return Module(), lightning.Trainer(**options)
+    return Module(), lightning_trainer(folder, max_epochs=3)
 
 
 @pytest.mark.parametrize("stop", [5, 12, 13, 14, 38])
@@ -144,12 +153,6 @@ def test_samples_that_are_divided_twice_are_warned_of(written, tmp_path):
     command = [sys.executable, "-c", TWICE, str(written[0]), "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert "twice" in done.stdout
-
-
-def lightning_trainer(folder, **options):
-    lightning = pytest.importorskip("lightning")
-    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    return lightning.Trainer(accelerator="cpu", default_root_dir=folder, **dict.fromkeys(quiet, False), **options)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

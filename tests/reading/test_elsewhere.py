@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from neurofm_shards import ShardDataset, create_shards_from_arrays
+from neurofm_shards import ShardDataset, ShardedDatasetInfo, create_shards_from_arrays
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError, NoShardsError
 
 
@@ -35,6 +35,45 @@ def test_braces_stand_for_ranges_and_choices(shards, tmp_path, pattern, samples,
         shutil.copytree(shards, folder, ignore=shutil.ignore_patterns(".neurofm", "*.json"))
     assert len(ShardDataset(folder, pattern)) == samples
     assert len(ShardDataset(folder / pattern)) == samples
+
+
+@pytest.mark.parametrize("pattern", ["*.tar", "shard_00000[01].tar", "shard_00000?.tar"])
+def test_a_path_may_end_with_a_pattern(shards, pattern):
+    assert len(ShardDataset(shards / pattern)) == len(list(shards.glob(pattern))) * 5
+
+
+@pytest.mark.parametrize("pattern", ["*/*.tar", "{a,b}/shard_000000.tar", "sh*/x/shard_000000.tar"])
+def test_a_path_through_several_folders_is_named(shards, pattern):
+    with pytest.raises(ConfigError, match=r"several folders, and a data set is one folder.*mix"):
+        ShardDataset(shards.parent / pattern)
+
+
+def test_brackets_in_the_names_of_folders_are_no_pattern(shards, tmp_path):
+    shutil.copytree(shards, tmp_path / "rat[1]")
+    assert len(ShardDataset(tmp_path / "rat[1]")) == 20
+    with pytest.raises(InputNotFoundError, match="there is no folder"):
+        ShardDataset(tmp_path / "rat[1]" / "absent")
+
+
+def test_a_pattern_that_is_a_command_is_named(shards):
+    with pytest.raises(ConfigError, match="a command whose output would have to be streamed"):
+        ShardDataset(shards, "pipe:cat x.tar")
+
+
+@pytest.mark.parametrize("what", ["dataset_metadata.json", "shard_000002.tar"])
+def test_pointers_in_a_data_set_of_ours_are_named(shards, tmp_path, what):
+    shutil.copytree(shards, tmp_path / "d")
+    (tmp_path / "d" / what).write_text(LFS)
+    with pytest.raises(InputNotFoundError, match=f"{what} is a pointer of git-lfs.*git lfs pull"):
+        list(ShardDataset(tmp_path / "d"))
+
+
+def test_info_says_of_one_shard_what_it_is_part_of(shards, tmp_path):
+    (note,) = ShardedDatasetInfo(shards / "shard_000001.tar").get_summary()["notes"]
+    assert note.startswith(f"part of the data set {shards} (20 samples in 4 shards): give the folder")
+    shutil.copy(shards / "shard_000001.tar", tmp_path)
+    (note,) = ShardedDatasetInfo(tmp_path / "shard_000001.tar").get_summary()["notes"]
+    assert note == "not written by this program: indexes were made from the shards"
 
 
 def test_folders_below_are_named(shards, tmp_path):

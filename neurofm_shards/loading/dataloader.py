@@ -28,7 +28,7 @@ from neurofm_shards.loading.datasets import (
     open_shards,
     sample_bytes,
 )
-from neurofm_shards.loading.device import copier, has_accelerator, pinned, prefetch
+from neurofm_shards.loading.device import copier, has_accelerator, page_locked, pinned, prefetch
 from neurofm_shards.loading.fetch import BatchFetch, Finish, OnError, RemoteFetch, RowReader, SkipCounter, restored
 from neurofm_shards.loading.order.bijection import derive_key
 from neurofm_shards.loading.plans.batching import BatchingRule
@@ -50,9 +50,10 @@ from neurofm_shards.loading.transforms import (
     is_transform,
     make_transforms,
 )
-from neurofm_shards.loading.workers.pipeline import Fetched, Workers, run
+from neurofm_shards.loading.workers.pipeline import Fetched, Step, Workers, run
 from neurofm_shards.loading.workers.select import WorkerOptions
 from neurofm_shards.reading.address_space import IO
+from neurofm_shards.reading.buffers import BufferPool
 from neurofm_shards.stored.options import WindowsArgument
 from neurofm_shards.types import ColumnSpec
 
@@ -213,6 +214,8 @@ class ShardDataLoader(DataLoader[Batch]):
         self._progress = Progress(setup.make_plan, setup.options, setup.request) if progress is None else progress
         self._kept: Workers | None = None
         self._copies = None if setup.device is None else copier(setup.device)
+        # only where this loader copies itself does it know when such memory may be written to again
+        self._gathered_into = BufferPool(page_locked) if setup.pin_memory and setup.device is not None else None
         self.skips = SkipCounter()
         state = None if setup.checkpoint is None or batch_sampler is not None else setup.checkpoint.load()
         if state is not None:
@@ -311,7 +314,7 @@ class ShardDataLoader(DataLoader[Batch]):
 
     def _take_workers(self) -> Workers:
         kept, self._kept = self._kept, None
-        finish = self._finished if self.pin_memory else None
+        finish = self._gather_and_pin if self.pin_memory else None
         fetch = self.setup.fetch
         return self.setup.workers.start(fetch, RemoteFetch(fetch), finish) if kept is None else kept
 
@@ -327,8 +330,9 @@ class ShardDataLoader(DataLoader[Batch]):
         self._progress.move(iteration, request.position_after)
         return batch
 
-    def _finished(self, fetched: Fetched) -> Fetched:
-        return fetched._replace(batch=pinned(fetched.batch))
+    def _gather_and_pin(self, step: Step) -> Fetched:
+        with nullcontext() if self._gathered_into is None else self._gathered_into.lent():
+            return _pinned(step())
 
     def _completed(self, delivered: tuple[Fetched, Request]) -> tuple[Any, Request]:
         """Do what is left to do in the caller's thread."""
@@ -337,8 +341,12 @@ class ShardDataLoader(DataLoader[Batch]):
         if self.setup.workers.remote:
             fetched = restored(self.setup.fetch, fetched, request)
             if self.pin_memory:
-                fetched = self._finished(fetched)
+                fetched = _pinned(fetched)
         return fetched.batch, request
+
+
+def _pinned(fetched: Fetched) -> Fetched:
+    return fetched._replace(batch=pinned(fetched.batch))
 
 
 def create_webdataset_dataloader(

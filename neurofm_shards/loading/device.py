@@ -1,12 +1,15 @@
-"""Batches on their way to the device: pinned, copied on a stream of their own, a few ahead of the training loop."""
+"""Batches on their way to the device: in page-locked memory, copied on a stream of their own, ahead of the training."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
 
 import torch
+
+from neurofm_shards._typing import Bytes
 
 T = TypeVar("T")
 
@@ -34,18 +37,55 @@ def map_tensors(change: Callable[[torch.Tensor], torch.Tensor], value: Any) -> A
     return value
 
 
+def page_locked(size: int) -> Bytes:
+    """Return so many bytes of page-locked memory, from which a device copies on its own."""
+    found: Bytes = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True).numpy()
+    return found
+
+
+def pin(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in page-locked memory: itself where it lies there, as what was gathered there does."""
+    return tensor if tensor.is_pinned() else tensor.pin_memory()
+
+
 def pinned(batch: Any) -> Any:
     """Return the batch in page-locked memory."""
-    return map_tensors(lambda tensor: tensor if tensor.is_pinned() else tensor.pin_memory(), batch)
+    return map_tensors(pin, batch)
 
 
-class DeviceCopier:
-    """Copies batches to a device that has streams; the copy runs beside the training loop's kernels.
+class Event(Protocol):
+    """A point in a stream."""
+
+    def query(self) -> bool:
+        """Return whether the stream has passed it."""
+
+    def synchronize(self) -> None:
+        """Wait until it has."""
+
+
+class Transfers(Protocol):
+    """What copying needs of a device."""
+
+    def copying(self) -> AbstractContextManager[Any]:
+        """Let what is done inside go to the stream of copies."""
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Start to copy a tensor out of page-locked memory; return it on the device."""
+
+    def mark(self) -> Event:
+        """Return an event behind what was started."""
+
+    def receive(self, batch: Any, event: Event) -> None:
+        """Let the caller's stream wait for an event, and own the memory of a batch."""
+
+
+class DeviceTransfers:
+    """The transfers of a device that has streams.
 
     Parameters
     ----------
     device : torch.device
-        Where to.
+        Which.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -53,21 +93,65 @@ class DeviceCopier:
         self._streams = torch.get_device_module(device)
         self._stream = self._streams.Stream(device)
 
-    def start(self, batch: Any) -> tuple[Any, Any, Any]:
-        """Start the copy; return the batch on the device, the event of its completion, and what to keep till then."""
-        source = pinned(batch)
-        with self._streams.stream(self._stream):
-            moved = map_tensors(lambda tensor: tensor.to(self._device, non_blocking=True), source)
-            return moved, self._stream.record_event(), source
+    def copying(self) -> AbstractContextManager[Any]:
+        """See :meth:`Transfers.copying`."""
+        found: AbstractContextManager[Any] = self._streams.stream(self._stream)
+        return found
 
-    def finish(self, started: tuple[Any, Any, Any]) -> Any:
-        """Make the caller's stream wait for the copy, and return the batch."""
-        moved, event, _ = started
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """See :meth:`Transfers.copy`."""
+        return tensor.to(self._device, non_blocking=True)
+
+    def mark(self) -> Event:
+        """See :meth:`Transfers.mark`."""
+        event: Event = self._stream.record_event()
+        return event
+
+    def receive(self, batch: Any, event: Event) -> None:
+        """See :meth:`Transfers.receive`."""
         current = self._streams.current_stream(self._device)
         current.wait_event(event)
-        map_tensors(lambda tensor: _record(tensor, current), moved)
-        event.synchronize()  # the pinned source may be used again from here on
+        map_tensors(lambda tensor: _record(tensor, current), batch)
+
+
+class DeviceCopier:
+    """Copies batches to a device that has streams; the copy runs beside the training loop's kernels.
+
+    Nobody waits for a copy: the caller's stream does, and the page-locked source is held until its event has passed,
+    when its memory goes back to the pool that it was gathered into.
+
+    Parameters
+    ----------
+    transfers : Transfers
+        The device's.
+    """
+
+    def __init__(self, transfers: Transfers) -> None:
+        self._transfers = transfers
+        self._held: deque[tuple[Event, Any]] = deque()
+
+    def start(self, batch: Any) -> tuple[Any, Event]:
+        """Start the copy; return the batch on the device, and the event of its completion."""
+        self._let_go()
+        source = pinned(batch)
+        with self._transfers.copying():
+            moved = map_tensors(self._transfers.copy, source)
+            event = self._transfers.mark()
+        self._held.append((event, source))
+        return moved, event
+
+    def finish(self, started: tuple[Any, Event]) -> Any:
+        """Make the caller's stream wait for the copy, and return the batch."""
+        moved, event = started
+        self._transfers.receive(moved, event)
         return moved
+
+    def _let_go(self) -> None:
+        """Give up sources whose copies are done; wait for one where too many are not."""
+        if len(self._held) > 2 * AHEAD:
+            self._held[0][0].synchronize()
+        while self._held and self._held[0][0].query():
+            self._held.popleft()
 
 
 class PlainCopier:
@@ -87,7 +171,7 @@ class PlainCopier:
 
 def copier(device: torch.device) -> DeviceCopier | PlainCopier:
     """Return what copies to this device."""
-    return PlainCopier(device) if device.type == "cpu" else DeviceCopier(device)
+    return PlainCopier(device) if device.type == "cpu" else DeviceCopier(DeviceTransfers(device))
 
 
 def prefetch(

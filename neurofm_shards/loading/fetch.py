@@ -38,7 +38,10 @@ from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Ragged
 
 
 class UndecodedMetadata:
-    """Stands for the metadata of a sample that nobody has looked at yet; no encoder takes it."""
+    """Stands for the metadata of a sample that nobody has looked at yet; no encoder takes it, and errors name it."""
+
+
+_UNDECODED = UndecodedMetadata()
 
 
 class LazyMetadata(list[Any]):
@@ -60,7 +63,7 @@ class LazyMetadata(list[Any]):
     @classmethod
     def later(cls, decode: Callable[[Any], list[dict[str, Any]]], rows: Sized) -> Self:
         """Make a list that is filled when it is first used: by ``decode(rows)``, which returns one item per row."""
-        made = cls([UndecodedMetadata] * len(rows))
+        made = cls([_UNDECODED] * len(rows))
         made._decode, made._rows = decode, rows
         return made
 

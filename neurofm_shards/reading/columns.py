@@ -19,7 +19,7 @@ from neurofm_shards._typing import Ints
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import FormatError
 from neurofm_shards.limits import MAX_ARRAY_BYTES
-from neurofm_shards.reading.buffers import POOLED_BYTES, BufferPool
+from neurofm_shards.reading.buffers import POOLED_BYTES, BufferPool, is_lent
 from neurofm_shards.reading.row_copy import LARGE_ROW, RowCopy
 from neurofm_shards.reading.samples import check_out
 from neurofm_shards.types import ColumnSpec, Ragged
@@ -216,7 +216,7 @@ class ConstantColumn(Column):
         if size < POOLED_BYTES:
             return True
         few = self._size < LARGE_ROW and size < _MOST_IN_HEAP
-        return few and threading.get_ident() == threading.main_thread().ident
+        return few and threading.get_ident() == threading.main_thread().ident and not is_lent()
 
     def _out(self, asked: ColumnRequest, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         if asked.out is None:

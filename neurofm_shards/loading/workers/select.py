@@ -56,8 +56,8 @@ class WorkerOptions:
         """Whether batches come from other processes."""
         return self.count > 0 and self.kind == "process"
 
-    def start(self, fetch: LookingAhead, remote: Fetch, finish: Callable[[Fetched], Fetched] | None = None) -> Workers:
-        """Start workers; in other processes ``remote`` makes the batches, elsewhere ``fetch`` and then ``finish``."""
+    def start(self, fetch: LookingAhead, remote: Fetch, finish: Callable[[Step], Fetched] | None = None) -> Workers:
+        """Start workers; in other processes ``remote`` makes the batches, elsewhere ``fetch``, run by ``finish``."""
         if self.remote:
             return ProcessWorkers(remote, self.count, self.prefetch_factor, self.context)
         local = fetch if finish is None else Finishing(fetch, finish)
@@ -76,18 +76,15 @@ class WorkerOptions:
 
 @dataclass(frozen=True)
 class Finishing(LookingAhead):
-    """A fetch and what follows it in the same thread."""
+    """A fetch and who runs its steps, and finishes what they give, in the same thread."""
 
     fetch: LookingAhead
-    finish: Callable[[Fetched], Fetched]
+    finish: Callable[[Step], Fetched]
 
     def __call__(self, request: Request) -> Fetched:
         """Fetch and finish."""
-        return self.finish(self.fetch(request))
+        return self.finish(partial(self.fetch, request))
 
     def look_ahead(self, task: Task) -> list[Step]:
         """See :meth:`LookingAhead.look_ahead`."""
-        return [partial(self._finished, step) for step in self.fetch.look_ahead(task)]
-
-    def _finished(self, step: Step) -> Fetched:
-        return self.finish(step())
+        return [partial(self.finish, step) for step in self.fetch.look_ahead(task)]

@@ -84,6 +84,26 @@ class InputPlanned(Event):
 
 
 @dataclass(frozen=True)
+class ModalityMasked(Event):
+    """Some recordings lack a modality that others have: theirs is empty and masked.
+
+    Attributes
+    ----------
+    modality : str
+        Its name.
+    inputs : tuple of str
+        Names of the inputs without it.
+    total : int
+        How many recordings there are.
+    """
+
+    name: ClassVar[str] = "modality-masked"
+    modality: str
+    inputs: tuple[str, ...]
+    total: int
+
+
+@dataclass(frozen=True)
 class ConversionStarted(Event):
     """Writing starts.
 

@@ -212,7 +212,7 @@ def _finish(result: Mapping[str, Any], report: Report | None, *, as_json: bool) 
         from neurofm_shards.cli.integrity import print_validation  # noqa: PLC0415  (after --help)
 
         print_validation(report)
-    return 1 if result["failures"] or not (report is None or report.ok) else 0
+    return 1 if result["new_failures"] or not (report is None or report.ok) else 0
 
 
 def _run_parts(args: argparse.Namespace, request: _Request) -> int:

@@ -23,6 +23,7 @@ from neurofm_shards.events import (
     Event,
     InputPlanned,
     Listener,
+    ModalityMasked,
     PlanningStarted,
     ShardCommitted,
     WorkersCounted,
@@ -183,6 +184,10 @@ def notes(event: Event) -> list[str]:
     """Return what an event says that must not be lost."""
     if isinstance(event, InputPlanned):
         return list(event.notes)
+    if isinstance(event, ModalityMasked):
+        more = f" and {len(event.inputs) - 5:,} more" if len(event.inputs) > 5 else ""
+        said = f"{event.modality}: {len(event.inputs):,} of {event.total:,} recordings have none"
+        return [f"{said}, and get empty, masked columns: {', '.join(event.inputs[:5])}{more}"]
     if isinstance(event, ConversionStarted):
         return split_notes(event.splits)
     if isinstance(event, ShardCommitted):

@@ -205,7 +205,8 @@ class _Finder:
                 path = os.path.join(folder, name)  # noqa: PTH118
                 source = None if name.startswith(".") else self._of_suffix(path)
                 if source is not None:
-                    item = (folder if source.entry.folders else path, source)
+                    entry = source.entry
+                    item = (folder if entry.folders and entry.joins_files else path, source)
                     found += [] if item in found[-1:] else [item]
         return found
 

@@ -345,7 +345,7 @@ def commit_parts(output_dir: str | os.PathLike[str], *, observer: Listener = ign
         _check_complete(output, header, lines)
         plan = read_plan(output.folder, output.sidecars, facts=True)
         manifest = commit(output, plan, lines, None)
-    result = summary(output.folder, manifest)
+    result = {**summary(output.folder, manifest), "new_failures": manifest.failures}
     broadcast(tell_plugins, observer)(ConversionFinished(result))
     return result
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from neurofm_shards.convert.agreement import agreed_columns, all_that_is_wrong, misfits, modalities_of
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Call, Dispatcher
 from neurofm_shards.convert.inputs import (
@@ -20,8 +21,8 @@ from neurofm_shards.convert.inputs import (
     worker_reader,
 )
 from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput, cut, cut_by_bytes
-from neurofm_shards.errors import ConfigError, NeurofmShardsError, NothingToConvertError
-from neurofm_shards.events import InputPlanned, Listener, PlanningStarted, ignore
+from neurofm_shards.errors import ConfigError, NeurofmShardsError, NothingToConvertError, portable
+from neurofm_shards.events import InputPlanned, Listener, ModalityMasked, PlanningStarted, ignore
 from neurofm_shards.format.manifest import Manifest
 from neurofm_shards.format.resolve import compression_object
 from neurofm_shards.format.shard_names import ShardNames
@@ -29,66 +30,6 @@ from neurofm_shards.plugins.entries import Entry
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.types import ColumnSpec, SourcePlan
-
-
-def agreed_columns(inputs: Sequence[tuple[str, Sequence[ColumnSpec]]]) -> tuple[ColumnSpec, ...]:
-    """Join the columns of all inputs; lengths that differ become ragged.
-
-    Parameters
-    ----------
-    inputs : sequence of (name, columns)
-        Name for messages, and the columns the input gives.
-
-    Raises
-    ------
-    ConfigError
-        A column is missing from an input, or its type, unit or number of dimensions differs.
-    """
-    first_name, first = inputs[0]
-    merged = {spec.name: spec for spec in first}
-    for name, columns in inputs[1:]:
-        _check_names(first_name, _required(merged.values()), name, _required(columns))
-        for spec in columns:
-            before = merged.setdefault(spec.name, spec)
-            both = before.optional and spec.optional
-            merged[spec.name] = before.merge(spec) if both else _merge(first_name, before, name, spec)
-    return tuple(merged.values())
-
-
-def _required(columns: Iterable[ColumnSpec]) -> set[str]:
-    return {spec.name for spec in columns if not spec.optional}
-
-
-def _check_names(first_name: str, first: set[str], name: str, names: set[str]) -> None:
-    if first == names:
-        return
-    lacking, missing = (name, first - names) if first - names else (first_name, names - first)
-    having = first_name if lacking == name else name
-    raise ConfigError(
-        f"{lacking} has no column {min(missing)!r}, which {having} has (in common: {sorted(first & names)}); "
-        "name the modalities to take with --modalities, and with --missing skip or mask what happens to inputs without"
-    )
-
-
-def _merge(first_name: str, a: ColumnSpec, name: str, b: ColumnSpec) -> ColumnSpec:
-    # an input without a single channel or unit has no value in another unit of measure
-    empty = 0 in (a.shape or ()), 0 in (b.shape or ())
-    if (a.dtype, a.table) != (b.dtype, b.table) or not (a.unit == b.unit or any(empty)):
-        raise ConfigError(
-            f"column {a.name!r} is {_describe(a)} in {first_name} but {_describe(b)} in {name}; convert them apart, or "
-            "make them alike with options or a cast transform"
-        )
-    both = a.merge(b)
-    if both.shape is None and a.shape != b.shape:
-        raise ConfigError(
-            f"column {a.name!r} has shape {a.shape} in {first_name} but {b.shape} in {name}: the number of "
-            "dimensions must be the same"
-        )
-    return replace(both, unit=b.unit if empty[0] else a.unit)
-
-
-def _describe(spec: ColumnSpec) -> str:
-    return f"{spec.dtype or 'JSON'}{f' in {spec.unit}' if spec.unit else ''}"
 
 
 def _shards(
@@ -121,6 +62,8 @@ class InputPlan:
         Why it failed; empty when it did not.
     again : bool
         Whether part of it is in the data set already, and the rest is retried.
+    failure : NeurofmShardsError or None
+        The error itself, where it failed in this run.
     """
 
     spec: InputSpec
@@ -130,6 +73,7 @@ class InputPlan:
     is_recording: bool = False
     error: str = ""
     again: bool = False
+    failure: NeurofmShardsError | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -283,20 +227,79 @@ def plan_conversion(
 
 
 def plan_inputs(
-    inputs: Sequence[Input], config: ConversionConfig, dispatcher: Dispatcher, *, listener: Listener = ignore
+    inputs: Sequence[Input],
+    config: ConversionConfig,
+    dispatcher: Dispatcher,
+    *,
+    known: Sequence[ColumnSpec] = (),
+    listener: Listener = ignore,
 ) -> list[InputPlan]:
-    """Open each input once; the result is in the order of the inputs."""
-    entries = registry().code_entries()
-    specs = [spec_of(item, config) for item in inputs]
-    skip = config.on_error == "skip"
-    kept = KEPT_BYTES // dispatcher.workers**2  # each has its share, and few inputs come back to who planned them
-    calls = [Call(plan_input, (entries, spec, skip, kept), f"opening {spec.input.name}") for spec in specs]
+    """Open each input once; the result is in the order of the inputs.
+
+    Where no modalities are named, recordings that lack one that others have (or the data set that is added to, whose
+    columns are ``known``) give empty, masked columns.
+
+    Raises
+    ------
+    NeurofmShardsError
+        Inputs fail and ``config.on_error`` is ``"fail"``; the message says what is wrong with each.
+    """
     listener(PlanningStarted(len(inputs)))
     planned: list[InputPlan] = []
-    for item in dispatcher.in_order(calls):
+    for item in _planned([spec_of(item, config) for item in inputs], dispatcher):
         planned.append(item)
-        listener(InputPlanned(item.name, item.num_samples, item.notes, item.error))
+        notes = item.notes if config.on_error == "skip" or not item.error else ()
+        listener(InputPlanned(item.name, item.num_samples, notes, item.error))
+    if config.windows.modalities is None and config.layout == "windows":
+        planned = _with_all_modalities(planned, known, dispatcher, listener)
+    if config.on_error == "fail":
+        _refuse_failures(planned)
     return planned
+
+
+def _planned(specs: Sequence[InputSpec], dispatcher: Dispatcher) -> Iterable[InputPlan]:
+    entries = registry().code_entries()
+    kept = KEPT_BYTES // dispatcher.workers**2  # each has its share, and few inputs come back to who planned them
+    calls = (Call(plan_input, (entries, spec, kept), f"opening {spec.input.name}") for spec in specs)
+    return dispatcher.in_order(calls)
+
+
+def _with_all_modalities(
+    planned: Sequence[InputPlan], known: Sequence[ColumnSpec], dispatcher: Dispatcher, listener: Listener
+) -> list[InputPlan]:
+    """Plan recordings again that lack a modality which others give, so that theirs is empty and masked."""
+    giving = {
+        i: modalities_of(item.columns) for i, item in enumerate(planned) if item.is_recording and item.num_samples
+    }
+    every = {*modalities_of(known), *(name for names in giving.values() for name in names)}
+    lacking = {i: every.difference(names) for i, names in giving.items() if every.difference(names)}
+    specs = [with_modalities(planned[i].spec, sorted(every)) for i in lacking]
+    result = list(planned)
+    for i, item in zip(lacking, _planned(specs, dispatcher), strict=True):
+        result[i] = item
+    for name in sorted(every):
+        without = tuple(planned[i].name for i, names in lacking.items() if name in names)
+        if without:
+            listener(ModalityMasked(name, without, len(giving)))
+    return result
+
+
+def with_modalities(spec: InputSpec, names: Sequence[str]) -> InputSpec:
+    """Have an input give these modalities, those that it lacks empty and masked."""
+    if not names:
+        return spec
+    options = spec.windows.model_dump(exclude_unset=True)
+    return replace(spec, windows=WindowOptions(**{**options, "modalities": tuple(names), "missing": "mask"}))
+
+
+def _refuse_failures(planned: Sequence[InputPlan]) -> None:
+    failed = [item for item in planned if item.plan is None]
+    first = next((item.failure for item in failed if item.failure is not None), None)
+    if first is None:
+        return
+    if len(planned) == 1:
+        raise first
+    raise type(first)(all_that_is_wrong([(item.name, item.error) for item in failed], len(planned))) from first
 
 
 def spec_of(item: Input, config: ConversionConfig) -> InputSpec:
@@ -305,15 +308,18 @@ def spec_of(item: Input, config: ConversionConfig) -> InputSpec:
     return InputSpec(item, config.windows, config.session_template, pieces, config.subject_template, config.subject_ids)
 
 
-def plan_input(entries: list[tuple[str, Entry]], spec: InputSpec, skip: bool, kept_bytes: int = 0) -> InputPlan:
-    """Open one input and say what it will give (runs in a worker, which keeps so much open for reading)."""
+def plan_input(entries: list[tuple[str, Entry]], spec: InputSpec, kept_bytes: int = 0) -> InputPlan:
+    """Open one input and say what it will give, or why it fails (runs in a worker, which keeps so much open)."""
     registry().adopt(entries)
     try:
         return _plan_input(spec, kept_bytes)
+    except ConfigError:
+        raise
     except NeurofmShardsError as error:
-        if not skip or isinstance(error, ConfigError):
-            raise
-        return InputPlan(spec, None, error=str(error))
+        failure = portable(error)
+        return InputPlan(
+            spec, None, error=str(error), failure=failure if isinstance(failure, NeurofmShardsError) else None
+        )
 
 
 def _plan_input(spec: InputSpec, kept_bytes: int) -> InputPlan:
@@ -343,6 +349,7 @@ def _check_subjects_are_known(giving: Sequence[InputPlan], config: ConversionCon
 
 def combine(planned: Sequence[InputPlan], config: ConversionConfig) -> ConversionPlan:
     """Join planned inputs into one plan."""
+    planned = _fitting(planned, config)
     giving = [item for item in planned if item.num_samples]
     if not giving:
         raise NothingToConvertError("; ".join(item.without_samples for item in planned[:3]))
@@ -354,6 +361,19 @@ def combine(planned: Sequence[InputPlan], config: ConversionConfig) -> Conversio
     stretches = [(i, 0, item.num_samples) for i, item in enumerate(planned)]
     shards = _shards(stretches, planned, config)
     return ConversionPlan(config, tuple(planned), columns, shards, tables=tables, bases=tuple(bases))
+
+
+def _fitting(
+    planned: Sequence[InputPlan], config: ConversionConfig, known: Sequence[ColumnSpec] = ()
+) -> list[InputPlan]:
+    """Take inputs whose columns do not fit the others for failed ones, or refuse them all at once."""
+    giving = [i for i, item in enumerate(planned) if item.num_samples]
+    found = misfits([(planned[i].name, planned[i].columns) for i in giving], known)
+    wrong = {giving[at]: why for at, why in found.items()}
+    if wrong and config.on_error == "fail":
+        told = [(planned[i].name, why) for i, why in wrong.items()]
+        raise ConfigError(told[0][1] if len(planned) <= 2 else all_that_is_wrong(told, len(planned)))
+    return [InputPlan(item.spec, None, error=wrong[i]) if i in wrong else item for i, item in enumerate(planned)]
 
 
 def join_tables(
@@ -466,10 +486,12 @@ def plan_retry(manifest: Manifest, planned: Sequence[InputPlan], config: Convers
 def _addition(
     manifest: Manifest, inputs: list[InputPlan], stretches: list[Stretch], config: ConversionConfig
 ) -> ConversionPlan:
+    fixed = manifest.has_fixed_columns and not config.transforms
+    inputs = _fitting(inputs, config, manifest.specs if fixed else ())
+    stretches = [stretch for stretch in stretches if inputs[stretch[0]].plan is not None]
     giving = [item for item in inputs if item.num_samples]
     present = {source["session_id"]: source["files"][0] for source in manifest.sources if "session_id" in source}
     check_sessions([item for item in giving if not item.again], present)
-    fixed = manifest.has_fixed_columns and not config.transforms
     known = [("the data set", manifest.specs)] if fixed else []
     columns = agreed_columns([*known, *((item.name, item.columns) for item in giving)])
     rows = {name: entry.rows for name, entry in manifest.tables.items()}

@@ -95,7 +95,8 @@ def convert_inputs(
     Returns
     -------
     dict
-        ``total_samples``, ``total_shards``, ``failures`` and the rest of the data set's summary.
+        ``total_samples``, ``total_shards``, ``failures`` and the rest of the data set's summary; ``new_failures`` are
+        those that an appended data set did not have before.
 
     Raises
     ------
@@ -205,18 +206,22 @@ class ConversionSession:
         }
         if mode not in modes:
             raise ConfigError(f"mode is {mode!r}; it is one of {', '.join(map(repr, get_args(Mode)))}")
-        return self.finished(modes[mode](named))
+        before = self.output.manifest() if mode == "append" else None
+        return self.finished(modes[mode](named), before)
 
-    def finished(self, manifest: Manifest) -> dict[str, Any]:
-        """Tell that the data set is finished; return its summary."""
-        result = summary(self.output.folder, manifest)
+    def finished(self, manifest: Manifest, before: Manifest | None = None) -> dict[str, Any]:
+        """Tell that the data set is finished; return its summary, and which failures it did not have ``before``."""
+        known = [failure["files"] for failure in before.failures] if before is not None else []
+        new = [failure for failure in manifest.failures if failure["files"] not in known]
+        result = {**summary(self.output.folder, manifest), "new_failures": new}
         self.tell(ConversionFinished(result))
         return result
 
-    def plan(self, named: Named, config: ConversionConfig) -> list[InputPlan]:
-        """Find inputs and open each once."""
+    def plan(self, named: Named, config: ConversionConfig, base: Manifest | None = None) -> list[InputPlan]:
+        """Find inputs and open each once; ``base`` is the data set that they are added to."""
         inputs = find_inputs(named, config.format, config.source)
-        return plan_inputs(inputs, config, self.dispatcher, listener=self.tell)
+        known = base.specs if base is not None and base.has_fixed_columns else ()
+        return plan_inputs(inputs, config, self.dispatcher, known=known, listener=self.tell)
 
     def _plan(self, named: Named) -> ConversionPlan:
         return plan_conversion(named, self.config, self.dispatcher, listener=self.tell)
@@ -298,7 +303,7 @@ class ConversionSession:
         manifest, journal = output.manifest(), output.journal()
         if manifest is None:
             return self._go_on(output, named, journal)
-        planned = self.plan(named, self.config)
+        planned = self.plan(named, self.config, manifest)
         if journal is not None and journal.header.kind == "append":
             plan = plan_append(manifest, planned, self.adding_config(manifest))
             return self._add(plan, Target(output, "append", manifest, journal))
@@ -323,7 +328,7 @@ class ConversionSession:
             return self._new(named)
         self.output.check_not_being_replaced()
         config = self.adding_config(manifest)
-        plan = plan_append(manifest, self.plan(named, config), config)
+        plan = plan_append(manifest, self.plan(named, config, manifest), config)
         return self._add(plan, Target(self.output, "append", manifest, journal))
 
     def _add(self, plan: ConversionPlan | None, target: Target) -> Manifest:
@@ -380,7 +385,7 @@ class IncrementalConversion:
 
     def add(self, named: Named) -> int:
         """Plan inputs and write the shards that are full; return the number of the inputs' samples."""
-        new = self._session.plan(named, self._config)
+        new = self._session.plan(named, self._config, self._target.base)
         plan = self._plan([*self._planned, *new])
         self._planned += new
         if plan is not None:

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from neurofm_shards.convert.commit import software
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.inputs import Expected, Input
-from neurofm_shards.convert.planning import ConversionPlan, InputPlan, combine, spec_of
+from neurofm_shards.convert.planning import ConversionPlan, InputPlan, combine, spec_of, with_modalities
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
 from neurofm_shards.format.dataset_record import versions_of
 from neurofm_shards.format.files import Folder
@@ -100,6 +100,7 @@ class _InputLine:
     columns: tuple[ColumnSpec, ...]
     sample_bytes: tuple[int, ...]
     bases: dict[str, int]
+    modalities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def _input_line(number: int, item: InputPlan, bases: Mapping[str, int]) -> dict[str, Any]:
-    plan, source = item.plan, item.spec.input
+    plan, source, windows = item.plan, item.spec.input, item.spec.windows
     return {
         "number": number,
         "given": source.given,
@@ -248,6 +249,7 @@ def _input_line(number: int, item: InputPlan, bases: Mapping[str, int]) -> dict[
         "columns": [asdict(spec) for spec in item.columns],
         "sample_bytes": plan.sample_bytes if plan is not None else (),
         "bases": dict(bases) if plan is not None else {},
+        "modalities": (windows.modalities or ()) if windows.missing == "mask" else (),
     }
 
 
@@ -271,7 +273,7 @@ def _input_plan(
     made: Callable[[str, str], Any],
 ) -> InputPlan:
     source = Input(line.paths, line.format, line.options, made(line.format, line.options), line.given)
-    spec = spec_of(source, config)
+    spec = with_modalities(spec_of(source, config), line.modalities)
     if line.error:
         return InputPlan(spec, None, error=line.error)
     plan = SourcePlan(line.num_samples, line.columns, line.fingerprint, sample_bytes=line.sample_bytes)

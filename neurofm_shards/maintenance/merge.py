@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from neurofm_shards._typing import Ints
-from neurofm_shards.convert.planning import agreed_columns
+from neurofm_shards.convert.agreement import agreed_columns
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.card import write_cards
 from neurofm_shards.format.dataset_record import ShardRecord, make_manifest

@@ -49,11 +49,15 @@ class SourceEntry(Entry):
         ``(offset, bytes)`` pairs, any of which marks a file as this format; decides when suffixes do not.
     folders : bool
         Whether a folder (not its files one by one) can be one input.
+    joins_files : bool
+        Where folders can be inputs: whether files with one of the suffixes make the folder that they lie in one input
+        (arrays of one data set), or are an input each (recordings, of which a store is a folder).
     """
 
     suffixes: tuple[str, ...] = ()
     magic: tuple[tuple[int, bytes], ...] = ()
     folders: bool = False
+    joins_files: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 
 from neurofm_shards._typing import Ints
-from neurofm_shards.convert.planning import agreed_columns
+from neurofm_shards.convert.agreement import agreed_columns
 from neurofm_shards.errors import NeurofmShardsError, NothingToConvertError
 from neurofm_shards.format.sidecar import Arrays
 from neurofm_shards.reading.collection import ShardCollection

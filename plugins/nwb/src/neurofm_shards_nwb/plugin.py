@@ -18,6 +18,7 @@ def neurofm_register_sources() -> Sequence[SourceEntry]:
             suffixes=(".nwb", ".nwb.zarr"),
             magic=((0, b"\x89HDF\r\n\x1a\n"),),
             folders=True,
+            joins_files=False,
             config="neurofm_shards_nwb.config:NwbConfig",
             factory="neurofm_shards_nwb.source:NwbSource",
         )

@@ -1,0 +1,125 @@
+"""What the inputs of one conversion have in common, and in one message all that is wrong with them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.types import ColumnSpec
+
+#: The modality that a column of windows belongs to, by its name; in the order in which modalities are taken.
+_MODALITIES = {"spikes": "spikes", "spike_times": "spikes"} | {
+    name: name for name in ("lfp", "behavior", "ophys", "events")
+}
+_NAMES_SHOWN = 5
+
+
+def modalities_of(columns: Iterable[ColumnSpec]) -> tuple[str, ...]:
+    """Return the modalities that columns of windows belong to, in a fixed order."""
+    names = {spec.name for spec in columns}
+    return tuple(dict.fromkeys(modality for name, modality in _MODALITIES.items() if name in names))
+
+
+def agreed_columns(inputs: Sequence[tuple[str, Sequence[ColumnSpec]]]) -> tuple[ColumnSpec, ...]:
+    """Join the columns of all inputs; lengths that differ become ragged.
+
+    Parameters
+    ----------
+    inputs : sequence of (name, columns)
+        Name for messages, and the columns the input gives.
+
+    Raises
+    ------
+    ConfigError
+        A column is missing from an input, or its type, unit or number of dimensions differs.
+    """
+    first_name, first = inputs[0]
+    merged = {spec.name: spec for spec in first}
+    for name, columns in inputs[1:]:
+        _check_names(first_name, _required(merged.values()), name, _required(columns))
+        for spec in columns:
+            before = merged.setdefault(spec.name, spec)
+            both = before.optional and spec.optional
+            merged[spec.name] = before.merge(spec) if both else _merge(first_name, before, name, spec)
+    return tuple(merged.values())
+
+
+def _required(columns: Iterable[ColumnSpec]) -> set[str]:
+    return {spec.name for spec in columns if not spec.optional}
+
+
+def _check_names(first_name: str, first: set[str], name: str, names: set[str]) -> None:
+    if first == names:
+        return
+    lacking, missing = (name, first - names) if first - names else (first_name, names - first)
+    having = first_name if lacking == name else name
+    raise ConfigError(
+        f"{lacking} has no column {min(missing)!r}, which {having} has (in common: {sorted(first & names)}); "
+        "name the modalities to take with --modalities, and with --missing skip or mask what happens to inputs without"
+    )
+
+
+def _merge(first_name: str, a: ColumnSpec, name: str, b: ColumnSpec) -> ColumnSpec:
+    # an input without a single channel or unit has no value in another unit of measure
+    empty = 0 in (a.shape or ()), 0 in (b.shape or ())
+    if (a.dtype, a.table) != (b.dtype, b.table) or not (a.unit == b.unit or any(empty)):
+        raise ConfigError(
+            f"column {a.name!r} is {_describe(a)} in {first_name} but {_describe(b)} in {name}; convert them apart, or "
+            "make them alike with options or a cast transform"
+        )
+    both = a.merge(b)
+    if both.shape is None and a.shape != b.shape:
+        raise ConfigError(
+            f"column {a.name!r} has shape {a.shape} in {first_name} but {b.shape} in {name}: the number of "
+            "dimensions must be the same"
+        )
+    return replace(both, unit=b.unit if empty[0] else a.unit)
+
+
+def _describe(spec: ColumnSpec) -> str:
+    return f"{spec.dtype or 'JSON'}{f' in {spec.unit}' if spec.unit else ''}"
+
+
+def misfits(columns: Sequence[tuple[str, Sequence[ColumnSpec]]], known: Sequence[ColumnSpec] = ()) -> dict[int, str]:
+    """Return which inputs do not fit the others, or the columns of a data set that is added to, and why.
+
+    Without a data set, the others are those that share their columns with the most inputs.
+    """
+    alike = [frozenset((spec.name, spec.dtype) for spec in specs if not spec.optional) for _, specs in columns]
+    common = Counter(alike).most_common(1)[0][0] if columns else None
+    joined: list[tuple[str, Sequence[ColumnSpec]]] = [("the data set", known)] if known else []
+    found: dict[int, str] = {}
+    for i in sorted(range(len(columns)), key=lambda i: alike[i] != common):
+        name = joined[0][0] if joined else columns[i][0]
+        try:
+            joined = [(name, agreed_columns([*joined, columns[i]]))]
+        except ConfigError as error:
+            found[i] = str(error)
+    return dict(sorted(found.items()))
+
+
+def all_that_is_wrong(failures: Sequence[tuple[str, str]], total: int) -> str:
+    """Return one message about all inputs that fail, those with one cause together.
+
+    Parameters
+    ----------
+    failures : sequence of (name, error)
+        The inputs that fail.
+    total : int
+        How many inputs there are.
+    """
+    by_cause: dict[str, list[tuple[str, str]]] = {}
+    for name, error in failures:
+        base = os.path.basename(name)  # noqa: PTH119  (a name, not a place)
+        by_cause.setdefault(error.replace(name, "").replace(base, ""), []).append((name, error))
+    remedy = "--on-error skip (Python: on_error='skip') leaves them out"
+    lines = [f"{len(failures):,} of {total:,} inputs cannot be converted; {remedy}"]
+    for alike in by_cause.values():
+        names = ", ".join(name for name, _ in alike[:_NAMES_SHOWN])
+        more = f" and {len(alike) - _NAMES_SHOWN:,} more" if len(alike) > _NAMES_SHOWN else ""
+        first, error = alike[0]
+        lines.append(f"{names}{more}: {error.removeprefix(f'{first}: ')}")
+    return "\n  ".join(lines)

@@ -1,0 +1,78 @@
+"""Inputs that differ: what fits together, what is masked, and one message about all that is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from neurofm_shards.convert.agreement import all_that_is_wrong, misfits, modalities_of
+from neurofm_shards.convert.session import convert_inputs
+from neurofm_shards.errors import ConfigError, NothingToConvertError, SourceError
+from neurofm_shards.events import ModalityMasked
+from neurofm_shards.types import ColumnSpec
+
+X, Y = ColumnSpec("x", "<f8", (3,)), ColumnSpec("y", "<f8", (2,))
+
+
+def test_the_odd_one_out_is_found_wherever_it_stands():
+    assert list(misfits([("c", (X,)), ("a", (X, Y)), ("b", (X, Y))])) == [0]
+    assert list(misfits([("a", (X, Y)), ("c", (X,)), ("b", (X, Y))])) == [1]
+    assert misfits([("a", (X, Y)), ("b", (X, Y))]) == {}
+
+
+def test_what_is_added_must_fit_the_data_set():
+    found = misfits([("a", (X, Y)), ("b", (X, Y)), ("c", (X,))], (X,))
+    assert list(found) == [0, 1]
+    assert "the data set" in found[0]
+
+
+def test_inputs_with_one_cause_are_named_together():
+    told = all_that_is_wrong([("d/a.x", "d/a.x: a.x is empty"), ("d/b.x", "d/b.x: b.x is empty"), ("c", "is torn")], 7)
+    assert told.splitlines()[0].startswith("3 of 7 inputs cannot be converted; --on-error skip")
+    assert told.splitlines()[1:] == ["  d/a.x, d/b.x: a.x is empty", "  c: is torn"]
+
+
+def test_modalities_are_known_by_their_columns():
+    names = ("behavior", "behavior_valid", "spike_times", "unit_ids")
+    assert modalities_of(ColumnSpec(name, "<f4", (1,)) for name in names) == ("spikes", "behavior")
+
+
+def archives(folder, **arrays):
+    paths = []
+    for name, held in arrays.items():
+        np.savez(folder / f"{name}.npz", **{column: np.ones((4, 2)) for column in held})
+        paths.append(folder / f"{name}.npz")
+    return paths
+
+
+def test_an_archive_without_an_array_is_left_out(tmp_path):
+    paths = archives(tmp_path, a="x", b="xy", c="xy")
+    with pytest.raises(ConfigError, match=r"1 of 3 inputs cannot be converted.*\n  .*a\.npz.* has no column 'y'"):
+        convert_inputs(paths, tmp_path / "out")
+    assert not (tmp_path / "out/dataset_metadata.json").exists()
+    result = convert_inputs(paths, tmp_path / "out", {"on_error": "skip"})
+    assert result["total_samples"] == 8
+    assert [failure["files"] for failure in result["failures"]] == [["a.npz"]]
+
+
+def test_everything_that_is_wrong_is_said_at_once(tmp_path):
+    paths = archives(tmp_path, a="x", b="x", c="x")
+    paths[0].write_bytes(b"")
+    paths[2].write_bytes(b"nothing")
+    with pytest.raises((SourceError, NothingToConvertError)) as caught:
+        convert_inputs(paths, tmp_path / "out")
+    assert "2 of 3 inputs cannot be converted" in str(caught.value)
+    assert all(name in str(caught.value) for name in ("a.npz", "c.npz"))
+
+
+def test_appending_after_a_skip_has_no_new_failures(tmp_path):
+    paths = archives(tmp_path, a="x", b="xy", c="xy")
+    first = convert_inputs(paths, tmp_path / "out", {"on_error": "skip"})
+    again = convert_inputs(paths, tmp_path / "out", {"on_error": "skip"}, mode="append")
+    assert (len(first["new_failures"]), len(again["failures"]), again["new_failures"]) == (1, 1, [])
+    assert again["total_samples"] == first["total_samples"]
+
+
+def test_events_say_who_lacks_what():
+    event = ModalityMasked("behavior", ("a", "b"), 5)
+    assert event.to_json() == {"event": "modality-masked", "modality": "behavior", "inputs": ("a", "b"), "total": 5}

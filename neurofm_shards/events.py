@@ -110,7 +110,8 @@ class ConversionStarted(Event):
     Attributes
     ----------
     plan : mapping
-        ``total_samples``, ``total_shards``, ``inputs`` (names) and ``config``: what the hook of this name is told.
+        ``total_samples``, ``total_shards``, ``inputs`` (names), ``inputs_without_samples`` (those that failed or are
+        empty) and ``config``: what the hook of this name is told.
     splits : mapping of str to int
         Planned samples of each split; empty where none was asked for.
     finished_shards, finished_samples : int

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.tree import Tree
 
-from neurofm_shards.cli.console import COLOURS, borderless_table, has_blocks, print_json, result_console
+from neurofm_shards._console import fitted_rows, print_rows
+from neurofm_shards.cli.console import COLOURS, has_blocks, print_json, result_console
 from neurofm_shards.plugins.interfaces import Command
 from neurofm_shards.recordings.stream_rows import StreamRow, grouped, stream_rows
 
@@ -87,10 +88,8 @@ def _print_streams(console: Console, rows: Sequence[StreamRow]) -> None:
     if not shown:
         console.print("no streams of data")
         return
-    table = borderless_table("stream", "kind", "size", "rate", "unit", "notes", wrap=("stream", "notes"))
-    for row in shown:
-        table.add_row(*map(escape, (row.name, row.modality, row.size, row.rate, row.unit, row.notes)))
-    console.print(table)
+    cells = [((row.name, row.modality, row.size, row.rate, row.unit), row.notes) for row in shown]
+    print_rows(console, fitted_rows(("stream", "kind", "size", "rate", "unit"), cells, console.width))
     _print_strips(console, rows)
 
 

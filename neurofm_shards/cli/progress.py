@@ -38,19 +38,25 @@ if TYPE_CHECKING:
 _LINE_EVERY_S = 5.0
 #: Seconds over which the speed of bars is taken: a shard may take minutes.
 _SPEED_OF_S = 900.0
+#: What the bars of a conversion are called.
+OPENING, _WRITING = "opening inputs", "writing shards"
 
 
 @contextmanager
-def progress_listener(events: str | None = None) -> Iterator[Listener]:
+def progress_listener(events: str | None = None, first: str = "") -> Iterator[Listener]:
     """Give a listener that shows progress on stderr and writes events to a file where one is named.
 
     Parameters
     ----------
     events : path, optional
         A file that one line of JSON is appended to for each event.
+    first : str
+        The activity that goes on before the first event.
     """
     with ExitStack() as stack:
-        shown = stack.enter_context(Bars(note_console())) if sys.stderr.isatty() else _Lines()
+        console = note_console()
+        moves = console.is_terminal and not console.is_dumb_terminal
+        shown = stack.enter_context(Bars(console, first)) if moves else _Lines()
         yield broadcast(shown, stack.enter_context(_event_file(events))) if events is not None else shown
 
 
@@ -120,13 +126,17 @@ class Bars(Progress):
     ----------
     console : rich.console.Console
         Where they are drawn.
+    first : str
+        The activity that goes on before the first event.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, first: str = "") -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._named: dict[str, TaskID] = {}
         self._rates = Rates()
         super().__init__(*columns, console=console, transient=True, speed_estimate_period=_SPEED_OF_S)
+        if first:
+            self._task(first)
 
     def __call__(self, event: Event) -> None:
         """Draw what has happened."""
@@ -134,20 +144,20 @@ class Bars(Progress):
         if isinstance(event, ActivityProgressed):
             self.update(self._task(event.activity), completed=event.done, total=event.total)
         elif isinstance(event, PlanningStarted):
-            self.update(self._task("inputs"), total=event.total_inputs)
+            self.update(self._task(OPENING), total=event.total_inputs)
         elif isinstance(event, InputPlanned):
-            self.advance(self._task("inputs"))
+            self.advance(self._task(OPENING))
         elif isinstance(event, ConversionStarted):
-            self.update(self._task("shards"), total=event.plan["total_shards"], completed=event.finished_shards)
+            self.update(self._task(_WRITING), total=event.plan["total_shards"], completed=event.finished_shards)
         elif isinstance(event, ShardCommitted):
-            self.advance(self._task("shards"))
+            self.advance(self._task(_WRITING))
         for line in notes(event):
             self.console.print(line, markup=False)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """Return what is drawn (called by rich, ten times a second)."""
         yield self.make_tasks_table(self.tasks)
-        if "shards" in self._named:
+        if _WRITING in self._named:
             yield Text(str(self._rates))
 
     def _task(self, activity: str) -> TaskID:
@@ -168,9 +178,9 @@ class _Lines:
         if isinstance(event, ConversionStarted):
             plan, done = event.plan, event.finished_shards
             again = f", {done} of them already there" if done else ""
-            _print(
-                f"{len(plan['inputs'])} inputs, {plan['total_samples']} samples, {plan['total_shards']} shards{again}"
-            )
+            total, empty = len(plan["inputs"]), len(plan["inputs_without_samples"])
+            inputs = f"{total - empty:,} of {total:,} inputs" if empty else f"{total:,} input{'s' * (total != 1)}"
+            _print(f"{inputs}, {plan['total_samples']:,} samples, {plan['total_shards']:,} shards{again}")
         for line in notes(event):
             _print(line)
         if isinstance(event, ShardCommitted) and time.monotonic() - self._last >= _LINE_EVERY_S:

@@ -151,4 +151,4 @@ class ConversionConfig(BaseModel):
         except ValidationError as error:
             from neurofm_shards.plugins.registry import explain  # noqa: PLC0415  (--help needs no registry)
 
-            raise ConfigError(explain(error)) from None
+            raise ConfigError(explain(error, cls)) from None

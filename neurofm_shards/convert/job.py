@@ -86,7 +86,7 @@ def read_job(path: str) -> Job:
     except ValidationError as error:
         from neurofm_shards.plugins.registry import explain  # noqa: PLC0415  (--help needs no registry)
 
-        raise ConfigError(f"job file {path}: {explain(error)}") from None
+        raise ConfigError(f"job file {path}: {explain(error, Job)}") from None
 
 
 def _text(path: str) -> str:

@@ -127,7 +127,12 @@ class NWBToWebDatasetConverter:
         if self._summary is not None:
             raise ConfigError("this converter is finished; make another one, or add files with convert --append")
         self._conversion = self._conversion or self._start()
-        return self._conversion.add([paths] if isinstance(paths, (str, os.PathLike)) else list(paths))
+        try:
+            return self._conversion.add([paths] if isinstance(paths, (str, os.PathLike)) else list(paths))
+        except BaseException:
+            if self._conversion.is_empty:
+                self._give_up(self._conversion)
+            raise
 
     def finalize(self) -> dict[str, Any]:
         """Write what is left and the manifest; returns the summary (``total_samples``, ``total_shards``, ...).
@@ -141,8 +146,21 @@ class NWBToWebDatasetConverter:
             if self._conversion is None:
                 raise NothingToConvertError("no NWB file was given: call convert_nwb_file first")
             with self._session:
-                self._summary = self._conversion.finish()
+                self._summary = self._finished(self._conversion)
         return self._summary
+
+    def _finished(self, conversion: IncrementalConversion) -> dict[str, Any]:
+        try:
+            return conversion.finish()
+        except NothingToConvertError:
+            conversion.discard()
+            raise
+
+    def _give_up(self, conversion: IncrementalConversion) -> None:
+        """Leave the folder as it was before."""
+        conversion.discard()
+        self._session.close()
+        self._conversion = None
 
     def __enter__(self) -> Self:
         return self
@@ -153,8 +171,7 @@ class NWBToWebDatasetConverter:
         if kind is None:
             self.finalize()
         elif self._conversion is not None and self._summary is None:
-            self._conversion.discard()
-            self._session.close()
+            self._give_up(self._conversion)
 
     def _start(self) -> IncrementalConversion:
         return IncrementalConversion(self._session.open(), overwrite=self._overwrite)

@@ -352,7 +352,8 @@ def combine(planned: Sequence[InputPlan], config: ConversionConfig) -> Conversio
     planned = _fitting(planned, config)
     giving = [item for item in planned if item.num_samples]
     if not giving:
-        raise NothingToConvertError("; ".join(item.without_samples for item in planned[:3]))
+        reasons = "; ".join(item.without_samples for item in planned[:3])
+        raise NothingToConvertError(reasons or "no input was added that could be converted")
     check_sessions(giving)
     _check_subjects_are_known(giving, config)
     _check_windows_are_used(giving, config)

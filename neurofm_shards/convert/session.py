@@ -383,6 +383,11 @@ class IncrementalConversion:
         self._run = session.shard_run(ConversionPlan(self._config, (), (), ()), self._target)
         self._is_told = False
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no input was added yet."""
+        return not self._planned
+
     def add(self, named: Named) -> int:
         """Plan inputs and write the shards that are full; return the number of the inputs' samples."""
         new = self._session.plan(named, self._config, self._target.base)
@@ -467,6 +472,7 @@ def started(plan: ConversionPlan, lines: Mapping[int, Mapping[str, Any]], *, spl
         "total_samples": plan.total_samples,
         "total_shards": plan.total_shards,
         "inputs": [item.name for item in plan.inputs],
+        "inputs_without_samples": [item.name for item in plan.inputs if not item.num_samples],
         "config": plan.config.content(),
     }
     samples = sum(line["shard"]["num_samples"] for line in lines.values() if line["shard"] is not None)

@@ -18,7 +18,7 @@ from neurofm_shards._typing import Rows
 from neurofm_shards.blocks import dtype_name
 from neurofm_shards.compression.frames import FRAME_BYTES
 from neurofm_shards.errors import ConfigError, MissingPluginError, SampleIndexError, SampleNotFoundError
-from neurofm_shards.expressions import compile_expression
+from neurofm_shards.expressions import compile_expression, unknown_name
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.fetch import RowReader, SampleFetch
 from neurofm_shards.loading.order.windows import INTERLEAVED
@@ -146,10 +146,7 @@ def make_reader(
     wanted = None if columns is None else tuple(dict.fromkeys(columns))
     missing = [name for name in wanted or () if name not in collection.columns]
     if missing:
-        raise ConfigError(
-            f"there is no column {', '.join(map(repr, missing))} in {collection.catalog.folder}; it has "
-            f"{', '.join(collection.columns)}"
-        )
+        raise ConfigError(f"{collection.catalog.folder}: {unknown_name('column', missing[0], collection.columns)}")
     dtypes = delivered_dtypes(collection.columns, counts, floats)
     if wanted is not None:
         dtypes = {name: dtype for name, dtype in dtypes.items() if name in wanted}

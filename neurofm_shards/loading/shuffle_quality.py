@@ -26,7 +26,7 @@ class ModeQuality:
     Attributes
     ----------
     mode : str
-        ``"none"``, ``"window"`` (shuffle=True) or ``"global"``.
+        ``"none"``, ``"local"`` (shuffle=True) or ``"global"``.
     groups_per_batch : float
         Mean number of different sessions (shards, where no session is known) in a batch.
     expected_groups : float
@@ -119,7 +119,7 @@ def _name(mode: bool | str) -> str:
     """Return what a mode is called in reports."""
     if isinstance(mode, str):
         return mode
-    return "window" if mode else "none"
+    return "local" if mode else "none"
 
 
 def _groups(collection: SampleCollection) -> tuple[str, Rows]:

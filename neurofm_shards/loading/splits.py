@@ -100,9 +100,14 @@ def _check_filled(found: Splits, by: str, fractions: Mapping[str, float]) -> Non
     empty = [name for name, share in fractions.items() if share > 0 and not len(found.rows[name])]
     if empty:
         raise ConfigError(
-            f"split by {by} leaves {' and '.join(empty)} empty ({dict(found.groups)} groups, {dict(found.dropped)} "
-            "samples dropped): use balanced=True, another seed, other fractions, or split by something finer"
+            f"split by {by} leaves {' and '.join(empty)} empty ({_told('groups', found.groups)}; "
+            f"{_told('samples dropped', found.dropped)}): use balanced=True, another seed, other fractions, or a "
+            "split by something finer"
         )
+
+
+def _told(what: str, counts: Mapping[str, int]) -> str:
+    return f"{what}: {', '.join(f'{name} {count:,}' for name, count in counts.items()) or 'none'}"
 
 
 def _column(columns: Columns, name: str) -> npt.NDArray[Any]:

@@ -16,7 +16,7 @@ import orjson
 
 from neurofm_shards._typing import Bools
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.expressions import Expression, compile_expression
+from neurofm_shards.expressions import Expression, compile_expression, unknown_name
 from neurofm_shards.format.manifest import Manifest, read_table, write_rows
 from neurofm_shards.maintenance.rewriting import OpenDataSet, Replacement, Rewriter, finished, opened, replace_shards
 from neurofm_shards.reading.collection import ShardCollection
@@ -71,7 +71,7 @@ def _chosen(collection: ShardCollection, expression: Expression) -> Bools:
     columns = {name: table.values(name) for name in table.names if name in expression.names or name == "sample_id"}
     missing = expression.names - set(table.names)
     if missing:
-        raise ConfigError(f"samples have no metadata {min(missing)!r}; there are: {', '.join(table.names)}")
+        raise ConfigError(unknown_name("metadata column", min(missing), table.names))
     return np.asarray(expression(columns), np.bool_)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from neurofm_shards.errors import FormatError, InputNotFoundError, UnsupportedError
@@ -297,9 +298,16 @@ def _losses(verdict: _Verdict, saved: ShardIndex, *, kept: bool) -> list[Problem
         unknown = "what else it held is not known: there was no index"
         return [*said, Problem(name, unknown, "samples behind the damage are gone", "error")]
     left = set(saved.keys())
-    lost = [key for key in former.packed_keys.texts() if key not in left]
-    said += [Problem(name, "it is damaged or cut off", "the sample is gone", "error", key=key) for key in lost]
-    return bounded(said, name)
+    runs = groupby(former.packed_keys.texts(), key=left.__contains__)
+    return bounded([*said, *(_lost(name, list(keys)) for is_left, keys in runs if not is_left)], name)
+
+
+def _lost(shard: str, keys: list[str]) -> Problem:
+    """Return the problem that neighbouring samples are lost."""
+    if len(keys) == 1:
+        return Problem(shard, "it is damaged or cut off", "the sample is gone", "error", key=keys[0])
+    where = f"{keys[0]} to {keys[-1]}"
+    return Problem(shard, f"{len(keys):,} samples are damaged or cut off", "the samples are gone", "error", key=where)
 
 
 def _entry(found: _Listed, number: int) -> ShardEntry:

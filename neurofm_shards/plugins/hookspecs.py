@@ -69,7 +69,7 @@ def neurofm_register_commands() -> OneOrMore[CommandEntry]:
 
 @hookspec
 def neurofm_conversion_started(plan: Mapping[str, Any]) -> None:
-    """Hear that a conversion starts. ``plan`` is a dict: total_samples, total_shards, inputs, the resolved config."""
+    """Hear that a conversion starts. ``plan`` is a dict: see :class:`neurofm_shards.events.ConversionStarted`."""
 
 
 @hookspec

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -145,7 +145,7 @@ class Registered(Generic[E]):
         try:
             return model.model_validate({"kind": self.entry.name, **options})
         except ValidationError as error:
-            raise ConfigError(f"{self.kind} {self.entry.name!r}: {explain(error)}") from None
+            raise ConfigError(f"{self.kind} {self.entry.name!r}: {explain(error, model)}") from None
 
     def _resolve(self, reference: object) -> object:
         if not isinstance(reference, str):
@@ -160,15 +160,30 @@ class Registered(Generic[E]):
             ) from error
 
 
-def explain(error: ValidationError) -> str:
-    """Turn pydantic's findings into one line: option, what is wrong, what was given."""
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Turn what pydantic found about a model into one line: option, what is wrong, what was given or meant."""
     parts = []
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"] if part != "kind") or "options"
-        message = "no such option" if item["type"] == "extra_forbidden" else item["msg"][:1].lower() + item["msg"][1:]
-        given = "" if item["type"] in ("extra_forbidden", "missing") else f" (given: {item['input']!r:.80})"
+        unknown = item["type"] == "extra_forbidden"
+        message = "no such option" if unknown else item["msg"][:1].lower() + item["msg"][1:]
+        given = "" if unknown or item["type"] == "missing" else f" (given: {item['input']!r:.80})"
+        given += _meant(model, item["loc"]) if unknown else ""
         parts.append(f"{where}: {message}{given}")
     return "; ".join(parts)
+
+
+def _meant(model: type[BaseModel], path: Sequence[int | str]) -> str:
+    """Return which option of a model was probably meant by one that it does not have."""
+    for part in path[:-1]:
+        field = model.model_fields.get(str(part))
+        inner = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        models = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not models:
+            return ""
+        model = models[0]
+    close = difflib.get_close_matches(str(path[-1]), model.model_fields, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _model_problem(model: object, name: str) -> str:

@@ -148,14 +148,17 @@ class ShardedDatasetInfo:
 
     def print_summary(self, console: Console | None = None) -> None:
         """Print the summary as tables."""
-        from neurofm_shards._console import SafeConsole  # noqa: PLC0415  (only printing needs it)
+        from neurofm_shards._console import SafeConsole, fitted_rows, print_rows  # noqa: PLC0415  (printing needs it)
 
         summary = self.get_summary()
         console = console or SafeConsole()
-        console.print(_facts(summary))
-        console.print(_columns(summary))
+        console.print(summary["path"], style="bold", markup=False)
+        for name, text in _facts(summary):
+            console.print(f"  {name:<13}  {text}", markup=False)
+        columns = [(_column_cells(name, column), "") for name, column in summary["columns"].items()]
+        print_rows(console, fitted_rows(("column", "type", "shape", "codec", "unit"), columns, console.width))
         if summary["sessions"]:
-            console.print(_sessions(summary["sessions"]))
+            _print_sessions(console, summary["sessions"])
         for note in summary["notes"]:
             console.print(f"note: {note}", markup=False)
 
@@ -230,28 +233,22 @@ def _column(column: CatalogColumn) -> dict[str, Any]:
     }
 
 
-def _facts(summary: dict[str, Any]) -> Any:
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(title=summary["path"], show_header=False, title_justify="left")
+def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what is said of the whole data set, as names and texts."""
     size = f"{summary['total_bytes']:,} bytes"
     if summary["tar_bytes"] != summary["total_bytes"]:
         size += f" ({summary['tar_bytes']:,} decoded)"
-    rows = {
+    facts = {
         "samples": f"{summary['total_samples']:,}",
         "shards": f"{summary['total_shards']:,} of up to {summary['shard_size']:,} samples",
         "compression": summary["compression"],
         "size": size,
-        "modalities": ", ".join(summary["modalities"]),
         "sources": f"{len(summary['sources']):,}",
         "sessions": _sessions_text(summary),
         "splits": ", ".join(f"{name} {count:,}" for name, count in summary["splits"].items()),
         "failed inputs": f"{len(summary['failures']):,}" if summary["failures"] else "",
     }
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, value)
-    return table
+    return [(name, text) for name, text in facts.items() if text]
 
 
 def _session(session: SessionSummary) -> dict[str, Any]:
@@ -278,34 +275,37 @@ def _sessions_text(summary: dict[str, Any]) -> str:
     return text + (f", {min(lengths):,.0f} to {max(lengths):,.0f} s" if lengths else "")
 
 
-def _sessions(sessions: list[dict[str, Any]], most: int = 20) -> Any:
-    from rich.table import Table  # noqa: PLC0415
+def _print_sessions(console: Console, sessions: list[dict[str, Any]], most: int = 20) -> None:
+    from neurofm_shards._console import fitted_rows, print_rows  # noqa: PLC0415  (only printing needs it)
 
-    tables = list(dict.fromkeys(name for session in sessions for name in session["tables"]))
-    table = Table("session", "subject", "samples", "", "seconds", "bins", *tables, "left out")
     largest = max(session["samples"] or 0 for session in sessions)
-    for session in sessions[:most]:
-        samples = "" if session["samples"] is None else f"{session['samples']:,}"
-        bar = "=" * round(10 * (session["samples"] or 0) / max(1, largest))
-        seconds = "" if session["seconds"] is None else f"{session['seconds']:,.0f}"
-        width = session["bin_size_ms"]
-        bins = "" if width is None else f"{session['window_bins']} x {width:g} ms"
-        rows = [f"{session['tables'].get(name, 0):,}" for name in tables]
-        counts = samples, bar, seconds, bins, *rows, f"{session['left_out']:,}"
-        table.add_row(session["name"], session["subject"], *counts)
+    rows = [(_session_cells(session, largest), _session_note(session)) for session in sessions[:most]]
+    print_rows(console, fitted_rows(("session", "samples", "", "seconds", "bins", "left out"), rows, console.width))
     if len(sessions) > most:
-        table.caption = f"and {len(sessions) - most:,} more sessions"
-    return table
+        console.print(f"and {len(sessions) - most:,} more sessions")
 
 
-def _columns(summary: dict[str, Any]) -> Any:
-    from rich.table import Table  # noqa: PLC0415
+def _session_cells(session: dict[str, Any], largest: int) -> list[str]:
+    """Return a session's numbers, its samples also as a bar."""
+    samples, seconds, width = session["samples"], session["seconds"], session["bin_size_ms"]
+    return [
+        session["name"],
+        "" if samples is None else f"{samples:,}",
+        "=" * round(10 * (samples or 0) / max(1, largest)),
+        "" if seconds is None else f"{seconds:,.0f}",
+        "" if width is None else f"{session['window_bins']} x {width:g} ms",
+        f"{session['left_out']:,}",
+    ]
 
-    table = Table("column", "type", "shape", "codec", "unit")
-    for name, column in summary["columns"].items():
-        shape = (
-            "varies" if column["shape"] is None else " x ".join("?" if n is None else str(n) for n in column["shape"])
-        )
-        stored = dtype_name(column["dtype"])
-        table.add_row(name, stored, shape if column["dtype"] else "", column["codec"], column["unit"] or "")
-    return table
+
+def _session_note(session: dict[str, Any]) -> str:
+    """Return a session's subject, rows of side tables, and splits."""
+    said = [f"subject {session['subject']}"] if session["subject"] else []
+    said += [f"{count:,} {name}" for name, count in session["tables"].items()]
+    said += [f"{name} {count:,}" for name, count in session["splits"].items() if count]
+    return ", ".join(said)
+
+
+def _column_cells(name: str, column: dict[str, Any]) -> list[str]:
+    shape = "varies" if column["shape"] is None else " x ".join("?" if n is None else str(n) for n in column["shape"])
+    return [name, dtype_name(column["dtype"]), shape if column["dtype"] else "", column["codec"], column["unit"] or ""]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.errors import ConfigError, SampleIndexError, StateError
+from neurofm_shards.expressions import unknown_name
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ class SampleCollection(ABC):
         return where
 
     def _no_column(self, name: str) -> ConfigError:
-        return ConfigError(f"there is no column {name!r}; this data set has {', '.join(self.columns)}")
+        return ConfigError(unknown_name("column", name, self.columns))
 
 
 AnyCollection = TypeVar("AnyCollection", bound=SampleCollection)

@@ -97,7 +97,7 @@ def _size(leaf: Mapping[str, Any]) -> str:
     if "number" in leaf:
         return f"{leaf['number']:,} x {leaf.get('events', 0):,} events"
     if "rows" in leaf:
-        return f"{leaf['rows']:,} rows"
+        return f"{leaf['rows']:,} row{'s' * (leaf['rows'] != 1)}"
     return " x ".join(f"{n:,}" if isinstance(n, int) else "?" for n in leaf.get("shape", ()))
 
 

@@ -126,7 +126,7 @@ def window_options(windows: WindowsArgument) -> LoadedWindows:
     try:
         return LoadedWindows.model_validate(dict(given))
     except ValidationError as error:
-        raise ConfigError(f"windows: {explain(error)}") from None
+        raise ConfigError(f"windows: {explain(error, LoadedWindows)}") from None
 
 
 def _of_job(path: str) -> dict[str, Any]:

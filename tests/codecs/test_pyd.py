@@ -254,7 +254,7 @@ def test_values_that_are_no_arrays_are_not_accepted() -> None:
 
 
 def test_the_refusal_names_the_global() -> None:
-    with pytest.raises(UnsafePickleError, match=r"pathlib\.P"):
+    with pytest.raises(UnsafePickleError, match=r"pathlib(\._local)?\.P"):
         CODEC.decode(memoryview(pickle.dumps(__import__("pathlib").PurePosixPath("x"))))
 
 

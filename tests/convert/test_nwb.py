@@ -108,6 +108,18 @@ def test_a_bad_file_leaves_the_others(files, tmp_path):
     assert ShardCollection.open(tmp_path / "out").fingerprint == ShardCollection.open(tmp_path / "want").fingerprint
 
 
+def test_a_first_file_that_fails_leaves_nothing_behind(files, tmp_path):
+    (tmp_path / "bad.nwb").write_text("{")
+    converter = NWBToWebDatasetConverter(tmp_path / "out", shard_size=10)
+    with pytest.raises(neurofm_shards.errors.SourceError, match=r"bad\.nwb"):
+        converter.convert_nwb_file(tmp_path / "bad.nwb")
+    assert not list((tmp_path / "out").rglob("*"))
+    with pytest.raises(NothingToConvertError, match="no NWB file was given"):
+        converter.finalize()
+    converter.convert_nwb_file(files[0])
+    assert converter.finalize()["total_samples"]
+
+
 def test_an_exception_leaves_nothing_that_looks_whole(files, tmp_path):
     def interrupted():
         with NWBToWebDatasetConverter(tmp_path / "out", shard_size=5) as converter:

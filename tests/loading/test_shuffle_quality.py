@@ -51,7 +51,7 @@ def test_figures_are_those_of_the_order(stored, mode):
 def test_a_global_shuffle_meets_expectation_and_storage_order_does_not(stored):
     found = shuffle_report(described(stored, [200] * 50), batch_size=32)
     none, window, everything = found.modes
-    assert [mode.mode for mode in found.modes] == ["none", "window", "global"]
+    assert [mode.mode for mode in found.modes] == ["none", "local", "global"]
     assert everything.groups_per_batch == pytest.approx(everything.expected_groups, rel=0.02)
     assert everything.longest_run == pytest.approx(everything.expected_run, rel=0.1)
     assert abs(everything.rank_correlation) < 0.05

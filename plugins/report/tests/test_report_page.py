@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 import neurofm_shards
-from neurofm_shards import create_shards_from_arrays
+from neurofm_shards import ShardDataset, convert_inputs, create_shards_from_arrays
 from neurofm_shards.errors import InputNotFoundError
 from neurofm_shards.plugins.entries import SourceEntry
 from neurofm_shards.plugins.interfaces import SampleSequence, Source
 from neurofm_shards.plugins.registry import register_source, registry
+from neurofm_shards.recordings import InMemoryRecording
 from neurofm_shards.recordings.memory import regular
 from neurofm_shards.types import ColumnSpec, SourcePlan
 from neurofm_shards_report import report
@@ -221,3 +222,23 @@ def test_a_browser_opens_it_without_a_complaint(scheme, text, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "CONSOLE" not in done.stderr
     assert "<main>" in done.stdout
+
+
+class Walks(Source):
+    def open(self, paths):
+        walk = np.random.default_rng(1).normal(size=(3000, 2)).cumsum(axis=0)
+        return InMemoryRecording([regular("walk", walk, 100.0, modality="behavior")], fingerprint="walk")
+
+
+def test_stored_recordings_are_reported_as_the_windows_that_loaders_cut(tmp_path):
+    register_source(SourceEntry(name="walks", summary="made up", factory=Walks, suffixes=(".walk",)))
+    try:
+        (tmp_path / "a.walk").write_text("")
+        convert_inputs([tmp_path / "a.walk"], tmp_path / "stored", {"layout": "recordings"})
+    finally:
+        registry().sources.unregister("walks")
+    text = report(tmp_path / "stored", tmp_path / "page.html").read_text(encoding="utf-8")
+    assert len(ShardDataset(tmp_path / "stored")) == 1
+    windows = len(ShardDataset(tmp_path / "stored", windows={}))
+    assert f"{windows:,} samples, 1 shard." in text
+    assert "shows the windows that loaders cut" in text

@@ -16,7 +16,7 @@ from neurofm_shards.plugins.interfaces import Command
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from neurofm_shards.reading.collection import SampleCollection
+    from neurofm_shards.reading.samples import SampleCollection
 
 
 class Report(Command):

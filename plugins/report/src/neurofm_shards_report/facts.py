@@ -92,7 +92,7 @@ class DatasetFacts:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self.dataset = ShardDataset(path, counts="stored")
+        self.dataset = _opened(path)
         self.collection = self.dataset.collection
         self.num_samples = self.collection.num_samples
         self.sessions_of = self._labels("session_id", self.num_samples)
@@ -105,6 +105,11 @@ class DatasetFacts:
     def manifest(self) -> Manifest | None:
         """The manifest; None for shards from elsewhere."""
         return self.collection.manifest
+
+    @property
+    def stores_recordings(self) -> bool:
+        """Whether the samples are windows that are cut when they are read."""
+        return self.manifest is not None and self.manifest.config.get("layout") == "recordings"
 
     @property
     def has_splits(self) -> bool:
@@ -220,6 +225,16 @@ class DatasetFacts:
         reached = np.concatenate([[-np.inf], np.maximum.accumulate(stop)[:-1]]) if len(stop) else stop
         added = np.maximum(0.0, stop - np.maximum(start, reached))
         return np.bincount(codes, added, len(self.sessions_of.names)).astype(np.float64)
+
+
+def _opened(path: str | os.PathLike[str]) -> ShardDataset:
+    """Open a data set; stored recordings as the windows that loaders cut unless told otherwise."""
+    dataset = ShardDataset(path, counts="stored")
+    manifest = dataset.collection.manifest
+    if manifest is None or manifest.config.get("layout") != "recordings":
+        return dataset
+    dataset.close()
+    return ShardDataset(path, counts="stored", windows={})
 
 
 def _shared(labels: Labels, in_a: npt.NDArray[np.bool_], in_b: npt.NDArray[np.bool_]) -> list[str]:

@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from neurofm_shards.errors import ConfigError
+from neurofm_shards.expressions import unknown_name
 from neurofm_shards.format.sessions import session_summaries
-from neurofm_shards.reading.collection import SampleCollection
+from neurofm_shards.reading.samples import SampleCollection
 from neurofm_shards.values import as_array
 from neurofm_shards_report.style import FAINT, INK, SPIKES, bare, colour, from_nothing, png, styled
 
@@ -243,7 +244,7 @@ def panels_of(view: SampleView, columns: Sequence[str] | None = None) -> list[Pa
     """Return the panels of a sample, in the order of its columns."""
     missing = [name for name in columns or () if name not in view.values]
     if missing:
-        raise ConfigError(f"the sample has no column {missing[0]!r}; it has {', '.join(view.values)}")
+        raise ConfigError(unknown_name("column", missing[0], view.values))
     found = [panel for name in columns or view.values if (panel := _panel(view, name, named=columns is not None))]
     if not found:
         raise ConfigError(f"nothing in the sample can be drawn: {', '.join(view.values) or 'it is empty'}")
@@ -280,9 +281,9 @@ def _array(value: Any) -> Any:
 
 def _share_time(places: Sequence[Axes]) -> None:
     """Leave the time axis to the last panel of those that share it."""
-    labels = [place.get_xlabel() for place in places]
+    labels = [(place.get_xlabel(), *place.get_xlim()) for place in places]
     for number, place in enumerate(places[:-1]):
-        if labels[number] and labels[number] == labels[-1]:
+        if place.get_xlabel() and labels[number] == labels[-1]:
             place.set_xlabel("")
             place.tick_params(labelbottom=False)
 

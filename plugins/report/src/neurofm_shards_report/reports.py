@@ -121,8 +121,8 @@ def dataset_page(path: str | os.PathLike[str]) -> Page:
         Section("provenance", "Provenance", _provenance(facts)),
     ]
     name = Path(path).resolve().name
-    counted = [(facts.num_samples, "samples"), (len(facts.collection.catalog.names), "shards")]
-    lead = f"{', '.join(f'{number:,} {what}' for number, what in counted)}. {_sources_in_a_line(facts)}"
+    counted = [(facts.num_samples, "sample"), (len(facts.collection.catalog.names), "shard")]
+    lead = f"{', '.join(_number(*each) for each in counted)}. {_sources_in_a_line(facts)}"
     return Page(f"Data set {name}", lead, [section for section in sections if section.parts], _alarms(facts, drawn))
 
 
@@ -155,6 +155,9 @@ def _alarms(facts: DatasetFacts, drawn: DrawnSamples) -> list[Alarm]:
         found.append(Alarm("info", "These shards were not written by neurofm-shards: there is no manifest."))
     elif manifest.failures:
         found.append(Alarm("error", f"{len(manifest.failures):,} inputs could not be converted; see Problems."))
+    if facts.stores_recordings:
+        said = "Recordings are stored as they are; this page shows the windows that loaders cut of them by default."
+        found.append(Alarm("info", said))
     leaks = [leak for leak in facts.leaks() if leak["overlapping"]]
     found += [
         Alarm(
@@ -255,7 +258,7 @@ def _sessions(facts: DatasetFacts, canvas: Figures) -> list[Part]:
     ]  # fmt: skip
     listed = table(
         "session|subject|source|samples|recorded (s)|in windows (s)|units|bin (ms)|bins per window|windows left out",
-        rows, title=f"{len(rows):,} sessions as a table", folded=True, numbers=(3, 4, 5, 6, 7, 8, 9),
+        rows, title=f"{_number(len(rows), 'session')} as a table", folded=True, numbers=(3, 4, 5, 6, 7, 8, 9),
     )  # fmt: skip
     figure = figures.timeline(facts)
     if figure is None:
@@ -379,7 +382,11 @@ def _signals(drawn: DrawnSamples, canvas: Figures) -> list[Part]:
 def _unit_table(units: Sequence[Mapping[str, Any]]) -> Table:
     rows = [(u.get("id"), u.get("location"), u.get("num_spikes"), u.get("firing_rate_hz")) for u in units]
     return table(
-        "unit|region|spikes|rate (Hz)", rows, title=f"{len(rows):,} units as a table", folded=True, numbers=(2, 3)
+        "unit|region|spikes|rate (Hz)",
+        rows,
+        title=f"{_number(len(rows), 'unit')} as a table",
+        folded=True,
+        numbers=(2, 3),
     )
 
 
@@ -388,7 +395,7 @@ def _samples(facts: DatasetFacts, drawn: DrawnSamples, canvas: Figures) -> list[
     pictures = [_sample(drawn, row, canvas) for row in chosen]
     odd = [_sample(drawn, one.row, canvas, one.why) for one in drawn.oddest()]
     parts: list[Part] = [
-        Text(f"{len(chosen)} samples, some of every split, evenly spread over sessions and time."),
+        Text(f"{_number(len(chosen), 'sample')}, some of every split, spread over sessions and time."),
         Gallery([picture for picture in pictures if picture is not None]),
     ]
     if odd:
@@ -467,7 +474,7 @@ def _provenance(facts: DatasetFacts) -> list[Part]:
             table(
                 "source|format|samples|fingerprint",
                 sources,
-                title=f"{len(sources):,} sources",
+                title=_number(len(sources), "source"),
                 folded=True,
                 numbers=(2,),
             )

@@ -79,4 +79,4 @@ def terminal_samples(
         if protocol:
             yield encoded(png(plot_view(view, columns=columns), dpi=100), protocol)
         else:
-            yield as_characters(view, shutil.get_terminal_size((80, 24)).columns, ascii_only=not has_shades())
+            yield as_characters(view, shutil.get_terminal_size((80, 24)).columns, columns, ascii_only=not has_shades())

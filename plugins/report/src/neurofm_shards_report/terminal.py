@@ -10,14 +10,14 @@ import select
 import sys
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from neurofm_shards_report.pictures import SampleView, describe
+from neurofm_shards_report.pictures import SampleView, describe, panels_of
 
 #: From no event to many, in a character.
 _SHADES, _ASCII_SHADES = " ·▪■█", " .:+#"
@@ -116,12 +116,15 @@ def has_shades() -> bool:
     return True
 
 
-def as_characters(view: SampleView, width: int, *, ascii_only: bool) -> str:
+def as_characters(view: SampleView, width: int, columns: Sequence[str] | None = None, *, ascii_only: bool) -> str:
     """Return the sample's two-dimensional columns as rows of characters, darker where values are larger."""
     shades = _ASCII_SHADES if ascii_only else _SHADES
     lines = [describe(view) if not ascii_only else describe(view).encode("ascii", "replace").decode()]
     cells = max(20, min(width - 2, 120))
+    chosen = {panel.column for panel in panels_of(view, columns)}
     for name, value in _drawable(view, cells):
+        if name not in chosen:
+            continue
         lines.append(f"{name} ({' x '.join(map(str, value.shape))})")
         lines += _rows(value, cells, shades)
     return "\n".join(lines) + "\n"

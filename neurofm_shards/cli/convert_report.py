@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from neurofm_shards.cli.console import print_json, result_console
-from neurofm_shards.cli.progress import size_text, split_notes
+from neurofm_shards.cli.progress import size_text
+from neurofm_shards.convert.notes import split_notes
 
 
 def print_summary(result: Mapping[str, Any], *, as_json: bool) -> None:

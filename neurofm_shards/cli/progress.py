@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from neurofm_shards.cli.console import note_console
+from neurofm_shards.convert.notes import notes
 from neurofm_shards.errors import visible
 from neurofm_shards.events import (
     ActivityProgressed,
@@ -23,7 +24,6 @@ from neurofm_shards.events import (
     Event,
     InputPlanned,
     Listener,
-    ModalityMasked,
     PlanningStarted,
     ShardCommitted,
     WorkersCounted,
@@ -188,37 +188,6 @@ class _Lines:
             left = self._rates.remaining_s
             eta = f", about {duration_text(left)} left" if left is not None else ""
             _print(f"{self._rates.done} of {self._rates.total_shards} shards: {self._rates}{eta}")
-
-
-def notes(event: Event) -> list[str]:
-    """Return what an event says that must not be lost."""
-    if isinstance(event, InputPlanned):
-        return list(event.notes)
-    if isinstance(event, ModalityMasked):
-        more = f" and {len(event.inputs) - 5:,} more" if len(event.inputs) > 5 else ""
-        said = f"{event.modality}: {len(event.inputs):,} of {event.total:,} recordings have none"
-        return [f"{said}, and get empty, masked columns: {', '.join(event.inputs[:5])}{more}"]
-    if isinstance(event, ConversionStarted):
-        return split_notes(event.splits)
-    if isinstance(event, ShardCommitted):
-        return [f"left out: {failure}" for failure in event.failures]
-    if isinstance(event, CallRetried):
-        return [f"again, after a worker was lost while {event.what}: {event.error}"]
-    return []
-
-
-def split_notes(splits: Mapping[str, int]) -> list[str]:
-    """Return how windows are divided, and which splits get none."""
-    if not splits:
-        return []
-    told = ["splits: " + ", ".join(f"{name} {count:,}" for name, count in splits.items())]
-    empty = ", ".join(name for name, count in splits.items() if not count)
-    if empty:
-        told.append(
-            f"no samples for {empty}: with few inputs, whole sessions or subjects are too large for small shares "
-            "(choose another --split), or windows were dropped (--dry-run says which)"
-        )
-    return told
 
 
 def duration_text(seconds: float) -> str:

@@ -19,6 +19,7 @@ from neurofm_shards.convert.config import SOURCE_RUN_FIELDS, ConversionConfig
 from neurofm_shards.convert.dispatch import DEFAULT_RETRIES, Dispatcher, ExecutorChoice, dispatcher
 from neurofm_shards.convert.identity import check_same, config_differences, identity, with_earlier_failures
 from neurofm_shards.convert.inputs import find_inputs
+from neurofm_shards.convert.notes import log_notes
 from neurofm_shards.convert.planning import (
     ConversionPlan,
     InputPlan,
@@ -38,7 +39,6 @@ from neurofm_shards.events import (
     Listener,
     ShardCommitted,
     broadcast,
-    ignore,
 )
 from neurofm_shards.format.manifest import Manifest, summary
 from neurofm_shards.format.unfinished import pending_step
@@ -61,7 +61,7 @@ def convert_inputs(
     mode: Mode = "new",
     retries: int = DEFAULT_RETRIES,
     staging: Staging = "shared",
-    observer: Listener = ignore,
+    observer: Listener = log_notes,
 ) -> dict[str, Any]:
     """Convert inputs into a data set.
 
@@ -90,7 +90,8 @@ def convert_inputs(
         Whether workers write into the output folder, which they must see, or on their own disks, and hand each shard
         back as the result of its task.
     observer : callable, optional
-        Called with each :class:`~neurofm_shards.events.Event`.
+        Called with each :class:`~neurofm_shards.events.Event`; by default, what is odd about inputs is logged as
+        warnings of the logger ``neurofm_shards.convert``.
 
     Returns
     -------
@@ -161,7 +162,7 @@ class ConversionSession:
         executor: ExecutorChoice = None,
         retries: int = DEFAULT_RETRIES,
         staging: Staging = "shared",
-        observer: Listener = ignore,
+        observer: Listener = log_notes,
     ) -> None:
         self.config = config if isinstance(config, ConversionConfig) else ConversionConfig.of(dict(config or {}))
         check_config(self.config)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -76,3 +78,13 @@ def test_appending_after_a_skip_has_no_new_failures(tmp_path):
 def test_events_say_who_lacks_what():
     event = ModalityMasked("behavior", ("a", "b"), 5)
     assert event.to_json() == {"event": "modality-masked", "modality": "behavior", "inputs": ("a", "b"), "total": 5}
+
+
+def test_python_callers_are_told_through_logging(tmp_path, caplog):
+    paths = archives(tmp_path, a="x", b="xy", c="xy")
+    paths[1].write_bytes(b"")
+    with caplog.at_level(logging.INFO, "neurofm_shards.convert"):
+        convert_inputs(paths, tmp_path / "out", {"on_error": "skip"})
+    told = [record for record in caplog.records if record.name == "neurofm_shards.convert"]
+    assert {record.levelname for record in told} == {"WARNING"}
+    assert any(record.getMessage().startswith("left out: ") and "b.npz" in record.getMessage() for record in told)

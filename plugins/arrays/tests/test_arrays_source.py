@@ -112,3 +112,14 @@ def test_columns_can_be_chosen(tmp_path):
         assert [column.name for column in samples.plan().columns] == ["b"]
     with pytest.raises(SourceError, match=r"no file c\.npy among"):
         opened(tmp_path, columns=["c"])
+
+
+def test_hidden_files_and_pickled_objects_do_not_stop_a_folder(tmp_path):
+    np.save(tmp_path / "F.npy", np.arange(6.0).reshape(3, 2))
+    np.save(tmp_path / "ops.npy", np.array({"fs": 30.0}, dtype=object))
+    (tmp_path / "._F.npy").write_bytes(b"Mac OS X")
+    samples = opened(tmp_path)
+    plan = samples.plan()
+    assert [spec.name for spec in plan.columns] == ["f"]
+    assert [(problem.where, problem.consequence) for problem in plan.problems] == [("ops.npy", "left out")]
+    assert np.array_equal(samples.read(0, 3).columns["f"], np.arange(6.0).reshape(3, 2))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from neurofm_shards.errors import NothingToConvertError, SourceError
 from neurofm_shards.plugins.interfaces import Samples, Source
 from neurofm_shards.plugins.toolkit import field_name, file_fingerprint
-from neurofm_shards.types import Block, ColumnSpec, SourcePlan
+from neurofm_shards.types import Block, ColumnSpec, Problem, SourcePlan
 from neurofm_shards_arrays.config import ArraysConfig
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -41,7 +41,8 @@ class ArraysSource(Source):
         SourceError
             A file is not a plain array, names collide or first dimensions differ.
         """
-        files = self._chosen(_files(paths))
+        files, problems = _files(paths, chosen=self.config.columns is not None)
+        files = self._chosen(files)
         arrays: dict[str, npt.NDArray[np.generic]] = {}
         for path in files:
             name = field_name(Path(path).stem)
@@ -51,7 +52,7 @@ class ArraysSource(Source):
                 )
             arrays[name] = _map_file(path)
         _check_lengths(dict(zip(arrays, files, strict=True)), arrays)
-        return ArraySamples(files, arrays, self._session_id(paths), self.config.subject_id)
+        return ArraySamples(files, arrays, self._session_id(paths), self.config.subject_id, problems)
 
     def _chosen(self, files: list[str]) -> list[str]:
         if self.config.columns is None:
@@ -69,17 +70,34 @@ class ArraysSource(Source):
         return first.name if first.is_dir() else first.stem if len(paths) == 1 else first.parent.name
 
 
-def _files(paths: tuple[str, ...]) -> list[str]:
+def _files(paths: tuple[str, ...], *, chosen: bool) -> tuple[list[str], list[Problem]]:
+    """Return the files of an input, and what is left out of its folders: hidden files, and pickled objects."""
     found: list[str] = []
+    problems: list[Problem] = []
     for path in paths:
         if not Path(path).is_dir():
             found.append(path)
             continue
-        inside = sorted(str(item) for item in Path(path).iterdir() if item.suffix.lower() == ".npy" and item.is_file())
-        if not inside:
-            raise NothingToConvertError(f"folder {path} holds no .npy files")
-        found += inside
-    return found
+        inside = sorted(item for item in Path(path).iterdir() if item.suffix.lower() == ".npy" and item.is_file())
+        inside = [item for item in inside if not item.name.startswith(".")]
+        pickled = [] if chosen else [item for item in inside if _holds_objects(item)]
+        what = "it holds Python objects, which are never unpickled"
+        problems += [Problem(item.name, what, "left out") for item in pickled]
+        if len(inside) == len(pickled):
+            raise NothingToConvertError(f"folder {path} holds no .npy files of numbers")
+        found += [str(item) for item in inside if item not in pickled]
+    return found, problems
+
+
+def _holds_objects(path: Path) -> bool:
+    """Return whether a file says that its values are pickled objects."""
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            return read(file)[2].hasobject
+    except ValueError:
+        return False  # whoever maps it says what is wrong
 
 
 def _map_file(path: str) -> npt.NDArray[np.generic]:
@@ -116,7 +134,15 @@ def _stored(array: npt.NDArray[np.generic]) -> np.dtype[np.generic]:
 class ArraySamples(Samples):
     """Row ``i`` of every array is sample ``i``."""
 
-    def __init__(self, files: Sequence[str], arrays: Arrays, session_id: str, subject_id: str) -> None:
+    def __init__(
+        self,
+        files: Sequence[str],
+        arrays: Arrays,
+        session_id: str,
+        subject_id: str,
+        problems: Sequence[Problem] = (),
+    ) -> None:
+        self._problems = tuple(problems)
         self._files = list(files)
         self._arrays = arrays
         self._names = {"session_id": session_id, "subject_id": subject_id}
@@ -126,7 +152,7 @@ class ArraySamples(Samples):
         """Describe the columns; no data is read but for the fingerprint."""
         columns = tuple(ColumnSpec(name, _stored(array).str, array.shape[1:]) for name, array in self._arrays.items())
         facts = {**self._names, "files": [Path(path).name for path in self._files]}
-        return SourcePlan(self._length, columns, file_fingerprint(self._files), metadata=facts)
+        return SourcePlan(self._length, columns, file_fingerprint(self._files), facts, problems=self._problems)
 
     def read(self, start: int, stop: int) -> Block:
         """Copy rows out of the maps."""

@@ -171,7 +171,7 @@ class ConstantColumn(Column):
     def gather(self, asked: ColumnRequest) -> Any:
         """Return an array (n, ...), or fill ``out``."""
         shape = (len(asked.rows), *self._shape)
-        raw = self._size > 0 and _all_raw(asked.addresses)
+        raw = self._size > 0 and bool(np.minimum.reduce(asked.addresses, initial=1) > 0)
         if raw:
             asked.reader.need(asked.addresses, self._size)
             if asked.out is None and self._left_to_malloc(shape[0] * self._size):
@@ -259,7 +259,7 @@ class RaggedColumn(Column):
     def gather(self, asked: ColumnRequest) -> Any:
         """Return :class:`~neurofm_shards.types.Ragged`; ``out`` cannot be given."""
         check_out(self.spec, asked.out, None)
-        if len(asked.rows) and _all_raw(asked.addresses):
+        if len(asked.rows) and (asked.addresses > 0).all():
             sizes = self.sizes[asked.rows]
             asked.reader.need(asked.addresses, sizes)
             lengths = sizes // self._row
@@ -307,11 +307,6 @@ class ListColumn(Column):
 
     def _raw_sizes(self, index: ColumnIndex) -> None:  # noqa: ARG002  (each value is decoded)
         return None
-
-
-def _all_raw(addresses: Ints) -> bool:
-    """Return whether all addresses are those of raw bytes."""
-    return bool(np.minimum.reduce(addresses, initial=1) > 0)
 
 
 def _bytes_of(spec: ColumnSpec, shape: Sequence[int]) -> int:

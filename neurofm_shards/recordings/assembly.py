@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,8 @@ def assemble(streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGri
             f"{source_file}: nothing to convert: looked for spikes, LFP, behaviour, imaging and events; "
             f"present: {present}"
         )
-    parts = [part for name, found in made.items() for part in found or _absent(name, options, grid)]
+    made |= {name: [MissingModality(name, _columns(name, options, grid))] for name in lacking}
+    parts = list(chain.from_iterable(made.values()))
     left = _left_out(streams, parts, source_file) if options.modalities is None and options.behavior is None else []
     return Assembly(tuple(parts), tuple(lacking), tuple(left))
 
@@ -254,12 +256,6 @@ def _left_out(streams: Sequence[AnyStream], parts: Sequence[WindowedModality], s
     shown = listing(left[:_SHOWN]) + (f", ... {len(left) - _SHOWN} more" if len(left) > _SHOWN else "")
     how = "left out; to take one name it: behavior=[{'path': PATH}], lfp.path=PATH or ophys.path=PATH"
     return [Problem(source_file, f"{len(left)} series are not taken: {shown}", how, "info")]
-
-
-def _absent(name: str, options: WindowOptions, grid: TimeGrid) -> list[WindowedModality]:
-    if options.modalities is None or options.missing == "error":
-        return []
-    return [MissingModality(name, _columns(name, options, grid))]
 
 
 def _raw_hint(streams: Sequence[AnyStream], lacking: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -214,6 +215,7 @@ class RecordingSamples(Samples):
         starts = self._cut.starts[rows] if starts is None else starts
         ends = starts + self._grid.window_ticks
         same = np.zeros(len(rows), dtype=np.int64)
+        names, codes = self._splits
         return {
             "session_id": Coded([self._recording.session_id], same),
             "subject_id": Coded([self._recording.subject_id], same),
@@ -221,17 +223,18 @@ class RecordingSamples(Samples):
             "window_start_s": to_seconds(starts),
             "window_stop_s": to_seconds(ends),
             "origin_s": Coded([float(to_seconds(self._grid.timeline.start))], same),
-            "split": Coded(*self._splits(rows)),
+            "split": Coded(names, codes[rows]),
             **self._labels.of(starts, ends, self._cut.origin[rows]),
         }
 
-    def _splits(self, rows: Ints) -> tuple[list[str], Ints]:
-        """Return the different splits, and the number of each sample's."""
+    @cached_property
+    def _splits(self) -> tuple[list[str], Ints]:
+        """The different splits, and the number of each sample's."""
         names = list(dict.fromkeys(self._cut.splits))
         if len(names) == 1:
-            return names, np.zeros(len(rows), dtype=np.int64)
+            return names, np.zeros(len(self._cut), dtype=np.int64)
         number = {name: i for i, name in enumerate(names)}
-        return names, np.array([number[self._cut.splits[i]] for i in rows.tolist()], dtype=np.int64)
+        return names, np.array([number[name] for name in self._cut.splits], dtype=np.int64)
 
     def _facts(self) -> dict[str, Any]:
         when, options = self._grid.timeline, self._options

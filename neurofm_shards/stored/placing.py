@@ -99,11 +99,9 @@ class Placing:
         return rest + self._drawn(epochs, rows, room)
 
     def _random(self, epochs: Ints, rows: Ints, groups: Ints) -> Ints:
-        """Return starts of windows that lie end to end from a random offset on.
-
-        A stretch gives as many windows as fit into it. Where the offset leaves room for one less, the last one ends
-        with the stretch, or the first one begins with it, whichever overlaps its neighbour less.
-        """
+        """Return starts of windows that lie end to end from a random offset on, as many as fit into their stretch."""
+        # where the offset leaves room for one less, the last one ends with the stretch, or the first one begins with
+        # it, whichever overlaps its neighbour less
         heads = self._heads[np.searchsorted(self._heads, rows, side="right") - 1]
         low, high, length = self._plan.starts[heads], self._plan.latest[rows], self._length[groups]
         number = (high - low) // length + 1

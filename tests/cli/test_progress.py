@@ -32,7 +32,13 @@ def clock(monkeypatch):
 
 
 def started(total, finished=0):
-    plan = {"total_shards": total, "total_samples": 100 * total, "inputs": ["a.nwb", "b.nwb"], "config": {}}
+    plan = {
+        "total_shards": total,
+        "total_samples": 100 * total,
+        "inputs": ["a.nwb", "b.nwb"],
+        "inputs_without_samples": [],
+        "config": {},
+    }
     return ConversionStarted(plan, {}, finished, 100 * finished)
 
 
@@ -66,9 +72,9 @@ def test_bars_show_counts_rates_workers_and_failures_in_80_columns(bars, clock):
         bars(committed(k))
     bars(CallRetried("writing shard 7 (a.nwb)", 1, "killed"))
     first, second, third = drawn(bars)
-    assert first.startswith("inputs ━")
+    assert first.startswith("opening inputs ━")
     assert "2/2" in first
-    assert second.startswith("shards ━")
+    assert second.startswith("writing shards ━")
     assert "33020/100000" in second
     assert third == "2 shards/s, 200 samples/s, 4 MB/s, 64 workers, 2 failures"
 
@@ -120,7 +126,7 @@ def test_a_log_gets_a_line_every_five_seconds(clock, capsys):
             tell(committed(k))
         tell(committed(100, failures=("a.nwb: samples 3 to 5: bad chunk",)))
     assert capsys.readouterr().err.splitlines() == [
-        "2 inputs, 100000 samples, 1000 shards, 10 of them already there",
+        "2 inputs, 100,000 samples, 1,000 shards, 10 of them already there",
         "60 of 1000 shards: 10 shards/s, 1,000 samples/s, 20 MB/s, 2 workers, about 0:01:34 left",
         "110 of 1000 shards: 10 shards/s, 1,000 samples/s, 20 MB/s, 2 workers, about 0:01:29 left",
         "left out: a.nwb: samples 3 to 5: bad chunk",

@@ -96,3 +96,16 @@ def test_a_folder_of_files_is_an_input_each(sessions, tmp_path):
         path.rename(tmp_path / place / path.name)
     found = find_inputs([tmp_path / "in"], "auto", {})
     assert [item.file_names for item in found] == [["units.nwb"], ["running.nwb"]]
+
+
+def test_epochs_of_nwb_1_are_chosen_by_their_names(shared_data, tmp_path):
+    path = shared_data / "retina_R1_nwb_1.0.6.nwb"
+    with h5py.File(path) as file:
+        start, stop = (float(file[f"epochs/stim_2/{name}"][()]) for name in ("start_time", "stop_time"))
+    windows = {"epochs": ("stim_2",), "sequence_length": 1000, "overlap": 0.0}
+    result = convert_inputs([path], tmp_path / "out", {"windows": windows})
+    data = ShardDataset(tmp_path / "out")
+    starts = [data[i]["metadata"]["window_start_s"] for i in range(len(data))]
+    assert len(starts) == result["total_samples"] >= (stop - start) // 10 - 1
+    assert start <= min(starts)
+    assert max(starts) + 10 <= stop

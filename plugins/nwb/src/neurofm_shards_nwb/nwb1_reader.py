@@ -115,7 +115,9 @@ def _epochs(group: Any) -> IntervalStream:
         stop=np.array(stops),
         columns={
             "id": names,
-            "tags": [_tags(group[name]) for name in names],
+            "tags": [
+                list(dict.fromkeys([name, *_tags(group[name])])) for name in names
+            ],  # an epoch is found by its name
             "description": [_said(group[name]) for name in names],
         },
     )

@@ -187,6 +187,9 @@ class SourcePlan:
         inputs, in input order, into one table per data set.
     sample_bytes : tuple of int
         Bytes of the arrays of each sample, where they differ so much that shards are bounded by them; else empty.
+    splits : tuple of (str, int)
+        Split of the first samples and their number, then of those that follow, and so on, where samples are divided
+        into splits; conversion gives each split shards of its own. Empty where they are not.
     """
 
     num_samples: int
@@ -197,6 +200,7 @@ class SourcePlan:
     problems: tuple[Problem, ...] = ()
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     sample_bytes: tuple[int, ...] = ()
+    splits: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

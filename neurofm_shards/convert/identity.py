@@ -9,6 +9,9 @@ from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan
 from neurofm_shards.errors import ConfigError
 
+#: How shards are cut where there are splits; the first release took no notice of them.
+_ONE_SPLIT = "of one split each"
+
 
 def identity(plan: ConversionPlan, base: str = "") -> dict[str, Any]:
     """Return what a resumed run must have in common with the interrupted one, as JSON values.
@@ -20,7 +23,8 @@ def identity(plan: ConversionPlan, base: str = "") -> dict[str, Any]:
     base : str
         Checksum of the manifest that the conversion adds to, if any.
     """
-    return {"config": plan.config.content(), "inputs": [_input(item) for item in plan.inputs], "base": base}
+    found = {"config": plan.config.content(), "inputs": [_input(item) for item in plan.inputs], "base": base}
+    return {**found, "shards": _ONE_SPLIT} if plan.config.windows.split is not None else found
 
 
 def _input(item: InputPlan) -> dict[str, Any]:
@@ -56,6 +60,8 @@ def check_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
     """
     differences = config_differences(now["config"], before["config"])
     differences += _input_differences(now["inputs"], before["inputs"])
+    if now.get("shards") != before.get("shards"):
+        differences.append("an earlier release began it, whose shards hold several splits")
     if now["base"] != before["base"]:
         differences.append("the data set it adds to has changed")
     if differences:

@@ -20,7 +20,7 @@ from neurofm_shards.convert.inputs import (
     session_name,
     worker_reader,
 )
-from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput, cut, cut_by_bytes
+from neurofm_shards.convert.tasks import Segment, ShardTask, Stretch, TaskInput, by_split, cut, cut_by_bytes
 from neurofm_shards.errors import ConfigError, NeurofmShardsError, NothingToConvertError, portable
 from neurofm_shards.events import InputPlanned, Listener, ModalityMasked, PlanningStarted, ignore
 from neurofm_shards.format.manifest import Manifest
@@ -33,13 +33,19 @@ from neurofm_shards.types import ColumnSpec, SourcePlan
 
 
 def _shards(
-    stretches: Sequence[tuple[int, int, int]], planned: Sequence[InputPlan], config: ConversionConfig, first: int = 1
+    stretches: Sequence[Stretch], planned: Sequence[InputPlan], config: ConversionConfig, first: int = 1
 ) -> tuple[tuple[Segment, ...], ...]:
-    """Cut samples into shards as the layout says."""
-    if config.layout == "windows":
-        return tuple(cut(stretches, config.shard_size, first))
-    sizes = {i: item.plan.sample_bytes for i, item in enumerate(planned) if item.plan is not None}
-    return tuple(cut_by_bytes(stretches, sizes, config.shard_bytes, first))
+    """Cut samples into shards as the layout says, split by split."""
+    plans = {i: item.plan for i, item in enumerate(planned) if item.plan is not None}
+    if config.layout == "recordings":
+        sizes = {i: plan.sample_bytes for i, plan in plans.items()}
+        return tuple(cut_by_bytes(stretches, sizes, config.shard_bytes, first))
+    names = list(config.windows.split.fractions) if config.windows.split is not None else []
+    shards: list[tuple[Segment, ...]] = []
+    for group in by_split(stretches, {i: plan.splits for i, plan in plans.items()}, names):
+        shards += cut(group, config.shard_size, first)
+        first += sum(stop - start for _, start, stop in group)
+    return tuple(shards)
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,13 @@ class ConversionPlan:
 
     @property
     def full_shards(self) -> int:
-        """Shards that stay as they are when inputs are added: full ones, and those of recordings."""
-        return self.total_shards if self.config.layout == "recordings" else self.total_samples // self.config.shard_size
+        """Shards that stay as they are when inputs are added: full ones, and those of recordings.
+
+        None where there are splits: more of the first one would come before the others.
+        """
+        if self.config.layout == "recordings":
+            return self.total_shards
+        return 0 if self.config.windows.split is not None else self.total_samples // self.config.shard_size
 
     @property
     def splits(self) -> dict[str, int]:
@@ -167,8 +178,8 @@ class ConversionPlan:
             return {}
         wanted = [] if self.first_shard else [name for name, share in asked.fractions.items() if share > 0]
         counts = Counter(dict.fromkeys(wanted, 0))
-        for plan in recordings:
-            counts.update(plan.metadata["splits"])
+        for name, count in (part for plan in recordings for part in plan.splits):
+            counts[name] += count
         return dict(counts)
 
     @property
@@ -437,9 +448,6 @@ def _check_windows_are_used(planned: Sequence[InputPlan], config: ConversionConf
     )
 
 
-Stretch = tuple[int, int, int]
-
-
 def plan_append(manifest: Manifest, planned: Sequence[InputPlan], config: ConversionConfig) -> ConversionPlan | None:
     """Plan the addition of inputs that a data set does not hold yet.
 
@@ -500,7 +508,7 @@ def _addition(
     earlier = {source["fingerprint"]: source.get("tables", {}) for source in manifest.sources}
     for i, item in enumerate(inputs):
         if item.again and item.expected is not None:
-            if item.expected.fingerprint not in earlier:
+            if item.expected.fingerprint not in earlier or _is_in_other_order(item, manifest):
                 raise ConfigError(
                     f"{item.name} was converted in part and has changed since; withdraw what is there with "
                     f"`neurofm-shards drop --where 'session_id == \"{item.session_id}\"'` and add it anew with --append"
@@ -516,6 +524,11 @@ def _addition(
         tables=tables,
         bases=tuple(bases),
     )
+
+
+def _is_in_other_order(item: InputPlan, manifest: Manifest) -> bool:
+    """Return whether the release that converted an input in part numbered its samples without regard to splits."""
+    return bool(item.plan and item.plan.splits) and all(shard.split is None for shard in manifest.shards)
 
 
 def check_config(config: ConversionConfig) -> None:

@@ -32,7 +32,7 @@ from neurofm_shards.values import to_json
 PLAN_NAME = PLAN_PREFIX
 FACTS_NAME = f"{PLAN_PREFIX}-facts"
 INPUTS_PREFIX = f"{PLAN_PREFIX}-inputs-"
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class _InputLine:
     num_samples: int
     columns: tuple[ColumnSpec, ...]
     sample_bytes: tuple[int, ...]
+    splits: tuple[tuple[str, int], ...]
     bases: dict[str, int]
     modalities: tuple[str, ...] = ()
 
@@ -248,6 +249,7 @@ def _input_line(number: int, item: InputPlan, bases: Mapping[str, int]) -> dict[
         "num_samples": item.num_samples,
         "columns": [asdict(spec) for spec in item.columns],
         "sample_bytes": plan.sample_bytes if plan is not None else (),
+        "splits": plan.splits if plan is not None else (),
         "bases": dict(bases) if plan is not None else {},
         "modalities": (windows.modalities or ()) if windows.missing == "mask" else (),
     }
@@ -276,7 +278,9 @@ def _input_plan(
     spec = with_modalities(spec_of(source, config), line.modalities)
     if line.error:
         return InputPlan(spec, None, error=line.error)
-    plan = SourcePlan(line.num_samples, line.columns, line.fingerprint, sample_bytes=line.sample_bytes)
+    plan = SourcePlan(
+        line.num_samples, line.columns, line.fingerprint, sample_bytes=line.sample_bytes, splits=line.splits
+    )
     if fact is not None:
         told = _parsed(_FACTS, fact, sidecars / FACTS_NAME)
         problems = tuple(Problem(**problem) for problem in told.problems)

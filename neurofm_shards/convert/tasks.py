@@ -74,7 +74,44 @@ class ShardTask:
         return f"writing shard {self.shard_idx} of {names[0]}{more}"
 
 
-def cut(stretches: Sequence[tuple[int, int, int]], shard_size: int, first: int = 1) -> list[tuple[Segment, ...]]:
+Stretch = tuple[int, int, int]
+
+
+def by_split(
+    stretches: Sequence[Stretch], splits: Mapping[int, Sequence[tuple[str, int]]], names: Sequence[str]
+) -> list[list[Stretch]]:
+    """Divide samples by split, so that no shard holds two of them.
+
+    Parameters
+    ----------
+    stretches : sequence of (input_idx, start, stop)
+        The samples, in order.
+    splits : mapping of int to sequence of (str, int)
+        Per input: a split and how many samples of it follow one another, from its first sample to its last.
+    names : sequence of str
+        The splits, in the order that is wanted; others follow in the order of their first sample.
+
+    Returns
+    -------
+    list of list of (input_idx, start, stop)
+        The samples of each split that has some, in order.
+
+    Examples
+    --------
+    >>> by_split([(0, 0, 5), (1, 0, 3)], {0: [("train", 2), ("test", 3)], 1: [("train", 3)]}, ["train", "test"])
+    [[(0, 0, 2), (1, 0, 3)], [(0, 2, 5)]]
+    """
+    found: dict[str, list[Stretch]] = {name: [] for name in names}
+    for input_idx, start, stop in stretches:
+        end = 0
+        for name, count in splits.get(input_idx) or [("", stop)]:
+            begin, end = end, end + count
+            if (low := max(begin, start)) < (high := min(end, stop)):
+                found.setdefault(name, []).append((input_idx, low, high))
+    return [group for group in found.values() if group]
+
+
+def cut(stretches: Sequence[Stretch], shard_size: int, first: int = 1) -> list[tuple[Segment, ...]]:
     """Cut samples into shards of equal size; only the last one may be shorter.
 
     Parameters
@@ -114,7 +151,7 @@ def cut(stretches: Sequence[tuple[int, int, int]], shard_size: int, first: int =
 
 
 def cut_by_bytes(
-    stretches: Sequence[tuple[int, int, int]], sizes: Mapping[int, Sequence[int]], shard_bytes: int, first: int = 1
+    stretches: Sequence[Stretch], sizes: Mapping[int, Sequence[int]], shard_bytes: int, first: int = 1
 ) -> list[tuple[Segment, ...]]:
     """Give each input shards of its own, of about ``shard_bytes`` each.
 

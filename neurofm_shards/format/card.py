@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from neurofm_shards.blocks import dtype_name
@@ -23,13 +23,19 @@ _MARKS = {
 }
 CARD_NAMES = tuple(_MARKS)
 
+#: What `datasets` is told to call samples whose shards hold several splits.
+_UNSPLIT = "unsplit"
+
+_MIXED = """
+Shards hold samples of several splits here, so `datasets` gets all of them under one name; `neurofm_shards` loads one
+with `split="train"`.
+"""
+
 _TEXT = """---
 configs:
 - config_name: default
   data_files:
-  - split: train
-    path:
-{patterns}
+{data_files}
 ---
 {mark}
 
@@ -63,9 +69,9 @@ samples = webdataset.WebDataset("path/to/this/folder/{first}"){decode}
 ```python
 import datasets
 
-samples = datasets.load_dataset("path/to/this/folder", split="train", streaming=True)
+samples = datasets.load_dataset("path/to/this/folder", split="{split}", streaming=True)
 ```
-
+{mixed}
 ```bash
 tar tf path/to/this/folder/{first}
 ```
@@ -100,10 +106,13 @@ def our_cards(folder: Path) -> list[str]:
 
 def card_text(manifest: Manifest) -> str:
     """Return the card of a data set."""
-    patterns = sorted({re.sub(r"\d+", "*", shard.shard_name) for shard in manifest.shards})
     sessions = session_summaries(manifest)
+    claimed = claimed_splits(manifest)
+    mixed = not claimed and _has_splits(manifest)
     return _TEXT.format(
-        patterns="\n".join(f'    - "{pattern}"' for pattern in patterns),
+        data_files="\n".join(_data_files(manifest, claimed, mixed=mixed)),
+        split=next(iter(claimed), _UNSPLIT if mixed else "train"),
+        mixed=_MIXED if mixed else "",
         mark=_MARKS[_README],
         samples=manifest.total_samples,
         shards=manifest.total_shards,
@@ -116,6 +125,32 @@ def card_text(manifest: Manifest) -> str:
     )
 
 
+def claimed_splits(manifest: Manifest) -> dict[str, list[str]]:
+    """Return the shards of each split, by a name that ``datasets`` takes; nothing where a shard holds several."""
+    splits = list(dict.fromkeys(shard.split for shard in manifest.shards))
+    named = {split: re.sub(r"\W", "_", split) for split in splits if split}
+    if None in splits or len(set(named.values())) < len(named) or "all" in named.values():
+        return {}
+    return {
+        name: [shard.shard_name for shard in manifest.shards if shard.split == split] for split, name in named.items()
+    }
+
+
+def _has_splits(manifest: Manifest) -> bool:
+    said = (shard.samples[0].get("split") for shard in manifest.shards if shard.samples)
+    return bool(manifest.splits) or any(said)
+
+
+def _data_files(manifest: Manifest, claimed: Mapping[str, Sequence[str]], *, mixed: bool) -> Iterator[str]:
+    """Yield what the header tells ``datasets`` of the shards."""
+    patterns = sorted({re.sub(r"\d+", "*", shard.shard_name) for shard in manifest.shards})
+    listed = claimed or ({_UNSPLIT: patterns} if mixed else {})
+    if not listed:  # no split is claimed; `datasets` has a name of its own for that
+        yield from (f'  - "{pattern}"' for pattern in patterns)
+    for split, files in listed.items():
+        yield from (f'  - split: "{split}"', "    path:", *(f'    - "{file}"' for file in files))
+
+
 def markdown(text: object) -> str:
     """Return text that came from a file so that Markdown shows it as it is, in one line."""
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(str(text).split()))[:500]
@@ -124,7 +159,7 @@ def markdown(text: object) -> str:
 def _about(manifest: Manifest, sessions: Sequence[SessionSummary]) -> Iterator[tuple[str, str]]:
     named = [session for session in sessions if session.name]
     subjects = {session.subject for session in named} - {""}
-    splits = split_counts(sessions)
+    splits = manifest.splits or split_counts(sessions)
     recorded = sum(session.recorded_s or 0.0 for session in named)
     stored = sum(shard.shard_bytes for shard in manifest.shards)
     yield "size", f"{stored:,} bytes" + ("" if manifest.compression == "none" else f", {manifest.compression}")

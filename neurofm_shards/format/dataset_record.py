@@ -36,15 +36,15 @@ class ShardRecord(FrozenModel):
 
 
 def shard_record(
-    index: ShardIndex, shard_idx: int, first_metadata: bytes, logs: Mapping[str, ColumnLog]
+    index: ShardIndex, shard_idx: int, first_metadata: bytes, logs: Mapping[str, ColumnLog], split: str | None
 ) -> ShardRecord:
     """Return what the manifest says of a shard and its columns."""
     counts = {name: log.num_samples for name, log in logs.items()}
-    entry = shard_entry(index, shard_idx, orjson.loads(first_metadata))
+    entry = shard_entry(index, shard_idx, orjson.loads(first_metadata), split)
     return ShardRecord(entry=entry, columns=column_entries(index, counts))
 
 
-def shard_entry(index: ShardIndex, shard_idx: int, first_metadata: dict[str, Any]) -> ShardEntry:
+def shard_entry(index: ShardIndex, shard_idx: int, first_metadata: dict[str, Any], split: str | None) -> ShardEntry:
     """Return the manifest's entry of a shard; its first sample's metadata are a preview."""
     return ShardEntry(
         shard_name=index.shard_name,
@@ -53,6 +53,7 @@ def shard_entry(index: ShardIndex, shard_idx: int, first_metadata: dict[str, Any
         shard_bytes=index.shard_bytes,
         tar_bytes=index.tar_bytes,
         checksum=index.checksum,
+        split=split,
         samples=[first_metadata],
     )
 
@@ -181,7 +182,15 @@ def make_manifest(
         Says what ``facts`` do not say.
     **facts
         Fields of :class:`Manifest`; without ``base`` at least ``shard_size`` and ``compression``.
+
+    Notes
+    -----
+    Where splits are saved with ``base``, they and not the samples' metadata say what a shard holds; shards that were
+    written since are in none of them.
     """
+    if base is not None and base.splits:
+        saved = {entry.shard_name: entry.split for entry in base.shards}
+        shards = [entry.model_copy(update={"split": saved.get(entry.shard_name)}) for entry in shards]
     values = {} if base is None else {name: getattr(base, name) for name in Manifest.model_fields}
     values.update(facts)
     if "compression" in facts and "compression_distribution" not in facts:

@@ -76,6 +76,9 @@ class ShardEntry(FrozenModel):
         Size of the file, and of the tar once decompressed.
     checksum : str
         xxh3_128 of the samples' digests and the end of the archive, in hexadecimal.
+    split : str or None
+        The split that all its samples are in, empty where each is in none; None where they are in several, or nothing
+        is split. Absent from the text where it is None.
     samples : list of dict
         The metadata of its first sample, as a preview.
     """
@@ -86,6 +89,7 @@ class ShardEntry(FrozenModel):
     shard_bytes: Count
     tar_bytes: Count
     checksum: str = Field(pattern=r"^[0-9a-f]{32}$")
+    split: str | None = None
     samples: list[dict[str, Any]] = Field(default_factory=list, max_length=16)
 
 
@@ -237,6 +241,9 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     values = manifest.model_dump()
     if not manifest.splits:
         del values["splits"]
+    for shard in values["shards"]:
+        if shard["split"] is None:
+            del shard["split"]
     return orjson.dumps(values, option=_OPTIONS)
 
 

@@ -442,6 +442,15 @@ def part_of(metadata: Sequence[Mapping[str, Any]]) -> TablePart:
     return TablePart(len(metadata), kept, tuple(str(name) for name, column in made.items() if column is None))
 
 
+def split_of_part(part: TablePart) -> str | None:
+    """Return the split that all samples of a shard say they are in; None where they do not, or say different ones."""
+    column = part.columns.get("split")
+    if column is None or column.kind != "text" or column.texts is None or column.missing().any():
+        return None
+    texts = column.texts.texts()
+    return texts[0] or None if len(texts) == 1 else None
+
+
 def _may_be_rounded(column: MetadataColumn) -> bool:
     """Return whether fractions may be integers that the first release rounded: it stored both in one float64 column."""
     return column.kind == "float" and bool((np.abs(column.array()) > EXACT_INTEGERS).any())

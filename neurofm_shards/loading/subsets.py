@@ -18,9 +18,11 @@ from neurofm_shards._html import html_table
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.expressions import compile_expression, unknown_name
+from neurofm_shards.format.card import our_cards, write_cards
 from neurofm_shards.format.files import SIDECAR_DIR, SPLITS_NAME
 from neurofm_shards.format.keys import RECORDING_FIELD
 from neurofm_shards.format.manifest import read_manifest, write_manifest
+from neurofm_shards.format.metadata_table import split_of_part
 from neurofm_shards.format.sidecar import read_arrays, write_arrays
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.reading.samples import SampleCollection
@@ -108,19 +110,39 @@ def save_splits(shard_dir: str | os.PathLike[str], splits: Splits | Mapping[str,
         }
         path = _path(collection)
         folder, manifest = Path(collection.catalog.folder), collection.manifest
+        shards = _splits_of_shards(collection, codes, list(rows))
     path.parent.mkdir(exist_ok=True)
     write_arrays(path, header, {"split": codes}, durable=True)
     if manifest is not None:
-        _note_splits(folder, {name: int((codes == code).sum()) for code, name in enumerate(rows)})
+        _note_splits(folder, {name: int((codes == code).sum()) for code, name in enumerate(rows)}, shards)
     return path
 
 
-def _note_splits(folder: Path, counts: Mapping[str, int]) -> None:
-    """Let the manifest know that there are splits, so that a copy without them is noticed."""
+def _splits_of_shards(
+    collection: ShardCollection, codes: npt.NDArray[np.int16], names: Sequence[str]
+) -> dict[str, str | None]:
+    """Return the split of each shard: empty where none of its samples is in one, None where they are in several."""
+    if not names:  # what the samples say counts again
+        parts = collection.metadata_table().parts
+        return {shard: split_of_part(part) for shard, part in zip(collection.shard_names, parts, strict=True)}
+    found: dict[str, str | None] = {}
+    for shard, start, stop in zip(collection.shard_names, collection.starts[:-1], collection.starts[1:], strict=True):
+        here = np.unique(codes[start:stop]).tolist()
+        found[shard] = None if len(here) > 1 else names[here[0]] if here[0] >= 0 else ""
+    return found
+
+
+def _note_splits(folder: Path, counts: Mapping[str, int], of_shards: Mapping[str, str | None]) -> None:
+    """Let manifest and card know of the splits, so that a copy without them is noticed, and which shard holds which."""
     with OutputLock(folder):
         manifest = read_manifest(folder)
-        if manifest is not None and manifest.splits != counts:
-            write_manifest(folder, manifest.model_copy(update={"splits": dict(counts)}), durable=True)
+        if manifest is None:
+            return
+        shards = [entry.model_copy(update={"split": of_shards.get(entry.shard_name)}) for entry in manifest.shards]
+        noted = manifest.model_copy(update={"splits": dict(counts), "shards": shards})
+        if noted != manifest:
+            write_cards(folder, noted, our_cards(folder), durable=True)
+            write_manifest(folder, noted, durable=True)
 
 
 def saved_splits(collection: SampleCollection) -> dict[str, Rows]:

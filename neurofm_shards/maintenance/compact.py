@@ -67,8 +67,8 @@ class Run:
     sizes: tuple[int, ...] = ()
 
 
-def runs(counts: Sequence[int], shard_size: int) -> Iterator[Run]:
-    """Yield all shards of a data set as runs: those that stay, and those that become fewer.
+def runs(counts: Sequence[int], shard_size: int, splits: Sequence[str | None] = ()) -> Iterator[Run]:
+    """Yield all shards of a data set as runs: those that stay, and those of one split that become fewer.
 
     Examples
     --------
@@ -76,10 +76,11 @@ def runs(counts: Sequence[int], shard_size: int) -> Iterator[Run]:
     [Run(first=0, stop=1, sizes=()), Run(first=1, stop=3, sizes=(3,)), Run(first=3, stop=4, sizes=()), \
 Run(first=4, stop=5, sizes=())]
     """
+    splits = splits or [None] * len(counts)
     first = 0
     while first < len(counts):
         stop = first
-        while stop < len(counts) and counts[stop] < shard_size:
+        while stop < len(counts) and counts[stop] < shard_size and splits[stop] == splits[first]:
             stop += 1
         total = sum(counts[first:stop])
         sizes = tuple(min(shard_size, total - done) for done in range(0, total, shard_size))
@@ -91,9 +92,14 @@ Run(first=4, stop=5, sizes=())]
         first = stop
 
 
+def _runs(manifest: Manifest) -> Iterator[Run]:
+    shards = manifest.shards
+    return runs([entry.num_samples for entry in shards], manifest.shard_size, [entry.split for entry in shards])
+
+
 def _report(manifest: Manifest) -> dict[str, Any]:
     shards = manifest.shards
-    found = list(runs([entry.num_samples for entry in shards], manifest.shard_size))
+    found = list(_runs(manifest))
     rewritten = [entry for run in found if run.sizes for entry in shards[run.first : run.stop]]
     return {
         "shards_before": len(shards),
@@ -105,7 +111,7 @@ def _report(manifest: Manifest) -> dict[str, Any]:
 
 def _replacements(data: OpenDataSet) -> list[Replacement]:
     found = []
-    for run in runs([entry.num_samples for entry in data.manifest.shards], data.manifest.shard_size):
+    for run in _runs(data.manifest):
         if run.sizes:
             edges = int(data.collection.starts[run.first]) + np.cumsum([0, *run.sizes], dtype=np.int64)
             rows = tuple(np.arange(start, stop, dtype=np.int64) for start, stop in pairwise(edges.tolist()))

@@ -30,7 +30,7 @@ from neurofm_shards.format.manifest import (
     read_table,
     write_manifest,
 )
-from neurofm_shards.format.metadata_table import made_part, metadata_of_shard, read_part
+from neurofm_shards.format.metadata_table import load_table, made_part, metadata_of_shard, read_part, split_of_part
 from neurofm_shards.format.resolve import find_compression
 from neurofm_shards.format.sidecar import INDEX_SUFFIX, sidecar_paths
 from neurofm_shards.format.unfinished import JOURNAL_NAME, REPLACED_NAME
@@ -320,7 +320,7 @@ def _entry(found: _Listed, number: int) -> ShardEntry:
         number = known.shard_idx
     elif isinstance(said, int) and 0 <= said <= MAX_COUNT:
         number = said
-    return shard_entry(index, number, first)
+    return shard_entry(index, number, first, split_of_part(load_table(found.path, index, mapped=False).parts[0]))
 
 
 def _facts(entries: list[ShardEntry]) -> dict[str, object]:

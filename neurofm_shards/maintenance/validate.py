@@ -27,7 +27,7 @@ from neurofm_shards.format.index_io import (
 )
 from neurofm_shards.format.keys import KEY_BYTES, METADATA_FIELD, check_key
 from neurofm_shards.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, TableEntry, read_manifest, read_table
-from neurofm_shards.format.metadata_table import metadata_of_shard
+from neurofm_shards.format.metadata_table import load_table, metadata_of_shard, split_of_part
 from neurofm_shards.format.resolve import codec_by_extension
 from neurofm_shards.format.sidecar import sidecar_paths
 from neurofm_shards.format.tar import Member, TarReader
@@ -287,6 +287,7 @@ def validate_dataset(folder: Path | str, workers: int | None = None, progress: P
             found = by_name.get(entry.shard_name)
             if found is not None and found.index is not None:
                 findings.extend(_compare_entry(entry, found.index, manifest))
+                findings.extend(_compare_split(entry, found, manifest))
     indexes = [check.index for check in checks if check.index is not None]
     findings.extend(_repeated_keys(indexes))
     return Report(
@@ -401,6 +402,16 @@ def _compare_entry(entry: ShardEntry, index: ShardIndex, manifest: Manifest) -> 
             what = f"column {name!r} is missing"
             found.append(Problem(entry.shard_name, what, "the manifest promises it for every sample", "error"))
     return found
+
+
+def _compare_split(entry: ShardEntry, found: ShardCheck, manifest: Manifest) -> list[Problem]:
+    """Compare the split that a shard is listed under with what its samples say; saved splits are kept elsewhere."""
+    if entry.split is None or manifest.splits or found.index is None:
+        return []
+    if split_of_part(load_table(found.path, found.index).parts[0]) == entry.split:
+        return []
+    what = f"its samples are not all of the split {entry.split!r}, as the manifest says"
+    return [Problem(entry.shard_name, what, "programs that load splits by shards mix them up", "error")]
 
 
 def _fits(shape: Sequence[int | None] | None, said: Sequence[int | None] | None) -> bool:

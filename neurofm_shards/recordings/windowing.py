@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -99,6 +100,8 @@ def windowed(recording: Recording, options: WindowOptions | None = None) -> Reco
         cut = cut.keep(np.zeros(0, dtype=np.int64), f"session without {', '.join(assembly.lacking)}")
     if options.limit_windows is not None:
         cut = cut.keep(np.arange(min(len(cut), options.limit_windows)), LIMIT)
+    if options.split is not None:
+        cut = cut.in_order_of(list(options.split.fractions))
     return RecordingSamples(recording, options, grid, assembly, trials, cut, valid)
 
 
@@ -158,6 +161,7 @@ class RecordingSamples(Samples):
                 *(trials.problems if trials else ()),
             ),
             tables={name: rows for part in self._parts for name, rows in part.tables.items()},
+            splits=tuple(self._split_sizes().items()),
         )
 
     def read(self, start: int, stop: int) -> Block:
@@ -236,9 +240,12 @@ class RecordingSamples(Samples):
         number = {name: i for i, name in enumerate(names)}
         return names, np.array([number[name] for name in self._cut.splits], dtype=np.int64)
 
+    def _split_sizes(self) -> dict[str, int]:
+        """Return the number of windows of each split, in the order in which they follow one another."""
+        return {name: count for name, count in Counter(self._cut.splits).items() if name}
+
     def _facts(self) -> dict[str, Any]:
         when, options = self._grid.timeline, self._options
-        splits = {name: self._cut.splits.count(name) for name in dict.fromkeys(self._cut.splits) if name}
         facts: dict[str, Any] = {
             "session_id": self._recording.session_id,
             "subject_id": self._recording.subject_id,
@@ -249,7 +256,7 @@ class RecordingSamples(Samples):
             "extent_from": when.said_by,
             "bin_size_ms": options.bin_size_ms,
             "window_bins": options.window_bins,
-            "splits": splits,
+            "splits": self._split_sizes(),
             "modalities": {part.name: dict(part.facts) for part in self._parts if part.facts},
             "valid_share": {name: round(share, 4) for name, share in self._shares.items()},
         }

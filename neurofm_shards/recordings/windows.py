@@ -204,6 +204,12 @@ class Cut:
         splits = tuple(self.splits[i] for i in rows)
         return Cut(self.starts[rows], self.stops[rows], splits, self.origin[rows], dict(drops), self.latest[rows])
 
+    def in_order_of(self, names: Sequence[str]) -> Cut:
+        """Return the same windows split by split, in the order of these names, those of one split as they were."""
+        place = {name: i for i, name in enumerate(names)}
+        rows = np.argsort([place[name] for name in self.splits], kind="stable")
+        return self.keep(rows, "")
+
     def assigned(self, splits: Sequence[str]) -> Cut:
         """Return the same windows with these splits."""
         return replace(self, splits=tuple(splits))

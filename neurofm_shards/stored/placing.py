@@ -46,15 +46,15 @@ class Placing:
 
     Attributes
     ----------
-    first : numpy.ndarray of int64, shape (groups + 1,)
-        First row of each group, and the number of rows.
+    first : numpy.ndarray of int64, shape (runs + 1,)
+        First row of each run of windows, and the number of rows.
     """
 
     def __init__(self, plan: WindowPlan, windows: LoadedWindows) -> None:
         self._plan = plan
         self._windows = windows
         cuts = windows.cuts
-        self.first: Ints = starts_of(plan.counts)
+        self.first: Ints = starts_of(plan.runs[:, 2])
         self._length = np.array([cut.window_bins * cut.bin_ticks for cut in cuts], dtype=np.int64)[plan.kinds]
         self._stride = np.array([cut.stride_bins * cut.bin_ticks for cut in cuts], dtype=np.int64)[plan.kinds]
         if windows.random:
@@ -89,6 +89,16 @@ class Placing:
 
     def groups(self, rows: Ints) -> Ints:
         """Return the group of each row."""
+        found: Ints = self._plan.runs[self._run(rows), 0]
+        return found
+
+    def within(self, rows: Ints) -> Ints:
+        """Return the place of each row among the windows of its group."""
+        runs = self._run(rows)
+        found: Ints = rows - self.first[runs] + self._plan.runs[runs, 1]
+        return found
+
+    def _run(self, rows: Ints) -> Ints:
         found: Ints = np.searchsorted(self.first, rows, side="right") - 1
         return found
 

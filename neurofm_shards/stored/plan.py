@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import xxhash
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.convert.agreement import agreed_columns
+from neurofm_shards.convert.tasks import by_split
 from neurofm_shards.errors import NeurofmShardsError, NothingToConvertError
 from neurofm_shards.format.sidecar import Arrays
 from neurofm_shards.reading.collection import ShardCollection
@@ -24,7 +26,7 @@ from neurofm_shards.stored.recording import StoredRecording
 from neurofm_shards.types import ColumnSpec
 
 #: Raised when other windows would be found with the same options in the same data.
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 _PLACES = ("starts", "stops", "latest")
 
 
@@ -38,8 +40,9 @@ class WindowPlan:
         The recording of each group of windows: those that give any, in the data set's order, once for each length.
     kinds : numpy.ndarray of int64, shape (groups,)
         Which of the options each group was cut with.
-    counts : numpy.ndarray of int64, shape (groups,)
-        Windows of each.
+    runs : numpy.ndarray of int64, shape (runs, 3)
+        Which windows follow one another: number of the group, first of its windows, how many. Group by group, or split
+        by split where there are splits, as conversion has it.
     starts, stops, latest : numpy.ndarray of int64, shape (windows,)
         Where each window lies, in ticks of its recording, and until when it could start; see
         :class:`~neurofm_shards.recordings.windows.Cut`.
@@ -55,7 +58,7 @@ class WindowPlan:
 
     recordings: tuple[Held, ...]
     kinds: Ints
-    counts: Ints
+    runs: Ints
     starts: Ints
     stops: Ints
     latest: Ints
@@ -117,6 +120,7 @@ class _Group:
     recording: Held
     kind: int
     cut: Cut
+    splits: tuple[tuple[str, int], ...]
     columns: tuple[ColumnSpec, ...]
     tables: Mapping[str, int]
 
@@ -131,14 +135,19 @@ def _find(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowP
             drops.update(plan.drops)
             if plan.num_samples:
                 tables = {name: len(rows) for name, rows in plan.tables.items()}
-                groups.append(_Group(recording, kind, samples.cut, plan.columns, tables))
+                groups.append(_Group(recording, kind, samples.cut, plan.splits, plan.columns, tables))
     _check_all_give(collection, cuts, groups, drops)
-    starts, stops, latest = (np.concatenate([getattr(group.cut, name) for group in groups]) for name in _PLACES)
+    names = list(cuts[0].split.fractions) if cuts[0].split is not None else []
+    windows, splits = [(i, 0, len(group.cut)) for i, group in enumerate(groups)], [group.splits for group in groups]
+    runs = list(chain.from_iterable(by_split(windows, dict(enumerate(splits)), names)))
+    starts, stops, latest = (
+        np.concatenate([getattr(groups[i].cut, name)[first:stop] for i, first, stop in runs]) for name in _PLACES
+    )
     bases, tables = _numbered(groups)
     return WindowPlan(
         recordings=tuple(group.recording for group in groups),
         kinds=np.array([group.kind for group in groups], dtype=np.int64),
-        counts=np.array([len(group.cut) for group in groups], dtype=np.int64),
+        runs=np.array([(i, first, stop - first) for i, first, stop in runs], dtype=np.int64),
         starts=starts,
         stops=stops,
         latest=latest,
@@ -189,7 +198,7 @@ def _stored(plan: WindowPlan) -> tuple[dict[str, Any], Arrays]:
     pieces = np.array([len(recording.rows) for recording in plan.recordings], dtype=np.int64)
     arrays = {
         "kinds": plan.kinds,
-        "counts": plan.counts,
+        "runs": plan.runs,
         "rows": rows,
         "pieces": pieces,
         **{name: getattr(plan, name) for name in _PLACES},
@@ -220,15 +229,16 @@ def _plan(header: Mapping[str, Any], arrays: Arrays) -> WindowPlan:
         ColumnSpec(name, dtype, None if shape is None else tuple(shape), unit, table)
         for name, dtype, shape, unit, table in header["columns"]
     )
-    kinds, counts = arrays["kinds"].astype(np.int64), arrays["counts"].astype(np.int64)
+    kinds, runs = arrays["kinds"].astype(np.int64), arrays["runs"].astype(np.int64).reshape(-1, 3)
     starts, stops, latest = (arrays[name].astype(np.int64) for name in _PLACES)
     lengths = {len(starts), len(stops), len(latest)}
-    if {len(kinds), len(counts), len(header["bases"])} != {len(recordings)} or lengths != {int(counts.sum())}:
+    groups = {len(kinds), len(np.unique(runs[:, 0])), len(header["bases"])}
+    if groups != {len(recordings)} or lengths != {int(runs[:, 2].sum())}:
         raise ValueError("a plan of windows is damaged")
     return WindowPlan(
         recordings,
         kinds,
-        counts,
+        runs,
         starts,
         stops,
         latest,

@@ -72,9 +72,9 @@ class Picked(NamedTuple):
 class WindowCollection(SampleCollection):
     """Windows of stored recordings, cut when they are read.
 
-    All recordings' windows one behind the other are the samples. Values are those that converting with the same options
-    gives, bit for bit; so are metadata and tables. What a shuffle takes for a shard are up to 1,000 windows of one
-    recording.
+    All recordings' windows one behind the other are the samples, split by split where there are splits. Values are
+    those that converting with the same options gives, bit for bit; so are metadata and tables. What a shuffle takes for
+    a shard are up to 1,000 windows of one recording.
 
     Parameters
     ----------
@@ -103,10 +103,10 @@ class WindowCollection(SampleCollection):
         self._first = self._placing.first
         self.num_samples = int(self._first[-1])
         self._bins = np.array([cut.window_bins for cut in self._cuts], dtype=np.int64)[self.plan.kinds]
-        stretches = [_stretches(int(count)) for count in self.plan.counts]
+        stretches = [_stretches(int(count)) for count in self.plan.runs[:, 2]]
         self.shard_sizes = np.concatenate(stretches)
         self.starts = starts_of(self.shard_sizes)
-        self._group_of_stretch = np.repeat(np.arange(len(stretches)), [len(sizes) for sizes in stretches])
+        self._group_of_stretch = np.repeat(self.plan.runs[:, 0], [len(sizes) for sizes in stretches])
         self.columns = {spec.name: spec for spec in self.plan.columns}
         self._open: OrderedDict[int, RecordingSamples] = OrderedDict()
         self._table: MetadataTable | None = None
@@ -177,8 +177,9 @@ class WindowCollection(SampleCollection):
             return self.fingerprint
         number = int(self._group_of_stretch[num_shards])
         before = self.plan.recordings[self._group_of_stretch[max(num_shards, 1) - 1]]
-        if num_shards and before.session_id == self.plan.recordings[number].session_id:
-            return f"{self.fingerprint}:{num_shards}"  # a recording is appended as a whole
+        is_inside = num_shards and before.session_id == self.plan.recordings[number].session_id
+        if is_inside or self._cuts[0].split is not None:
+            return f"{self.fingerprint}:{num_shards}"  # a recording is appended as a whole, to each of its splits
         shards = max((shard for held in self.plan.recordings[:number] for shard in held.shards), default=-1) + 1
         return self._marked(window_identity(self._collection, self._cuts, shards))
 
@@ -304,7 +305,7 @@ class WindowCollection(SampleCollection):
         for number in np.unique(placed.groups).tolist():
             places = np.flatnonzero(placed.groups == number)
             with self._collection.reading():
-                said = self._samples(number).metadata(placed.rows[places] - self._first[number], placed.starts[places])
+                said = self._samples(number).metadata(self._placing.within(placed.rows[places]), placed.starts[places])
             length = {} if self._windows.lengths is None else {"window_bins": int(self._bins[number])}
             for place, own in zip(places.tolist(), said, strict=True):
                 row, at = int(placed.rows[place]), int(stretch[place])
@@ -321,16 +322,16 @@ class WindowCollection(SampleCollection):
     def metadata_table(self) -> MetadataTable:
         """Return the scalar metadata of all windows, column by column; of windows that move, where they lie at rest."""
         if self._table is None:
-            self._table = MetadataTable([self._part(number) for number in range(len(self.plan.counts))])
+            self._table = MetadataTable([self._part(run) for run in range(len(self.plan.runs))])
         return self._table
 
-    def _part(self, number: int) -> TablePart:
-        """Return the metadata of one group of windows."""
-        first, last = self._first[number : number + 2].tolist()
+    def _part(self, run: int) -> TablePart:
+        """Return the metadata of windows of one group that follow one another."""
+        number, (first, last) = int(self.plan.runs[run, 0]), self._first[run : run + 2].tolist()
         rows = np.arange(first, last)
         stretch = np.searchsorted(self.starts, rows, side="right") - 1
         with self._collection.reading():
-            own = self._samples(number).metadata_values(rows - first)
+            own = self._samples(number).metadata_values(self._placing.within(rows))
         columns = {
             "sample_id": automatic_ids(first + 1, last - first),
             "shard_idx": MetadataColumn("int", stretch),

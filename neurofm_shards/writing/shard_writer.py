@@ -18,7 +18,7 @@ from neurofm_shards.format.headers import END_OF_ARCHIVE, MEMBER_BLOCK, MemberHe
 from neurofm_shards.format.index import Encoded, IndexLog, shard_checksum
 from neurofm_shards.format.index_io import fingerprint_of, save_index
 from neurofm_shards.format.keys import METADATA_FIELD, SampleKeys, automatic_keys, named_keys, one_automatic_key
-from neurofm_shards.format.metadata_table import save_part
+from neurofm_shards.format.metadata_table import save_part, split_of_part
 from neurofm_shards.format.resolve import compression_object
 from neurofm_shards.format.sidecar import pack_strings, sidecar_names, sidecar_paths
 from neurofm_shards.limits import MAX_METADATA_BYTES
@@ -408,7 +408,8 @@ class ShardWriter(ShardContent):
         index = self._log.finish(end, self._specs, frames=frames, **self._file_facts())
         ids = index.packed_keys if self._ids == self._log.keys else pack_strings(self._ids)
         table = metadata_part(ids, self.shard_idx, self._own)
-        record = shard_record(index, self.shard_idx, self._first_metadata, self._log.columns())
+        split = split_of_part(table)
+        record = shard_record(index, self.shard_idx, self._first_metadata, self._log.columns(), split)
         index_file, table_file = sidecar_paths(self.path)
         self._folder.child(SIDECAR_DIR, create=True).close()
         save_index(index, index_file, durable=self._durable, mode=self._mode)

@@ -29,6 +29,7 @@ def input_plan(i, config):
         problems=(Problem("units", "odd", "left out", "error", "sample_1"),),
         tables={"units": [{"id": f"{i}/{u}", "depth": 2.5} for u in range(3)]},
         sample_bytes=tuple(range(100, 110 + i)),
+        splits=(("train", 7), ("test", 3 + i)),
     )
     return InputPlan(spec_of(source, config), plan, Expected(plan.fingerprint, ((i, 10**18 + i),)), f"s{i}", True)
 

@@ -120,7 +120,8 @@ def test_a_split_column_of_the_trial_table_is_honoured():
     split = SplitOptions(by="trial", fractions=THIRDS)
     aligned = windowed(recording, WindowOptions(split=split, sampling="trial"))
     block = aligned.read(0, aligned.plan().num_samples)
-    assert [(row["trial"], row["split"]) for row in block.metadata] == [(k, said[k]) for k in (0, 1, 3, 4, 5, 7)]
+    assert [(row["trial"], row["split"]) for row in block.metadata] == [(k, said[k]) for k in (0, 3, 7, 5, 1, 4)]
+    assert aligned.plan().splits == (("train", 3), ("val", 1), ("test", 2))
     assert aligned.plan().drops == {"in no split": 2}
     fixed = windowed(recording, WindowOptions(split=split, overlap=0))
     for row in fixed.read(0, fixed.plan().num_samples).metadata:

@@ -133,7 +133,7 @@ def stretches(windows, length):
     """Return the first tick of each stretch, and that behind its last, out of windows that start at every bin."""
     found = []
     plan = windows.plan
-    edges = np.concatenate([[0], np.cumsum(plan.counts)]).tolist()
+    edges = np.concatenate([[0], np.cumsum(plan.runs[:, 2])]).tolist()
     for first, last in pairwise(edges):
         starts = plan.starts[first:last]
         for part in np.split(np.arange(first, last), np.flatnonzero(np.diff(starts) != BIN) + 1):

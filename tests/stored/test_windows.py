@@ -321,13 +321,14 @@ def test_windows_are_pickled_by_where_they_lie(recorded):
 
 def test_appending_recordings_keeps_the_state_of_runs_in_storage_order(store, made, tmp_path):
     files, folder = store({"a": session(8), "b": session(2)})
-    loader = create_webdataset_dataloader(folder, 4, 0, windows=WINDOWS, shuffle=False, pin_memory=False)
+    unsplit = {**WINDOWS, "split": None}
+    loader = create_webdataset_dataloader(folder, 4, 0, windows=unsplit, shuffle=False, pin_memory=False)
     iterator = iter(loader)
     next(iterator)
     state = loader.state_dict()
     more = made.file_of(tmp_path / "in", "c", session(4))
     convert_inputs([*files, more], folder, {"layout": "recordings"}, mode="append")
-    longer = create_webdataset_dataloader(folder, 4, 0, windows=WINDOWS, shuffle=False, pin_memory=False)
+    longer = create_webdataset_dataloader(folder, 4, 0, windows=unsplit, shuffle=False, pin_memory=False)
     longer.load_state_dict(state)
     assert next(iter(longer))["metadata"][0]["window_start_s"] == next(iterator)["metadata"][0]["window_start_s"]
 

@@ -53,8 +53,8 @@ class DaskExecutor(Executor):
         return future
 
     def workers_alive(self) -> int:
-        """Count the workers that the scheduler knows."""
-        return len(self._client.scheduler_info(n_workers=-1)["workers"])
+        """Count the workers that the scheduler knows; none when it is gone itself."""
+        return len(self._client.scheduler_info(n_workers=-1).get("workers", {}))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Wait for what was submitted, or cancel it, and leave the cluster; one of our own ends."""
@@ -67,7 +67,8 @@ class DaskExecutor(Executor):
 
     def kill_workers(self) -> None:
         """Cancel everything and leave the cluster; processes of our own are ended, whatever they do."""
-        self._client.cancel(list(self._running), force=True)
+        if self._client.status == "running":  # it is not when the scheduler is gone
+            self._client.cancel(list(self._running), force=True)
         cluster = self._client.cluster
         if cluster is not None:
             for nanny in cluster.workers.values():  # it waits for what its worker is doing, unless there is none

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -340,6 +340,12 @@ class ShardDataset(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return self.collection.num_samples if self._rows is None else len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int | str) -> LoadedSample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[LoadedSample]: ...
 
     def __getitem__(self, index: int | str | slice) -> Any:
         """Return one :class:`LoadedSample`, by number (negative ones count from the end) or key; a list for a slice.

@@ -180,3 +180,26 @@ def test_info_knows_single_shards_foreign_folders_and_what_other_tools_cannot_re
     assert any("decoded from their beginning" in note for note in summary["notes"])
     with pytest.raises(InputNotFoundError):
         ShardedDatasetInfo(tmp_path / "nowhere")
+
+
+TYPED = """
+from neurofm_shards import ShardDataset, WebDatasetLoader, create_webdataset_dataloader
+for batch in create_webdataset_dataloader("x"):
+    reveal_type(batch)
+for sample in WebDatasetLoader("x"):
+    reveal_type(sample)
+reveal_type(ShardDataset("x")[0])
+reveal_type(ShardDataset("x")["a key"])
+reveal_type(ShardDataset("x")[:3])
+"""
+
+
+def test_type_checkers_and_editors_know_batches_and_samples(tmp_path):
+    api = pytest.importorskip("mypy.api", reason="mypy is not installed")
+    (tmp_path / "typed.py").write_text(TYPED)
+    said, trouble, _ = api.run([str(tmp_path / "typed.py"), "--cache-dir", str(tmp_path / "cache")])
+    found = [line.partition("Revealed type is ")[2].strip('"') for line in said.splitlines() if "Revealed" in line]
+    sample = "neurofm_shards.loading.datasets.LoadedSample"
+    assert [each.replace("builtins.", "") for each in found] == [
+        *("dict[str, Any]", "dict[str, Any]", sample, sample, f"list[{sample}]")
+    ], said + trouble

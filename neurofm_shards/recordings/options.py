@@ -12,6 +12,8 @@ At = Literal["bin_center", "bin_end", "bin_mean", "samples"]
 LastWindow = Literal["drop", "overlap", "pad"]
 SplitBy = Literal["session", "subject", "trial", "time"]
 
+#: Ticks of 1 ns that int64 holds, with room for sums of them.
+_LONGEST_TICKS = 1 << 61
 DEFAULT_OVERLAP = 0.5
 #: Shares of the splits where none are given.
 DEFAULT_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -216,7 +218,13 @@ class WindowOptions(_Options):
         if not self.chosen("lfp") or not self.chosen("ophys"):
             msg = "lfp and ophys take one choice or a list of them, not an empty list"
             raise ValueError(msg)
-        self.align_bins()
+        bins = max(self.sequence_length, self.stride or 1, self.align_bins())
+        if max(bins * self.bin_ticks, abs(self.align_start_ticks)) >= _LONGEST_TICKS:
+            msg = (
+                f"windows of {bins:g} bins of {self.bin_size_ms:g} ms last decades, which no recording does: times are "
+                "in milliseconds, sequence_length and stride in bins"
+            )
+            raise ValueError(msg)
         return self
 
     def chosen(self, modality: str) -> tuple[SeriesOptions, ...]:

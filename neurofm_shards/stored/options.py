@@ -122,6 +122,10 @@ def window_options(windows: WindowsArgument) -> LoadedWindows:
         return windows
     if isinstance(windows, WindowOptions):
         return LoadedWindows(**{name: getattr(windows, name) for name in windows.model_fields_set})
+    if not isinstance(windows, (Mapping, str, os.PathLike)):
+        raise ConfigError(
+            f"windows are a dict of options, WindowOptions or the path of a job file, not {windows!r:.60}"
+        )
     given = windows if isinstance(windows, Mapping) else _of_job(os.fspath(windows))
     try:
         return LoadedWindows.model_validate(dict(given))

@@ -226,6 +226,25 @@ def test_windows_are_a_dict_options_or_a_job_file(recorded, tmp_path):
             assert found.num_samples > 5
     with pytest.raises(ConfigError, match="windows: .*sequence_lenght"):
         open_windows(recorded, {"sequence_lenght": 20})
+    for nothing in (3, [said], None):
+        with pytest.raises(ConfigError, match="windows are a dict of options, WindowOptions or the path"):
+            open_windows(recorded, nothing)
+
+
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        {"bin_size_ms": 1e15},
+        {"bin_size_ms": 1e300},
+        {"sequence_length": 10**15},
+        {"stride": 10**14},
+        {"margin_ms": 1e20, "sampling": "trial"},
+        {"align_range_ms": (-1e18, -1e18 + 1024), "bin_size_ms": 128.0, "sampling": "trial"},
+    ],
+)
+def test_windows_beyond_what_ticks_count_are_refused_and_not_an_overflow(recorded, beyond):
+    with pytest.raises(ConfigError, match="last decades, which no recording does"):
+        open_windows(recorded, {"modalities": ["spikes"], "unit_table_path": "units", **beyond})
 
 
 def test_batching_mixing_and_filters_work_on_windows(recorded):

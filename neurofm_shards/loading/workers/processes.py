@@ -10,6 +10,7 @@ import os
 import pickle
 import random
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -21,7 +22,6 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any, cast
 
 import numpy as np
@@ -197,7 +197,7 @@ def work(connection: Connection, start: Start, fetch: Fetch) -> None:
     while (wanted := _next_request(connection, parent)) is not None:
         slots.release(wanted.released)
         outcomes = fetch_all(_Seeded(fetch, wanted.seed), wanted.task)
-        _deliver(connection, parent, slots, wanted.number, outcomes)
+        _deliver(connection, slots, wanted.number, outcomes)
 
 
 def _next_request(connection: Connection, parent: int) -> FetchRequest | None:
@@ -211,19 +211,33 @@ def _next_request(connection: Connection, parent: int) -> FetchRequest | None:
     return wanted
 
 
-def _deliver(connection: Connection, parent: int, slots: Slots, number: int, outcomes: list[Outcome]) -> None:
+def _deliver(connection: Connection, slots: Slots, number: int, outcomes: list[Outcome]) -> None:
     packed = _packed(outcomes)
     slot, size, fd, dropped = slots.place(packed)
     try:
         delivery = Delivery(number, slot, packed.write(slots[slot]), size, dropped)
         connection.send(delivery)
         if size:
-            send_handle(connection, fd, parent)
+            _send_descriptor(connection, fd)
     except OSError:  # the parent is gone; the next poll says so too
         return
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+# Those of multiprocessing.reduction wait for an answer on some platforms and versions, for which a task is taken here.
+def _send_descriptor(connection: Connection, fd: int) -> None:
+    with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as pair:
+        socket.send_fds(pair, [b"\0"], [fd])
+
+
+def _take_descriptor(connection: Connection) -> int:
+    with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as pair:
+        _, descriptors, _, _ = socket.recv_fds(pair, 1, 1)
+    if not descriptors:
+        raise EOFError
+    return descriptors[0]
 
 
 def _packed(outcomes: list[Outcome]) -> Packed:
@@ -326,7 +340,7 @@ class _Worker:
                 self.started = True
                 return None
             if delivery.new_size:
-                fd = recv_handle(self.connection)
+                fd = _take_descriptor(self.connection)
                 try:
                     self._memory[delivery.slot] = mmap.mmap(fd, delivery.new_size)
                 finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -52,6 +54,28 @@ def test_a_run_ends_when_the_only_worker_is_gone():
             list(made.in_order([Call(time.sleep, (600,), "napping")]))
         made.abandon()
         assert not _is_running(pid)
+
+
+def test_a_run_ends_when_the_scheduler_is_gone(tmp_path):
+    file = tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    scheduler = subprocess.Popen([*dask, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)])
+    worker = subprocess.Popen([*dask, "worker", "--scheduler-file", str(file), "--no-dashboard", "--nthreads", "1"])
+    try:
+        options = {"kind": "dask", "scheduler_file": str(file), "connect_timeout_s": 120}
+        with dispatcher(options, 1) as started:  # they are up
+            next(started.in_order([Call(os.getpid, (), "asking")]))
+        made = Dispatcher(lambda: registry().executors.make({**options, "connect_timeout_s": 1, "patience_s": 1}))
+        calls = made.in_order([Call(os.getpid, (), "asking"), Call(time.sleep, (600,), "napping")])
+        next(calls)
+        scheduler.kill()
+        with pytest.raises(WorkerError, match="no worker is left|a worker process died"):
+            list(calls)
+        made.abandon()
+    finally:
+        for process in (worker, scheduler):
+            process.kill()
+            process.wait()
 
 
 def _is_running(pid):

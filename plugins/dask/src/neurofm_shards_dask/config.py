@@ -18,7 +18,9 @@ class DaskConfig(PluginConfig):
         None, description="address of a scheduler (that of dask-jobqueue, say); a cluster on this machine otherwise"
     )
     scheduler_file: str | None = Field(None, description="file with the address of a scheduler, as dask-mpi writes it")
-    connect_timeout_s: float = Field(30.0, gt=0, description="seconds to wait for the scheduler")
+    connect_timeout_s: float = Field(
+        10.0, gt=0, description="seconds to wait for the scheduler, at the start and when the connection breaks"
+    )
     patience_s: float | None = Field(
         None,
         gt=0,

@@ -89,7 +89,9 @@ def count_trains(
     held = np.minimum((stops - starts) // bin_ticks, bins)
     out = np.empty(int(cells.sum()), dtype=types[1])
     if COMPILED and types[1] in COUNT_TYPES:
-        windows = np.stack([which, starts, held, first, widths, bins], axis=1).astype(np.int64, copy=False)
+        windows = np.empty((len(which), 6), dtype=np.int64)
+        for column, values in enumerate((which, starts, held, first, widths, bins)):
+            windows[:, column] = values
         _events.count_events(list(trains), windows, bin_ticks, _most(types[0]), out)
         return out
     for number, length in sorted(set(zip(which.tolist(), bins.tolist(), strict=True))):

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -257,7 +257,7 @@ class WindowCollection(SampleCollection):
         dtype: npt.DTypeLike | None,
     ) -> npt.NDArray[Any] | list[Any]:
         bins, width = self._bins[placed.groups], self._cuts[0].bin_ticks
-        wanted = np.dtype(dtype or spec.dtype).name
+        wanted = _type_name(np.dtype(dtype or spec.dtype))
         types = (parts[0].dtype, wanted if wanted in COUNT_TYPES else parts[0].dtype)
         try:
             trains = [part.train for part in parts]
@@ -459,6 +459,11 @@ def open_windows(
 def _reopen(collection: ShardCollection, windows: LoadedWindows, verify: bool, fingerprint: str) -> WindowCollection:
     """Open the same windows in another process."""
     return reopened(WindowCollection(collection, windows, verify=verify), fingerprint)
+
+
+@cache
+def _type_name(dtype: np.dtype[Any]) -> str:
+    return str(dtype.name)
 
 
 def _metadata_column(values: MetadataValues) -> MetadataColumn | None:

@@ -47,6 +47,7 @@ def archives(folder, **arrays):
     return paths
 
 
+@pytest.mark.plugins
 def test_an_archive_without_an_array_is_left_out(tmp_path):
     paths = archives(tmp_path, a="x", b="xy", c="xy")
     with pytest.raises(ConfigError, match=r"1 of 3 inputs cannot be converted.*\n  .*a\.npz.* has no column 'y'"):
@@ -57,6 +58,7 @@ def test_an_archive_without_an_array_is_left_out(tmp_path):
     assert [failure["files"] for failure in result["failures"]] == [["a.npz"]]
 
 
+@pytest.mark.plugins
 def test_everything_that_is_wrong_is_said_at_once(tmp_path):
     paths = archives(tmp_path, a="x", b="x", c="x")
     paths[0].write_bytes(b"")
@@ -67,6 +69,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path):
     assert all(name in str(caught.value) for name in ("a.npz", "c.npz"))
 
 
+@pytest.mark.plugins
 def test_appending_after_a_skip_has_no_new_failures(tmp_path):
     paths = archives(tmp_path, a="x", b="xy", c="xy")
     first = convert_inputs(paths, tmp_path / "out", {"on_error": "skip"})
@@ -80,6 +83,7 @@ def test_events_say_who_lacks_what():
     assert event.to_json() == {"event": "modality-masked", "modality": "behavior", "inputs": ("a", "b"), "total": 5}
 
 
+@pytest.mark.plugins
 def test_python_callers_are_told_through_logging(tmp_path, caplog):
     paths = archives(tmp_path, a="x", b="xy", c="xy")
     paths[1].write_bytes(b"")

@@ -44,17 +44,18 @@ def interrupted(paths, output, toy, monkeypatch, after=3):
     """Run a conversion that fails after some shards, as a full disk would make it."""
     from neurofm_shards.convert import shard_run
 
-    publish = shard_run.OutputFolder.publish
+    finish = shard_run.ShardRun._finish
     done = []
 
-    def failing(self, staged, *, durable):
-        if len(done) == after:
-            raise OSError(28, "No space left on device")
-        done.append(staged)
-        publish(self, staged, durable=durable)
+    def failing(self, answers):
+        for answer in answers:
+            if len(done) == after:
+                raise OSError(28, "No space left on device")
+            done.append(answer)
+            finish(self, [answer])
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard_run.OutputFolder, "publish", failing)
+        patch.setattr(shard_run.ShardRun, "_finish", failing)
         with pytest.raises(OSError, match="No space"):
             convert_inputs(paths, output, CONFIG)
 
@@ -387,17 +388,18 @@ def test_an_interrupted_append_leaves_the_old_data_set_and_goes_on(toys, toy, tm
     before = (tmp_path / "out/dataset_metadata.json").read_bytes()
     from neurofm_shards.convert import shard_run
 
-    publish = shard_run.OutputFolder.publish
+    finish = shard_run.ShardRun._finish
     done = []
 
-    def failing(self, staged, *, durable):
-        if len(done) == 3:
-            raise OSError(28, "No space left on device")
-        done.append(staged)
-        publish(self, staged, durable=durable)
+    def failing(self, answers):
+        for answer in answers:
+            if len(done) == 3:
+                raise OSError(28, "No space left on device")
+            done.append(answer)
+            finish(self, [answer])
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard_run.OutputFolder, "publish", failing)
+        patch.setattr(shard_run.ShardRun, "_finish", failing)
         with pytest.raises(OSError, match="No space"):
             convert_inputs(paths[1:], tmp_path / "out", mode="append")
     assert (tmp_path / "out/dataset_metadata.json").read_bytes() == before

@@ -174,7 +174,7 @@ def test_metadata_can_be_left_out(written):
 def test_only_the_columns_asked_for_are_there(written):
     (batch, *_) = create_webdataset_dataloader(written[0], 10, 0, columns=["y"])
     assert set(batch) == {"y", "metadata"}
-    with pytest.raises(ConfigError, match="no column 'z'.*it has x, y"):
+    with pytest.raises(ConfigError, match="no column 'z'.*there are: x, y"):
         create_webdataset_dataloader(written[0], columns=["z"])
 
 

@@ -31,7 +31,17 @@ def compression(request):
 
 
 def errors(report):
-    return [(finding.where, finding.key) for finding in report.findings if finding.severity == "error"]
+    found = [finding for finding in report.findings if finding.severity == "error"]
+    return [(finding.where, key) for finding in found for key in each(finding.key)]
+
+
+def each(keys):
+    """Return the automatic keys of a range, "sample_000000003 to sample_000000005"."""
+    first, _, last = keys.partition(" to ")
+    if not last:
+        return [keys]
+    numbers = range(int(first.removeprefix("sample_")), int(last.removeprefix("sample_")) + 1)
+    return [f"sample_{number:09d}" for number in numbers]
 
 
 @pytest.fixture(name="errors")

@@ -65,7 +65,7 @@ def test_nothing_chosen_everything_chosen_and_wrong_names(toys, tmp_path, tree):
     assert drop_samples(out, "row == 1", dry_run=True)["dropped"] == 1
     with pytest.raises(ConfigError, match="drop all 5 samples"):
         drop_samples(out, "row >= 0")
-    with pytest.raises(ConfigError, match="no metadata 'subjct'"):
+    with pytest.raises(ConfigError, match="no metadata column 'subjct' .did you mean 'subject_id'"):
         drop_samples(out, 'subjct == "mouse"')
     with pytest.raises(ConfigError, match="no manifest"):
         drop_samples(tmp_path, "row == 1")

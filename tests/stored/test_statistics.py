@@ -58,6 +58,7 @@ def test_they_are_found_once_for_each_column_and_options(both, monkeypatch):
     assert other["sessions"] != first["sessions"]
 
 
+@pytest.mark.plugins
 def test_transforms_that_need_them_work_on_windows(both):
     folder, stored = both
     transforms = {"kind": "zscore", "fields": ["behavior"], "by": "session"}
@@ -75,6 +76,7 @@ def test_transforms_that_need_them_work_on_windows(both):
             np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.plugins
 def test_transforms_that_need_none_make_none(both, monkeypatch):
     folder, _ = both
     monkeypatch.setattr("neurofm_shards.stored.windows.training_statistics", lambda *_: pytest.fail("made"))

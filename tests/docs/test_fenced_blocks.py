@@ -59,6 +59,7 @@ def test_the_blocks_of_a_document_run(document, recordings, tmp_path):
     python, shell = scripts(fences(document))
     for item in recordings.iterdir():
         (tmp_path / item.name).symlink_to(item)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
     bin_folder = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(tmp_path)}
     for name, text, command in (

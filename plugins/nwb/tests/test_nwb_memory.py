@@ -1,4 +1,4 @@
-"""A 20 GB recording is converted in less than 1 GB of memory: a sparse NWB file, in a process of its own."""
+"""A 20 GB recording is converted in less than 1 GB of memory: an NWB file of equal chunks, in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 SCRIPT = """
-import resource, sys, warnings
+import itertools, resource, sys, zlib
 from datetime import datetime, timezone
 from pathlib import Path
 import h5py
@@ -20,25 +20,28 @@ from neurofm_shards.convert.session import convert_inputs
 folder, gigabytes = Path(sys.argv[1]), float(sys.argv[2])
 channels, rate = 384, 2500.0
 rows = int(gigabytes * 1e9) // (2 * channels)
-nwbfile = NWBFile("SYNTHETIC: mostly fill values", "sparse", datetime(2026, 1, 1, tzinfo=timezone.utc))
+nwbfile = NWBFile("SYNTHETIC: mostly one value", "large", datetime(2026, 1, 1, tzinfo=timezone.utc))
 group = nwbfile.create_electrode_group("g", "d", "CA1", nwbfile.create_device(name="probe"))
 for _ in range(channels):
     nwbfile.add_electrode(group=group, location="CA1")
 region = nwbfile.create_electrode_table_region(list(range(channels)), "all")
 data = np.zeros((1, channels), dtype=np.int16)
 nwbfile.add_acquisition(ElectricalSeries(name="lfp", data=data, electrodes=region, rate=rate, conversion=1e-6))
-with NWBHDF5IO(folder / "sparse.nwb", "w") as io:
+with NWBHDF5IO(folder / "large.nwb", "w") as io:
     io.write(nwbfile)
-with h5py.File(folder / "sparse.nwb", "r+") as file:
+with h5py.File(folder / "large.nwb", "r+") as file:
     attributes = dict(file["acquisition/lfp/data"].attrs)
     del file["acquisition/lfp/data"]
     stored = file["acquisition/lfp"].create_dataset(
-        "data", shape=(rows, channels), dtype="<i2", chunks=(4114, 121), compression="gzip", fillvalue=3)
+        "data", shape=(rows, channels), dtype="<i2", chunks=(4114, 121), compression="gzip")
     stored.attrs.update(attributes)
+    chunk = zlib.compress(np.full(stored.chunks, 3, dtype="<i2"))  # a chunk that was never written is an error
+    for place in itertools.product(range(0, rows, 4114), range(0, channels, 121)):
+        stored.id.write_direct_chunk(place, chunk)
     stored[:10_000] = np.arange(channels, dtype=np.int16)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 windows = {"lfp": {"rate": 250.0, "channels": ("0", "383")}, "overlap": 0.0}
-done = convert_inputs([folder / "sparse.nwb"], folder / "out", {"windows": windows, "durable": False})
+done = convert_inputs([folder / "large.nwb"], folder / "out", {"windows": windows, "durable": False})
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(peak / 1024, (peak - before) / 1024, done["total_samples"])
 """

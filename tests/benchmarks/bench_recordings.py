@@ -7,6 +7,7 @@ with its ``RandomFixedWindowSampler`` and ``bin_spikes``, best of 0 and 2 worker
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import resource
@@ -85,15 +86,16 @@ def rates(loaders, **options):
 
 def torch_brain_rate(folder, times, seconds):
     """Return torch_brain's rate on the same spikes; None where it is not installed."""
-    try:
-        import h5py
-        import torch
-        from temporaldata import ArrayDict, Data, Interval, IrregularTimeSeries
-        from torch_brain.data import Dataset
-        from torch_brain.data.sampler import RandomFixedWindowSampler
-        from torch_brain.utils.binning import bin_spikes
-    except ImportError:
+    if importlib.util.find_spec("torch_brain") is None:
+        print("torch_brain is not installed (0.2.1 was measured): its figures are left out", file=sys.stderr)
         return None
+    import h5py
+    import torch
+    from torch_brain.data import ArrayDict, Data, Interval, IrregularTimeSeries
+    from torch_brain.datasets import Dataset
+    from torch_brain.samplers import RandomFixedWindowSampler
+    from torch_brain.utils.binning import bin_spikes
+
     flat, owner = np.concatenate(times), np.repeat(np.arange(len(times)), [len(t) for t in times])
     order = np.argsort(flat, kind="stable")
     domain = Interval(np.array([0.0]), np.array([float(seconds)]))
@@ -110,7 +112,7 @@ def torch_brain_rate(folder, times, seconds):
     units = len(times)
     dataset = Dataset(
         str(folder),
-        recording_id="one",
+        recording_ids=["one"],
         transform=lambda part: torch.from_numpy(bin_spikes(part.spikes, units, 0.01)),
     )
     best = 0.0

@@ -1,7 +1,7 @@
 """Measure windows cut at load: beside the same windows stored, and beside torch_brain's loader where it is installed.
 
 Each figure is the best of a few epochs. torch_brain reads the same spikes from an HDF5 file that its own library wrote,
-with its ``RandomFixedWindowSampler`` and ``bin_spikes``, best of 0 and 2 workers.
+with its ``RandomFixedWindowSampler`` and ``BinSpikes``, best of 0 and 2 workers.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def torch_brain_rate(folder, times, seconds):
     from torch_brain.data import ArrayDict, Data, Interval, IrregularTimeSeries
     from torch_brain.datasets import Dataset
     from torch_brain.samplers import RandomFixedWindowSampler
-    from torch_brain.utils.binning import bin_spikes
+    from torch_brain.transforms import BinSpikes
 
     flat, owner = np.concatenate(times), np.repeat(np.arange(len(times)), [len(t) for t in times])
     order = np.argsort(flat, kind="stable")
@@ -109,11 +109,11 @@ def torch_brain_rate(folder, times, seconds):
     )
     with h5py.File(folder / "one.h5", "w") as file:
         data.to_hdf5(file)
-    units = len(times)
+    bins = BinSpikes(0.01)
     dataset = Dataset(
         str(folder),
         recording_ids=["one"],
-        transform=lambda part: torch.from_numpy(bin_spikes(part.spikes, units, 0.01)),
+        transform=lambda part: torch.from_numpy(bins(part).spikes_binned.binned_counts),
     )
     best = 0.0
     for workers in (0, 2):

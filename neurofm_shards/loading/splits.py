@@ -1,14 +1,16 @@
 """Train, validation and test from a finished data set, by group, so that nothing leaks between them.
 
-Sessions, subjects and trials are assigned by a hash of their id, the same one that conversion uses: more data never
-moves what was assigned before. Windows that overlap in time across splits, or come nearer than the purge gap, are left
-out of the earlier split, and counted.
+Sessions, subjects and trials are divided so that each split has its fraction of the samples, as nearly as whole groups
+allow; or by a hash of their id, which more data never moves. Windows that overlap in time across splits, or come nearer
+than the purge gap, are left out of the earlier split, and counted.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,10 +21,14 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.loading.subsets import Columns, Splits, TableColumns
 from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.recordings.group_splits import divide, shares_off, split_of
 from neurofm_shards.recordings.options import DEFAULT_FRACTIONS
-from neurofm_shards.recordings.windows import group_hash, split_of
 
 By = Literal["session", "subject", "trial", "time"]
+#: Names of groups by split.
+Named = Mapping[str, str | Sequence[str]]
+
+_LOG = logging.getLogger("neurofm_shards.loading")
 
 _TICKS = 1e9
 
@@ -33,9 +39,10 @@ def split(
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
     *,
+    named: Named | None = None,
     purge: float = 1.0,
     column: str | None = "split",
-    balanced: bool = False,
+    balanced: bool = True,
 ) -> Splits:
     """Divide samples into splits.
 
@@ -49,29 +56,38 @@ def split(
         What is kept together: ``"session"``, ``"subject"``, ``"trial"``, or ``"time"``: each session's time is cut into
         one stretch per split, in the order of ``fractions``.
     fractions : mapping of str to float
-        Share of each split; they add up to 1.
+        Share of the samples that each split should have; they add up to 1. A warning is logged
+        (``neurofm_shards.loading``) where a share is off by more than 5 points.
     seed : int
-        Mixed into the hash.
+        Decides between divisions that are equally good, or is mixed into the hash.
+    named : mapping of str to (sequence of) str, optional
+        By session or subject: groups that belong to a split in any case, ``{"test": ["mouse7"]}``. A split that
+        ``fractions`` does not have holds these groups only; the others are divided among the rest.
     purge : float
         By trial and time: gap between splits of one session, in window lengths.
     column : str or None
         Metadata column that is honoured where it names splits already; None to divide anew.
     balanced : bool
-        Share out the groups as exactly as ``fractions`` allow. For few groups; more data may then move old ones.
+        Whether groups are divided so that the fractions of samples are met as nearly as whole groups allow; more data
+        may then move old groups. False: by a hash of each group's id, which more data never moves.
 
     Raises
     ------
     ConfigError
-        A column is missing, fractions do not add up to 1, or a split would be empty.
+        A column is missing, fractions do not add up to 1, there is no group of a name, or a split would be empty.
     """
     columns = _columns(data)
     _check_fractions(fractions)
     if column is not None and column in columns and any(columns[column].tolist()):
+        if named:
+            raise ConfigError(f"the metadata column {column!r} names splits already: column=None divides anew")
         return _as_written(columns[column], column)
+    fixed = _fixed(named or {}, by)
     match by:
         case "session" | "subject":
-            groups, names = _by_hash(_ids(columns, f"{by}_id"), fractions, seed, balanced=balanced)
-            found = Splits(*_gathered(names, fractions, {}), _counted(groups, fractions))
+            groups, names = _grouped(_ids(columns, f"{by}_id"), fractions, seed, fixed, balanced=balanced)
+            shown = [*fractions, *(name for name in named or {} if name not in fractions)]
+            found = Splits(*_gathered(names, shown, {}), _counted(groups, shown))
         case "trial":
             found = _by_trial(columns, fractions, seed, purge, balanced=balanced)
         case "time":
@@ -79,7 +95,30 @@ def split(
         case _:
             raise ConfigError(f"by={by!r}; choose session, subject, trial or time")
     _check_filled(found, by, fractions)
-    return found
+    return _with_shares(found, by, fractions, balanced=balanced)
+
+
+def _with_shares(found: Splits, by: str, fractions: Mapping[str, float], *, balanced: bool) -> Splits:
+    """Note what was asked for, and warn where the shares are far from it."""
+    off = shares_off(found.counts(), fractions)
+    if not off:
+        return replace(found, fractions=dict(fractions))
+    why = "samples were dropped" if by == "time" else f"whole {by}s do not divide better"
+    note = f"{off}: {why if balanced or by == 'time' else 'a hash does not look at sizes (balanced=True does)'}"
+    _LOG.warning("split by %s: %s", by, note)
+    return replace(found, fractions=dict(fractions), notes=(*found.notes, note))
+
+
+def _fixed(named: Named, by: str) -> dict[str, str]:
+    """Return the split of each group that is named."""
+    if named and by not in ("session", "subject"):
+        raise ConfigError(f"named= gives splits to sessions or subjects, not to what by={by!r} divides")
+    pairs = [(str(each), name) for name, of in named.items() for each in ([of] if isinstance(of, str) else of)]
+    fixed = dict(pairs)
+    if len(fixed) < len(pairs):
+        twice = sorted({group for group, name in pairs if (group, fixed[group]) != (group, name)} or fixed)
+        raise ConfigError(f"named= gives {', '.join(map(repr, twice))} to a split more than once")
+    return fixed
 
 
 def _columns(data: Any) -> Columns:
@@ -101,8 +140,8 @@ def _check_filled(found: Splits, by: str, fractions: Mapping[str, float]) -> Non
     if empty:
         raise ConfigError(
             f"split by {by} leaves {' and '.join(empty)} empty ({_told('groups', found.groups)}; "
-            f"{_told('samples dropped', found.dropped)}): use balanced=True, another seed, other fractions, or a "
-            "split by something finer"
+            f"{_told('samples dropped', found.dropped)}): use balanced=True, other fractions or another seed, or split "
+            "by something finer"
         )
 
 
@@ -133,30 +172,35 @@ def _as_written(values: npt.NDArray[Any], column: str) -> Splits:
     return Splits(rows, {"in no split": left} if left else {}, {}, (note,))
 
 
-def _by_hash(
-    ids: npt.NDArray[np.str_], fractions: Mapping[str, float], seed: int, *, balanced: bool
+def _grouped(
+    ids: npt.NDArray[np.str_],
+    fractions: Mapping[str, float],
+    seed: int,
+    fixed: Mapping[str, str],
+    *,
+    balanced: bool,
 ) -> tuple[dict[str, str], npt.NDArray[Any]]:
     """Return each group's split, and each sample's."""
-    distinct, group = np.unique(ids, return_inverse=True)
+    distinct, group, sizes = np.unique(ids, return_inverse=True, return_counts=True)
+    names = distinct.tolist()
+    unknown = sorted(set(fixed).difference(names))
+    if unknown:
+        raise ConfigError(f"cannot split: {unknown_name('group', unknown[0], names)}")
     if balanced:
-        turn = sorted(distinct.tolist(), key=lambda each: group_hash(each, seed))
-        names = list(fractions)
-        edges = np.rint(np.cumsum(list(fractions.values())) * len(turn)).astype(int)
-        places = np.searchsorted(edges, np.arange(len(turn)), side="right")
-        of = {each: names[min(int(place), len(names) - 1)] for each, place in zip(turn, places, strict=True)}
+        of = divide(dict(zip(names, sizes.tolist(), strict=True)), fractions, seed, fixed)
     else:
-        of = {str(each): split_of(str(each), fractions, seed) for each in distinct.tolist()}
-    return of, np.array([of[each] for each in distinct.tolist()], dtype=object)[group.reshape(-1)]
+        of = {each: fixed.get(each) or split_of(each, fractions, seed) for each in names}
+    return of, np.array([of[each] for each in names], dtype=object)[group.reshape(-1)]
 
 
-def _counted(of: Mapping[str, str], fractions: Mapping[str, float]) -> dict[str, int]:
-    return {name: sum(each == name for each in of.values()) for name in fractions}
+def _counted(of: Mapping[str, str], names: Iterable[str]) -> dict[str, int]:
+    return {name: sum(each == name for each in of.values()) for name in names}
 
 
 def _gathered(
-    names: npt.NDArray[Any], fractions: Mapping[str, float], dropped: dict[str, int]
+    names: npt.NDArray[Any], wanted: Iterable[str], dropped: dict[str, int]
 ) -> tuple[dict[str, Rows], dict[str, int]]:
-    return {name: np.flatnonzero(names == name).astype(np.int64) for name in fractions}, {
+    return {name: np.flatnonzero(names == name).astype(np.int64) for name in wanted}, {
         reason: count for reason, count in dropped.items() if count
     }
 
@@ -168,7 +212,7 @@ def _by_trial(columns: Columns, fractions: Mapping[str, float], seed: int, purge
         [f"{s}\0{_plain(t)}" for s, t in zip(sessions[inside].tolist(), trials[inside].tolist(), strict=True)],
         dtype=np.str_,
     )
-    of, of_samples = _by_hash(ids, fractions, seed, balanced=balanced)
+    of, of_samples = _grouped(ids, fractions, seed, {}, balanced=balanced)
     names = np.full(len(inside), None, dtype=object)
     names[inside] = of_samples
     dropped = {"in no trial": int((~inside).sum())}

@@ -26,6 +26,7 @@ from neurofm_shards.format.metadata_table import split_of_part
 from neurofm_shards.format.sidecar import read_arrays, write_arrays
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.reading.samples import SampleCollection
+from neurofm_shards.recordings.group_splits import sample_shares
 from neurofm_shards.writing.lock import OutputLock
 
 SPLITS_VERSION = 1
@@ -45,27 +46,38 @@ class Splits:
         Number of sessions, subjects, trials or stretches of time in each split.
     notes : tuple of str
         What the reader should know.
+    fractions : mapping of str to float
+        Share of the samples that was asked for; :meth:`shares` returns what came of it.
     """
 
     rows: Mapping[str, Rows]
     dropped: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    fractions: Mapping[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        parts = [f"{name}={count:,}" for name, count in self.counts().items()]
+        shares = self.shares()
+        parts = [f"{name}={count:,} ({shares[name]:.1%})" for name, count in self.counts().items()]
         parts += [f"{count:,} dropped ({reason})" for reason, count in self.dropped.items()]
         return f"Splits({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
         """Return samples and groups of each split as a table, for notebooks."""
-        rows: list[tuple[object, ...]] = [(name, n, self.groups.get(name)) for name, n in self.counts().items()]
-        rows += [(f"in no split: {reason}", count, None) for reason, count in self.dropped.items()]
-        return html_table("Splits", rows, ("split", "samples", "groups"))
+        shares = self.shares()
+        rows: list[tuple[object, ...]] = [
+            (name, n, f"{shares[name]:.1%}", self.groups.get(name)) for name, n in self.counts().items()
+        ]
+        rows += [(f"in no split: {reason}", count, "", None) for reason, count in self.dropped.items()]
+        return html_table("Splits", rows, ("split", "samples", "share", "groups"))
 
     def counts(self) -> dict[str, int]:
         """Return the number of samples of each split."""
         return {name: len(rows) for name, rows in self.rows.items()}
+
+    def shares(self) -> dict[str, float]:
+        """Return each split's share of the samples that are in one."""
+        return sample_shares(self.counts())
 
 
 def save_splits(shard_dir: str | os.PathLike[str], splits: Splits | Mapping[str, npt.ArrayLike]) -> Path:

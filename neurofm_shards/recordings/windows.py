@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import xxhash
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.errors import SourceError
+from neurofm_shards.recordings.group_splits import share
 from neurofm_shards.recordings.options import LastWindow, SplitOptions, WindowOptions
 from neurofm_shards.recordings.ticks import EMPTY, covered, intersect, normalise, partition, subtract, to_seconds
 from neurofm_shards.recordings.timeline import TimeGrid, Timeline
@@ -36,30 +36,6 @@ class SplitRegions:
 
     spans: Mapping[str, Ints]
     removals: Mapping[str, Ints]
-
-
-def group_hash(identity: str, seed: int) -> int:
-    """Return XXH3 (64 bit) of ``seed NUL identity`` as UTF-8. Never to be changed: splits of old data depend on it."""
-    return xxhash.xxh3_64_intdigest(f"{seed}\0{identity}".encode())
-
-
-def split_of(identity: str, fractions: Mapping[str, float], seed: int) -> str:
-    """Return the split of a session, subject or trial by its hash: adding others never moves it."""
-    position = group_hash(identity, seed) / 2**64
-    reached = 0.0
-    for name, fraction in fractions.items():
-        reached += fraction
-        if position < reached:
-            return name
-    return next(name for name in reversed(list(fractions)) if fractions[name] > 0)
-
-
-def share(options: SplitOptions, identity: str) -> str:
-    """Return the split of a session, subject or trial as the options say."""
-    for name, identities in options.named.items():
-        if identity in identities:
-            return name
-    return split_of(identity, options.fractions, options.seed)
 
 
 def whole_split(options: SplitOptions | None, recording: Recording) -> str | None:

@@ -237,7 +237,7 @@ def test_saved_splits_are_told_where_the_shards_allow_it(sessions, tmp_path, mon
         convert_inputs(sessions(**{name: 20}), folder, options, mode="append")
     assert "split:" not in (folder / "README.md").read_text()
     assert set(listed(folder).values()) == {None}
-    save_splits(folder, split(folder, "session", {"train": 0.5, "test": 0.5}, balanced=True))
+    save_splits(folder, split(folder, "session", {"train": 0.5, "test": 0.5}))
     found = hugging_face(folder, tmp_path, monkeypatch)
     assert {name: len(keys) for name, keys in found.items()} == read_manifest(folder).splits
     for name, keys in found.items():

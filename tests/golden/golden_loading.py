@@ -57,7 +57,7 @@ def write_large(folder):
 
 
 def splits_of(folder, **options):
-    found = split(folder, **options)
+    found = split(folder, **{"balanced": False, **options})  # by hash, as it always was
     return {
         "rows": digest_of_json({name: rows.tolist() for name, rows in found.rows.items()}),
         **{f"number of {name}": count for name, count in found.counts().items()},
@@ -66,7 +66,7 @@ def splits_of(folder, **options):
 
 
 def saved(folder):
-    save_splits(folder, split(folder, by="session", fractions=THREE))
+    save_splits(folder, split(folder, by="session", fractions=THREE, balanced=False))
     path = folder / ".neurofm" / "splits"
     try:
         loader = create_webdataset_dataloader(folder, 16, 0, split="train", columns=["row"])

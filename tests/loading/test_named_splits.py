@@ -68,7 +68,7 @@ def test_every_loader_selects_alike_with_and_without_sidecars(folder, chosen, si
 
 @every_loader
 def test_saved_splits_are_found_by_name(folder, chosen):
-    parts = split(folder, "session", {"train": 0.6, "val": 0.2, "test": 0.2}, balanced=True)
+    parts = split(folder, "session", {"train": 0.6, "val": 0.2, "test": 0.2})
     save_splits(folder, parts)
     for name, rows in parts.rows.items():
         assert chosen(folder, split=name) == rows.tolist()

@@ -45,5 +45,5 @@ def test_it_is_one_line_that_says_what_it_is(written, make, says):
 
 
 def test_splits_say_how_large_they_are():
-    parts = split({"session_id": np.array([f"s{i}" for i in range(100)])}, balanced=True)
-    assert repr(parts) == "Splits(train=80, val=10, test=10)"
+    parts = split({"session_id": np.array([f"s{i}" for i in range(100)])})
+    assert repr(parts) == "Splits(train=80 (80.0%), val=10 (10.0%), test=10 (10.0%))"

@@ -88,10 +88,10 @@ def test_overlapping_windows_at_a_cut_are_left_out():
 
 
 @pytest.mark.parametrize("by", ["session", "subject"])
-def test_groups_stay_together_and_more_data_moves_none(by):
+def test_by_hash_groups_stay_together_and_more_data_moves_none(by):
     few, many = sessions(40), sessions(60)
     halves = {"train": 0.5, "test": 0.5}
-    before, after = split(few, by, halves, seed=3), split(many, by, halves, seed=3)
+    before, after = (split(table, by, halves, seed=3, balanced=False) for table in (few, many))
     for name, rows in before.rows.items():
         assert set(rows) == {row for row in after.rows[name] if row < 200}
     of = {name: set(few[f"{by}_id"][rows]) for name, rows in before.rows.items()}
@@ -99,27 +99,76 @@ def test_groups_stay_together_and_more_data_moves_none(by):
     assert sum(before.groups.values()) == len(set(few[f"{by}_id"]))
 
 
-def test_fractions_are_met_by_many_groups_and_the_seed_matters():
+@pytest.mark.parametrize("balanced", [True, False])
+def test_fractions_are_met_by_many_groups_and_the_seed_matters(balanced):
     table = sessions(2000, each=1)
-    counts = split(table, seed=1).counts()
-    assert abs(counts["train"] - 1600) < 80
-    assert not np.array_equal(split(table, seed=1).rows["test"], split(table, seed=2).rows["test"])
+    one, other = (split(table, seed=seed, balanced=balanced) for seed in (1, 2))
+    assert abs(one.counts()["train"] - 1600) < (1 if balanced else 80)
+    assert not np.array_equal(one.rows["test"], other.rows["test"])
 
 
 def test_an_empty_split_is_an_error_and_balancing_fills_it():
     table = sessions(10)
     with pytest.raises(ConfigError, match="leaves .* empty .*balanced=True"):
-        split(table, seed=EMPTYING)
+        split(table, seed=EMPTYING, balanced=False)
     for seed in range(50):
-        assert split(table, seed=seed, balanced=True).counts() == {"train": 40, "val": 5, "test": 5}
+        assert split(table, seed=seed).counts() == {"train": 40, "val": 5, "test": 5}
+
+
+def test_shares_are_of_samples_not_of_sessions():
+    ids = np.repeat(np.arange(8), [700, 100, 40, 40, 40, 40, 20, 20])
+    found = split({"session_id": text(f"s{i}" for i in ids)})
+    assert found.shares() == {"train": 0.8, "val": 0.1, "test": 0.1}
+    assert found.fractions == {"train": 0.8, "val": 0.1, "test": 0.1}
+    assert not found.notes
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_shares_that_whole_groups_do_not_allow_are_warned_of(caplog, balanced):
+    ids = np.repeat(np.arange(12), [900, *[10] * 11])
+    found = split({"session_id": text(f"s{i}" for i in ids)}, fractions={"a": 0.5, "b": 0.5}, balanced=balanced)
+    assert {round(share, 3) for share in found.shares().values()} == {0.891, 0.109} or not balanced
+    note = f"a has {found.shares()['a']:.1%} of the samples instead of 50.0%"
+    assert note in found.notes[0]
+    assert ("balanced=True" in found.notes[0]) == (not balanced)
+    assert found.notes[0] in caplog.text
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_named_groups_are_where_they_are_named(balanced):
+    table = sessions(12)
+    found = split(
+        table, "subject", {"train": 0.75, "test": 0.25}, named={"test": "M0", "held out": ["M3"]}, balanced=balanced
+    )
+    subjects = {name: set(table["subject_id"][rows]) for name, rows in found.rows.items()}
+    assert "M0" in subjects["test"]
+    assert subjects["held out"] == {"M3"}
+    assert found.groups["held out"] == 1
+    if balanced:  # of the three that are left, as M0 is all of its split
+        assert subjects == {"train": {"M1", "M2"}, "test": {"M0"}, "held out": {"M3"}}
+
+
+@pytest.mark.parametrize(
+    ("named", "by", "says"),
+    [
+        ({"test": ["M7"]}, "subject", "no group 'M7'|unknown group 'M7'"),
+        ({"test": ["M0"], "train": ["M0"]}, "subject", "'M0' to a split more than once"),
+        ({"test": ["M0"]}, "time", "named= gives splits to sessions or subjects"),
+    ],
+)
+def test_names_that_cannot_be_honoured_are_explained(named, by, says):
+    with pytest.raises(ConfigError, match=says):
+        split(sessions(12), by, named=named)
+    with pytest.raises(ConfigError, match="column=None"):
+        split({**sessions(12), "split": text(["train"] * 60)}, named={"test": ["M0"]})
 
 
 def test_conversion_and_loading_assign_groups_alike():
+    from neurofm_shards.recordings.group_splits import share
     from neurofm_shards.recordings.options import SplitOptions
-    from neurofm_shards.recordings.windows import share
 
     table = sessions(200, each=1)
-    found = split(table, seed=7)
+    found = split(table, seed=7, balanced=False)
     options = SplitOptions(by="session", fractions={"train": 0.8, "val": 0.1, "test": 0.1}, seed=7)
     for name, rows in found.rows.items():
         assert {share(options, each) for each in table["session_id"][rows]} == {name}
@@ -140,7 +189,7 @@ def test_splits_that_the_metadata_names_are_honoured():
     assert found.counts() == {"train": 4, "test": 4}
     assert found.dropped == {"in no split": 2}
     with pytest.raises(ConfigError, match="empty"):
-        split(table, "session", {"a": 0.001, "b": 0.999}, column=None)
+        split(table, "session", {"a": 0.001, "b": 0.999}, column=None, balanced=False)
 
 
 @pytest.mark.parametrize(

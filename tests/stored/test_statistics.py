@@ -90,6 +90,6 @@ def test_transforms_that_need_none_make_none(both, monkeypatch):
 def test_splits_of_windows_are_part_of_their_options(both):
     folder, _ = both
     with open_windows(folder, {**WINDOWS, "split": None}) as windows:
-        found = split(windows, by="session", fractions={"train": 0.5, "test": 0.5}, balanced=True)
+        found = split(windows, by="session", fractions={"train": 0.5, "test": 0.5})
     with pytest.raises(ConfigError, match='windows={"split"'):
         save_splits(folder, found)

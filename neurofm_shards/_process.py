@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MethodType
 from typing import Any, cast
 
+_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 #: Methods by the object that they renew.
 _renewals: weakref.WeakKeyDictionary[object, list[Callable[[Any], object]]] = weakref.WeakKeyDictionary()
 
@@ -72,7 +73,7 @@ def _quota_of_group() -> list[int]:
 
 def usable_memory() -> int:
     """Return how many bytes of memory this process may use: of the machine, its control group, and what Slurm gave."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits = [_PAGE_SIZE * os.sysconf("SC_PHYS_PAGES")]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # control groups of version 2, and of version 1
         with suppress(OSError, ValueError):
             limits.append(int((Path("/sys/fs/cgroup") / name).read_text(encoding="ascii")))
@@ -84,8 +85,8 @@ def usable_memory() -> int:
 
 def mapped_bytes() -> int:
     """Return how many bytes of mapped files this process holds; 0 where the system does not say."""
-    with suppress(OSError, ValueError, IndexError):
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[2]) * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError, IndexError), Path("/proc/self/statm").open("rb", buffering=0) as pages:
+        return int(pages.read().split()[2]) * _PAGE_SIZE
     return 0
 
 

@@ -8,7 +8,7 @@
 #include "../_extension.h"
 
 enum { U8, U16, F32 };                        /* types of counts */
-enum { TICKS, OWNER, ROWS, PARTS };           /* what a train is made of */
+enum { TICKS, OWNERS, ROWS, PARTS };          /* what a train is made of */
 enum { OK, BAD_OWNER, TOO_MANY };
 
 typedef struct {
@@ -33,23 +33,6 @@ tick_at(const char *ticks, Py_ssize_t i)
     return tick;
 }
 
-static int64_t
-owner_at(const Train *train, Py_ssize_t i)
-{
-    const char *owner = train->part[OWNER].buf;
-
-    if (train->part[OWNER].itemsize == 2) {
-        uint16_t small;
-
-        memcpy(&small, owner + i * 2, 2);
-        return small;
-    }
-    uint32_t large; /* int32 of owners is never negative: that is out of range like any other */
-
-    memcpy(&large, owner + i * 4, 4);
-    return large;
-}
-
 static Py_ssize_t
 first_from(const Train *train, int64_t tick)
 {
@@ -69,50 +52,47 @@ first_from(const Train *train, int64_t tick)
     return low;
 }
 
-/* Return the row in which an event is counted; -1: in none, -2: it belongs to nobody. */
-static int64_t
-row_of(const Train *train, Py_ssize_t i, int64_t width)
-{
-    int64_t row = owner_at(train, i);
-
-    if (train->has_rows) {
-        if (row >= train->owners) {
-            return -2;
-        }
-        row = ((const int32_t *)train->part[ROWS].buf)[row];
-        if (row < 0) {
-            return -1;
-        }
-    }
-    return row < width ? row : -2;
-}
-
-/* Count the events of one window. Bins are walked through with the events, which saves a division for each. Of times out
- * of order some land in a later bin, none outside: a tick before `stop` moves on to the last bin at most. The largest
- * count of a type is the last one that fits. */
-#define COUNT_ONE(NAME, TYPE)                                                                                          \
+/* Count the events of one window. Bins are walked through with the events, which saves a division for each, and the
+ * window's end is looked for only where a bin ends. Of times out of order some land in a later bin, none outside: a tick
+ * before `stop` moves on to the last bin at most. An int32 owner is never negative: as uint32 it is out of range like any
+ * other. The largest count of a type is the last one that fits. */
+#define COUNT_ONE(NAME, TYPE, OWNER)                                                                                   \
     static int NAME(const Train *train, const Window *window, TYPE *out, int64_t largest)                              \
     {                                                                                                                  \
-        const char *ticks = train->part[TICKS].buf;                                                                    \
+        const char *ticks = train->part[TICKS].buf, *owners = train->part[OWNERS].buf;                                 \
+        const int32_t *rows = train->has_rows ? train->part[ROWS].buf : NULL;                                          \
+        const Py_ssize_t events = train->events;                                                                       \
+        const int64_t stop = window->stop, bin_ticks = window->bin_ticks, width = window->width;                       \
+        const int64_t known = rows != NULL ? train->owners : width;                                                    \
         const TYPE most = (TYPE)largest;                                                                               \
-        int64_t edge = window->start + window->bin_ticks;                                                              \
+        int64_t edge = window->start + bin_ticks;                                                                      \
                                                                                                                        \
-        for (Py_ssize_t i = first_from(train, window->start); i < train->events; i++) {                                \
+        for (Py_ssize_t i = edge > stop ? events : first_from(train, window->start); i < events; i++) {                \
             int64_t tick = tick_at(ticks, i), row;                                                                     \
+            OWNER owner;                                                                                               \
                                                                                                                        \
-            if (tick >= window->stop) {                                                                                \
-                break;                                                                                                 \
+            if (tick >= edge) {                                                                                        \
+                if (tick >= stop) {                                                                                    \
+                    break;                                                                                             \
+                }                                                                                                      \
+                do {                                                                                                   \
+                    edge += bin_ticks;                                                                                 \
+                    out += width;                                                                                      \
+                } while (tick >= edge);                                                                                \
             }                                                                                                          \
-            while (tick >= edge) {                                                                                     \
-                edge += window->bin_ticks;                                                                             \
-                out += window->width;                                                                                  \
+            memcpy(&owner, owners + i * (Py_ssize_t)sizeof(owner), sizeof(owner));                                     \
+            row = owner;                                                                                               \
+            if (row >= known) {                                                                                        \
+                return BAD_OWNER;                                                                                      \
             }                                                                                                          \
-            row = row_of(train, i, window->width);                                                                     \
-            if (row < 0) {                                                                                             \
-                if (row == -1) {                                                                                       \
+            if (rows != NULL) {                                                                                        \
+                row = rows[row];                                                                                       \
+                if (row < 0) {                                                                                         \
                     continue;                                                                                          \
                 }                                                                                                      \
-                return BAD_OWNER;                                                                                      \
+                if (row >= width) {                                                                                    \
+                    return BAD_OWNER;                                                                                  \
+                }                                                                                                      \
             }                                                                                                          \
             if (out[row] >= most) {                                                                                    \
                 return TOO_MANY;                                                                                       \
@@ -122,20 +102,25 @@ row_of(const Train *train, Py_ssize_t i, int64_t width)
         return OK;                                                                                                     \
     }
 
-COUNT_ONE(count_u8, uint8_t)
-COUNT_ONE(count_u16, uint16_t)
-COUNT_ONE(count_f32, float)
+COUNT_ONE(count_u8_of_16, uint8_t, uint16_t)
+COUNT_ONE(count_u8_of_32, uint8_t, uint32_t)
+COUNT_ONE(count_u16_of_16, uint16_t, uint16_t)
+COUNT_ONE(count_u16_of_32, uint16_t, uint32_t)
+COUNT_ONE(count_f32_of_16, float, uint16_t)
+COUNT_ONE(count_f32_of_32, float, uint32_t)
 
 static int
 count_one(const Train *train, const Window *window, void *out, Py_ssize_t cell, int kind, int64_t most)
 {
+    int small = train->part[OWNERS].itemsize == 2;
+
     switch (kind) {
     case U8:
-        return count_u8(train, window, (uint8_t *)out + cell, most);
+        return (small ? count_u8_of_16 : count_u8_of_32)(train, window, (uint8_t *)out + cell, most);
     case U16:
-        return count_u16(train, window, (uint16_t *)out + cell, most);
+        return (small ? count_u16_of_16 : count_u16_of_32)(train, window, (uint16_t *)out + cell, most);
     default:
-        return count_f32(train, window, (float *)out + cell, most);
+        return (small ? count_f32_of_16 : count_f32_of_32)(train, window, (float *)out + cell, most);
     }
 }
 
@@ -175,7 +160,7 @@ hold(PyObject *item, Train *train)
     }
     train->events = train->part[TICKS].shape[0];
     train->owners = train->has_rows ? train->part[ROWS].shape[0] : 0;
-    if (train->part[OWNER].shape[0] != train->events) {
+    if (train->part[OWNERS].shape[0] != train->events) {
         PyErr_SetString(PyExc_ValueError, "there are not as many owners as ticks");
         return -1;
     }
@@ -251,12 +236,13 @@ count_all(const Train *trains, Py_ssize_t count, const Py_buffer *table, const P
     }
     most = kind == U8 && most > UINT8_MAX ? UINT8_MAX : kind == U16 && most > UINT16_MAX ? UINT16_MAX : most;
     Py_BEGIN_ALLOW_THREADS
-    memset(out->buf, 0, (size_t)out->len);
     for (Py_ssize_t i = 0; i < table->shape[0] && failed == OK; i++) {
         const int64_t *row = (const int64_t *)table->buf + FIELDS * i;
         int64_t held = row[HELD] > 0 ? row[HELD] : 0;
         Window window = {row[START], row[START] + held * bin_ticks, bin_ticks, row[WIDTH]};
+        char *cells = (char *)out->buf + row[CELL] * out->itemsize;
 
+        memset(cells, 0, (size_t)(row[BINS] * row[WIDTH] * out->itemsize)); /* one by one: they stay in the cache */
         failed = count_one(&trains[row[TRAIN]], &window, out->buf, (Py_ssize_t)row[CELL], kind, most);
         at = i;
     }
@@ -310,8 +296,9 @@ count_events(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t narg
 PyDoc_STRVAR(count_events_doc,
              "count_events(trains, windows, bin_ticks, most, out, /)\n--\n\n"
              "Count the events of ``windows`` (int64, (n, 6): number of the train, first tick, bins that it holds,\n"
-             "first cell in ``out``, width, bins) into cells of bins times width. ``trains`` is a list of tuples: ticks,\n"
-             "owner, and the row of each owner or None. A count beyond ``most`` is an OverflowError of the window.");
+             "first cell in ``out``, width, bins) into cells of bins times width, which are set to 0 before; others keep what\n"
+             "they hold. ``trains`` is a list of tuples: ticks, owner, and the row of each owner or None. A count beyond\n"
+             "``most`` is an OverflowError of the window.");
 
 static PyMethodDef methods[] = {
     {"count_events", (PyCFunction)(void (*)(void))count_events, METH_FASTCALL, count_events_doc},

@@ -23,6 +23,8 @@ else:
 
 #: Types that counts are made in.
 COUNT_TYPES = frozenset({"uint8", "uint16", "float32"})
+#: The most that counts of each unsigned type may be.
+_MOST = {name: int(np.iinfo(name).max) for name in ("uint8", "uint16")}
 
 
 class Train(NamedTuple):
@@ -92,16 +94,12 @@ def count_trains(
         windows = np.empty((len(which), 6), dtype=np.int64)
         for column, values in enumerate((which, starts, held, first, widths, bins)):
             windows[:, column] = values
-        _events.count_events(list(trains), windows, bin_ticks, _most(types[0]), out)
+        _events.count_events(list(trains), windows, bin_ticks, _MOST[types[0]], out)
         return out
     for number, length in sorted(set(zip(which.tolist(), bins.tolist(), strict=True))):
         mine = np.flatnonzero((which == number) & (bins == length))
         _count_one(trains[number], mine, starts, held, (length, bin_ticks, int(widths[mine[0]])), types[0], first, out)
     return out
-
-
-def _most(dtype: str) -> int:
-    return int(np.iinfo(dtype).max)
 
 
 def _count_one(

@@ -93,12 +93,16 @@ class Stream:
         The input format's own name for it (a neurodata type, say), for messages and ``inspect``.
     description : str
         Free text from the file.
+    tables : mapping of str to sequence of dict
+        Further tables that belong to its units or channels (``electrodes``, ``planes``): JSON dicts, each with an
+        ``id``.
     """
 
     path: str
     modality: str
     kind_name: str = ""
     description: str = ""
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +118,6 @@ class EventStream(Stream):
         Ids of the units or codes, unique, in file order (the file's own ids, never row numbers).
     table : sequence of dict
         One JSON dict of properties per owner (``quality``, ``region``, electrodes, ...), in the order of ``owners``.
-    tables : mapping of str to sequence of dict
-        Further tables that belong to the owners (``electrodes``): JSON dicts with an ``id`` each.
     observed : callable or None
         Returns, per owner, an array (k, 2) of observed intervals in seconds, or None where nothing is said.
     in_order : callable or None
@@ -125,7 +127,6 @@ class EventStream(Stream):
     read: Callable[[], tuple[Floats, Ints]]
     owners: tuple[str, ...]
     table: Sequence[Mapping[str, Any]] = ()
-    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     observed: Callable[[], Sequence[Floats | None]] | None = None
     in_order: Callable[[], SortedEvents] | None = None
 

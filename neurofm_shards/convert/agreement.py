@@ -7,7 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from neurofm_shards.errors import ConfigError
+import numpy as np
+
+from neurofm_shards.codecs.arrays import check_storable
+from neurofm_shards.errors import ConfigError, EncodeError
 from neurofm_shards.types import ColumnSpec
 
 #: The modality that a column of windows belongs to, by its name; in the order in which modalities are taken.
@@ -23,13 +26,15 @@ def modalities_of(columns: Iterable[ColumnSpec]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(modality for name, modality in _MODALITIES.items() if name in names))
 
 
-def agreed_columns(inputs: Sequence[tuple[str, Sequence[ColumnSpec]]]) -> tuple[ColumnSpec, ...]:
+def agreed_columns(inputs: Sequence[tuple[str, Sequence[ColumnSpec]]], remedy: str = "") -> tuple[ColumnSpec, ...]:
     """Join the columns of all inputs; lengths that differ become ragged.
 
     Parameters
     ----------
     inputs : sequence of (name, columns)
         Name for messages, and the columns the input gives.
+    remedy : str
+        What to do where one lacks a column that others have.
 
     Raises
     ------
@@ -39,7 +44,7 @@ def agreed_columns(inputs: Sequence[tuple[str, Sequence[ColumnSpec]]]) -> tuple[
     first_name, first = inputs[0]
     merged = {spec.name: spec for spec in first}
     for name, columns in inputs[1:]:
-        _check_names(first_name, _required(merged.values()), name, _required(columns))
+        _check_names(first_name, _required(merged.values()), name, _required(columns), remedy)
         for spec in columns:
             before = merged.setdefault(spec.name, spec)
             both = before.optional and spec.optional
@@ -51,14 +56,14 @@ def _required(columns: Iterable[ColumnSpec]) -> set[str]:
     return {spec.name for spec in columns if not spec.optional}
 
 
-def _check_names(first_name: str, first: set[str], name: str, names: set[str]) -> None:
+def _check_names(first_name: str, first: set[str], name: str, names: set[str], remedy: str) -> None:
     if first == names:
         return
     lacking, missing = (name, first - names) if first - names else (first_name, names - first)
     having = first_name if lacking == name else name
     raise ConfigError(
-        f"{lacking} has no column {min(missing)!r}, which {having} has (in common: {sorted(first & names)}); "
-        "name the modalities to take with --modalities, and with --missing skip or mask what happens to inputs without"
+        f"{lacking} has no column {min(missing)!r}, which {having} has (in common: "
+        f"{', '.join(sorted(first & names)) or 'none'}){remedy and f'; {remedy}'}"
     )
 
 
@@ -83,7 +88,9 @@ def _describe(spec: ColumnSpec) -> str:
     return f"{spec.dtype or 'JSON'}{f' in {spec.unit}' if spec.unit else ''}"
 
 
-def misfits(columns: Sequence[tuple[str, Sequence[ColumnSpec]]], known: Sequence[ColumnSpec] = ()) -> dict[int, str]:
+def misfits(
+    columns: Sequence[tuple[str, Sequence[ColumnSpec]]], known: Sequence[ColumnSpec] = (), remedy: str = ""
+) -> dict[int, str]:
     """Return which inputs do not fit the others, or the columns of a data set that is added to, and why.
 
     Without a data set, the others are those that share their columns with the most inputs.
@@ -95,10 +102,22 @@ def misfits(columns: Sequence[tuple[str, Sequence[ColumnSpec]]], known: Sequence
     for i in sorted(range(len(columns)), key=lambda i: alike[i] != common):
         name = joined[0][0] if joined else columns[i][0]
         try:
-            joined = [(name, agreed_columns([*joined, columns[i]]))]
+            joined = [(name, agreed_columns([*joined, columns[i]], remedy))]
         except ConfigError as error:
             found[i] = str(error)
     return dict(sorted(found.items()))
+
+
+def cannot_be_stored(name: str, columns: Sequence[ColumnSpec]) -> str:
+    """Return why an input gives an array that no reader takes; empty where it gives none."""
+    for spec in columns:
+        if spec.dtype is None:
+            continue
+        try:
+            check_storable(np.dtype(spec.dtype), (0,) * len(spec.shape or ()))
+        except EncodeError as error:
+            return f"{name}: column {spec.name!r} is {error}"
+    return ""
 
 
 def all_that_is_wrong(failures: Sequence[tuple[str, str]], total: int) -> str:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _GLOB_CHARACTERS = frozenset("*?[")
 _HEAD_BYTES = 4096
+_NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,28 @@ def find_inputs(named: Sequence[str | os.PathLike[str]], format_name: str, optio
                 matches.append((found, source))
     if not matches:
         raise NothingToConvertError(f"nothing to convert: {', '.join(map(str, named))} holds no file of a known format")
+    _check_names([path for path, _ in matches])
     return _grouped(matches, options)
+
+
+def _check_names(paths: Sequence[str]) -> None:
+    """Refuse names that metadata, which is UTF-8, cannot hold."""
+    names = [os.path.basename(os.path.realpath(path)) for path in paths]  # noqa: PTH119
+    odd = [name.encode(errors="backslashreplace").decode() for name in names if not _is_utf8(name)]
+    if odd:
+        more = f" and {len(odd) - _NAMES_SHOWN} more" if len(odd) > _NAMES_SHOWN else ""
+        raise SourceError(
+            f"{len(odd)} of {len(paths)} inputs have names that are not UTF-8, as what samples say of themselves is: "
+            f"{', '.join(odd[:_NAMES_SHOWN])}{more}. Rename them"
+        )
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _regular(path: str) -> str:

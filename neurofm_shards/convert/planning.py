@@ -8,7 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from neurofm_shards.convert.agreement import agreed_columns, all_that_is_wrong, misfits, modalities_of
+from neurofm_shards.convert.agreement import (
+    agreed_columns,
+    all_that_is_wrong,
+    cannot_be_stored,
+    misfits,
+    modalities_of,
+)
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Call, Dispatcher
 from neurofm_shards.convert.inputs import (
@@ -380,12 +386,26 @@ def _fitting(
 ) -> list[InputPlan]:
     """Take inputs whose columns do not fit the others for failed ones, or refuse them all at once."""
     giving = [i for i, item in enumerate(planned) if item.num_samples]
-    found = misfits([(planned[i].name, planned[i].columns) for i in giving], known)
-    wrong = {giving[at]: why for at, why in found.items()}
+    wrong = {} if config.transforms else _unstorable(planned)
+    giving = [i for i in giving if i not in wrong]
+    remedy = _MODALITIES if any(planned[i].is_recording for i in giving) else ""
+    found = misfits([(planned[i].name, planned[i].columns) for i in giving], known, remedy)
+    wrong |= {giving[at]: why for at, why in found.items()}
     if wrong and config.on_error == "fail":
         told = [(planned[i].name, why) for i, why in wrong.items()]
         raise ConfigError(told[0][1] if len(planned) <= 2 else all_that_is_wrong(told, len(planned)))
     return [InputPlan(item.spec, None, error=wrong[i]) if i in wrong else item for i, item in enumerate(planned)]
+
+
+_MODALITIES = (
+    "name the modalities to take with --modalities, and with --missing skip or mask what happens to inputs without"
+)
+
+
+def _unstorable(planned: Sequence[InputPlan]) -> dict[int, str]:
+    """Return which inputs give arrays that cannot be stored as they are, and why."""
+    found = {i: cannot_be_stored(item.name, item.columns) for i, item in enumerate(planned)}
+    return {i: why for i, why in found.items() if why}
 
 
 def join_tables(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from neurofm_shards.recordings.series import Series
 from neurofm_shards.recordings.spikes import BinnedEvents, SpikeEvents
 from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, normalise, subtract
 from neurofm_shards.recordings.timeline import TimeGrid, Timeline, within
-from neurofm_shards.recordings.trains import by_path, choose, join, listing, load_trains, only
+from neurofm_shards.recordings.trains import by_path, choose, join, listing, load_trains, only, related_tables
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, IrregularStream, RegularStream
 from neurofm_shards.types import ColumnData, ColumnSpec, Problem
 from neurofm_shards.values import to_json
@@ -73,6 +72,7 @@ DEFAULT = ("spikes", "lfp", "behavior", "ophys")
 EPOCHS = "outside the chosen epochs"
 INVALID = "invalid times"
 _SHOWN = 8
+_HOW = "behavior=[{'path': PATH}], lfp.path=PATH or ophys.path=PATH"
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def assemble(streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGri
     if not any(made.values()) and not lacking:
         raise NothingToConvertError(
             f"{source_file}: nothing to convert: looked for spikes, LFP, behaviour, imaging and events; "
-            f"present: {present}"
+            f"present: {present}{_by_name(streams)}"
         )
     made |= {name: [MissingModality(name, _columns(name, options, grid))] for name in lacking}
     parts = list(chain.from_iterable(made.values()))
@@ -183,20 +183,8 @@ def _spikes(streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGrid
         parts.append(BinnedEvents(trains, grid, dtype=options.counts_type, ids=("unit_ids", "units")))
     if options.spikes != "counts":
         parts.append(SpikeEvents(trains, grid, alone=options.spikes == "events"))
-    parts[0].tables = {**parts[0].tables, **_related(stream, grid.session_id)}
+    parts[0].tables = {**parts[0].tables, **related_tables(stream, grid.session_id)}
     return parts
-
-
-def _related(stream: EventStream, session_id: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the tables that belong to the units, with ids that are unique in a data set."""
-    return {
-        name: [
-            {**{key: to_json(value) for key, value in row.items()}, "id": f"{session_id}/{name}/{row['id']}"}
-            | {"session_id": session_id}
-            for row in rows
-        ]
-        for name, rows in stream.tables.items()
-    }
 
 
 def _events(streams: Sequence[AnyStream], grid: TimeGrid, options: WindowOptions) -> list[WindowedModality]:
@@ -254,8 +242,15 @@ def _left_out(streams: Sequence[AnyStream], parts: Sequence[WindowedModality], s
     if not left:
         return []
     shown = listing(left[:_SHOWN]) + (f", ... {len(left) - _SHOWN} more" if len(left) > _SHOWN else "")
-    how = "left out; to take one name it: behavior=[{'path': PATH}], lfp.path=PATH or ophys.path=PATH"
+    how = f"left out; to take one name it: {_HOW}"
     return [Problem(source_file, f"{len(left)} series are not taken: {shown}", how, "info")]
+
+
+def _by_name(streams: Sequence[AnyStream]) -> str:
+    """Say how to take series that are there but are taken only when they are asked for."""
+    if not any(isinstance(stream, (RegularStream, IrregularStream)) for stream in streams):
+        return ""
+    return f". These series (wide-band, patch clamp, others) are taken when named: {_HOW}"
 
 
 def _raw_hint(streams: Sequence[AnyStream], lacking: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from neurofm_shards.recordings.options import SeriesOptions
 from neurofm_shards.recordings.series import Scaled, Series, Track, channel_names, clock, tracks
 from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, expand, normalise, to_ticks
 from neurofm_shards.recordings.timeline import TimeGrid
-from neurofm_shards.recordings.trains import pick, table_columns
+from neurofm_shards.recordings.trains import pick, related_tables, table_columns
 from neurofm_shards.types import ColumnData, ColumnSpec, Problem
 from neurofm_shards.values import to_json
 
@@ -197,7 +197,9 @@ class WindowedSeries(WindowedModality):
         self.problems = (*when.problems, *_calibration(stream, options), *_irregular(stream, when.times, options.rate))
         self.facts = {"path": stream.path, "rate_hz": nominal, "samples": self._samples, "unit": scaled.unit}
         table = {"ophys": "rois"}.get(name, "channels")
-        self.tables = {table: _channel_rows(stream, grid, names, picked, scaled.unit)}
+        self.channel_rows = _channel_rows(stream, grid, names, picked, scaled.unit)
+        self.related = related_tables(stream, grid.session_id)
+        self.tables = {table: self.channel_rows, **self.related}
         self.columns = (
             ColumnSpec(name, "<f4", (self._samples, scaled.width), scaled.unit or None),
             ColumnSpec(f"{name}_valid", "|b1", (self._samples,)),
@@ -283,15 +285,16 @@ class JoinedSeries(WindowedModality):
         if len({part.samples for part in parts}) > 1:
             rates = ", ".join(f"{part.facts['path']} {part.facts['rate_hz']:g} Hz" for part in parts)
             raise ConfigError(f"the series of {name} differ in rate ({rates}): say {name}.rate for all of them")
-        (table,) = first.tables
-        self._widths = [len(part.tables[table]) for part in parts]
+        (table,) = first.tables.keys() - first.related.keys()
+        self._widths = [len(part.channel_rows) for part in parts]
         units = {str(part.facts["unit"]) for part in parts}
         self.columns = (
             ColumnSpec(name, "<f4", (first.samples, sum(self._widths)), units.pop() if len(units) == 1 else None),
             ColumnSpec(f"{name}_valid", "|b1", (first.samples,)),
             ColumnSpec(f"{name}_channels", "<i4", (sum(self._widths),), None, table),
         )
-        self.tables = {table: [row for part in parts for row in part.tables[table]]}
+        related = _united([part.related for part in parts])
+        self.tables = {table: [row for part in parts for row in part.channel_rows], **related}
         self.problems = tuple(problem for part in parts for problem in part.problems)
         self.facts = {**first.facts, "paths": [part.facts["path"] for part in parts]}
         self.removals = {f"gap in {name}": normalise(np.concatenate([EMPTY, *map(_removed, parts)]))}
@@ -300,19 +303,34 @@ class JoinedSeries(WindowedModality):
 
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
         """Return values, mask and channels of windows."""
-        found = [part.read(starts, stops) for part in self._parts]
+        return self._side_by_side([part.read(starts, stops) for part in self._parts])
+
+    def read_scattered(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
+        """Do the same window by window, without reading what lies between them."""
+        return self._side_by_side([part.read_scattered(starts, stops) for part in self._parts])
+
+    def _side_by_side(self, found: Sequence[Mapping[str, ColumnData]]) -> dict[str, ColumnData]:
         values = np.concatenate([np.asarray(columns[self.name]) for columns in found], axis=2)
         masks = [np.asarray(columns[f"{self.name}_valid"]) for columns in found]
         return {
             self.name: values,
             f"{self.name}_valid": np.logical_and.reduce(masks),
-            f"{self.name}_channels": row_numbers(sum(self._widths), len(starts)),
+            f"{self.name}_channels": row_numbers(sum(self._widths), len(values)),
         }
 
     def valid_fraction(self, starts: Ints) -> Floats:
         """Return the least share of samples that any of the series has."""
         shares: Floats = np.min([part.valid_fraction(starts) for part in self._parts], axis=0)
         return shares
+
+
+def _united(tables: Sequence[Mapping[str, Sequence[Mapping[str, Any]]]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the rows of several sets of tables, one behind the other, each once."""
+    rows: dict[str, dict[Any, Mapping[str, Any]]] = {}
+    for part in tables:
+        for name, listed in part.items():
+            rows.setdefault(name, {}).update({row["id"]: row for row in listed})
+    return {name: list(found.values()) for name, found in rows.items()}
 
 
 def _removed(part: WindowedSeries) -> Ints:

@@ -20,6 +20,7 @@ import xxhash
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import FormatError, SourceError
 from neurofm_shards.recordings.series import check_series
+from neurofm_shards.recordings.stamps import in_seconds
 from neurofm_shards.recordings.timeline import NAMED_EXTENTS, Timeline, timeline
 from neurofm_shards.recordings.trains import counted, observed_spans, sorted_events
 from neurofm_shards.streams import (
@@ -145,6 +146,7 @@ def described_series(stream: RegularStream | IrregularStream, field: str) -> tup
         "table": [{name: to_json(value) for name, value in row.items()} for row in stream.table],
         "continuity": stream.continuity,
         "circular": None if stream.circular is None else floats_to_json(np.asarray(stream.circular)),
+        **({"confidence": stream.confidence} if stream.confidence else {}),
     }
     check_series(stream)
     if isinstance(stream, RegularStream):
@@ -173,6 +175,7 @@ def described_failure(stream: AnyStream, error: SourceError) -> dict[str, Any]:
 
 
 def _common(stream: AnyStream, kind: str, field: str) -> dict[str, Any]:
+    tables = {name: [to_json(dict(row)) for row in rows] for name, rows in stream.tables.items()}
     return {
         "kind": kind,
         "field": field,
@@ -180,11 +183,14 @@ def _common(stream: AnyStream, kind: str, field: str) -> dict[str, Any]:
         "modality": stream.modality,
         "kind_name": stream.kind_name,
         "description": stream.description,
+        **({"tables": tables} if tables else {}),
     }
 
 
 def timelines_to_json(streams: Sequence[AnyStream], source_file: str) -> dict[str, Any]:
     """Return the timeline of each extent that has a name, but for those that find nothing.
+
+    None is kept of a recording with doubtful time stamps: ``series_times`` says what they are when windows are cut.
 
     Raises
     ------
@@ -193,6 +199,9 @@ def timelines_to_json(streams: Sequence[AnyStream], source_file: str) -> dict[st
     SourceError
         What would have one cannot be read.
     """
+    taken, doubts = in_seconds(streams, "error")
+    if doubts or any(one is not other for one, other in zip(taken, streams, strict=True)):
+        return {}
     found = {"auto": timeline(streams, source_file)}
     for name in NAMED_EXTENTS:
         with contextlib.suppress(SourceError):  # raised again where it is asked for
@@ -259,7 +268,8 @@ def stream_of(said: Mapping[str, Any], arrays: StoredArrays) -> AnyStream:
 
 
 def _base(said: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: said[name] for name in ("path", "modality", "kind_name", "description")}
+    common = {name: said[name] for name in ("path", "modality", "kind_name", "description")}
+    return {**common, "tables": said.get("tables", {})}
 
 
 def _events(said: Mapping[str, Any], arrays: StoredArrays) -> EventStream:
@@ -321,6 +331,7 @@ def _series(said: Mapping[str, Any], arrays: StoredArrays) -> RegularStream | Ir
         "table": said["table"],
         "continuity": said["continuity"],
         "circular": None if circular is None else (_float(circular[0]), _float(circular[1])),
+        "confidence": said.get("confidence", ""),
     }
     if said["kind"] == "regular":
         return RegularStream(**common, rate=_float(said["rate"]), t0=_float(said["t0"]))

@@ -23,7 +23,7 @@ from neurofm_shards.format.keys import RECORDING_FIELD
 from neurofm_shards.plugins.interfaces import Samples
 from neurofm_shards.recordings import description
 from neurofm_shards.recordings.ticks import TICKS_PER_SECOND
-from neurofm_shards.recordings.timeline import Timeline
+from neurofm_shards.recordings.timeline import Timeline, timeline
 from neurofm_shards.streams import (
     AnyStream,
     EventStream,
@@ -99,7 +99,8 @@ class RecordingPieces(Samples):
         self._problems: list[Problem] = list(recording.problems)
         streams = [read_once(stream) for stream in recording.streams]
         timelines = description.timelines_to_json(streams, recording.source_file)
-        when = description.timelines_from_json(timelines)["auto"]
+        known = description.timelines_from_json(timelines)
+        when = known["auto"] if known else timeline(streams, recording.source_file)
         self._arrays: list[StoredArray] = []
         self._stamps: dict[str, str] = {}
         names = description.field_names([stream.path for stream in streams])

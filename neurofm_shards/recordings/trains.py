@@ -340,6 +340,18 @@ def _table(
     return tuple(rows)
 
 
+def related_tables(stream: AnyStream, session_id: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the tables that belong to a stream's units or channels, with ids that are unique in a data set."""
+    return {
+        name: [
+            {**{key: to_json(value) for key, value in row.items()}, "id": f"{session_id}/{name}/{row['id']}"}
+            | {"session_id": session_id}
+            for row in rows
+        ]
+        for name, rows in stream.tables.items()
+    }
+
+
 S = TypeVar("S", bound=AnyStream)
 
 

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 
-from neurofm_shards.convert.agreement import all_that_is_wrong, misfits, modalities_of
+from neurofm_shards.convert.agreement import all_that_is_wrong, cannot_be_stored, misfits, modalities_of
 from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import ConfigError, NothingToConvertError, SourceError
 from neurofm_shards.events import ModalityMasked
@@ -92,3 +92,37 @@ def test_python_callers_are_told_through_logging(tmp_path, caplog):
     told = [record for record in caplog.records if record.name == "neurofm_shards.convert"]
     assert {record.levelname for record in told} == {"WARNING"}
     assert any(record.getMessage().startswith("left out: ") and "b.npz" in record.getMessage() for record in told)
+
+
+def test_an_array_that_cannot_be_stored_is_named_with_its_input():
+    wide = ColumnSpec("x", np.dtype(np.longdouble).str, (3,))
+    assert cannot_be_stored("a.npz", (Y, wide)).startswith("a.npz: column 'x' is an array of dtype")
+    assert not cannot_be_stored("a.npz", (X, Y, ColumnSpec("text", None, None)))
+
+
+@pytest.mark.plugins
+def test_an_array_that_cannot_be_stored_stops_no_other_input(tmp_path):
+    paths = archives(tmp_path, a="x", b="x")
+    np.savez(paths[0], x=np.ones((4, 2), np.longdouble))
+    with pytest.raises(ConfigError, match=r"a\.npz: column 'x' is an array of dtype .*astype\('float64'\)"):
+        convert_inputs(paths, tmp_path / "out")
+    assert convert_inputs(paths, tmp_path / "out", {"on_error": "skip"})["total_samples"] == 4
+
+
+@pytest.mark.plugins
+def test_columns_that_samples_lack_are_no_matter_of_modalities(tmp_path):
+    with pytest.raises(ConfigError, match="no column") as caught:
+        convert_inputs(archives(tmp_path, a="x", b="y"), tmp_path / "out")
+    assert "modalities" not in str(caught.value)
+
+
+@pytest.mark.plugins
+def test_a_name_that_is_not_utf_8_is_refused_by_name(tmp_path):
+    (path,) = archives(tmp_path, a="x")
+    odd = tmp_path / b"caf\xe9.npz".decode(errors="surrogateescape")
+    try:
+        path.rename(odd)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(SourceError, match=r"1 of 1 inputs have names that are not UTF-8.*caf.udce9\.npz"):
+        convert_inputs(odd, tmp_path / "out")

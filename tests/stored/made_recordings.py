@@ -87,6 +87,25 @@ def session(seed, seconds=20.0, *, units=4, odd=True, lfp=True, behavior=True):
     return streams
 
 
+def imaged(seed, seconds=8.0):
+    """A session of two imaged planes, a pose that is not always sure, and units with electrodes, on odd clocks."""
+    rng = np.random.default_rng(seed)
+    electrodes = {"electrodes": [{"id": str(i), "x": float(i)} for i in range(3)]}
+    times = {f"u{i}": np.sort(rng.uniform(0, seconds, 40)) for i in range(2)}
+    streams = [events("units", times, table=[{"electrode_x": 0.0}, {"electrode_x": 1.0}], tables=electrodes)]
+    for plane in ("upper", "lower"):
+        rows = [{"iscell": [float(i % 2), 0.5], "plane_name": plane} for i in range(4)]
+        tables = {"planes": [{"id": plane, "location": "V1"}]}
+        values = rng.normal(size=(int(seconds * 10), 4))
+        streams.append(regular(f"ophys/{plane}", values, 10.0, modality="ophys", table=rows, tables=tables))
+    sure = np.column_stack([rng.normal(size=(160, 2)), rng.uniform(0, 1, 160)])
+    stamps = np.arange(160) / 20
+    names = {"channels": ("x", "y", "confidence"), "confidence": "confidence"}
+    streams.append(irregular("pose/paw", sure, stamps, **names))
+    streams.append(irregular("wheel", np.cumsum(rng.normal(size=160)), np.arange(160) * 50, unit="cm"))
+    return streams
+
+
 @st.composite
 def window_options(draw):
     """Options of all kinds, as a dict."""

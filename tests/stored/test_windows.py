@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from made_recordings import NUMBERING, WINDOWS, drained, said, same, session, window_options
+from made_recordings import NUMBERING, WINDOWS, drained, imaged, said, same, session, window_options
 
 from neurofm_shards import (
     ResumableWebDatasetLoader,
@@ -34,6 +34,7 @@ from neurofm_shards.errors import ClosedError, ConfigError, IntegrityError, Neur
 from neurofm_shards.loading.batching import Balanced, OneSession, TokenBudget
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.recordings.continuous import SampleCutter
 from neurofm_shards.recordings.memory import regular
 from neurofm_shards.recordings.options import WindowOptions
 
@@ -90,6 +91,57 @@ def test_windows_at_load_are_windows_converted(seeds, options, data):
             assert_same_samples(windows, stored, rows)
             for name in stored.manifest.tables:
                 assert windows.table(name) == stored.table(name)
+
+
+PLANES = [{"path": "ophys/upper", "filter": "iscell == 1"}, {"path": "ophys/lower"}]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"modalities": ["spikes", "ophys"], "ophys": PLANES},
+        {"modalities": ["behavior"], "behavior": [{"path": "paw", "min_confidence": 0.5}]},
+        {"modalities": ["behavior"], "behavior": [{"path": "paw", "min_confidence": 0.5, "at": "samples"}]},
+        {"modalities": ["behavior"], "behavior": [{"path": "wheel"}], "series_times": "milliseconds"},
+        {"modalities": ["behavior"], "behavior": [{"path": "wheel"}], "series_times": "seconds"},
+        {"modalities": ["behavior"], "behavior": [{"path": "wheel"}]},
+    ],
+    ids=["planes", "confidence", "confidence of samples", "milliseconds", "seconds", "doubtful"],
+)
+def test_all_that_is_said_of_a_stream_is_stored_with_it(store, tmp_path, options):
+    files, folder = store({"a": imaged(0), "b": imaged(1)}, piece_bytes=3_000)
+    options = {"bin_size_ms": 100, "sequence_length": 10, **options}
+    expected = outcome(lambda: convert_inputs(files, tmp_path / "windows", {"windows": options}))
+    if isinstance(expected, type):
+        assert options["behavior"] == [{"path": "wheel"}]
+        assert "series_times" not in options
+        assert outcome(lambda: open_windows(folder, options).gather([0])) is expected
+        return
+    with open_windows(folder, options) as windows, ShardCollection.open(tmp_path / "windows") as stored:
+        assert_same_samples(windows, stored)
+        assert stored.manifest.tables
+        for name in stored.manifest.tables:
+            assert windows.table(name) == stored.table(name)
+
+
+def test_windows_of_joined_series_are_cut_by_several_threads_at_once(store, monkeypatch):
+    monkeypatch.setattr(SampleCutter, "_load", None)  # what keeps the last block is for one thread
+    _, folder = store({"a": imaged(0, 200.0)}, piece_bytes=3_000)
+    options = {"bin_size_ms": 100, "sequence_length": 10, "stride": 1, "modalities": ["ophys"], "ophys": PLANES}
+    with open_windows(folder, options) as windows:
+        rows = [np.random.default_rng(i).integers(0, windows.num_samples, 50) for i in range(40)]
+        expected = [windows.gather(some)["ophys"] for some in rows]
+        found: dict[int, np.ndarray] = {}
+
+        def cut(first):
+            found.update({i: windows.gather(rows[i])["ophys"] for i in range(first, 40, 4)})
+
+        threads = [threading.Thread(target=cut, args=(first,)) for first in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all(same(found[i], expected[i]) for i in range(40))
 
 
 def test_rows_columns_types_and_outputs_are_chosen_as_in_shards(both):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from neurofm_shards.errors import InputNotFoundError, MissingPluginError, NothingToConvertError, SourceError
+from neurofm_shards.recordings import windowed
 from neurofm_shards_nwb import pynwb_reader as pynwb_io
 from neurofm_shards_nwb.config import NwbConfig
 from neurofm_shards_nwb.source import NwbSource
@@ -297,3 +298,43 @@ def test_a_schema_that_is_no_json_is_an_error_of_ours(sound):
         group = file.create_group("specifications/ndx-odd/1")
         group["namespace"] = "{not json"
     assert "cannot be understood" in message_of(sound)
+
+
+def test_what_was_left_out_is_said_where_nothing_is_left(write_nwb):
+    from pynwb import TimeSeries
+
+    path = write_nwb(
+        lambda nwbfile: nwbfile.add_acquisition(TimeSeries(name="v", data=np.arange(9.0), unit="a", rate=1.0))
+    )
+    with h5py.File(path, "r+") as file:
+        said = dict(file["acquisition/v/data"].attrs)
+        del file["acquisition/v/data"]
+        file["acquisition/v"].create_dataset("data", data=np.arange(9) + 1j).attrs.update(said)
+    with pytest.raises(NothingToConvertError, match=r"acquisition/v: holds complex numbers: save their real"):
+        NwbSource().open((str(path),))
+
+
+def test_time_stamps_that_are_text_are_called_so(write_nwb):
+    from pynwb import TimeSeries
+
+    made = TimeSeries(name="v", data=np.arange(9.0), unit="a", timestamps=np.arange(9.0))
+    path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(made))
+    with h5py.File(path, "r+") as file:
+        del file["acquisition/v/timestamps"]
+        file["acquisition/v"]["timestamps"] = [f"{i} s".encode() for i in range(9)]
+    with NwbSource().open((str(path),)) as recording, pytest.raises(SourceError, match="time stamps that are text"):
+        recording.streams[0].timestamps()
+
+
+def test_patch_clamp_is_told_how_it_is_taken(write_nwb):
+    from pynwb.icephys import CurrentClampSeries
+
+    def fill(nwbfile):
+        electrode = nwbfile.create_icephys_electrode(name="e", device=nwbfile.create_device(name="d"), description="x")
+        nwbfile.add_acquisition(
+            CurrentClampSeries(name="clamp", data=np.arange(9.0), electrode=electrode, gain=1.0, rate=9e3)
+        )
+
+    path = write_nwb(fill)
+    with pytest.raises(NothingToConvertError, match=r"acquisition/clamp.*patch clamp.*lfp\.path=PATH"):
+        windowed(NwbSource().open((str(path),)))

@@ -172,6 +172,101 @@ def test_what_the_electrodes_table_says_reaches_the_units_and_a_table_of_its_own
     assert [row["impedance"] for row in tables["electrodes"]] == [100, 102, 103]
 
 
+def two_planes(nwbfile):
+    """Two imaging planes, and for each a plane segmentation with F and spks."""
+    from pynwb.ophys import DfOverF, Fluorescence, ImageSegmentation, OpticalChannel, RoiResponseSeries
+
+    rng = np.random.default_rng(0)
+    module = nwbfile.create_processing_module("ophys", "d")
+    segmentation = ImageSegmentation()
+    module.add(segmentation)
+    device = nwbfile.create_device(name="scope")
+    f, spks = Fluorescence(name="F"), DfOverF(name="spks")
+    module.add(f)
+    module.add(spks)
+    for i, place in enumerate(("V1", "M2")):
+        plane = nwbfile.create_imaging_plane(
+            name=f"plane{i}",
+            optical_channel=OpticalChannel(name="green", description="d", emission_lambda=510.0 + i),
+            description="d",
+            device=device,
+            excitation_lambda=920.0,
+            imaging_rate=10.0 + i,
+            indicator="GCaMP6f",
+            location=place,
+            grid_spacing=[0.5, 0.5 + i],
+        )
+        table = segmentation.create_plane_segmentation(description="d", imaging_plane=plane, name=f"rois{i}")
+        for _ in range(4):
+            table.add_roi(image_mask=np.zeros((3, 3)))
+        table.add_column(name="iscell", description="d", data=[[1.0, 0.9], [0.0, 0.2], [1.0, 0.8], [1.0, 0.7]])
+        for container, name in ((f, "F"), (spks, "spks")):
+            region = table.create_roi_table_region(description="d", region=[0, 1, 2, 3])
+            more = {"rois": region, "unit": "lumens", "rate": 10.0}
+            container.add_roi_response_series(
+                RoiResponseSeries(name=f"{name}{i}", data=rng.normal(size=(100, 4)), **more)
+            )
+
+
+@pytest.mark.parametrize("reader", ["pynwb", "h5py"])
+def test_what_a_file_says_of_imaging_planes_reaches_the_rois_and_a_table_of_its_own(write_nwb, reader):
+    path = write_nwb(two_planes)
+    with h5py.File(path) as file:
+        said = {
+            name: {key: group[key][()] for key in ("location", "indicator", "imaging_rate", "excitation_lambda")}
+            | {"emission_lambda": group["green/emission_lambda"][()], "grid_spacing": group["grid_spacing"][:].tolist()}
+            for name, group in file["general/optophysiology"].items()
+        }
+        data = [file[f"processing/ophys/{at}/data"][:] for at in ("F/F0", "spks/spks1")]
+        cells = [file[f"processing/ophys/ImageSegmentation/rois{i}/iscell"][:, 0] == 1 for i in range(2)]
+    chosen = tuple({"path": at, "filter": "iscell == 1"} for at in ("F/F0", "spks/spks1"))
+    options = WindowOptions(ophys=chosen, overlap=0)
+    with windowed(NwbSource(NwbConfig(reader=reader)).open((str(path),)), options) as samples:
+        tables, block = samples.plan().tables, samples.read(0, 10)
+    assert [row["plane_name"] for row in tables["rois"]] == ["plane0"] * 3 + ["plane1"] * 3
+    assert [row["id"] for row in tables["planes"]] == ["s1/planes/plane0", "s1/planes/plane1"]
+    for row in tables["planes"]:
+        for key, value in said[row["name"]].items():
+            assert row[key] == (value.decode() if isinstance(value, bytes) else value), key
+        assert row["device"] == "scope"
+    for row in tables["rois"]:
+        assert row["plane_location"] == said[row["plane_name"]]["location"].decode()
+    wanted = np.concatenate([values[:, good] for values, good in zip(data, cells, strict=True)], axis=1)
+    assert np.array_equal(block.columns["ophys"].reshape(100, 6), wanted.astype(np.float32))
+
+
+def test_lfp_of_two_probes_is_one_modality(write_nwb):
+    from pynwb.ecephys import LFP, ElectricalSeries
+
+    rng = np.random.default_rng(0)
+
+    def fill(nwbfile):
+        module = nwbfile.create_processing_module("ecephys", "d")
+        group = nwbfile.create_electrode_group("shank", "d", "CA1", nwbfile.create_device(name="probe"))
+        for row in range(5):
+            nwbfile.add_electrode(group=group, location="CA1" if row < 2 else "V1", x=float(row))
+        for name, rows in (("probe0", [0, 1]), ("probe1", [2, 3, 4])):
+            probe = LFP(name=name)
+            module.add(probe)
+            region = nwbfile.create_electrode_table_region(region=rows, description="d")
+            data = rng.integers(-99, 99, (2000, len(rows))).astype(np.int16)
+            made = ElectricalSeries(name="lfp", data=data, electrodes=region, rate=1000.0, conversion=1e-6)
+            probe.add_electrical_series(made)
+
+    path = write_nwb(fill)
+    with h5py.File(path) as file:
+        data = [file[f"processing/ecephys/probe{i}/lfp/data"][:] for i in range(2)]
+        x = file["general/extracellular_ephys/electrodes/x"][:]
+    options = WindowOptions(lfp=({"path": "probe0/lfp"}, {"path": "probe1/lfp", "filter": "x > 2"}), overlap=0)
+    with windowed(NwbSource().open((str(path),)), options) as samples:
+        tables, block = samples.plan().tables, samples.read(0, 2)
+    wanted = np.concatenate([data[0], data[1][:, 1:]], axis=1) * 1e-6
+    assert np.allclose(block.columns["lfp"].reshape(2000, 4), wanted, rtol=1e-6, atol=0)
+    assert [row["x"] for row in tables["channels"]] == x[[0, 1, 3, 4]].tolist()
+    with pytest.raises(SourceError, match=r"probe0.*probe1"):
+        windowed(NwbSource().open((str(path),)), WindowOptions())
+
+
 def test_time_stamps_whose_unit_is_said_are_converted_with_a_problem(write_nwb):
     times = np.arange(1000) * 10.5
     path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(series("p", np.arange(1000.0), timestamps=times)))

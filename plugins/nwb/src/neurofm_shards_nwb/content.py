@@ -246,6 +246,8 @@ class Table:
         The rows' own ids.
     known_type : bool
         False for a type that an extension defines and no class was made for: its columns may mean anything.
+    plane : mapping of str to object
+        What the file says of the imaging plane that all rows lie in, ``name`` included; empty where there is none.
     """
 
     path: str
@@ -254,6 +256,7 @@ class Table:
     ids: StoredArray | None = None
     description: str = ""
     known_type: bool = True
+    plane: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         if self.ids is not None:

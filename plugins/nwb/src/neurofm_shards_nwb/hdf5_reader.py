@@ -25,6 +25,7 @@ from neurofm_shards_nwb.content import (
     Series,
     StoredArray,
     Table,
+    python_value,
     text,
 )
 from neurofm_shards_nwb.hdf5_tree import Node, attribute, scalar
@@ -279,6 +280,7 @@ class _View:
                 ids=self._array(node, "id"),
                 known_type=text(attribute(node, "namespace")) in CORE_NAMESPACES,
                 description=text(attribute(node, "description")),
+                plane=_plane(node.get("imaging_plane")),
             )
         return self._tables[node.path]
 
@@ -373,6 +375,29 @@ class _View:
 
     def _need(self, node: Node, name: str) -> StoredArray:
         return StoredArray(node.get(name), f"{self._path}: {node.path}/{name}")
+
+
+def _plane(group: Any) -> dict[str, Any]:
+    """Return what a file says of an imaging plane: its single values, with those of its optical channel."""
+    if not hasattr(group, "keys"):
+        return {}
+    said: dict[str, Any] = {"name": _own_name(group)}
+    for name in group:
+        item = group.get(name)
+        if hasattr(item, "dtype"):
+            said[name] = python_value(item[()])
+        elif text(attribute(item, "neurodata_type")) == "OpticalChannel" and "emission_lambda" in item:
+            said.setdefault("emission_lambda", python_value(item["emission_lambda"][()]))
+        elif name == "device":
+            said[name] = _own_name(item)
+    return said
+
+
+def _own_name(group: Any) -> str:
+    """Return the name of a group where it lies, whatever link it was opened by."""
+    import h5py  # noqa: PLC0415  (only when a file is opened)
+
+    return text(h5py.h5r.get_name(group.ref, group.file.id)).rpartition("/")[2]
 
 
 def _measured(data: Any) -> dict[str, Any]:

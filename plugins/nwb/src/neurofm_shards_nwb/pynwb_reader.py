@@ -167,8 +167,19 @@ class _View:
                 columns={name: self._column(name, item[name], path) for name in self._plain_columns(item, path)},
                 ids=self._array(item.id.data, f"{path}/id"),
                 description=text(item.description),
+                plane=self._plane(getattr(item, "imaging_plane", None)),
             )
         return self._tables[id(item)]
+
+    def _plane(self, item: Any) -> dict[str, Any]:
+        """Return what the file says of an imaging plane, as :mod:`~neurofm_shards_nwb.hdf5_reader` does."""
+        if item is None:
+            return {}
+        stored = self._builders[id(item)].datasets
+        said = {"name": str(item.name)} | {name: python_value(_value(part.data)) for name, part in stored.items()}
+        for channel in item.optical_channel or ():
+            said.setdefault("emission_lambda", python_value(channel.emission_lambda))
+        return said if item.device is None else {**said, "device": str(item.device.name)}
 
     def _plain_columns(self, item: Any, path: str) -> list[str]:
         pickled = [name for name in item.colnames if _is_pickled(item[name])]
@@ -216,6 +227,10 @@ def _containers(item: Any) -> tuple[tuple[str, str], ...]:
         found.append((str(parent.name), type(parent).__name__))
         parent = parent.parent
     return tuple(found)
+
+
+def _value(stored: Any) -> Any:
+    return stored[()] if hasattr(stored, "shape") else stored
 
 
 def _is_plain(column: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias, cast, get_args
 
@@ -214,11 +214,19 @@ def _events(series: Series, text: bool) -> Described:
         if stream is not None:
             return Described(stream)
     if text:
-        return Described(None, (_note(series, "text, references or other values that are not numbers", "left out"),))
+        return Described(None, (_note(series, f"holds {_kind_of(series)}", "left out"),))
     described = _values(series, "events", continuity="instantaneous")
     what = "events with values that are not codes"
     note = _note(series, what, "described as values at instants; taken only when its path is named")
     return Described(described.stream, (*described.problems, note))
+
+
+def _kind_of(series: Series) -> str:
+    """Return what values that are no real numbers are, and what to do to have them converted."""
+    compound = None if series.data is None else series.data.dtype.fields
+    if series.data is not None and (series.data.dtype.kind == "c" or {"r", "i"} == set(compound or ())):
+        return "complex numbers: save their real and imaginary parts, or their magnitude"
+    return "text, references or other values that are not numbers"
 
 
 def _trouble(series: Series) -> str:
@@ -243,8 +251,11 @@ def _trouble_with_times(series: Series) -> str:
 
 def _trouble_with_stamps(series: Series, stamps: StoredArray) -> str:
     if len(stamps.shape) != 1 or stamps.dtype.kind not in "fiu":
-        said = f"of shape {stamps.shape} and type {stamps.dtype.name}"
-        return f"{series.path} has time stamps {said}, not one number each; mend the file or leave this modality out"
+        kind = "text" if stamps.dtype.kind in "OSU" else stamps.dtype.name
+        return (
+            f"{series.path} has time stamps that are {kind} of shape {stamps.shape}, not one number of seconds each; "
+            "mend the file or leave this modality out"
+        )
     if _time_axis(series) is None:
         shape = () if series.data is None else series.data.shape
         return (
@@ -304,6 +315,7 @@ def _values(series: Series, modality: str, continuity: Continuity | None = None)
     axis = _time_axis(series) or 0
     shape = _logical_shape(series)
     channels, table, problems = _channels(series, shape)
+    plane = series.region.table.plane if series.region is not None and table else {}
     scale, scale_problems = _scale(series)
     circular = circular_range(series)
     problems += scale_problems + circular.problems
@@ -332,7 +344,8 @@ def _values(series: Series, modality: str, continuity: Continuity | None = None)
         "confidence": "" if sure is None else "confidence",
         "calibrated": _calibrated(series),
         "channels": channels,
-        "table": table,
+        "table": [{**row, **_of_plane(plane)} for row in table],
+        "tables": {"planes": [{"id": plane["name"], **plane}]} if plane else {},
         "continuity": continuity or _continuity(series),
         "circular": circular.range,
     }
@@ -426,6 +439,11 @@ def _channels(
     names = small_columns(table)
     records = table.records(names)
     return tuple(ids[row] for row in rows), [{"id": ids[row], **records[row]} for row in rows], ()
+
+
+def _of_plane(plane: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is said of an imaging plane as columns of its regions."""
+    return {f"plane_{name}": value for name, value in plane.items()}
 
 
 def _axes(series: Series, shape: tuple[int, ...]) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ LOOKED_FOR = (
     "units tables, ElectricalSeries (LFP, FilteredEphys, acquisition), position and other behavior, RoiResponseSeries, "
     "events, and tables of intervals (trials, epochs, ...)"
 )
+_SHOWN = 8
 _LOOKED_FOR_1 = "UnitTimes in processing, and epochs"
 
 
@@ -258,10 +259,13 @@ def _what_there_is(opened: OpenedFile) -> str:
     content = opened.content
     if content is None:
         return f"looked for {_LOOKED_FOR_1}; found neither"
+    paths = {series.path for series in content.series} | {table.path for table in content.tables}
     found = [f"{series.path} ({series.types[0]})" for series in content.series]
     found += [f"{table.path} ({table.types[0]})" for table in content.tables]
     found += [f"{place} ({kind})" for place, kind in content.other.items()]
-    return f"looked for {LOOKED_FOR}; found {', '.join(found[:8]) if found else 'metadata only'}"
+    left = [f"{problem.where}: {problem.what}" for problem in opened.recording.problems if problem.where in paths]
+    why = f"; left out: {'; '.join(left[:_SHOWN])}" if left else ""
+    return f"looked for {LOOKED_FOR}; found {', '.join(found[:_SHOWN]) if found else 'metadata only'}{why}"
 
 
 def _not_converted(opened: OpenedFile) -> dict[str, str]:

@@ -64,10 +64,11 @@ def fitted_rows(heads: Sequence[str], rows: Iterable[tuple[Sequence[str], str]],
     return lines
 
 
-def print_rows(console: Console, lines: Sequence[str]) -> None:
-    """Print the lines of :func:`fitted_rows`, the heads dim."""
-    console.print(lines[0], style="dim", markup=False, soft_wrap=True)
-    for line in lines[1:]:
+def print_table(console: Console, heads: Sequence[str], rows: Iterable[tuple[Sequence[str], str]]) -> None:
+    """Print cells and notes, laid out by :func:`fitted_rows`, the heads dim."""
+    first, *others = fitted_rows(heads, rows, console.width)
+    console.print(first, style="dim", markup=False, soft_wrap=True)
+    for line in others:
         console.print(line, markup=False, soft_wrap=True)
 
 

@@ -8,7 +8,9 @@ names from a file are spelled out in it, so that no terminal obeys them.
 
 from __future__ import annotations
 
+import difflib
 import pickle
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -147,6 +149,12 @@ _CONTROLS = {
 def visible(text: str) -> str:
     """Return a text in which control characters, which a terminal would obey, are spelled out."""
     return text if text.isprintable() else text.translate(_CONTROLS)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return which known name was probably meant, in parentheses to be put behind the wrong one; or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def portable(error: BaseException) -> BaseException:

@@ -12,7 +12,6 @@ missing value (None, NaN) makes a comparison neither true nor false, as in SQL, 
 from __future__ import annotations
 
 import ast
-import difflib
 import keyword
 import operator
 import re
@@ -24,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import Bools
-from neurofm_shards.errors import ConfigError
+from neurofm_shards.errors import ConfigError, did_you_mean
 from neurofm_shards.values import EXACT_INTEGERS
 
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -151,9 +150,7 @@ def compile_expression(text: str) -> Expression:
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Say that there is no such column (or other thing), what was probably meant, and what there is."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    meant = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"there is no {what} {name!r}{meant}; there are: {', '.join(names) or 'none'}"
+    return f"there is no {what} {name!r}{did_you_mean(name, names)}; there are: {', '.join(names) or 'none'}"
 
 
 def _parsed(text: str) -> ast.expr:

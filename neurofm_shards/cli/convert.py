@@ -186,12 +186,13 @@ class _Request:
 
 def _convert(args: argparse.Namespace, request: _Request) -> int:
     from neurofm_shards.cli.progress import OPENING, progress_listener  # noqa: PLC0415  (rich)
-    from neurofm_shards.convert.session import convert_inputs  # noqa: PLC0415
 
     output = str(request.output)
     mode: Mode = next((mode for mode in _MODES if getattr(args, mode)), "new")
     try:
         with progress_listener(args.events, OPENING) as observer:
+            from neurofm_shards.convert.session import convert_inputs  # noqa: PLC0415  (takes a second: with a bar)
+
             result = convert_inputs(
                 request.inputs, output, request.config, mode=mode, observer=observer, **request.running
             )
@@ -231,11 +232,12 @@ def _run_parts(args: argparse.Namespace, request: _Request) -> int:
 
 def _plan_parts(args: argparse.Namespace, request: _Request) -> int:
     from neurofm_shards.cli.progress import OPENING, progress_listener  # noqa: PLC0415  (rich)
-    from neurofm_shards.convert.parts import Part, join_parts, plan_part, plan_parts  # noqa: PLC0415
 
     output, parts = str(request.output), args.parts or 1
     running = {name: request.running[name] for name in ("workers", "executor")}
     with progress_listener(args.events, OPENING) as observer:
+        from neurofm_shards.convert.parts import Part, join_parts, plan_part, plan_parts  # noqa: PLC0415  (with a bar)
+
         if not request.inputs:
             header = join_parts(output, parts=parts)
         elif args.part:
@@ -254,12 +256,13 @@ def _plan_parts(args: argparse.Namespace, request: _Request) -> int:
 
 def _run_part(args: argparse.Namespace, request: _Request) -> int:
     from neurofm_shards.cli.progress import OPENING, progress_listener  # noqa: PLC0415  (rich)
-    from neurofm_shards.convert.parts import Part, check_options, run_part  # noqa: PLC0415
 
     output = str(request.output)
-    header = check_options(output, _merged(args.job, args.flags.given(args)))
-    part = Part.parse(args.part, header.parts, os.environ)
     with progress_listener(args.events, OPENING) as observer:
+        from neurofm_shards.convert.parts import Part, check_options, run_part  # noqa: PLC0415  (with a bar)
+
+        header = check_options(output, _merged(args.job, args.flags.given(args)))
+        part = Part.parse(args.part, header.parts, os.environ)
         count = run_part(output, part, **request.running, observer=observer)
     _say(args, f"part {part} is finished: {count:,} shards were written in {output}", {"shards": count})
     return 0
@@ -267,11 +270,12 @@ def _run_part(args: argparse.Namespace, request: _Request) -> int:
 
 def _commit_parts(args: argparse.Namespace, request: _Request) -> int:
     from neurofm_shards.cli.progress import OPENING, progress_listener  # noqa: PLC0415  (rich)
-    from neurofm_shards.convert.parts import check_options, commit_parts  # noqa: PLC0415
 
     output = str(request.output)
-    check_options(output, _merged(args.job, args.flags.given(args)))
     with progress_listener(args.events, OPENING) as observer:
+        from neurofm_shards.convert.parts import check_options, commit_parts  # noqa: PLC0415  (with a bar)
+
+        check_options(output, _merged(args.job, args.flags.given(args)))
         result = commit_parts(output, observer=observer)
     report = _validated(output, request.running["workers"]) if args.validate else None
     return _finish(result, report, as_json=args.json)
@@ -293,18 +297,17 @@ def _validated(output: str, workers: int) -> Report:
 
 
 def _dry_run(args: argparse.Namespace, request: _Request) -> int:
-    from neurofm_shards.cli.convert_report import print_preview  # noqa: PLC0415  (rich, numpy)
-    from neurofm_shards.cli.progress import OPENING, progress_listener  # noqa: PLC0415
-    from neurofm_shards.convert.dispatch import dispatcher  # noqa: PLC0415
-    from neurofm_shards.convert.planning import plan_conversion  # noqa: PLC0415
-    from neurofm_shards.convert.preview import preview  # noqa: PLC0415
+    from neurofm_shards.cli.progress import OPENING, progress_listener  # noqa: PLC0415  (rich)
 
-    with (
-        progress_listener(args.events, OPENING) as listener,
-        dispatcher(request.running["executor"], request.running["workers"], listener=listener) as made,
-    ):
-        plan = plan_conversion(request.inputs, request.config, made, listener=listener)
-        described = preview(plan)
+    with progress_listener(args.events, OPENING) as listener:
+        from neurofm_shards.cli.convert_report import print_preview  # noqa: PLC0415  (with a bar)
+        from neurofm_shards.convert.dispatch import dispatcher  # noqa: PLC0415
+        from neurofm_shards.convert.planning import plan_conversion  # noqa: PLC0415
+        from neurofm_shards.convert.preview import preview  # noqa: PLC0415
+
+        with dispatcher(request.running["executor"], request.running["workers"], listener=listener) as made:
+            plan = plan_conversion(request.inputs, request.config, made, listener=listener)
+            described = preview(plan)
     print_preview(described, as_json=args.json)
     return 1 if plan.failures else 0
 

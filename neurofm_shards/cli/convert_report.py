@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
+from neurofm_shards._console import print_table
+from neurofm_shards.blocks import dtype_name
 from neurofm_shards.cli.console import print_json, result_console
 from neurofm_shards.cli.progress import size_text
 from neurofm_shards.convert.notes import split_notes
@@ -36,19 +35,10 @@ def print_preview(described: Mapping[str, Any], *, as_json: bool) -> None:
         print_json(dict(described))
         return
     console = result_console()
-    inputs = Table(title="Inputs", title_justify="left")
-    for column in ("input", "format", "session", "samples", "dropped"):
-        inputs.add_column(column, overflow="fold")
-    for item in described["inputs"]:
-        inputs.add_row(*_input_row(item))
-    console.print(inputs)
-    columns = Table(title="Columns", title_justify="left")
-    for column in ("name", "dtype", "shape of one sample", "unit"):
-        columns.add_column(column, overflow="fold")
-    for column in described["columns"]:
-        shape = "" if column["shape"] is None else ", ".join("?" if n is None else str(n) for n in column["shape"])
-        columns.add_row(column["name"], column["dtype"] or "JSON", f"({shape})", column["unit"] or "")
-    console.print(columns)
+    print_table(console, ("input", "format", "session", "samples"), map(_input_row, described["inputs"]))
+    console.print()
+    print_table(console, ("column", "type", "shape", "unit"), map(_column_row, described["columns"]))
+    console.print()
     for line in (*split_notes(described["splits"]), *validity_notes(described["valid_shares"])):
         console.print(line, markup=False)
     console.print(
@@ -68,10 +58,17 @@ def validity_notes(shares: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _input_row(item: Mapping[str, Any]) -> tuple[str, ...]:
+def _input_row(item: Mapping[str, Any]) -> tuple[Sequence[str], str]:
+    """Return what an input gives, and as a note what is left out of it, or why it failed."""
     more = f" and {len(item['files']) - 1} more" if len(item["files"]) > 1 else ""
-    name = escape(item["files"][0] + more)
+    name = item["files"][0] + more
     if "error" in item:
-        return name, item["format"], "", "failed", escape(item["error"])
-    drops = "\n".join(f"{count:,} {reason}" for reason, count in item["drops"].items())
-    return name, item["format"], escape(item["session_id"]), f"{item['num_samples']:,}", escape(drops)
+        return (name, item["format"], "", "failed"), item["error"]
+    drops = ", ".join(f"{count:,} {reason}" for reason, count in item["drops"].items())
+    return (name, item["format"], item["session_id"], f"{item['num_samples']:,}"), drops and f"dropped: {drops}"
+
+
+def _column_row(column: Mapping[str, Any]) -> tuple[Sequence[str], str]:
+    shape = "varies" if column["shape"] is None else " x ".join("?" if n is None else str(n) for n in column["shape"])
+    cells = (column["name"], dtype_name(column["dtype"]), shape if column["dtype"] else "", column["unit"] or "")
+    return cells, ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.tree import Tree
 
-from neurofm_shards._console import fitted_rows, print_rows
+from neurofm_shards._console import print_table
 from neurofm_shards.cli.console import COLOURS, has_blocks, print_json, result_console
 from neurofm_shards.plugins.interfaces import Command
 from neurofm_shards.recordings.stream_rows import StreamRow, grouped, stream_rows
@@ -89,7 +89,7 @@ def _print_streams(console: Console, rows: Sequence[StreamRow]) -> None:
         console.print("no streams of data")
         return
     cells = [((row.name, row.modality, row.size, row.rate, row.unit), row.notes) for row in shown]
-    print_rows(console, fitted_rows(("stream", "kind", "size", "rate", "unit"), cells, console.width))
+    print_table(console, ("stream", "kind", "size", "rate", "unit"), cells)
     _print_strips(console, rows)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import json
 import os
@@ -11,10 +10,10 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from neurofm_shards._version import __version__
-from neurofm_shards.errors import ConfigError, MissingPluginError, NeurofmShardsError
+from neurofm_shards.errors import ConfigError, MissingPluginError, NeurofmShardsError, did_you_mean
 
 if TYPE_CHECKING:
     from neurofm_shards.plugins.entries import CommandEntry
@@ -46,6 +45,13 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see '{self.prog} --help'")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Answer a misspelt choice with the closest one, and with all of them, in the words of every Python."""
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            meant = did_you_mean(str(value), known)
+            raise argparse.ArgumentError(action, f"{value!r} is no choice{meant}; there are: {', '.join(known)}")
 
 
 def run(argv: Sequence[str], program: str = "neurofm-shards") -> int:
@@ -125,8 +131,7 @@ def _run(argv: list[str], program: str) -> int:
 
 def _close_options(flags: Sequence[str], parser: argparse.ArgumentParser) -> str:
     known = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001  (no other way)
-    close = [name for flag in flags for name in difflib.get_close_matches(flag.partition("=")[0], known, n=1)]
-    return f" (did you mean {', '.join(close)}?)" if close else ""
+    return "".join(did_you_mean(flag.partition("=")[0], known) for flag in flags)
 
 
 def _early(argv: Sequence[str]) -> tuple[Early, list[str]]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
+from neurofm_shards._console import print_table
 from neurofm_shards.cli.console import print_json, result_console
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Command
 
 if TYPE_CHECKING:
+    from neurofm_shards.loading.shuffle_quality import ModeQuality, RankShare
     from neurofm_shards.reading.samples import SampleCollection
 
 
@@ -87,11 +88,7 @@ class Plan(Command):
             f"({report.world_size} ranks of {report.batch_size}): {report.padded:,} repeated, "
             f"{report.dropped:,} left out"
         )
-        table = Table("rank", "batches", "samples", "of them repeated", "batches per worker")
-        for share in report.ranks:
-            workers = ", ".join(map(str, share.worker_batches))
-            table.add_row(str(share.rank), f"{share.batches:,}", f"{share.samples:,}", f"{share.padding:,}", workers)
-        console.print(table)
+        print_table(console, ("rank", "batches", "samples", "of them repeated"), map(_rank_row, report.ranks))
         return 0
 
 
@@ -117,20 +114,31 @@ class ShuffleReport(Command):
         if args.json:
             print_json(asdict(report))
             return 0
-        groups = f"{report.grouped_by}s"
+        groups = f"{report.grouped_by.removesuffix('_id')}s"
         console = result_console()
         console.print(
             f"{report.num_samples:,} samples of {report.num_groups:,} {groups} in {report.num_shards:,} shards; "
             f"batches of {report.batch_size}, buffer of {report.buffer_size:,}, {report.looked_at:,} samples looked at"
         )
-        table = Table("shuffle", f"{groups} per batch", "longest run", "neighbours alike", "correlation with storage")
-        for mode in report.modes:
-            table.add_row(
-                mode.mode,
-                f"{mode.groups_per_batch:.1f} (random: {mode.expected_groups:.1f})",
-                f"{mode.longest_run:.1f} (random: {mode.expected_run:.1f})",
-                f"{mode.adjacent_rate:.2f} (random: {mode.expected_adjacent:.2f})",
-                f"{mode.rank_correlation:+.3f} (random: 0)",
-            )
-        console.print(table)
+        heads = ("shuffle", f"{groups} per batch", "longest run", "neighbours kept", "storage correlation")
+        print_table(console, heads, _mode_rows(report.modes))
         return 0
+
+
+def _rank_row(share: RankShare) -> tuple[Sequence[str], str]:
+    """Return what a rank gets, and as a note what its workers do."""
+    counts = [f"{share.rank}", f"{share.batches:,}", f"{share.samples:,}", f"{share.padding:,}"]
+    return counts, f"batches per worker: {', '.join(map(str, share.worker_batches))}"
+
+
+def _mode_rows(modes: Sequence[ModeQuality]) -> Iterator[tuple[Sequence[str], str]]:
+    """Yield the figures of each mode, and last those of a uniformly random order."""
+    for mode in modes:
+        figures = (mode.groups_per_batch, mode.longest_run, mode.adjacent_rate, mode.rank_correlation)
+        yield _mode_cells(mode.mode, *figures), ""
+    random = modes[0]
+    yield _mode_cells("(random)", random.expected_groups, random.expected_run, random.expected_adjacent, 0.0), ""
+
+
+def _mode_cells(name: str, groups: float, run: float, adjacent: float, correlation: float) -> Sequence[str]:
+    return name, f"{groups:.1f}", f"{run:.1f}", f"{adjacent:.2f}", f"{correlation:+.3f}"

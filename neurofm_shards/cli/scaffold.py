@@ -14,26 +14,47 @@ from neurofm_shards.errors import ConfigError, OutputExistsError
 
 @dataclass(frozen=True)
 class _Kind:
-    """What differs between kinds of plugins: their contract, how the factory is called, and the entry's other lines."""
+    """What differs between kinds of plugins.
+
+    Their contract, how the factory is called, a summary, a command that uses the plugin, the entry's other lines, and
+    what the tests do.
+    """
 
     contract: str
     factory: str
     summary: str
+    usage: str
     details: tuple[str, ...] = ()
+    tested: str = "subclass the conformance suite of `neurofm_shards.testing`"
 
 
 _CONFIG = 'config="@package@.@module@:@Class@Config"'
 KINDS: Mapping[str, _Kind] = {
     "source": _Kind(
-        "Source", "@Class@", "numbers in text files, one sample per line", (_CONFIG, 'suffixes=(".@name@",)')
+        "`neurofm_shards.plugins.interfaces.Source`", "@Class@", "numbers in text files, one sample per line",
+        "neurofm-shards convert -i numbers.@name@ -o shards", (_CONFIG, 'suffixes=(".@name@",)'),
     ),
-    "codec": _Kind("Codec", "@Class@", "fractions, as text", ('extension="@extension@"',)),
+    "codec": _Kind(
+        "`neurofm_shards.plugins.interfaces.Codec`", "@Class@", "fractions, as text",
+        'WebDatasetWriter("shards", codecs={"ratio": "@name@"})  # in Python', ('extension="@extension@"',),
+    ),
     "compression": _Kind(
-        "Compression", "@Class@", "LZMA; random access", (_CONFIG, 'suffix=".@extension@"', 'magic=b"\\x5d"')
+        "`neurofm_shards.plugins.interfaces.Compression`", "@Class@", "LZMA; random access",
+        "neurofm-shards convert -i data.npz -o shards --compression @name@",
+        (_CONFIG, 'suffix=".@extension@"', 'magic=b"\\x5d"'),
     ),
-    "transform": _Kind("Transform", "@Class@", "multiply a field by a number", (_CONFIG,)),
-    "executor": _Kind("Executor", "make_@module@", "a pool of threads", (_CONFIG,)),
-    "command": _Kind("Command", "@Class@", "count the samples of data sets"),
+    "transform": _Kind(
+        "`neurofm_shards.plugins.interfaces.Transform`", "@Class@", "multiply a field by a number",
+        """neurofm-shards convert -i data.npz -o shards --transform '{"kind": "@name@", "factor": 2}'""", (_CONFIG,),
+    ),
+    "executor": _Kind(
+        "`concurrent.futures.Executor`", "make_@module@", "a pool of threads",
+        "neurofm-shards convert -i data.npz -o shards --executor @name@ --workers 2", (_CONFIG,),
+    ),
+    "command": _Kind(
+        "`neurofm_shards.plugins.interfaces.Command`", "@Class@", "count the samples of data sets",
+        "neurofm-shards @name@ shards", tested="run it as a user does",
+    ),
 }  # fmt: skip
 
 
@@ -83,7 +104,7 @@ def _words(kind: str, name: str) -> dict[str, str]:
         "kind": kind, "name": name, "module": module, "distribution": f"neurofm-shards-{name}",
         "package": f"neurofm_shards_{module}", "Class": "".join(map(str.capitalize, name.split("-"))),
         "extension": name.replace("-", ""), "contract": about.contract, "entry": f"{kind.capitalize()}Entry",
-        "summary": about.summary, "factory": about.factory,
+        "summary": about.summary, "factory": about.factory, "usage": about.usage, "tested": about.tested,
         "details": "".join(f"        {line},\n" for line in about.details),
     }  # fmt: skip
     return {word: _replaced(text, words) for word, text in words.items()}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
+from neurofm_shards._console import print_table
 from neurofm_shards.cli.console import print_json, result_console
 from neurofm_shards.cli.progress import duration_text, size_text
 from neurofm_shards.plugins.interfaces import Command
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from neurofm_shards.convert.status import PartStatus, Status
 
 #: More parts than this are summed up by state, but for those that failed.
@@ -49,7 +51,7 @@ def _print(status: Status) -> None:
     console = result_console()
     console.print(_summary(status), markup=False)
     if status.parts:
-        console.print(_table(status.parts))
+        _print_parts(console, status.parts)
     for failure in status.failures:
         console.print(f"left out: {failure}", markup=False)
 
@@ -66,16 +68,19 @@ def _summary(status: Status) -> str:
     return f"{status.folder}: {status.state}, {done} ({held}){speed}{left}"
 
 
-def _table(parts: tuple[PartStatus, ...]) -> Table:
-    table = Table("part", "state", "shards", "host", "job", "shards/s", "last seen", "error")
+def _print_parts(console: Console, parts: tuple[PartStatus, ...]) -> None:
+    """Print one row per part, where there are few, and its error below it."""
     shown = parts if len(parts) <= _MOST_PARTS else tuple(part for part in parts if part.state in ("failed", "stopped"))
-    for part in shown:
-        seen = "" if part.last_s is None else f"{duration_text(part.last_s)} ago"
-        speed = f"{part.shards_per_s:.3g}" if part.shards_per_s else ""
-        shards = f"{part.finished_shards}/{part.total_shards}"
-        table.add_row(part.part, part.state, shards, part.host, part.job, speed, seen, part.error)
+    if shown:
+        print_table(console, ("part", "state", "shards", "host", "job", "shards/s", "last seen"), map(_row, shown))
     if len(shown) < len(parts):
         states = [part.state for part in parts]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        table.caption = f"{len(parts)} parts: {counts}"
-    return table
+        console.print(f"{len(parts):,} parts: {counts}")
+
+
+def _row(part: PartStatus) -> tuple[Sequence[str], str]:
+    seen = "" if part.last_s is None else f"{duration_text(part.last_s)} ago"
+    speed = f"{part.shards_per_s:.3g}" if part.shards_per_s else ""
+    shards = f"{part.finished_shards}/{part.total_shards}"
+    return (part.part, part.state, shards, part.host, part.job, speed, seen), part.error

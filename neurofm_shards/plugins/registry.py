@@ -12,7 +12,14 @@ from typing import Any, Generic, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from neurofm_shards.errors import ConfigError, EncodeError, MissingPluginError, NeurofmShardsError, PluginError
+from neurofm_shards.errors import (
+    ConfigError,
+    EncodeError,
+    MissingPluginError,
+    NeurofmShardsError,
+    PluginError,
+    did_you_mean,
+)
 from neurofm_shards.plugins.entries import (
     CodecEntry,
     CommandEntry,
@@ -182,8 +189,7 @@ def _meant(model: type[BaseModel], path: Sequence[int | str]) -> str:
         if not models:
             return ""
         model = models[0]
-    close = difflib.get_close_matches(str(path[-1]), model.model_fields, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return did_you_mean(str(path[-1]), model.model_fields)
 
 
 def _model_problem(model: object, name: str) -> str:

@@ -148,7 +148,7 @@ class ShardedDatasetInfo:
 
     def print_summary(self, console: Console | None = None) -> None:
         """Print the summary as tables."""
-        from neurofm_shards._console import SafeConsole, fitted_rows, print_rows  # noqa: PLC0415  (printing needs it)
+        from neurofm_shards._console import SafeConsole, print_table  # noqa: PLC0415  (printing needs it)
 
         summary = self.get_summary()
         console = console or SafeConsole()
@@ -156,7 +156,7 @@ class ShardedDatasetInfo:
         for name, text in _facts(summary):
             console.print(f"  {name:<13}  {text}", markup=False)
         columns = [(_column_cells(name, column), "") for name, column in summary["columns"].items()]
-        print_rows(console, fitted_rows(("column", "type", "shape", "codec", "unit"), columns, console.width))
+        print_table(console, ("column", "type", "shape", "codec", "unit"), columns)
         if summary["sessions"]:
             _print_sessions(console, summary["sessions"])
         for note in summary["notes"]:
@@ -276,11 +276,11 @@ def _sessions_text(summary: dict[str, Any]) -> str:
 
 
 def _print_sessions(console: Console, sessions: list[dict[str, Any]], most: int = 20) -> None:
-    from neurofm_shards._console import fitted_rows, print_rows  # noqa: PLC0415  (only printing needs it)
+    from neurofm_shards._console import print_table  # noqa: PLC0415  (only printing needs it)
 
     largest = max(session["samples"] or 0 for session in sessions)
     rows = [(_session_cells(session, largest), _session_note(session)) for session in sessions[:most]]
-    print_rows(console, fitted_rows(("session", "samples", "", "seconds", "bins", "left out"), rows, console.width))
+    print_table(console, ("session", "samples", "", "seconds", "bins", "left out"), rows)
     if len(sessions) > most:
         console.print(f"and {len(sessions) - most:,} more sessions")
 

@@ -104,4 +104,4 @@ def test_a_misspelt_option_is_answered_with_the_closest(tmp_path):
         [sys.executable, "-m", "neurofm_shards", "convert", "--ouput", "x"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "did you mean --output?" in done.stderr
+    assert "did you mean '--output'?" in done.stderr

@@ -51,6 +51,22 @@ def test_its_own_tests_pass(kind, made):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_they_pass_strict_type_checks(tmp_path):
+    pytest.importorskip("mypy")
+    folders = [new_plugin(kind, f"my-{kind}", tmp_path) for kind in KINDS]
+    places = [str(folder / part) for folder in folders for part in ("src", "tests")]
+    done = run(tmp_path, "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), *places)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_readme_says_how_it_is_used(kind, tmp_path):
+    readme = (new_plugin(kind, f"my-{kind}", tmp_path) / "README.md").read_text()
+    assert f"The {kind} `my-{kind}` for neurofm-shards: " in readme
+    assert f"my-{kind}" in readme.partition("Use it:")[2]
+    assert "@" not in readme
+
+
 def test_all_are_found(made):
     done = run(made[1], "neurofm_shards", "plugins", "list")
     assert done.returncode == 0, done.stderr

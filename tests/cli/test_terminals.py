@@ -127,6 +127,32 @@ def test_a_pipe_gets_neither_colours_nor_bars(folder, command):
     assert done.stdout
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("convert", "-i", "a.made", "--dry-run"),
+        ("plan", "shards", "--world-size", "2"),
+        ("shuffle-report", "shards"),
+        ("status", "parts"),
+        ("plugins", "show", "gz"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_tables_have_no_boxes_and_fit(folder, words):
+    if words[0] == "status" and not (folder / "parts").exists():
+        planned = ("convert", "-i", "a.made", "-o", "parts", "--plan-only", "--parts", "2", "--shard-size", "5")
+        on_a_terminal(folder, planned)
+    said = on_a_terminal(folder, words, NO_COLOR="1").decode()
+    lines = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", said).splitlines()
+    assert len(lines) > 3
+    assert not [line for line in lines if re.search("[\u2502\u2503\u250c\u250f]", line) or len(line) > 80]
+
+
+def test_a_bar_is_drawn_before_what_takes_long_is_imported(folder):
+    said = on_a_terminal(folder, COMMANDS["convert"], columns=200, PYTHONPROFILEIMPORTTIME="1").decode()
+    assert said.index("opening inputs") < said.index("neurofm_shards.convert.session")
+
+
 def test_a_bar_says_what_is_done_before_the_first_input_is_open(folder):
     said = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", on_a_terminal(folder, COMMANDS["convert"], columns=120).decode())
     places = [said.index(text) for text in ("opening inputs", "writing shards", "samples/s")]
@@ -155,7 +181,10 @@ def test_a_misspelt_key_of_a_job_or_column_is_answered_with_the_closest(folder):
         ),
         (("drop", "plain", "--where", "smple_id == 'x'"), "'smple_id' (did you mean 'sample_id'?)"),
         (("confert",), "did you mean 'convert'?"),
-        (("validate", "plain", "--jsn"), "did you mean --json?"),
+        (("plan", "plain", "--shuffle", "globl"), "'globl' is no choice (did you mean 'global'?); there are: none,"),
+        (("plugins", "lst"), "'lst' is no choice (did you mean 'list'?); there are: list, show, new"),
+        (("plugins", "new", "codex", "mine"), "'codex' is no choice (did you mean 'codec'?)"),
+        (("validate", "plain", "--jsn"), "did you mean '--json'?"),
     ):  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-m", "neurofm_shards", *words], cwd=folder, capture_output=True, text=True, check=False

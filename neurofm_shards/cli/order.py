@@ -31,7 +31,7 @@ def _opened(args: argparse.Namespace) -> SampleCollection:
     from neurofm_shards.loading.datasets import open_shards  # noqa: PLC0415
 
     windows = args.windows
-    if windows is not None and windows.lstrip().startswith("{"):
+    if windows is not None and windows.lstrip()[:1] in {"{", "["}:
         try:
             windows = json.loads(windows)
         except ValueError as error:

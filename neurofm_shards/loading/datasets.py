@@ -323,6 +323,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
 
     def _set(self, reader: RowReader, rows: Rows | None, transform: Any, *, decode: bool, metadata: bool) -> None:
         self._fetch = SampleFetch(reader, transform, metadata, "raise", decode)
+        self._epoch = 0
         self._rows = rows
         self.collection: SampleCollection = reader.collection
         names = self.collection.columns if reader.columns is None else reader.columns
@@ -368,8 +369,15 @@ class ShardDataset(Dataset[dict[str, Any]]):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return several samples at once; torch's DataLoader calls it for every batch."""
         rows = self._chosen(np.array([operator.index(index) for index in indices], dtype=np.int64))
-        samples: list[dict[str, Any]] = self._fetch(rows).batch
+        samples: list[dict[str, Any]] = self._fetch(self.collection.rows_in(self._epoch, rows)).batch
         return samples
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose windows samples are, where ``windows`` lie elsewhere in each (``jitter``, ``random``).
+
+        Call it before iterating over a DataLoader: persistent workers keep the epoch they were started in.
+        """
+        self._epoch = operator.index(epoch)
 
     def position(self, key: str) -> int:
         """Return the number of the sample with this key."""

@@ -219,7 +219,8 @@ class WindowOptions(_Options):
             msg = "lfp and ophys take one choice or a list of them, not an empty list"
             raise ValueError(msg)
         bins = max(self.sequence_length, self.stride or 1, self.align_bins())
-        if max(bins * self.bin_ticks, abs(self.align_start_ticks)) >= _LONGEST_TICKS:
+        away = max(map(abs, self.align_range_ms or (0.0,))) * 1e6
+        if max(bins * self.bin_ticks, away) >= _LONGEST_TICKS:
             msg = (
                 f"windows of {bins:g} bins of {self.bin_size_ms:g} ms last decades, which no recording does: times are "
                 "in milliseconds, sequence_length and stride in bins"

@@ -27,7 +27,12 @@ from neurofm_shards.types import Problem
 Series: TypeAlias = RegularStream | IrregularStream
 Units = Literal["volts", "uV", "raw"]
 _GAP_INTERVALS = 1.5
-_MICRO = 1e6
+#: Microvolts in one of each unit of voltage, by how files spell it (lower case).
+_MICROVOLTS = {
+    **dict.fromkeys(("v", "volt", "volts"), 1e6),
+    **dict.fromkeys(("mv", "millivolt", "millivolts"), 1e3),
+    **dict.fromkeys(("uv", "\u00b5v", "\u03bcv", "microvolt", "microvolts"), 1.0),
+}
 _STAMPS_AT_ONCE = 1 << 20
 _VALUES_AT_ONCE = 1 << 16
 
@@ -184,7 +189,7 @@ class Scaled:
     columns : sequence of int or None
         Which channels, in which order; None for all.
     units : {"volts", "uV", "raw"}
-        Physical values as the file has them, in millionths of volts, or stored numbers.
+        Physical values as the file has them, in microvolts, or stored numbers.
     """
 
     def __init__(self, stream: Series, columns: list[int] | None = None, units: Units = "volts") -> None:
@@ -197,9 +202,9 @@ class Scaled:
         if units == "raw":
             self.unit = "raw"
         elif units == "uV":
-            if stream.unit.lower() not in {"v", "volt", "volts"}:
-                raise SourceError(f"{stream.path}: unit is {stream.unit!r}, not volts: say units=volts")
-            factor, self.unit = _MICRO, "uV"
+            if stream.unit.lower() not in _MICROVOLTS:
+                raise SourceError(f"{stream.path}: unit is {stream.unit!r}, not a voltage: say units=volts")
+            factor, self.unit = _MICROVOLTS[stream.unit.lower()], "uV"
         raw = units == "raw"
         self._scale = self._per_channel(1.0 if raw else np.asarray(stream.scale, dtype=np.float64) * factor)
         self._offset = self._per_channel(0.0 if raw else np.asarray(stream.offset, dtype=np.float64) * factor)

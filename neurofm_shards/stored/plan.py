@@ -108,7 +108,7 @@ def window_plan(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> W
     """
     kept = Kept(collection.catalog.folder, window_identity(collection, cuts), "plan")
     found = kept.read()
-    plan = None if found is None else _parsed(*found)
+    plan = None if found is None else _parsed(*found, len(cuts), collection.num_samples)
     if plan is None:
         plan = _find(collection, cuts)
         kept.write(*_stored(plan))
@@ -210,15 +210,15 @@ def _listed(shape: tuple[int | None, ...] | None) -> list[int | None] | None:
     return None if shape is None else list(shape)
 
 
-def _parsed(header: Mapping[str, Any], arrays: Arrays) -> WindowPlan | None:
+def _parsed(header: Mapping[str, Any], arrays: Arrays, cuts: int, pieces: int) -> WindowPlan | None:
     """Undo :func:`_stored`; None where what was kept is damaged: it is found anew then."""
     try:
-        return _plan(header, arrays)
+        return _plan(header, arrays, cuts, pieces)
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def _plan(header: Mapping[str, Any], arrays: Arrays) -> WindowPlan:
+def _plan(header: Mapping[str, Any], arrays: Arrays, cuts: int, pieces: int) -> WindowPlan:
     edges = np.cumsum(arrays["pieces"])[:-1]
     rows: Sequence[Ints] = np.split(arrays["rows"].astype(np.int64), edges)
     recordings = tuple(
@@ -233,7 +233,9 @@ def _plan(header: Mapping[str, Any], arrays: Arrays) -> WindowPlan:
     starts, stops, latest = (arrays[name].astype(np.int64) for name in _PLACES)
     lengths = {len(starts), len(stops), len(latest)}
     groups = {len(kinds), len(np.unique(runs[:, 0])), len(header["bases"])}
-    if groups != {len(recordings)} or lengths != {int(runs[:, 2].sum())}:
+    named = ((arrays["rows"], pieces), (kinds, cuts), (runs[:, 0], len(recordings)))
+    inside = all(((numbers >= 0) & (numbers < limit)).all() for numbers, limit in named)
+    if groups != {len(recordings)} or lengths != {int(runs[:, 2].sum())} or not inside:
         raise ValueError("a plan of windows is damaged")
     return WindowPlan(
         recordings,

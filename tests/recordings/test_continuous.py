@@ -59,8 +59,12 @@ def test_units_of_measure_are_a_choice():
         read_all([stream], lfp={"units": "uV"})[1].columns["lfp"][0], values[:500] * 2.0, rtol=1e-6
     )
     np.testing.assert_array_equal(read_all([stream], lfp={"units": "raw"})[1].columns["lfp"][0], values[:500])
+    for unit, factor in {"mV": 1e3, "millivolts": 1e3, "uV": 1.0, "\u00b5V": 1.0, "microvolt": 1.0}.items():
+        own = regular("lfp", values, 500.0, unit=unit, scale=2.0)
+        _, block = read_all([own], lfp={"units": "uV"})
+        np.testing.assert_allclose(block.columns["lfp"][0], values[:500] * 2.0 * factor, rtol=1e-6)
     degrees = regular("lfp", values, 500.0, unit="degrees")
-    with pytest.raises(SourceError, match="not volts"):
+    with pytest.raises(SourceError, match="not a voltage"):
         read_all([degrees], lfp={"units": "uV"})
 
 

@@ -12,11 +12,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from made_recordings import WINDOWS, drained, plain, said, same
 
-from neurofm_shards import WebDatasetLoader, convert_inputs, create_webdataset_dataloader, open_windows
+from neurofm_shards import ShardDataset, WebDatasetLoader, convert_inputs, create_webdataset_dataloader, open_windows
 from neurofm_shards.errors import ConfigError, NeurofmShardsError, NothingToConvertError
 from neurofm_shards.loading.batching import OneSession
 from neurofm_shards.reading.collection import ShardCollection
@@ -100,6 +101,17 @@ def test_jitter_is_a_function_of_epoch_and_window_so_that_resume_is_exact(record
     with open_windows(recorded, JITTER) as windows:
         values = windows.gather(windows.rows_in(0, np.arange(windows.num_samples)))["spike_times"]
         assert found == [["torch.float32", value.tobytes(), value.shape] for value in values]
+
+
+def test_a_data_set_gives_the_windows_of_the_epoch_that_it_is_set_to(recorded):
+    dataset = ShardDataset(recorded, windows=JITTER)
+    loader = torch.utils.data.DataLoader(dataset, 8, num_workers=2, collate_fn=list)
+    with open_windows(recorded, JITTER) as windows:
+        for epoch in (0, 3, 1):
+            dataset.set_epoch(epoch)
+            wanted = windows.gather(windows.rows_in(epoch, np.arange(len(dataset))))["spike_times"]
+            found = [sample["spike_times"].numpy() for batch in loader for sample in batch]
+            assert [value.tobytes() for value in found] == [value.tobytes() for value in wanted]
 
 
 def test_jitter_of_aligned_windows_is_refused(recorded):

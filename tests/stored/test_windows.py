@@ -31,6 +31,7 @@ from neurofm_shards import (
 from neurofm_shards._process import mapped_bytes
 from neurofm_shards.cli.main import run
 from neurofm_shards.errors import ClosedError, ConfigError, IntegrityError, NeurofmShardsError
+from neurofm_shards.format.sidecar import read_arrays, write_arrays
 from neurofm_shards.loading.batching import Balanced, OneSession, TokenBudget
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.reading.collection import ShardCollection
@@ -360,6 +361,21 @@ def test_a_damaged_plan_is_found_again(recorded):
     path.write_bytes(path.read_bytes()[:-9] + b"damaged!!")
     with open_windows(recorded, options) as again:
         assert again.num_samples == expected
+
+
+@pytest.mark.parametrize("name", ["kinds", "rows", "runs"])
+@pytest.mark.parametrize("number", [-1, 1 << 40])
+def test_a_plan_whose_numbers_name_nothing_is_found_again(recorded, name, number):
+    options = {**WINDOWS, "stride": 13}
+    with open_windows(recorded, options) as first:
+        expected, mark = first.gather(np.arange(first.num_samples), ["lfp"])["lfp"], first.fingerprint
+    path = recorded / ".neurofm" / "windows" / f"{mark}.plan"
+    header, arrays = read_arrays(path)
+    wrong = arrays[name].astype(np.int64)
+    wrong.flat[0] = number
+    write_arrays(path, {key: header[key] for key in header if key != "arrays"}, {**arrays, name: wrong})
+    with open_windows(recorded, options) as again:
+        assert same(again.gather(np.arange(again.num_samples), ["lfp"])["lfp"], expected)
 
 
 def test_threads_share_a_collection_and_closing_waits_for_them(recorded):

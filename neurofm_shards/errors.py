@@ -69,6 +69,10 @@ class SourceError(NeurofmShardsError, ValueError):
     """An input cannot be read or converted."""
 
 
+class AmbiguousStreamsError(SourceError):
+    """Several streams of an input could be meant, and no option says which."""
+
+
 class NothingToConvertError(SourceError):
     """An input is sound but holds nothing that was looked for."""
 

@@ -159,6 +159,8 @@ class SeriesStream(Stream):
         The range a circular variable wraps in, e.g. ``(0.0, 2 * pi)``.
     confidence : str
         The channel that says how sure the values of the others are, from 0 to 1; empty where none does.
+    preferred : bool
+        Whether this one is meant, of several of its modality, where none is named.
     """
 
     shape: tuple[int, ...]
@@ -173,6 +175,7 @@ class SeriesStream(Stream):
     continuity: Continuity = "continuous"
     circular: tuple[float, float] | None = None
     confidence: str = ""
+    preferred: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

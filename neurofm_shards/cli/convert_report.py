@@ -26,7 +26,8 @@ def print_summary(result: Mapping[str, Any], *, as_json: bool) -> None:
     for line in validity_notes(result["valid_shares"]):
         console.print(line, markup=False)
     for failure in result["failures"]:
-        console.print(f"failed: {failure['files'][0]}: {failure['error']}", markup=False)
+        what = "left out" if failure.get("empty") else "failed"
+        console.print(f"{what}: {failure['files'][0]}: {failure['error']}", markup=False)
 
 
 def print_preview(described: Mapping[str, Any], *, as_json: bool) -> None:

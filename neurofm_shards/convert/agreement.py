@@ -26,6 +26,11 @@ def modalities_of(columns: Iterable[ColumnSpec]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(modality for name, modality in _MODALITIES.items() if name in names))
 
 
+def is_masked(modality: str, columns: Iterable[ColumnSpec]) -> bool:
+    """Return whether a modality is there for the others' sake alone: without a single unit, channel or feature."""
+    return any(0 in (spec.shape or ()) for spec in columns if _MODALITIES.get(spec.name) == modality)
+
+
 def agreed_columns(inputs: Sequence[tuple[str, Sequence[ColumnSpec]]], remedy: str = "") -> tuple[ColumnSpec, ...]:
     """Join the columns of all inputs; lengths that differ become ragged.
 

@@ -162,7 +162,8 @@ def _failures(plan: ConversionPlan, ordered: Sequence[Line], base: Manifest | No
     found: dict[int, dict[str, Any]] = {}
     for i, item in enumerate(plan.inputs):
         if item.plan is None:
-            found[i] = _without_folders({**_names(item), "error": item.error, "rows": None}, item)
+            empty = {"empty": True} if item.empty else {}
+            found[i] = _without_folders({**_names(item), "error": item.error, "rows": None, **empty}, item)
     for line in ordered:
         for failure in line["failures"]:
             i = failure["input_idx"]

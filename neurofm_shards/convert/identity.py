@@ -46,7 +46,7 @@ def with_earlier_failures(planned: Sequence[InputPlan], before: Mapping[str, Any
     result = []
     for item in planned:
         error = errors.get(_key(_input(item)))
-        result.append(item if error is None else InputPlan(item.spec, None, error=error))
+        result.append(item if error in (None, item.error) else InputPlan(item.spec, None, error=error))
     return result
 
 

@@ -298,6 +298,8 @@ class InputSpec:
         See ``ConversionConfig``.
     piece_bytes : int or None
         Bytes of the samples that a recording is stored in as it is; None where it is cut into windows.
+    others : tuple of str
+        Modalities that other inputs give; empty and masked where this one lacks them.
     """
 
     input: Input
@@ -306,6 +308,7 @@ class InputSpec:
     piece_bytes: int | None = None
     subject_template: str = "{subject_id}"
     subject_ids: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -355,7 +358,7 @@ def _samples(recording: Recording, spec: InputSpec) -> Samples:
         return RecordingPieces(recording, spec.piece_bytes)
     from neurofm_shards.recordings import windowed  # noqa: PLC0415  (only recordings need windows)
 
-    return windowed(recording, spec.windows)
+    return windowed(recording, spec.windows, spec.others)
 
 
 def _check_cut_is_wanted(spec: InputSpec, samples: Samples) -> None:

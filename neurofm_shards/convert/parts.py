@@ -24,7 +24,7 @@ from neurofm_shards.convert.dispatch import DEFAULT_RETRIES, ExecutorChoice, dis
 from neurofm_shards.convert.identity import config_differences, identity
 from neurofm_shards.convert.inputs import find_inputs
 from neurofm_shards.convert.planning import ConversionPlan, check_config, combine, plan_inputs
-from neurofm_shards.convert.session import ConversionSession, Named, overlaid, started, tell_plugins
+from neurofm_shards.convert.session import ConversionSession, Named, new_failures, overlaid, started, tell_plugins
 from neurofm_shards.convert.shard_run import ShardRun, Staging
 from neurofm_shards.convert.stored_plan import PlanHeader, join_inputs, read_header, read_plan, store_inputs, store_plan
 from neurofm_shards.errors import ConfigError, OutputLockedError
@@ -345,7 +345,7 @@ def commit_parts(output_dir: str | os.PathLike[str], *, observer: Listener = ign
         _check_complete(output, header, lines)
         plan = read_plan(output.folder, output.sidecars, facts=True)
         manifest = commit(output, plan, lines, None)
-    result = {**summary(output.folder, manifest), "new_failures": manifest.failures}
+    result = {**summary(output.folder, manifest), "new_failures": new_failures(manifest)}
     broadcast(tell_plugins, observer)(ConversionFinished(result))
     return result
 

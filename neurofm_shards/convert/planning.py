@@ -12,6 +12,7 @@ from neurofm_shards.convert.agreement import (
     agreed_columns,
     all_that_is_wrong,
     cannot_be_stored,
+    is_masked,
     misfits,
     modalities_of,
 )
@@ -27,7 +28,7 @@ from neurofm_shards.convert.inputs import (
     worker_reader,
 )
 from neurofm_shards.convert.tasks import Segment, ShardTask, Stretch, TaskInput, by_split, cut, cut_by_bytes
-from neurofm_shards.errors import ConfigError, NeurofmShardsError, NothingToConvertError, portable
+from neurofm_shards.errors import ConfigError, NeurofmShardsError, NothingToConvertError, SourceError, portable
 from neurofm_shards.events import InputPlanned, Listener, ModalityMasked, PlanningStarted, ignore
 from neurofm_shards.format.manifest import Manifest
 from neurofm_shards.format.resolve import compression_object
@@ -76,6 +77,8 @@ class InputPlan:
         Whether part of it is in the data set already, and the rest is retried.
     failure : NeurofmShardsError or None
         The error itself, where it failed in this run.
+    empty : bool
+        Whether it is sound and holds nothing to convert; such an input stops no others.
     """
 
     spec: InputSpec
@@ -86,6 +89,7 @@ class InputPlan:
     error: str = ""
     again: bool = False
     failure: NeurofmShardsError | None = field(default=None, compare=False)
+    empty: bool = False
 
     @property
     def name(self) -> str:
@@ -190,8 +194,8 @@ class ConversionPlan:
 
     @property
     def failures(self) -> list[InputPlan]:
-        """Inputs that failed while planning."""
-        return [item for item in self.inputs if item.plan is None]
+        """Inputs that failed while planning; empty ones did not."""
+        return [item for item in self.inputs if item.plan is None and not item.empty]
 
     def tasks(self) -> Iterable[ShardTask]:
         """Make the tasks, one per shard, in order."""
@@ -265,12 +269,12 @@ def plan_inputs(
     planned: list[InputPlan] = []
     for item in _planned([spec_of(item, config) for item in inputs], dispatcher):
         planned.append(item)
-        notes = item.notes if config.on_error == "skip" or not item.error else ()
-        listener(InputPlanned(item.name, item.num_samples, notes, item.error))
+        told = config.on_error == "skip" or item.empty or not item.error
+        listener(InputPlanned(item.name, item.num_samples, item.notes if told else (), item.error * (not item.empty)))
     if config.windows.modalities is None and config.layout == "windows":
         planned = _with_all_modalities(planned, known, dispatcher, listener)
-    if config.on_error == "fail":
-        _refuse_failures(planned)
+    if config.on_error == "fail" and any(item.plan is None for item in planned):
+        _refuse_failures(_fitting(planned, config, known))
     return planned
 
 
@@ -290,33 +294,35 @@ def _with_all_modalities(
     }
     every = {*modalities_of(known), *(name for names in giving.values() for name in names)}
     lacking = {i: every.difference(names) for i, names in giving.items() if every.difference(names)}
-    specs = [with_modalities(planned[i].spec, sorted(every)) for i in lacking]
+    specs = [replace(planned[i].spec, others=tuple(sorted(every))) for i in lacking]
     result = list(planned)
     for i, item in zip(lacking, _planned(specs, dispatcher), strict=True):
         result[i] = item
     for name in sorted(every):
-        without = tuple(planned[i].name for i, names in lacking.items() if name in names)
+        without = tuple(
+            planned[i].name for i, names in lacking.items() if name in names and is_masked(name, result[i].columns)
+        )
         if without:
             listener(ModalityMasked(name, without, len(giving)))
     return result
 
 
-def with_modalities(spec: InputSpec, names: Sequence[str]) -> InputSpec:
-    """Have an input give these modalities, those that it lacks empty and masked."""
-    if not names:
-        return spec
-    options = spec.windows.model_dump(exclude_unset=True)
-    return replace(spec, windows=WindowOptions(**{**options, "modalities": tuple(names), "missing": "mask"}))
-
-
 def _refuse_failures(planned: Sequence[InputPlan]) -> None:
-    failed = [item for item in planned if item.plan is None]
-    first = next((item.failure for item in failed if item.failure is not None), None)
-    if first is None:
+    """Raise what is wrong with any input; one that holds nothing is left out where others hold something."""
+    failed = [item for item in planned if item.failure is not None and not item.empty]
+    if not failed or failed[0].failure is None:
         return
+    first = failed[0].failure
     if len(planned) == 1:
         raise first
     raise type(first)(all_that_is_wrong([(item.name, item.error) for item in failed], len(planned))) from first
+
+
+def check_any_holds_something(planned: Sequence[InputPlan]) -> None:
+    """Refuse inputs of which none could be planned, since all are empty."""
+    failures = [item.failure for item in planned if item.plan is None]
+    if planned and len(failures) == len(planned) and failures[0] is not None:
+        raise failures[0]
 
 
 def spec_of(item: Input, config: ConversionConfig) -> InputSpec:
@@ -330,13 +336,15 @@ def plan_input(entries: list[tuple[str, Entry]], spec: InputSpec, kept_bytes: in
     registry().adopt(entries)
     try:
         return _plan_input(spec, kept_bytes)
-    except ConfigError:
-        raise
     except NeurofmShardsError as error:
-        failure = portable(error)
-        return InputPlan(
-            spec, None, error=str(error), failure=failure if isinstance(failure, NeurofmShardsError) else None
-        )
+        found = portable(error)
+        failure = found if isinstance(found, NeurofmShardsError) else SourceError(str(error))
+        return _failed(spec, failure)
+
+
+def _failed(spec: InputSpec, failure: NeurofmShardsError) -> InputPlan:
+    empty = isinstance(failure, NothingToConvertError)
+    return InputPlan(spec, None, error=str(failure), failure=failure, empty=empty)
 
 
 def _plan_input(spec: InputSpec, kept_bytes: int) -> InputPlan:
@@ -367,8 +375,13 @@ def _check_subjects_are_known(giving: Sequence[InputPlan], config: ConversionCon
 def combine(planned: Sequence[InputPlan], config: ConversionConfig) -> ConversionPlan:
     """Join planned inputs into one plan."""
     planned = _fitting(planned, config)
+    if config.on_error == "fail":
+        _refuse_failures(planned)
     giving = [item for item in planned if item.num_samples]
     if not giving:
+        wrong = next((item.failure for item in planned if isinstance(item.failure, ConfigError)), None)
+        if wrong is not None:
+            raise wrong
         reasons = "; ".join(item.without_samples for item in planned[:3])
         raise NothingToConvertError(reasons or "no input was added that could be converted")
     check_sessions(giving)
@@ -384,17 +397,14 @@ def combine(planned: Sequence[InputPlan], config: ConversionConfig) -> Conversio
 def _fitting(
     planned: Sequence[InputPlan], config: ConversionConfig, known: Sequence[ColumnSpec] = ()
 ) -> list[InputPlan]:
-    """Take inputs whose columns do not fit the others for failed ones, or refuse them all at once."""
+    """Take inputs whose columns do not fit the others, or those of a data set, for failed ones."""
     giving = [i for i, item in enumerate(planned) if item.num_samples]
     wrong = {} if config.transforms else _unstorable(planned)
     giving = [i for i in giving if i not in wrong]
     remedy = _MODALITIES if any(planned[i].is_recording for i in giving) else ""
     found = misfits([(planned[i].name, planned[i].columns) for i in giving], known, remedy)
     wrong |= {giving[at]: why for at, why in found.items()}
-    if wrong and config.on_error == "fail":
-        told = [(planned[i].name, why) for i, why in wrong.items()]
-        raise ConfigError(told[0][1] if len(planned) <= 2 else all_that_is_wrong(told, len(planned)))
-    return [InputPlan(item.spec, None, error=wrong[i]) if i in wrong else item for i, item in enumerate(planned)]
+    return [_failed(item.spec, ConfigError(wrong[i])) if i in wrong else item for i, item in enumerate(planned)]
 
 
 _MODALITIES = (
@@ -517,6 +527,8 @@ def _addition(
 ) -> ConversionPlan:
     fixed = manifest.has_fixed_columns and not config.transforms
     inputs = _fitting(inputs, config, manifest.specs if fixed else ())
+    if config.on_error == "fail":
+        _refuse_failures(inputs)
     stretches = [stretch for stretch in stretches if inputs[stretch[0]].plan is not None]
     giving = [item for item in inputs if item.num_samples]
     present = {source["session_id"]: source["files"][0] for source in manifest.sources if "session_id" in source}

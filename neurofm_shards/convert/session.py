@@ -23,6 +23,7 @@ from neurofm_shards.convert.notes import log_notes
 from neurofm_shards.convert.planning import (
     ConversionPlan,
     InputPlan,
+    check_any_holds_something,
     check_config,
     combine,
     plan_append,
@@ -212,9 +213,7 @@ class ConversionSession:
 
     def finished(self, manifest: Manifest, before: Manifest | None = None) -> dict[str, Any]:
         """Tell that the data set is finished; return its summary, and which failures it did not have ``before``."""
-        known = [failure["files"] for failure in before.failures] if before is not None else []
-        new = [failure for failure in manifest.failures if failure["files"] not in known]
-        result = {**summary(self.output.folder, manifest), "new_failures": new}
+        result = {**summary(self.output.folder, manifest), "new_failures": new_failures(manifest, before)}
         self.tell(ConversionFinished(result))
         return result
 
@@ -222,7 +221,10 @@ class ConversionSession:
         """Find inputs and open each once; ``base`` is the data set that they are added to."""
         inputs = find_inputs(named, config.format, config.source)
         known = base.specs if base is not None and base.has_fixed_columns else ()
-        return plan_inputs(inputs, config, self.dispatcher, known=known, listener=self.tell)
+        planned = plan_inputs(inputs, config, self.dispatcher, known=known, listener=self.tell)
+        if config.on_error == "fail":
+            check_any_holds_something(planned)
+        return planned
 
     def _plan(self, named: Named) -> ConversionPlan:
         return plan_conversion(named, self.config, self.dispatcher, listener=self.tell)
@@ -465,6 +467,12 @@ class IncrementalConversion:
         lines = (line["shard"] for line in self._run.lines.values())
         output.discard(shard["shard_name"] for shard in lines if shard is not None)
         remove_journal(output.sidecars)
+
+
+def new_failures(manifest: Manifest, before: Manifest | None = None) -> list[dict[str, Any]]:
+    """Return the inputs that failed, and not ``before``; those that hold nothing to convert did not fail."""
+    known = [failure["files"] for failure in before.failures] if before is not None else []
+    return [item for item in manifest.failures if item["files"] not in known and not item.get("empty")]
 
 
 def started(plan: ConversionPlan, lines: Mapping[int, Mapping[str, Any]], *, splits: bool = True) -> ConversionStarted:

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from neurofm_shards.convert.commit import software
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.inputs import Expected, Input
-from neurofm_shards.convert.planning import ConversionPlan, InputPlan, combine, spec_of, with_modalities
+from neurofm_shards.convert.planning import ConversionPlan, InputPlan, combine, spec_of
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
 from neurofm_shards.format.dataset_record import versions_of
 from neurofm_shards.format.files import Folder
@@ -101,7 +101,8 @@ class _InputLine:
     sample_bytes: tuple[int, ...]
     splits: tuple[tuple[str, int], ...]
     bases: dict[str, int]
-    modalities: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def _input_line(number: int, item: InputPlan, bases: Mapping[str, int]) -> dict[str, Any]:
-    plan, source, windows = item.plan, item.spec.input, item.spec.windows
+    plan, source = item.plan, item.spec.input
     return {
         "number": number,
         "given": source.given,
@@ -251,7 +252,8 @@ def _input_line(number: int, item: InputPlan, bases: Mapping[str, int]) -> dict[
         "sample_bytes": plan.sample_bytes if plan is not None else (),
         "splits": plan.splits if plan is not None else (),
         "bases": dict(bases) if plan is not None else {},
-        "modalities": (windows.modalities or ()) if windows.missing == "mask" else (),
+        "others": item.spec.others,
+        "empty": item.empty,
     }
 
 
@@ -275,9 +277,9 @@ def _input_plan(
     made: Callable[[str, str], Any],
 ) -> InputPlan:
     source = Input(line.paths, line.format, line.options, made(line.format, line.options), line.given)
-    spec = with_modalities(spec_of(source, config), line.modalities)
+    spec = replace(spec_of(source, config), others=line.others)
     if line.error:
-        return InputPlan(spec, None, error=line.error)
+        return InputPlan(spec, None, error=line.error, empty=line.empty)
     plan = SourcePlan(
         line.num_samples, line.columns, line.fingerprint, sample_bytes=line.sample_bytes, splits=line.splits
     )

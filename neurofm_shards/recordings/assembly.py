@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 
 from neurofm_shards._typing import Floats, Ints
-from neurofm_shards.errors import NothingToConvertError, SourceError
+from neurofm_shards.errors import AmbiguousStreamsError, NothingToConvertError, SourceError
 from neurofm_shards.recordings.behavior import Behavior, behavior_sources
 from neurofm_shards.recordings.continuous import JoinedSeries, WindowedSeries
 from neurofm_shards.recordings.modality import WindowedModality, nothing
@@ -84,8 +84,10 @@ class Assembly:
     problems: tuple[Problem, ...] = ()
 
 
-def assemble(streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGrid, source_file: str) -> Assembly:
-    """Make the modalities that are asked for, or those that are present.
+def assemble(
+    streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGrid, source_file: str, others: Sequence[str] = ()
+) -> Assembly:
+    """Make the modalities that are asked for, or those that are present; empty ones of ``others`` that it lacks.
 
     Raises
     ------
@@ -101,9 +103,7 @@ def assemble(streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGri
         "ophys": lambda: _series(streams, "ophys", options.chosen("ophys"), options, grid),
         "events": lambda: _events(streams, grid, options),
     }
-    made = {name: makers[name]() for name in options.modalities or DEFAULT}
-    if options.modalities is None and not any(made.values()):
-        made = {"events": makers["events"]()}
+    made, unclear = _made(makers, options, others)
     lacking = [name for name, parts in made.items() if not parts] if options.modalities is not None else []
     present = listing(streams)
     if lacking and options.missing == "error":
@@ -118,10 +118,37 @@ def assemble(streams: Sequence[AnyStream], options: WindowOptions, grid: TimeGri
             f"{source_file}: nothing to convert: looked for spikes, LFP, behaviour, imaging and events; "
             f"present: {present}{_by_name(streams)}"
         )
-    made |= {name: [MissingModality(name, _columns(name, options, grid))] for name in lacking}
+    absent = lacking if options.modalities is not None else [name for name in others if not made[name]]
+    made |= {name: [MissingModality(name, _columns(name, options, grid))] for name in absent}
     parts = list(chain.from_iterable(made.values()))
     left = _left_out(streams, parts, source_file) if options.modalities is None and options.behavior is None else []
-    return Assembly(tuple(parts), tuple(lacking), tuple(left))
+    return Assembly(tuple(parts), tuple(lacking), (*unclear, *left))
+
+
+#: Modalities that are left out where it is unclear which stream is meant; spikes are never left out so.
+_MAY_BE_UNCLEAR = ("lfp", "ophys")
+
+
+def _made(
+    makers: Mapping[str, Callable[[], list[WindowedModality]]], options: WindowOptions, others: Sequence[str]
+) -> tuple[dict[str, list[WindowedModality]], list[Problem]]:
+    """Make modalities; where none is named, one that needs a choice is left out if something else is there."""
+    named = options.modalities is not None
+    made: dict[str, list[WindowedModality]] = {}
+    unclear: dict[str, AmbiguousStreamsError] = {}
+    for name in options.modalities or others or DEFAULT:
+        try:
+            made[name] = makers[name]()
+        except AmbiguousStreamsError as error:  # noqa: PERF203  (five names)
+            if named or name not in _MAY_BE_UNCLEAR or options.chosen(name) != WindowOptions().chosen(name):
+                raise
+            made[name], unclear[name] = [], error
+    if unclear and not any(made.values()):
+        raise next(iter(unclear.values()))
+    if not (named or any(made.values())):
+        made |= {"events": makers["events"]()}
+    how = "left out; {0}.path=PATH takes one, {0}=[{{'path': PATH}}, ...] several side by side"
+    return made, [Problem(name, str(error), how.format(name)) for name, error in unclear.items()]
 
 
 def chosen_epochs(streams: Sequence[AnyStream], tags: Sequence[str], timeline: Timeline) -> Ints:
@@ -225,10 +252,20 @@ def _series(
         return []
     option = f"{name}.path"
     parts = []
+    meant = [stream for stream in usual if stream.preferred]
     for choice in chosen:
-        stream = by_path(series, choice.path, option) if choice.path else only(usual, option, f"{name} series")
-        parts.append(WindowedSeries(stream, grid, choice, name=name, drop_gaps=options.gaps == "drop"))
+        others = usual if choice.path or len(meant) != 1 else meant
+        stream = by_path(series, choice.path, option) if choice.path else only(others, option, f"{name} series")
+        part = WindowedSeries(stream, grid, choice, name=name, drop_gaps=options.gaps == "drop")
+        part.problems = (*part.problems, *_not_meant(stream, usual if others is meant else [], option))
+        parts.append(part)
     return [parts[0] if len(parts) == 1 else JoinedSeries(parts)]
+
+
+def _not_meant(taken: Series, usual: Sequence[Series], option: str) -> list[Problem]:
+    others = ", ".join(stream.path for stream in usual if stream.path != taken.path)
+    what = f"taken of {len(usual)} {taken.modality} series, without {others}"
+    return [Problem(taken.path, what, f"{option}=PATH takes another")] if others else []
 
 
 def _left_out(streams: Sequence[AnyStream], parts: Sequence[WindowedModality], source_file: str) -> list[Problem]:

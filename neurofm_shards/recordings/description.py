@@ -147,6 +147,7 @@ def described_series(stream: RegularStream | IrregularStream, field: str) -> tup
         "continuity": stream.continuity,
         "circular": None if stream.circular is None else floats_to_json(np.asarray(stream.circular)),
         **({"confidence": stream.confidence} if stream.confidence else {}),
+        **({"preferred": True} if stream.preferred else {}),
     }
     check_series(stream)
     if isinstance(stream, RegularStream):
@@ -332,6 +333,7 @@ def _series(said: Mapping[str, Any], arrays: StoredArrays) -> RegularStream | Ir
         "continuity": said["continuity"],
         "circular": None if circular is None else (_float(circular[0]), _float(circular[1])),
         "confidence": said.get("confidence", ""),
+        "preferred": said.get("preferred", False),
     }
     if said["kind"] == "regular":
         return RegularStream(**common, rate=_float(said["rate"]), t0=_float(said["t0"]))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
-from neurofm_shards.errors import ConfigError, SourceError
+from neurofm_shards.errors import AmbiguousStreamsError, ConfigError, SourceError
 from neurofm_shards.expressions import compile_expression
 from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, contains, is_time, normalise, to_ticks
 from neurofm_shards.recordings.timeline import Timeline, within
@@ -391,12 +391,12 @@ def only(streams: Sequence[S], option: str, what: str) -> S:
 
     Raises
     ------
-    SourceError
+    AmbiguousStreamsError
         There is more than one.
     """
     if len(streams) == 1:
         return streams[0]
-    raise SourceError(f"{len(streams)} {what}: {listing(streams)}. Choose one with {option}.")
+    raise AmbiguousStreamsError(f"{len(streams)} {what}: {listing(streams)}. Choose one with {option}.")
 
 
 def pick(names: Sequence[str], wanted: Sequence[str] | None, where: str) -> list[int]:

@@ -56,7 +56,9 @@ _VALUES_LOOKED_AT = 1 << 22
 _FEWEST_LOOKED_AT = 256
 
 
-def windowed(recording: Recording, options: WindowOptions | None = None) -> RecordingSamples:
+def windowed(
+    recording: Recording, options: WindowOptions | None = None, others: Sequence[str] = ()
+) -> RecordingSamples:
     """Cut a recording into samples.
 
     Parameters
@@ -65,6 +67,8 @@ def windowed(recording: Recording, options: WindowOptions | None = None) -> Reco
         Streams, as a format plugin describes them. It is closed with the samples.
     options : WindowOptions or None
         What to take and how; None for the defaults.
+    others : sequence of str
+        Modalities that recordings have which this one is converted with: those that it lacks are empty and masked.
 
     Returns
     -------
@@ -91,7 +95,7 @@ def windowed(recording: Recording, options: WindowOptions | None = None) -> Reco
         when = timeline(streams, recording.source_file, options.extent)
         when = replace(when, problems=(*when.problems, *doubts))
     grid = TimeGrid(recording.session_id, when, options.window_bins, options.bin_ticks, options.stride_bins)
-    assembly = assemble(streams, options, grid, recording.source_file)
+    assembly = assemble(streams, options, grid, recording.source_file, others)
     trials = load_trials([s for s in streams if isinstance(s, IntervalStream)], options, when)
     valid, removals = _validity(streams, assembly, options, when)
     cut = _cut(recording, options, grid, trials, valid, removals)

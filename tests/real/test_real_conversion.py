@@ -106,10 +106,11 @@ def test_trial_labels(shared_data, converted):
 def test_files_that_are_refused_lose_no_others(shared_data, tmp_path):
     from neurofm_shards.convert.session import convert_inputs
 
-    names = ("A8604_three_units.nwb", "metadata_only.nwb", "ndx_events_construct_error.nwb")
+    torn = tmp_path / "torn.nwb"
+    torn.write_bytes((shared_data / "A8604_three_units.nwb").read_bytes()[:5000])
     config = {"codec": "npy", "durable": False, "on_error": "skip", "windows": {"overlap": 0.0}}
-    done = convert_inputs([shared_data / name for name in names], tmp_path / "out", config)
+    paths = [*(shared_data / name for name in ("A8604_three_units.nwb", "metadata_only.nwb")), torn]
+    done = convert_inputs(paths, tmp_path / "out", config)
     assert len(read_samples(tmp_path / "out")) == done["total_samples"] == 1087
-    told = " ".join(str(failure) for failure in done["failures"])
-    assert "ndx-events 0.4.0" in told
-    assert "nothing to convert" in told
+    assert [failure["files"] for failure in done["new_failures"]] == [["torn.nwb"]]
+    assert "nothing to convert" in " ".join(str(failure) for failure in done["failures"])

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import ast
+import shutil
 from pathlib import Path
 
 import pytest
 
+from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import NothingToConvertError, SourceError
+from neurofm_shards.loading.datasets import ShardDataset
 
 pytestmark = pytest.mark.plugins
 
 
-def test_an_extension_that_pynwb_cannot_construct_is_named(windows_of):
+def test_an_extension_that_pynwb_cannot_construct_is_named(shared_data, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "unknown.nwb"
+    shutil.copyfile(shared_data / "ndx_events_construct_error.nwb", path)
+    with h5py.File(path, "r+") as file:
+        for table in file["events"].values():
+            table.attrs["neurodata_type"] = "NothingThatIsKnown"
     with pytest.raises(SourceError, match=r"ndx-events 0\.4\.0"):
-        windows_of("ndx_events_construct_error.nwb")
+        convert_inputs([path], tmp_path / "out")
+
+
+def test_tables_of_events_are_read_where_pynwb_cannot_construct_them(shared_data, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = shared_data / "ndx_events_construct_error.nwb"
+    with h5py.File(path) as file:
+        tables = [file[f"events/{name}"] for name in ("stimulus_presentations", "ttl_events")]
+        expected = sum(len(table["timestamp"]) for table in tables)
+    convert_inputs([path], tmp_path / "out", {"windows": {"overlap": 0.0, "on_last_window": "pad"}})
+    data = ShardDataset(tmp_path / "out")
+    assert sum(int(data[i]["events"].sum()) for i in range(len(data))) == expected
 
 
 @pytest.mark.parametrize("name", ["metadata_only.nwb", "empty_nwb_1.1.2.nwb"])

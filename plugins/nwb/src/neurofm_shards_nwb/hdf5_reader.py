@@ -88,6 +88,8 @@ _CONTAINERS = frozenset(
 )  # fmt: skip
 #: Lists of events in ndx-events 0.1 and 0.2, which are neither series nor tables.
 _EVENT_LISTS = ("Events", "LabeledEvents", "TTLs")
+#: Where tables of events were before they came into the core.
+_EVENTS_NAMESPACE = "ndx-events"
 _SUBJECT_FACTS = ("subject_id", "species", "sex", "age", "genotype", "strain")
 
 
@@ -278,7 +280,7 @@ class _View:
                 types=self._ancestry.get(node.path, ("DynamicTable",)),
                 columns={name: self._column(node, name) for name in names},
                 ids=self._array(node, "id"),
-                known_type=text(attribute(node, "namespace")) in CORE_NAMESPACES,
+                known_type=text(attribute(node, "namespace")) in (*CORE_NAMESPACES, _EVENTS_NAMESPACE),
                 description=text(attribute(node, "description")),
                 plane=_plane(node.get("imaging_plane")),
             )

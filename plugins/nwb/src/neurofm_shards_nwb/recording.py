@@ -11,11 +11,11 @@ import xxhash
 
 from neurofm_shards.errors import SourceError
 from neurofm_shards.plugins.toolkit import file_fingerprint
-from neurofm_shards.streams import AnyStream, Recording
+from neurofm_shards.streams import AnyStream, IrregularStream, Recording, RegularStream
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.content import FileContent
 from neurofm_shards_nwb.events import describe_annotated_events, describe_event_list, describe_event_table
-from neurofm_shards_nwb.series import describe_series
+from neurofm_shards_nwb.series import describe_series, imaging_rank
 from neurofm_shards_nwb.tables import describe_intervals, describe_units
 
 
@@ -130,11 +130,28 @@ def describe(content: FileContent) -> tuple[list[AnyStream], list[Problem]]:
         event_list, odd = describe_event_list(listed)
         streams += [] if event_list is None else [event_list]
         problems += odd
+    ranks: dict[str, int] = {}
     for series in content.series:
         described = describe_series(content.path, series)
         streams += [] if described.stream is None else [described.stream]
         problems += described.problems
-    return _with_behavior(streams), problems
+        ranks[series.path] = imaging_rank(series)
+    return _with_behavior(_with_usual_imaging(streams, ranks)), problems
+
+
+def _with_usual_imaging(streams: list[AnyStream], ranks: Mapping[str, int]) -> list[AnyStream]:
+    """Mark the one imaging series that is meant where others accompany it; planes of one rank stay a choice."""
+    imaging = [stream.path for stream in streams if stream.modality == "ophys"]
+    first = min((ranks[path] for path in imaging), default=0)
+    usual = [path for path in imaging if ranks[path] == first]
+    if len(usual) != 1 or len(imaging) == 1:
+        return streams
+    return [
+        replace(stream, preferred=True)
+        if stream.path in usual and isinstance(stream, (RegularStream, IrregularStream))
+        else stream
+        for stream in streams
+    ]
 
 
 def _with_behavior(streams: list[AnyStream]) -> list[AnyStream]:

@@ -56,6 +56,18 @@ def modality_of(series: Series) -> str:
     return _general(series)
 
 
+#: What is computed from the fluorescence of regions, or is no signal of theirs, by the name that programs give it.
+_COMPANIONS = "[Nn]europil|[Dd]econv\\w*|[Bb]ackground"
+
+
+def imaging_rank(series: Series) -> int:
+    """Return 0 for dF/F, 1 for fluorescence, 2 for what accompanies it: the first that is there is what is meant."""
+    names = [series.path.rpartition("/")[2], *(name for name, _ in series.containers)]
+    if any(_says(name, _COMPANIONS) for name in names):
+        return 2
+    return 0 if _within(series, ("DfOverF",)) else 1
+
+
 def is_lfp(series: Series) -> bool:
     """Return whether an electrical series is a local field potential; wide-band data are not, whatever their container.
 

@@ -84,8 +84,15 @@ def _differences(now: Mapping[str, Any], before: Mapping[str, Any], prefix: str 
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += _differences(a, b, f"{prefix}{name}.")
         elif a != b:
-            found.append(f"{prefix}{name} is {a!r} and was {b!r}")
+            found.append(f"{prefix}{name} is {_shown(a)!r} and was {_shown(b)!r}")
     return found
+
+
+def _shown(value: Any) -> Any:
+    """Return a setting without the options in it that are not set."""
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return {k: _shown(v) for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
 
 
 def _input_differences(now: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[str]:

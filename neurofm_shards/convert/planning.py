@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -450,14 +451,25 @@ def join_tables(
 
 
 def check_sessions(planned: Sequence[InputPlan], present: Mapping[str, str] | None = None) -> None:
-    """Refuse two inputs with one session id.
+    """Refuse two inputs with one session id, and sessions that a data set holds already, with other content.
 
     Raises
     ------
     ConfigError
-        Naming both inputs and how to choose other ids.
+        Naming the inputs and how to replace sessions, or to choose other ids.
     """
-    owners = dict(present or {})
+    held = [item for item in planned if item.session_id in (present or {})]
+    if held:
+        ids = [json.dumps(item.session_id) for item in held]
+        where = f"session_id == {ids[0]}" if len(ids) == 1 else f"session_id in [{', '.join(ids[:_SHOWN])}]"
+        more = f" (and {len(ids) - _SHOWN:,} more)" if len(ids) > _SHOWN else ""
+        raise ConfigError(
+            f"{', '.join(item.name for item in held[:_SHOWN])}{more}: the data set holds {', '.join(ids[:_SHOWN])} "
+            "already, with other content. To replace it, drop it first, then append: `neurofm-shards drop DATA_SET "
+            f"--where '{where}'`. If it is another session, choose ids that differ, with --session-template "
+            '"{parent}_{stem}" or the like (Python: session_template)'
+        )
+    owners: dict[str, str] = {}
     for item in planned:
         other = owners.setdefault(item.session_id, item.name)
         if other != item.name:
@@ -465,6 +477,10 @@ def check_sessions(planned: Sequence[InputPlan], present: Mapping[str, str] | No
                 f"{other} and {item.name} both have session id {item.session_id!r}; choose ids that differ with "
                 '--session-template, for example "{subject_id}_{session_id}", "{parent}_{stem}" or "{stem}"'
             )
+
+
+#: Sessions that a message names.
+_SHOWN = 5
 
 
 def _check_windows_are_used(planned: Sequence[InputPlan], config: ConversionConfig) -> None:

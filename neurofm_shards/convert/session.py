@@ -264,7 +264,8 @@ class ConversionSession:
         if allowed:  # where links may lead is an affair of this machine, and in no manifest
             stored["source"] = {**stored.get("source", {}), **allowed}
         both = ConversionConfig.of({**given, **stored})
-        asked = overlaid(both.content(), {name: given[name] for name in given if name in stored})
+        content = picked(self.config.content(), given)
+        asked = overlaid(both.content(), {name: content[name] for name in content if name in stored})
         differences = config_differences(asked, both.content())
         if differences:
             raise ConfigError(
@@ -496,6 +497,17 @@ def tell_plugins(event: Event) -> None:
         registry().notify("neurofm_shard_committed", shard=event.shard)
     elif isinstance(event, ConversionFinished):
         registry().notify("neurofm_conversion_finished", summary=event.summary)
+
+
+def picked(content: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that were given, as the configuration has them: lists of options with their defaults."""
+    return {
+        name: picked(content[name], value)
+        if isinstance(value, Mapping) and isinstance(content[name], Mapping)
+        else content[name]
+        for name, value in given.items()
+        if name in content
+    }
 
 
 def overlaid(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -376,7 +376,7 @@ def test_append_refuses_other_settings_and_sessions_that_are_there(toys, tmp_pat
     convert_inputs(paths[:1], tmp_path / "out", CONFIG)
     with pytest.raises(ConfigError, match="shard_size is 7 and was 4"):
         convert_inputs(paths[1:2], tmp_path / "out", {"shard_size": 7}, mode="append")
-    with pytest.raises(ConfigError, match="both have session id 'a'"):
+    with pytest.raises(ConfigError, match="already, with other content.*drop it first, then append"):
         convert_inputs(paths[2:], tmp_path / "out", mode="append")
 
 

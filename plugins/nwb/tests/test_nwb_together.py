@@ -12,7 +12,9 @@ from neurofm_shards.convert.parts import Part, commit_parts, plan_parts, run_par
 from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import ConfigError, NothingToConvertError, SourceError
 from neurofm_shards.events import InputPlanned, ModalityMasked
+from neurofm_shards.format.manifest import read_manifest
 from neurofm_shards.loading.datasets import ShardDataset
+from neurofm_shards.maintenance.drop import drop_samples
 
 
 def add_units(nwbfile):
@@ -235,3 +237,37 @@ def test_an_option_that_fits_one_session_alone_is_told_with_the_rest(sessions, t
     assert [failure["files"] for failure in skipping["new_failures"]] == [["units.nwb"], ["torn.nwb"]]
     with pytest.raises(ConfigError, match="depth"):
         convert_inputs([sessions[0]], tmp_path / "none", {**options, "on_error": "skip"})
+
+
+def test_the_same_options_append_again(sessions, tmp_path):
+    options = {"on_error": "skip", "windows": {"overlap": 0.0, "missing": "mask", "modalities": ["spikes", "behavior"]}}
+    options["windows"]["behavior"] = [{"path": "speed"}]
+    torn = tmp_path / "torn.nwb"
+    torn.write_bytes(sessions[0].read_bytes()[:3000])
+    first = convert_inputs([*sessions, torn], tmp_path / "out", options)
+    again = convert_inputs([*sessions, torn], tmp_path / "out", options, mode="append")
+    assert (len(first["new_failures"]), again["new_failures"]) == (1, [])
+    assert again["total_samples"] == first["total_samples"]
+    other = {**options, "windows": {**options["windows"], "behavior": [{"path": "speed", "at": "bin_mean"}]}}
+    with pytest.raises(ConfigError, match="'bin_mean'.* and was .*'bin_center'"):
+        convert_inputs(sessions, tmp_path / "out", other, mode="append")
+
+
+def test_sessions_that_were_exported_again_are_dropped_first(sessions, tmp_path):
+    options = {"windows": {"overlap": 0.0}}
+    before = convert_inputs(sessions, tmp_path / "out", options)
+    for path in sessions:
+        with h5py.File(path, "r+") as file:
+            file["scratch_"] = 1.0
+    with pytest.raises(ConfigError, match="drop it first, then append") as caught:
+        convert_inputs(sessions, tmp_path / "out", options, mode="append")
+    where = str(caught.value).partition("--where '")[2].partition("'`")[0]
+    assert "units" in where
+    assert "running" in where
+    with pytest.raises(ConfigError, match="drop it first, then append") as caught:
+        convert_inputs(sessions[:1], tmp_path / "out", options, mode="append")
+    drop_samples(tmp_path / "out", str(caught.value).partition("--where '")[2].partition("'`")[0])
+    after = convert_inputs(sessions[:1], tmp_path / "out", options, mode="append")
+    assert after["total_samples"] == before["total_samples"]
+    drop_samples(tmp_path / "out", where.replace('"running"', '"other"'))
+    assert {item["session_id"] for item in read_manifest(tmp_path / "out").sources} == {"running"}

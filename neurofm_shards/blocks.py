@@ -6,14 +6,20 @@ import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
-from neurofm_shards.errors import ConfigError
+from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Ragged, Sample
 from neurofm_shards.values import as_array, starts_of
+
+#: Where rows of an input's side table stand in that of the data set: the first of them, or each where it is shared.
+RowBase: TypeAlias = "int | Sequence[int]"
+#: Tables of so named labels are shared: what several inputs say alike is one row.
+SHARED_TABLE = "labels-"
 
 
 class _Missing(enum.Enum):
@@ -202,3 +208,52 @@ def is_count(spec: ColumnSpec) -> bool:
     """Return whether a column holds counts of events."""
     unsigned = spec.dtype is not None and np.dtype(spec.dtype).kind == "u"
     return unsigned and (spec.unit == "count" or spec.name == "spikes")
+
+
+def add_rows(
+    name: str, table: list[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], rows_before: int = 0
+) -> RowBase:
+    """Add an input's rows to a side table of a data set, and return where they stand.
+
+    Parameters
+    ----------
+    name : str
+        The table's.
+    table : list of dict
+        Added to.
+    rows : sequence of dict
+        The input's; those of a shared table that are there already are not added again.
+    rows_before : int
+        Rows of the data set's table ahead of ``table``.
+    """
+    if not name.startswith(SHARED_TABLE):
+        base = rows_before + len(table)
+        table.extend(rows)
+        return base
+    places = {orjson.dumps(row): place for place, row in enumerate(table)}
+    for row in rows:
+        if places.setdefault(orjson.dumps(row), len(table)) == len(table):
+            table.append(row)
+    return [rows_before + places[orjson.dumps(row)] for row in rows]
+
+
+def shifted(data: Any, base: RowBase) -> Any:
+    """Turn row numbers of an input's table into those of the data set's; negative ones mean "none" and stay.
+
+    Raises
+    ------
+    SourceError
+        A row number no longer fits the column's type.
+    """
+    if base == 0:
+        return data
+    if isinstance(data, Ragged):
+        return Ragged(shifted(data.values, base), data.offsets)
+    if isinstance(data, list):
+        return [shifted(np.asarray(item), base) for item in data]
+    last = 0 if not data.size else int(data.max()) + base if isinstance(base, int) else max(base, default=0)
+    if last > np.iinfo(data.dtype).max:
+        raise SourceError(f"row {last} of a data-set-wide table does not fit {data.dtype}")
+    if isinstance(base, int):
+        return np.where(data >= 0, data + data.dtype.type(base), data)
+    return np.where(data >= 0, np.append(np.asarray(base, dtype=data.dtype), data.dtype.type(-1))[data], data)

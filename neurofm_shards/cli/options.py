@@ -111,11 +111,17 @@ def _parsing(annotation: Any) -> dict[str, Any]:
         return {"choices": list(members)}
     if origin is tuple and _is_plain(members[0]):
         return {**_parsing(members[0]), "nargs": "+" if members[-1] is Ellipsis else len(members)}
+    if origin is tuple and str in get_args(members[0]):
+        return {"type": _text_or_object, "metavar": "NAME", "nargs": "+"}
     return {"type": _json_or_text, "metavar": "JSON" if origin not in (Union, types.UnionType) else "VALUE"}
 
 
 def _is_plain(annotation: Any) -> bool:
     return annotation in _SCALARS or get_origin(annotation) is Literal
+
+
+def _text_or_object(text: str) -> Any:
+    return _json_or_text(text) if text.startswith("{") else text
 
 
 def _json_or_text(text: str) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from neurofm_shards.blocks import RowBase
 from neurofm_shards.convert.planning import ConversionPlan, InputPlan
 from neurofm_shards.errors import NothingToConvertError
 from neurofm_shards.format.card import write_cards
@@ -141,7 +142,7 @@ def _sources(plan: ConversionPlan, ordered: Sequence[Line]) -> list[dict[str, An
     ]
 
 
-def _source(item: InputPlan, base: Mapping[str, int], dropped: Mapping[str, int]) -> dict[str, Any]:
+def _source(item: InputPlan, base: Mapping[str, RowBase], dropped: Mapping[str, int]) -> dict[str, Any]:
     if item.plan is None:
         raise AssertionError("failed inputs are listed elsewhere")
     plan = item.plan
@@ -153,7 +154,9 @@ def _source(item: InputPlan, base: Mapping[str, int], dropped: Mapping[str, int]
         "num_samples": plan.num_samples,
         "drops": {**plan.drops, **dropped},
         "problems": [_without_folders(to_json(problem.as_dict()), item) for problem in plan.problems],
-        "tables": {name: [base[name], len(rows)] for name, rows in plan.tables.items() if name in base},
+        "tables": {
+            name: [base[name], len(rows)] for name, rows in plan.tables.items() if isinstance(base.get(name), int)
+        },
         "facts": to_json(dict(plan.metadata)),
     }
 

@@ -7,8 +7,10 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
+from neurofm_shards.blocks import RowBase, add_rows
 from neurofm_shards.convert.agreement import (
     agreed_columns,
     all_that_is_wrong,
@@ -142,7 +144,7 @@ class ConversionPlan:
         Numbers of the first shard and of the first sample's key; more than 0 and 1 when shards are added to a data set.
     tables : mapping of str to list of dict
         Side tables of all inputs, joined.
-    bases : tuple of mapping of str to int
+    bases : tuple of mapping of str to RowBase
         Per input: its first row in each table.
     """
 
@@ -153,7 +155,7 @@ class ConversionPlan:
     first_shard: int = 0
     first_number: int = 1
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    bases: tuple[Mapping[str, int], ...] = ()
+    bases: tuple[Mapping[str, RowBase], ...] = ()
 
     @property
     def total_samples(self) -> int:
@@ -408,6 +410,8 @@ def _fitting(
     return [_failed(item.spec, ConfigError(wrong[i])) if i in wrong else item for i, item in enumerate(planned)]
 
 
+Row: TypeAlias = Mapping[str, Any]
+_NO_ROWS: Mapping[str, Sequence[Row]] = MappingProxyType({})
 _MODALITIES = (
     "name the modalities to take with --modalities, and with --missing skip or mask what happens to inputs without"
 )
@@ -420,8 +424,8 @@ def _unstorable(planned: Sequence[InputPlan]) -> dict[int, str]:
 
 
 def join_tables(
-    planned: Sequence[InputPlan], rows_before: Mapping[str, int]
-) -> tuple[list[dict[str, int]], dict[str, list[Mapping[str, Any]]]]:
+    planned: Sequence[InputPlan], rows_before: Mapping[str, int], shared: Mapping[str, Sequence[Row]] = _NO_ROWS
+) -> tuple[list[dict[str, RowBase]], dict[str, list[Row]]]:
     """Join the side tables of all inputs, in input order.
 
     Parameters
@@ -430,24 +434,30 @@ def join_tables(
         The inputs.
     rows_before : mapping of str to int
         Rows that each data-set-wide table has already.
+    shared : mapping of str to sequence of dict
+        The rows themselves of tables that inputs share.
 
     Returns
     -------
     bases : list of dict
-        Per input: the number of its first row in each table.
+        Per input: where its rows stand in each table.
     tables : dict
         The rows to add to each table.
     """
-    tables: dict[str, list[Mapping[str, Any]]] = {}
-    bases: list[dict[str, int]] = []
+    tables: dict[str, list[Row]] = {name: list(rows) for name, rows in shared.items()}
+    bases: list[dict[str, RowBase]] = []
     for item in planned:
-        base: dict[str, int] = {}
-        for name, rows in (item.plan.tables if item.plan and item.num_samples else {}).items():
-            table = tables.setdefault(name, [])
-            base[name] = rows_before.get(name, 0) + len(table)
-            table.extend(rows)
-        bases.append(base)
-    return bases, tables
+        own = item.plan.tables if item.plan and item.num_samples else {}
+        bases.append(
+            {
+                name: add_rows(
+                    name, tables.setdefault(name, []), rows, 0 if name in shared else rows_before.get(name, 0)
+                )
+                for name, rows in own.items()
+                if not item.again or name in shared
+            }
+        )
+    return bases, {name: rows[len(shared.get(name, ())) :] for name, rows in tables.items()}
 
 
 def check_sessions(planned: Sequence[InputPlan], present: Mapping[str, str] | None = None) -> None:
@@ -494,7 +504,12 @@ def _check_windows_are_used(planned: Sequence[InputPlan], config: ConversionConf
     )
 
 
-def plan_append(manifest: Manifest, planned: Sequence[InputPlan], config: ConversionConfig) -> ConversionPlan | None:
+def plan_append(
+    manifest: Manifest,
+    planned: Sequence[InputPlan],
+    config: ConversionConfig,
+    shared: Mapping[str, Sequence[Row]] = _NO_ROWS,
+) -> ConversionPlan | None:
     """Plan the addition of inputs that a data set does not hold yet.
 
     Their columns must be those of the data set where a conversion made it; Python writers may write any.
@@ -507,6 +522,8 @@ def plan_append(manifest: Manifest, planned: Sequence[InputPlan], config: Conver
         The inputs.
     config : ConversionConfig
         How they are converted.
+    shared : mapping of str to sequence of dict
+        Its rows of tables that inputs share.
 
     Returns
     -------
@@ -518,10 +535,15 @@ def plan_append(manifest: Manifest, planned: Sequence[InputPlan], config: Conver
     if not new:
         return None
     stretches = [(i, 0, item.num_samples) for i, item in enumerate(new)]
-    return _addition(manifest, new, stretches, config)
+    return _addition(manifest, new, stretches, config, shared)
 
 
-def plan_retry(manifest: Manifest, planned: Sequence[InputPlan], config: ConversionConfig) -> ConversionPlan | None:
+def plan_retry(
+    manifest: Manifest,
+    planned: Sequence[InputPlan],
+    config: ConversionConfig,
+    shared: Mapping[str, Sequence[Row]] = _NO_ROWS,
+) -> ConversionPlan | None:
     """Plan what is missing of inputs that failed: whole inputs, or the stretches that could not be read."""
     failed = {tuple(entry["files"]): entry for entry in manifest.failures}
     chosen: list[InputPlan] = []
@@ -535,11 +557,15 @@ def plan_retry(manifest: Manifest, planned: Sequence[InputPlan], config: Convers
         if item.plan is not None:
             rows = [(0, item.num_samples)] if entry["rows"] is None else entry["rows"]
             stretches += [(i, start, stop) for start, stop in rows]
-    return _addition(manifest, chosen, stretches, config) if stretches else None
+    return _addition(manifest, chosen, stretches, config, shared) if stretches else None
 
 
 def _addition(
-    manifest: Manifest, inputs: list[InputPlan], stretches: list[Stretch], config: ConversionConfig
+    manifest: Manifest,
+    inputs: list[InputPlan],
+    stretches: list[Stretch],
+    config: ConversionConfig,
+    shared: Mapping[str, Sequence[Row]],
 ) -> ConversionPlan:
     fixed = manifest.has_fixed_columns and not config.transforms
     inputs = _fitting(inputs, config, manifest.specs if fixed else ())
@@ -552,7 +578,7 @@ def _addition(
     known = [("the data set", manifest.specs)] if fixed else []
     columns = agreed_columns([*known, *((item.name, item.columns) for item in giving)])
     rows = {name: entry.rows for name, entry in manifest.tables.items()}
-    bases, tables = join_tables([replace(item, plan=None) if item.again else item for item in inputs], rows)
+    bases, tables = join_tables(inputs, rows, shared)
     earlier = {source["fingerprint"]: source.get("tables", {}) for source in manifest.sources}
     for i, item in enumerate(inputs):
         if item.again and item.expected is not None:
@@ -561,7 +587,7 @@ def _addition(
                     f"{item.name} was converted in part and has changed since; withdraw what is there with "
                     f"`neurofm-shards drop --where 'session_id == \"{item.session_id}\"'` and add it anew with --append"
                 )
-            bases[i] = {name: base for name, (base, _) in earlier[item.expected.fingerprint].items()}
+            bases[i] |= {name: base for name, (base, _) in earlier[item.expected.fingerprint].items()}
     return ConversionPlan(
         config,
         tuple(inputs),

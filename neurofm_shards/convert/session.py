@@ -41,7 +41,7 @@ from neurofm_shards.events import (
     ShardCommitted,
     broadcast,
 )
-from neurofm_shards.format.manifest import Manifest, summary
+from neurofm_shards.format.manifest import Manifest, shared_rows, summary
 from neurofm_shards.format.unfinished import pending_step
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.writing.journal import JournalContent, JournalHeader, remove_journal
@@ -309,12 +309,13 @@ class ConversionSession:
             return self._go_on(output, named, journal)
         planned = self.plan(named, self.config, manifest)
         if journal is not None and journal.header.kind == "append":
-            plan = plan_append(manifest, planned, self.adding_config(manifest))
+            plan = plan_append(manifest, planned, self.adding_config(manifest), shared_rows(output.folder, manifest))
             return self._add(plan, Target(output, "append", manifest, journal))
         self._check_finished(manifest, planned)
         if not manifest.failures:
             return manifest
-        return self._add(plan_retry(manifest, planned, self.config), Target(output, "retry", manifest, journal))
+        plan = plan_retry(manifest, planned, self.config, shared_rows(output.folder, manifest))
+        return self._add(plan, Target(output, "retry", manifest, journal))
 
     def _go_on(self, output: OutputFolder, named: Named, journal: JournalContent | None) -> Manifest:
         if journal is None:
@@ -332,7 +333,8 @@ class ConversionSession:
             return self._new(named)
         self.output.check_not_being_replaced()
         config = self.adding_config(manifest)
-        plan = plan_append(manifest, self.plan(named, config, manifest), config)
+        planned = self.plan(named, config, manifest)
+        plan = plan_append(manifest, planned, config, shared_rows(self.output.folder, manifest))
         return self._add(plan, Target(self.output, "append", manifest, journal))
 
     def _add(self, plan: ConversionPlan | None, target: Target) -> Manifest:
@@ -448,7 +450,8 @@ class IncrementalConversion:
     def _plan(self, planned: list[InputPlan]) -> ConversionPlan | None:
         """Plan all inputs so far; None when there is nothing to do."""
         if self._target.base is not None:
-            return plan_append(self._target.base, planned, self._config)
+            shared = shared_rows(self._target.output.folder, self._target.base)
+            return plan_append(self._target.base, planned, self._config, shared)
         return combine(planned, self._config) if any(item.plan is not None for item in planned) else None
 
     def _write(self, plan: ConversionPlan, shards: int) -> None:

@@ -17,6 +17,7 @@ import orjson
 import xxhash
 from pydantic import TypeAdapter, ValidationError
 
+from neurofm_shards.blocks import RowBase
 from neurofm_shards.convert.commit import software
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.inputs import Expected, Input
@@ -100,7 +101,7 @@ class _InputLine:
     columns: tuple[ColumnSpec, ...]
     sample_bytes: tuple[int, ...]
     splits: tuple[tuple[str, int], ...]
-    bases: dict[str, int]
+    bases: dict[str, int | list[int]]
     others: tuple[str, ...] = ()
     empty: bool = False
 
@@ -234,7 +235,7 @@ def _listed(numbers: Sequence[int]) -> str:
     return f"part{'s' if len(numbers) > 1 else ''} {shown}{' ...' if len(numbers) > 10 else ''}"
 
 
-def _input_line(number: int, item: InputPlan, bases: Mapping[str, int]) -> dict[str, Any]:
+def _input_line(number: int, item: InputPlan, bases: Mapping[str, RowBase]) -> dict[str, Any]:
     plan, source = item.plan, item.spec.input
     return {
         "number": number,

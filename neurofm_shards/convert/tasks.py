@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from neurofm_shards.blocks import RowBase
 from neurofm_shards.convert.inputs import Expected, InputSpec
 
 
@@ -38,14 +39,14 @@ class TaskInput:
         How to open it, and what it must be.
     session_id : str or None
         Id to write into samples that are not windows of a recording.
-    bases : mapping of str to int
-        First row of this input in each data-set-wide table.
+    bases : mapping of str to RowBase
+        Where this input's rows stand in each data-set-wide table.
     """
 
     spec: InputSpec
     expected: Expected
     session_id: str | None
-    bases: tuple[tuple[str, int], ...]
+    bases: tuple[tuple[str, RowBase], ...]
 
 
 @dataclass(frozen=True)

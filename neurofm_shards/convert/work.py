@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurofm_shards.blocks import fields_of
+from neurofm_shards.blocks import fields_of, shifted
 from neurofm_shards.convert.inputs import worker_reader
 from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput
 from neurofm_shards.errors import NeurofmShardsError, SourceError, WorkerError
@@ -23,7 +23,7 @@ from neurofm_shards.format.shard_names import ShardNames
 from neurofm_shards.plugins.entries import Entry
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.plugins.registry import registry
-from neurofm_shards.types import Block, ColumnSpec, Ragged
+from neurofm_shards.types import Block, ColumnSpec
 from neurofm_shards.writing.shard_writer import ShardWriter
 from neurofm_shards.writing.statistics import SessionStats, block_statistics, is_quantity, merged
 
@@ -290,25 +290,6 @@ def _placed(block: Block, task_input: TaskInput, columns: Sequence[ColumnSpec], 
     if task_input.session_id is not None:
         metadata = [{**item, "session_id": task_input.session_id} for item in metadata]
     return Block(columns_now, metadata, rows, block.keys)
-
-
-def shifted(data: Any, base: int) -> Any:
-    """Add to row numbers of a table; negative ones mean "none" and stay.
-
-    Raises
-    ------
-    SourceError
-        A row number no longer fits the column's type.
-    """
-    if base == 0:
-        return data
-    if isinstance(data, Ragged):
-        return Ragged(shifted(data.values, base), data.offsets)
-    if isinstance(data, list):
-        return [shifted(np.asarray(item), base) for item in data]
-    if data.size and int(data.max()) + base > np.iinfo(data.dtype).max:
-        raise SourceError(f"row {int(data.max()) + base} of a data-set-wide table does not fit {data.dtype}")
-    return np.where(data >= 0, data + data.dtype.type(base), data)
 
 
 def transformed_columns(plan: ConversionPlan) -> Sequence[ColumnSpec]:

@@ -18,6 +18,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
 
+from neurofm_shards.blocks import SHARED_TABLE
 from neurofm_shards.codecs.arrays import plain_dtype
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
 from neurofm_shards.format.files import SIDECAR_DIR, Folder, open_regular, write_atomically
@@ -430,6 +431,12 @@ def side_table(folder: Path, manifest: Manifest | None, name: str) -> list[dict[
     if name not in entries:
         raise ConfigError(f"{folder} has no table {name!r}; there are: {', '.join(entries) or 'none'}")
     return read_rows(folder, entries[name], entries[name].rows)
+
+
+def shared_rows(folder: Path, manifest: Manifest) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of the side tables that the inputs of a data set share."""
+    shared = {name: entry for name, entry in manifest.tables.items() if name.startswith(SHARED_TABLE)}
+    return {name: read_rows(folder, entry, entry.rows) for name, entry in shared.items()}
 
 
 def write_rows(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from neurofm_shards._typing import Ints
+from neurofm_shards.blocks import RowBase, add_rows
 from neurofm_shards.convert.agreement import agreed_columns
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.card import write_cards
@@ -148,13 +149,11 @@ class _Merge:
         self._named.update(keys)
         return None
 
-    def _add_tables(self, part: OpenDataSet) -> dict[str, int]:
-        bases = {}
-        for name, entry in part.manifest.tables.items():
-            table = self._rows.setdefault(name, [])
-            bases[name] = len(table)
-            table += read_rows(part.output.folder, entry, entry.rows)
-        return bases
+    def _add_tables(self, part: OpenDataSet) -> dict[str, RowBase]:
+        return {
+            name: add_rows(name, self._rows.setdefault(name, []), read_rows(part.output.folder, entry, entry.rows))
+            for name, entry in part.manifest.tables.items()
+        }
 
     def _manifest(self, records: Sequence[ShardRecord]) -> Manifest:
         manifests = [part.manifest for part in self._parts]
@@ -196,8 +195,9 @@ class _Merge:
         return entries
 
 
-def _moved(source: Mapping[str, Any], bases: Mapping[str, int]) -> dict[str, Any]:
-    tables = {name: [base + bases[name], count] for name, (base, count) in source.get("tables", {}).items()}
+def _moved(source: Mapping[str, Any], bases: Mapping[str, RowBase]) -> dict[str, Any]:
+    own = {name: base for name, base in bases.items() if isinstance(base, int)}
+    tables = {name: [base + own[name], count] for name, (base, count) in source.get("tables", {}).items()}
     return {**source, "tables": tables}
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from neurofm_shards._typing import Rows
-from neurofm_shards.convert.work import rows_per_block, shifted
+from neurofm_shards.blocks import RowBase, shifted
+from neurofm_shards.convert.work import rows_per_block
 from neurofm_shards.errors import ConfigError, NoShardsError
 from neurofm_shards.format.card import our_cards, write_cards
 from neurofm_shards.format.dataset_record import ShardRecord, column_entries, make_manifest
@@ -207,13 +208,13 @@ class Rewriter:
         The data set, opened with ``verify``: damage must not become whole by being written anew.
     writer : dict
         Keyword arguments of :class:`ShardWriter`.
-    bases : mapping of str to int
-        Added to the row numbers of each table.
+    bases : mapping of str to RowBase
+        Where the rows of each table stand now.
     """
 
     collection: ShardCollection
     writer: dict[str, Any]
-    bases: Mapping[str, int] = field(default_factory=dict)
+    bases: Mapping[str, RowBase] = field(default_factory=dict)
 
     def write(self, rows: Rows, path: Path, shard_idx: int, numbers: Rows | None = None) -> ShardRecord:
         """Write rows into a new shard.

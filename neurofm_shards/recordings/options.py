@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 from typing_extensions import Self
 
 Modality = Literal["spikes", "lfp", "behavior", "ophys", "events"]
@@ -84,6 +84,21 @@ class BehaviorOptions(_Options):
         return self
 
 
+class LabelOptions(_Options):
+    """How one column of the trial table reaches the samples."""
+
+    column: str = Field(description="name of the column")
+    as_: Literal["metadata", "code"] = Field(
+        "metadata",
+        alias="as",
+        description="an entry of the metadata, or a column NAME_code of numbers whose meaning is in a table",
+    )
+
+    @model_serializer
+    def _by_alias(self) -> dict[str, str]:
+        return {"column": self.column, "as": self.as_}
+
+
 class SplitOptions(_Options):
     """How samples are divided so that nothing leaks: before windows are cut."""
 
@@ -159,7 +174,11 @@ class WindowOptions(_Options):
     )
     margin_ms: float = Field(0.0, ge=0, description="extra time on both sides of an aligned window")
     trial_filter: str | None = Field(None, description="trials to use, e.g. 'outcome == \"hit\" and is_good == 1'")
-    label_columns: tuple[str, ...] = Field((), description="trial columns copied into the samples' metadata; * for all")
+    label_columns: tuple[str | LabelOptions, ...] = Field(
+        (),
+        description="trial columns copied into the samples' metadata (* for all), or, as code, columns of numbers for "
+        "training; a name, or an object with column and as",
+    )
     nan_stop: Literal["next_start", "align_range", "drop"] = Field(
         "next_start",
         description="trials without a stop time end at the next start, at the end of the aligned range, or go",
@@ -227,6 +246,11 @@ class WindowOptions(_Options):
             )
             raise ValueError(msg)
         return self
+
+    def labels(self, kind: Literal["metadata", "code"]) -> tuple[str, ...]:
+        """Return the trial columns that reach samples in this way."""
+        every = [LabelOptions(column=label) if isinstance(label, str) else label for label in self.label_columns]
+        return tuple(label.column for label in every if label.as_ == kind)
 
     def chosen(self, modality: str) -> tuple[SeriesOptions, ...]:
         """Return what is chosen of ``lfp`` or ``ophys``, one entry per series."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
+from neurofm_shards.blocks import SHARED_TABLE
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.expressions import compile_expression
 from neurofm_shards.recordings.options import WindowOptions
@@ -17,7 +19,7 @@ from neurofm_shards.recordings.ticks import is_time, to_seconds, to_ticks
 from neurofm_shards.recordings.timeline import Timeline
 from neurofm_shards.recordings.trains import by_path, column, listing, only
 from neurofm_shards.streams import IntervalStream
-from neurofm_shards.types import Problem
+from neurofm_shards.types import ColumnSpec, Problem
 from neurofm_shards.values import to_json
 
 #: Names of spans of time, which are small by nature and no points in time.
@@ -143,7 +145,7 @@ def load_trials(streams: Sequence[IntervalStream], options: WindowOptions, timel
     _check_names(stream, options)
     declared = {*options.relative_columns, *options.absolute_columns}
     undeclared = [name for name in recognised_columns(stream) if name not in declared]
-    used = {options.align_field, *options.label_columns} & set(undeclared)
+    used = {options.align_field, *options.labels("metadata"), *options.labels("code")} & set(undeclared)
     # where other columns are in session time, small numbers are more likely durations: only their use is refused
     if used or (undeclared and not session_columns(stream)):
         what = f"{', '.join(undeclared)} seem to count from the start of each trial, not of the session"
@@ -176,7 +178,7 @@ def _table(streams: Sequence[IntervalStream], options: WindowOptions, *, needed:
 
 def _check_names(stream: IntervalStream, options: WindowOptions) -> None:
     present = ["start_time", "stop_time", *stream.columns]
-    wanted = [name for name in options.label_columns if name != "*"]
+    wanted = [*(name for name in options.labels("metadata") if name != "*"), *options.labels("code")]
     if options.sampling == "trial":
         wanted.append(options.align_field)
     absent = [name for name in [*wanted, *options.relative_columns, *options.absolute_columns] if name not in present]
@@ -298,10 +300,23 @@ class Labels:
         The usable trials.
     names : sequence of str
         Columns to copy; ``"*"`` for all that hold one number, text or boolean per row.
+    coded : sequence of str
+        Columns whose values become numbers: rows of a table of the different ones, -1 where there is none.
+
+    Attributes
+    ----------
+    columns : tuple of ColumnSpec
+        A column ``NAME_code`` for each that is coded.
+    tables : mapping of str to sequence of dict
+        Their tables.
     """
 
-    def __init__(self, trials: Trials | None, names: Sequence[str]) -> None:
+    def __init__(self, trials: Trials | None, names: Sequence[str], coded: Sequence[str] = ()) -> None:
         self._trials = trials
+        self._codes, self.tables = _coded(trials, coded)
+        self.columns = tuple(
+            ColumnSpec(f"{name}_code", "<i4", (), None, f"{SHARED_TABLE}{name}") for name in self._codes
+        )
         self._columns: dict[str, list[Any]] = {}
         self._none: dict[str, Any] = {}
         for name in _chosen(trials, names):
@@ -315,12 +330,52 @@ class Labels:
         if trials is None:
             at = np.full(len(starts), -1, dtype=np.int64)
             return {"trial": at, **{name: Coded([none], at) for name, none in self._none.items()}}
-        at = np.where(origin >= 0, origin, trials.around(starts, stops))
+        at = self._trial_of(trials, starts, stops, origin)
         said: dict[str, MetadataValues] = {"trial": np.append(trials.rows, -1)[at]}
         said |= {name: Coded([*values, self._none[name]], at) for name, values in self._columns.items()}
         if trials.align is not None:
             said["align_s"] = to_seconds(trials.align[at])
         return said
+
+    def codes(self, starts: Ints, stops: Ints, origin: Ints) -> dict[str, npt.NDArray[np.int32]]:
+        """Return the coded columns of windows."""
+        if self._trials is None or not self._codes:
+            return {}
+        at = self._trial_of(self._trials, starts, stops, origin)
+        return {f"{name}_code": codes[at] for name, codes in self._codes.items()}
+
+    @staticmethod
+    def _trial_of(trials: Trials, starts: Ints, stops: Ints, origin: Ints) -> Ints:
+        return np.where(origin >= 0, origin, trials.around(starts, stops))
+
+
+def _coded(
+    trials: Trials | None, names: Sequence[str]
+) -> tuple[dict[str, npt.NDArray[np.int32]], dict[str, list[dict[str, Any]]]]:
+    """Return the codes of each trial, followed by -1 for none, and the tables of what they mean, both by field name."""
+    codes: dict[str, npt.NDArray[np.int32]] = {}
+    tables: dict[str, list[dict[str, Any]]] = {}
+    columns = {} if trials is None else {name: trials.columns[name] for name in names}
+    for name, stored in columns.items():
+        values = [_label(value) for value in stored]
+        if any(isinstance(value, (list, dict)) for value in values):
+            raise ConfigError(f"label_columns: {name!r} holds several values per trial, which no code stands for")
+        field = re.sub(r"[^a-z0-9-]+", "_", name.lower()).strip("_-")
+        if not field or field in codes:
+            raise ConfigError(f"label_columns: {name!r} would be a second column {field}_code: leave one of them out")
+        known = sorted({(type(value).__name__, value) for value in values if value is not None})
+        places = {value: place for place, value in enumerate(known)}
+        codes[field] = np.array([*(places.get((type(v).__name__, v), -1) for v in values), -1], dtype=np.int32)
+        tables[f"{SHARED_TABLE}{field}"] = [{"id": str(value), "value": value} for _, value in known]
+    return codes, tables
+
+
+def _label(value: Any) -> Any:
+    """Return a label as a JSON value, None where it says nothing; whole numbers are integers, whatever their type."""
+    plain = to_json(value)
+    if isinstance(plain, float) and plain.is_integer():
+        return int(plain)
+    return None if isinstance(plain, str) and not plain else plain
 
 
 def _chosen(trials: Trials | None, names: Sequence[str]) -> list[str]:

@@ -140,13 +140,13 @@ class RecordingSamples(Samples):
         self._cut = cut
         self._valid = valid
         self._shares = {part.name: _valid_share(part, cut) for part in assembly.parts if len(cut)}
-        self._labels = Labels(trials, options.label_columns)
+        self._labels = Labels(trials, options.labels("metadata"), options.labels("code"))
         self._masked = _masked(options)
         self._counts = {part.name: part for part in assembly.parts if isinstance(part, BinnedEvents)}
 
     def plan(self) -> SourcePlan:
         """Describe the samples; everything needed was found when the recording was opened."""
-        columns = [spec for part in self._parts for spec in part.columns]
+        columns = [*(spec for part in self._parts for spec in part.columns), *self._labels.columns]
         if self._masked:
             columns.append(ColumnSpec(VALID, "|b1", (self._grid.bins,)))
         trials = self._trials
@@ -164,7 +164,7 @@ class RecordingSamples(Samples):
                 *(_partly_valid(name, share) for name, share in self._shares.items() if share < _HARDLY),
                 *(trials.problems if trials else ()),
             ),
-            tables={name: rows for part in self._parts for name, rows in part.tables.items()},
+            tables={name: rows for part in self._parts for name, rows in part.tables.items()} | self._labels.tables,
             splits=tuple(self._split_sizes().items()),
         )
 
@@ -178,6 +178,7 @@ class RecordingSamples(Samples):
         columns: dict[str, ColumnData] = {}
         for part in self._parts:
             columns.update(part.read(starts, stops))
+        columns |= self._labels.codes(starts, starts + self._grid.window_ticks, self._cut.origin[start:stop])
         if self._masked:
             columns[VALID] = _mask(self._valid, starts, stops, self._grid)
         return Block(columns, self.metadata(np.arange(start, stop)))
@@ -196,15 +197,17 @@ class RecordingSamples(Samples):
         """Length of a window in ticks."""
         return self._grid.window_ticks
 
-    def gather(self, starts: Ints, stops: Ints, columns: Collection[str]) -> dict[str, ColumnData]:
+    def gather(self, starts: Ints, stops: Ints, columns: Collection[str], rows: Ints) -> dict[str, ColumnData]:
         """Return some columns of windows at any ticks, in any order; streams of other columns are not read.
 
+        ``rows`` are the samples that the windows are, wherever they were moved to.
         Nothing is kept from one call to the next, so that several threads may call at once.
         """
         found: dict[str, ColumnData] = {}
         for part in self._parts:
             if any(spec.name in columns for spec in part.columns):
                 found.update(part.read_scattered(starts, stops))
+        found |= self._labels.codes(starts, starts + self._grid.window_ticks, self._cut.origin[rows])
         if self._masked and VALID in columns:
             found[VALID] = _mask(self._valid, starts, stops, self._grid)
         return {name: data for name, data in found.items() if name in columns}

@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 
 from neurofm_shards._typing import Ints
+from neurofm_shards.blocks import RowBase, add_rows
 from neurofm_shards.convert.agreement import agreed_columns
 from neurofm_shards.convert.tasks import by_split
 from neurofm_shards.errors import NeurofmShardsError, NothingToConvertError
@@ -48,8 +49,8 @@ class WindowPlan:
         :class:`~neurofm_shards.recordings.windows.Cut`.
     columns : tuple of ColumnSpec
         Of all together; an axis that differs is None.
-    bases : tuple of mapping of str to int
-        First row of each group's recording in each side table.
+    bases : tuple of mapping of str to RowBase
+        Where the rows of each group's recording stand in each side table.
     tables : mapping of str to int
         Rows of each side table.
     drops : mapping of str to int
@@ -63,7 +64,7 @@ class WindowPlan:
     stops: Ints
     latest: Ints
     columns: tuple[ColumnSpec, ...]
-    bases: tuple[Mapping[str, int], ...]
+    bases: tuple[Mapping[str, RowBase], ...]
     tables: Mapping[str, int]
     drops: Mapping[str, int]
 
@@ -122,7 +123,7 @@ class _Group:
     cut: Cut
     splits: tuple[tuple[str, int], ...]
     columns: tuple[ColumnSpec, ...]
-    tables: Mapping[str, int]
+    tables: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def _find(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowPlan:
@@ -134,8 +135,7 @@ def _find(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowP
             plan = samples.plan()
             drops.update(plan.drops)
             if plan.num_samples:
-                tables = {name: len(rows) for name, rows in plan.tables.items()}
-                groups.append(_Group(recording, kind, samples.cut, plan.splits, plan.columns, tables))
+                groups.append(_Group(recording, kind, samples.cut, plan.splits, plan.columns, plan.tables))
     _check_all_give(collection, cuts, groups, drops)
     names = list(cuts[0].split.fractions) if cuts[0].split is not None else []
     windows, splits = [(i, 0, len(group.cut)) for i, group in enumerate(groups)], [group.splits for group in groups]
@@ -170,18 +170,16 @@ def _check_all_give(
     raise NothingToConvertError(f"{collection.catalog.folder} gives no windows{which} (dropped: {reasons or 'none'})")
 
 
-def _numbered(groups: Sequence[_Group]) -> tuple[list[dict[str, int]], dict[str, int]]:
-    """Return the first row of each group's recording in each side table, and how many rows each table has."""
-    bases: list[dict[str, int]] = []
-    tables: dict[str, int] = {}
+def _numbered(groups: Sequence[_Group]) -> tuple[list[dict[str, RowBase]], dict[str, int]]:
+    """Return where the rows of each group's recording stand in each side table, and how many rows each table has."""
+    bases: list[dict[str, RowBase]] = []
+    tables: dict[str, list[Mapping[str, Any]]] = {}
     for i, group in enumerate(groups):
         if i and groups[i - 1].recording is group.recording:
             bases.append(bases[-1])
             continue
-        bases.append({name: tables.get(name, 0) for name in group.tables})
-        for name, rows in group.tables.items():
-            tables[name] = tables.get(name, 0) + rows
-    return bases, tables
+        bases.append({name: add_rows(name, tables.setdefault(name, []), rows) for name, rows in group.tables.items()})
+    return bases, {name: len(rows) for name, rows in tables.items()}
 
 
 def _stored(plan: WindowPlan) -> tuple[dict[str, Any], Arrays]:

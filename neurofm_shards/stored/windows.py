@@ -16,7 +16,7 @@ import xxhash
 
 from neurofm_shards._process import mapped_bytes
 from neurofm_shards._typing import Ints
-from neurofm_shards.convert.work import shifted
+from neurofm_shards.blocks import add_rows, shifted
 from neurofm_shards.errors import ConfigError, FormatError, SampleNotFoundError
 from neurofm_shards.format.keys import automatic_key, automatic_number
 from neurofm_shards.format.metadata_table import (
@@ -285,7 +285,8 @@ class WindowCollection(SampleCollection):
         joined = {name: _column(self.columns[name], count, out.get(name), dtypes.get(name)) for name in names}
         for number in np.unique(placed.groups).tolist():
             places = np.flatnonzero(placed.groups == number)
-            found = self._samples(number).gather(placed.starts[places], placed.stops[places], names)
+            rows = self._placing.within(placed.rows[places])
+            found = self._samples(number).gather(placed.starts[places], placed.stops[places], names, rows)
             bases = self.plan.bases[number]
             for name in names:
                 base = bases.get(self.columns[name].table or "", 0)
@@ -351,12 +352,12 @@ class WindowCollection(SampleCollection):
         """Return a side table; ConfigError where there is none, which lists those that are there."""
         if name not in self.plan.tables:
             raise ConfigError(f"there is no table {name!r}; there are: {', '.join(self.plan.tables) or 'none'}")
-        rows: list[dict[str, Any]] = []
+        rows: list[Mapping[str, Any]] = []
         for number in self.plan.first_of_recordings:
             with self._collection.reading():
                 samples = self._samples(number)
-            rows += [dict(row) for row in samples.plan().tables.get(name, ())]
-        return rows
+            add_rows(name, rows, samples.plan().tables.get(name, ()))
+        return [dict(row) for row in rows]
 
     def is_everywhere(self, column: str) -> bool:
         """Return whether every window has a column: each has all."""

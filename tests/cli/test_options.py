@@ -80,3 +80,10 @@ def test_help_says_what_goes_into_json():
     assert "as JSON: an object, or a list of them, with path, rate, channels, filter, units, max_gap_ms" in text
     assert "as JSON: a list of objects with path, columns, kind, wrap, at, max_gap_ms" in text
     assert "as JSON: an object with by, fractions, named, seed, purge, column" in text
+
+
+def test_labels_are_names_or_objects():
+    words = ["--label-columns", "side", "5", '{"column": "side", "as": "code"}']
+    given, _ = parse(*words, model=WindowOptions)
+    assert given == {"label_columns": ["side", "5", {"column": "side", "as": "code"}]}
+    assert WindowOptions(**given).labels("code") == ("side",)

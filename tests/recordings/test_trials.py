@@ -150,6 +150,54 @@ def test_labels_have_the_same_keys_and_types_in_every_sample():
     assert "tags" not in block.metadata[0]
 
 
+def as_code(*names):
+    return tuple({"column": name, "as": "code"} for name in names)
+
+
+def test_labels_become_codes_whose_meaning_is_in_a_table():
+    columns = {"side": ["right", "left", "", "left"] * 2, "Difficulty (%)": [2.0, NAN, 1.0, 2.0] * 2, "hit": [True] * 8}
+    plan, block = opened(trials(**columns), label_columns=("side", *as_code(*columns)), sequence_length=50)
+    specs = {spec.name: spec for spec in plan.columns}
+    for field, name in (("side", "side"), ("difficulty", "Difficulty (%)"), ("hit", "hit")):
+        spec, codes = specs[f"{field}_code"], block.columns[f"{field}_code"]
+        assert (spec.dtype, spec.shape, spec.table) == ("<i4", (), f"labels-{field}")
+        assert codes.dtype == np.int32
+        values = [row["value"] for row in plan.tables[f"labels-{field}"]]
+        assert values == sorted(set(values))
+        for code, said in zip(codes.tolist(), block.metadata, strict=True):
+            known = columns[name][said["trial"]] if said["trial"] >= 0 else ""
+            assert code == (values.index(known) if known in values else -1)
+    assert [row["value"] for row in plan.tables["labels-difficulty"]] == [1, 2]
+    assert {"side"} == {"side", "hit"} & set(block.metadata[0])
+
+
+def test_a_label_of_a_trial_goes_with_the_window_cut_from_it():
+    table = intervals("trials", [1.0, 1.0, 4.0], [3.0, 3.0, 6.0], {"side": ["b", "a", "b"]})
+    _, block = opened(table, label_columns=as_code("side"), sampling="trial", align_range_ms=(0, 500))
+    assert block.columns["side_code"].tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("columns", "names", "message"),
+    [
+        ({"tags": [["a"]] * 8}, ("tags",), "several values per trial"),
+        ({"Side": ["a"] * 8, "side": ["b"] * 8}, ("Side", "side"), "second column side_code"),
+        ({}, ("colour",), "no column 'colour'"),
+        ({}, ("*",), r"no column '\*'"),
+    ],
+)
+def test_labels_that_no_code_stands_for_are_refused(columns, names, message):
+    with pytest.raises(ConfigError, match=message):
+        opened(trials(**columns), label_columns=as_code(*names))
+
+
+def test_labels_are_said_to_files_as_they_were_given():
+    options = WindowOptions(label_columns=("side", *as_code("hit")))
+    said = options.model_dump(mode="json")["label_columns"]
+    assert said == ["side", {"column": "hit", "as": "code"}]
+    assert WindowOptions.model_validate_json(options.model_dump_json()) == options
+
+
 def test_columns_that_are_not_there_are_errors_that_list_those_that_are():
     for options in (
         {"label_columns": ("colour",)},

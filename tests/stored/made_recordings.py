@@ -128,7 +128,7 @@ def window_options(draw):
         "min_valid_fraction": draw(st.sampled_from([0.0, 0.0, 0.5])),
         "unit_filter": draw(st.sampled_from([None, None, "quality == 'good'", "depth > 1"])),
         "min_firing_rate_hz": draw(st.sampled_from([0.0, 0.0, 1.0])),
-        "label_columns": draw(st.sampled_from([(), ("outcome",), ("*",)])),
+        "label_columns": draw(st.sampled_from([(), ("outcome",), ("*",), ({"column": "outcome", "as": "code"},)])),
         "epochs": draw(st.sampled_from([(), (), ("wake",)])),
         "split": draw(
             st.sampled_from([None, None, {"by": "time"}, {"by": "trial"}, {"by": "session"}, {"by": "subject"}])

@@ -240,6 +240,11 @@ class ShardCollection(SampleCollection):
         with self._space.reading() as reader:
             self._shards.check_records(reader, self._checked(rows))
 
+    @property
+    def tables(self) -> Mapping[str, int]:
+        """Rows of each side table, as the manifest says."""
+        return {} if self.manifest is None else {name: entry.rows for name, entry in self.manifest.tables.items()}
+
     def table(self, name: str) -> list[dict[str, Any]]:
         """Return a side table: one dict per row; see :func:`~neurofm_shards.format.manifest.side_table`."""
         return side_table(self.catalog.folder, self.manifest, name)

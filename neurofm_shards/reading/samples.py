@@ -181,6 +181,11 @@ class SampleCollection(ABC):
     def statistics(self, columns: Iterable[str] | None = None) -> Mapping[str, Any]:
         """Return what is known of the values of some columns, or of all, in training data, as a manifest says it."""
 
+    @property
+    @abstractmethod
+    def tables(self) -> Mapping[str, int]:
+        """Rows of each side table."""
+
     @abstractmethod
     def table(self, name: str) -> list[dict[str, Any]]:
         """Return a side table, to whose rows columns such as ``unit_ids`` refer: one dict per row.

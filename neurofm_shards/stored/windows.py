@@ -348,6 +348,11 @@ class WindowCollection(SampleCollection):
         """Return the statistics of some columns, which are read the first time; where windows move, in epoch 0."""
         return training_statistics(self, tuple(self.columns) if columns is None else tuple(columns))
 
+    @property
+    def tables(self) -> Mapping[str, int]:
+        """Rows of each side table of all recordings together."""
+        return self.plan.tables
+
     def table(self, name: str) -> list[dict[str, Any]]:
         """Return a side table; ConfigError where there is none, which lists those that are there."""
         if name not in self.plan.tables:

@@ -7,8 +7,9 @@ import pytest
 from made_shards import make
 
 from neurofm_shards_report.facts import DatasetFacts, drawn_rows
-from neurofm_shards_report.figures import joined
-from neurofm_shards_report.measures import DrawnSamples
+from neurofm_shards_report.figures import joined, short_names
+from neurofm_shards_report.measures import DrawnSamples, validity
+from neurofm_shards_report.numbers import sample_table
 
 
 def brute_force(facts):
@@ -57,6 +58,36 @@ def test_drawn_rows_have_some_of_every_split_and_session(shards):
         assert len(set(rows.tolist())) == len(rows) == min(number, 20)
         assert set(facts.splits_of.codes[rows].tolist()) == {0, 1, 2}
     assert set(facts.sessions_of.codes[drawn_rows(facts, 6)].tolist()) == {0, 1}
+
+
+def test_labels_of_sessions_are_short_and_differ():
+    names = [f"sub-A{i}_ses-2019{i:04d}_behavior+ecephys" for i in range(30)]
+    assert short_names(names)[3] == "sub-A3_ses-20190003…"
+    assert short_names(["mouse-1", "mouse-2"]) == ["mouse-1", "mouse-2"]
+    assert short_names([""]) == ["(none)"]
+    long = [f"{'a' * 20}{i:02d}{'b' * 20}" for i in range(20)]
+    assert len(set(short_names(long))) == 20
+    assert max(map(len, short_names(long))) <= 24
+
+
+def test_validity_over_time_is_that_of_the_masks(shards):
+    facts = DatasetFacts(shards)
+    (found,) = validity(facts, [0, 1])
+    masks = facts.collection.gather(np.arange(20), ["behavior_valid"])["behavior_valid"]
+    assert found.name == "behavior"
+    assert found.share.tolist() == masks.mean(axis=(1, 2)).tolist()
+    assert found.stretches(1)[:3] == [(0.0, 1.0, 1.0), (1.0, 2.0, pytest.approx(0.8)), (2.0, 3.0, 1.0)]
+
+
+def test_numbers_of_a_sample_are_those_of_its_values(shards):
+    facts = DatasetFacts(shards)
+    view = DrawnSamples(facts).view(1)
+    behind = sample_table(view)
+    rows = {(row[0], row[1]): row[2:] for row in behind.rows}
+    own = view.values["behavior"][view.values["behavior_valid"][:, 0], 0]
+    assert [head.text for head in behind.heads] == ["column", "of", "least", "mean", "greatest", "valid"]
+    assert rows["behavior", "0"] == [*(f"{x:.4g}" for x in (own.min(), own.mean(dtype="f8"), own.max())), "80%"]
+    assert rows["spikes", "5"][2] == str(view.values["spikes"][:, 5].max())
 
 
 def test_stretches_join_what_touches():

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import neurofm_shards
 from neurofm_shards import ShardDataset, convert_inputs, create_shards_from_arrays
 from neurofm_shards.errors import InputNotFoundError
+from neurofm_shards.loading.subsets import save_splits
 from neurofm_shards.plugins.entries import SourceEntry
 from neurofm_shards.plugins.interfaces import SampleSequence, Source
 from neurofm_shards.plugins.registry import register_source, registry
@@ -23,6 +25,7 @@ from neurofm_shards.recordings import InMemoryRecording
 from neurofm_shards.recordings.memory import regular
 from neurofm_shards.types import ColumnSpec, SourcePlan
 from neurofm_shards_report import report
+from neurofm_shards_report.facts import DatasetFacts
 from neurofm_shards_report.recording import _trace
 
 VOID = {"meta", "link", "br", "img", "input"}
@@ -100,6 +103,12 @@ def test_names_from_files_are_escaped(tmp_path):
     assert {"script", "b"}.isdisjoint(tag for tag, _ in page.tags)
 
 
+def test_numbers_stand_behind_every_picture(text):
+    figures = re.findall(r"<figure>.*?</figure>", text, re.DOTALL)
+    assert len(figures) > 15
+    assert all("<table>" in figure for figure in figures)
+
+
 def test_arrays_without_sessions_and_times_have_a_report(tmp_path):
     create_shards_from_arrays(tmp_path / "shards", {"image": np.ones((6, 8, 40), "u1"), "label": np.arange(6)})
     text = report(tmp_path / "shards", tmp_path / "report.html").read_text(encoding="utf-8")
@@ -168,11 +177,41 @@ def test_a_damaged_data_set_has_a_report_that_says_what_is_damaged(shards, tmp_p
     assert "The data set is damaged" in text
     assert "shard_000001.tar" in text
     assert "svg" not in {tag for tag, _ in page.tags}
+    assert "What the manifest lists" in text
+    assert "<dt>samples</dt><dd>20</dd>" in text
+
+
+def test_changed_bytes_are_an_alarm_above_what_is_drawn(shards, tmp_path):
+    assert "All 3 shards match their checksums." in report(shards, tmp_path / "whole.html").read_text(encoding="utf-8")
+    copied = shutil.copytree(shards, tmp_path / "shards")
+    with tarfile.open(copied / "shard_000001.tar") as tar:
+        fields = [member.offset_data + 500 for member in tar if member.name.endswith(".lfp.pyd")]
+    place = next(place for place in fields if place > 8192)  # opening looks at the first, middle and last 4 KiB
+    with (copied / "shard_000001.tar").open("r+b") as file:
+        file.seek(place)
+        file.write(b"changed")
+    text = report(copied, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"The data set is damaged: \d errors?; what is drawn below may be wrong.", text)
+    assert "its bytes differ from what was written (checksum)" in text
+    assert "match their checksums" not in text
+
+
+def test_saved_splits_come_before_those_of_the_metadata(shards, tmp_path):
+    copied = shutil.copytree(shards, tmp_path / "shards")
+    save_splits(copied, {"fit": np.arange(0, 12), "hold": np.arange(15, 20)})
+    facts = DatasetFacts(copied)
+    assert facts.splits_of.counts() == {"fit": 12, "hold": 5, "(no split)": 3}
+    text = report(copied, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "split hold" in text
+    assert "split test" not in text
 
 
 def test_the_axis_of_a_single_trace_says_its_values():
     stream = regular("lfp", np.full((500, 1), 1300.0), 100.0, unit="V")
-    assert set(_trace(stream).axes[0].lines[0].get_ydata().tolist()) == {1300.0}
+    figure, caption, behind = _trace(stream)
+    assert set(figure.axes[0].lines[0].get_ydata().tolist()) == {1300.0}
+    assert caption == "lfp: all 500 values, in V."
+    assert behind.rows == [["lfp", "0", "V", "1,300", "1,300", "1,300", "100%"]]
 
 
 def test_an_input_of_samples_is_drawn(tmp_path):

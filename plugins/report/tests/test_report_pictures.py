@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from neurofm_shards import ShardDataset
 from neurofm_shards.errors import ConfigError
 from neurofm_shards_report import pictures, plot_sample, register_picture
-from neurofm_shards_report.pictures import engineering
+from neurofm_shards_report.pictures import engineering, thinned
 
 
 def titles(figure):
@@ -63,9 +63,28 @@ def test_masked_values_are_shaded_and_not_drawn():
 
 
 def test_a_feature_that_is_wholly_masked_says_so():
-    sample = {"behavior": np.full((10, 1), np.nan), "behavior_valid": np.zeros((10, 1), bool)}
+    valid = np.zeros((10, 2), bool)
+    sample = {"behavior": np.full((10, 2), np.nan), "behavior_valid": valid}
     (axes,) = plot_sample(sample).axes
-    assert axes.texts[0].get_text() == "0\nmasked"
+    assert axes.texts[0].get_text() == "nothing valid in this window"
+    valid[:, 1] = True
+    (axes,) = plot_sample({"behavior": np.ones((10, 2)), "behavior_valid": valid}).axes
+    assert [text.get_text() for text in axes.texts] == ["0\nmasked", "1\n0.5 to 1.5"]
+
+
+@pytest.mark.parametrize("length", [10, 800, 801, 2500, 99_991])
+def test_thinned_traces_keep_every_peak(length):
+    values = np.random.default_rng(3).normal(size=length)
+    time = np.arange(length) / 100
+    values[length // 3], values[-1] = 50.0, -60.0
+    times, found = thinned(time, values, 800)
+    assert len(found) <= 804
+    assert len(times) == len(found)
+    assert (np.diff(times) >= 0).all()
+    assert found.max() == 50.0
+    assert found.min() == -60.0
+    step = -(-2 * length // 800)
+    assert abs(times[found.argmax()] - time[length // 3]) <= step / 100
 
 
 def test_an_own_picture_is_used(monkeypatch):

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards.errors import ConfigError, FormatError
-from neurofm_shards.format.manifest import Manifest
+from neurofm_shards.errors import FormatError
+from neurofm_shards.format.manifest import Manifest, valid_shares
 from neurofm_shards.format.sessions import SessionSummary, session_summaries
 from neurofm_shards.loading.datasets import ShardDataset
+from neurofm_shards.loading.subsets import saved_splits
+from neurofm_shards.stored.windows import WindowCollection
+from neurofm_shards_report.pictures import known_of
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -96,7 +100,7 @@ class DatasetFacts:
         self.collection = self.dataset.collection
         self.num_samples = self.collection.num_samples
         self.sessions_of = self._labels("session_id", self.num_samples)
-        self.splits_of = self._labels("split", self.num_samples, missing=NO_SPLIT)
+        self.splits_of = self._saved() or self._labels("split", self.num_samples, missing=NO_SPLIT)
         self.subjects_of = self._labels("subject_id", self.num_samples)
         self.start, self.stop = self._times()
         self.sessions = self._sessions()
@@ -116,12 +120,34 @@ class DatasetFacts:
         """Whether samples belong to splits."""
         return self.splits_of.names != [NO_SPLIT]
 
-    def table(self, name: str) -> list[dict[str, Any]]:
+    @cached_property
+    def known(self) -> dict[str, Any]:
+        """What the data set tells of its samples, see :func:`~neurofm_shards_report.pictures.known_of`."""
+        return known_of(self.collection)
+
+    def table(self, name: str) -> Sequence[Mapping[str, Any]]:
         """Return a side table; no rows where there is none."""
-        try:
-            return self.dataset.table(name)
-        except ConfigError:
-            return []
+        rows: Sequence[Mapping[str, Any]] = self.known["tables"].get(name, ())
+        return rows
+
+    def drops(self) -> dict[str, int]:
+        """Return the windows left out of all sessions, by reason, most frequent first."""
+        total: Counter[str] = Counter()
+        if isinstance(self.collection, WindowCollection):
+            total.update(self.collection.plan.drops)
+        for session in self.sessions:
+            total.update(session.summary.drops)
+        return dict(total.most_common())
+
+    def split_of(self, row: int) -> str:
+        """Return the split of a sample; empty where it is in none."""
+        name = self.splits_of.names[int(self.splits_of.codes[row])]
+        return "" if name == NO_SPLIT else name
+
+    def valid_windows(self) -> dict[str, float]:
+        """Return the share of windows in which each modality is valid throughout, as conversion counted them."""
+        counted = ((source.get("facts") or {}, source.get("num_samples") or 0) for source in self.source_facts())
+        return valid_shares(counted)
 
     def source_facts(self) -> list[dict[str, Any]]:
         """Return what the sources say of themselves."""
@@ -171,6 +197,24 @@ class DatasetFacts:
         ends = np.cumsum(last - first + 1.0)
         shift = np.concatenate([[0.0], ends[:-1]]) - first
         return start + shift[codes], stop + shift[codes]
+
+    def valid_by_session(self) -> dict[str, dict[str, float]]:
+        """Return the share of each session's windows in which each modality is valid throughout."""
+        found: dict[str, list[tuple[Mapping[str, Any], int]]] = {}
+        for source in self.source_facts():
+            counted = (source.get("facts") or {}, source.get("num_samples") or 0)
+            found.setdefault(str(source.get("session_id") or ""), []).append(counted)
+        return {name: valid_shares(inputs) for name, inputs in found.items()}
+
+    def _saved(self) -> Labels | None:
+        """Return the splits that were saved with the data set, which come before those that the metadata names."""
+        saved = {} if isinstance(self.collection, WindowCollection) else saved_splits(self.collection)
+        if not saved:
+            return None
+        codes = np.full(self.num_samples, len(saved), np.int64)
+        for number, rows in enumerate(saved.values()):
+            codes[rows] = number
+        return Labels(codes, [*saved, *([NO_SPLIT] if bool((codes == len(saved)).any()) else [])])
 
     def _labels(self, name: str, count: int, missing: str = "") -> Labels:
         table = self.collection.metadata_table()
@@ -267,14 +311,6 @@ def drawn_rows(facts: DatasetFacts, number: int) -> Ints:
             own[np.linspace(0, len(own) - 1, min(share, len(own))).round().astype(np.int64)] if share else own[:0]
         )
     return np.sort(np.unique(np.concatenate(rows)))
-
-
-def total_drops(sessions: Sequence[Session]) -> dict[str, int]:
-    """Return the windows left out of all sessions, by reason, most frequent first."""
-    total: Counter[str] = Counter()
-    for session in sessions:
-        total.update(session.summary.drops)
-    return dict(total.most_common())
 
 
 def open_facts(path: str | os.PathLike[str]) -> DatasetFacts:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from textwrap import shorten
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from neurofm_shards_report.facts import NO_SPLIT, DatasetFacts
-from neurofm_shards_report.measures import Distribution, Spectrum
-from neurofm_shards_report.style import FAINT, INK, colour, styled
+from neurofm_shards_report.measures import Distribution, Spectrum, Validity
+from neurofm_shards_report.style import FAINT, INK, SMALL, colour, styled
 
 Floats = npt.NDArray[np.float64]
 #: Most sessions, subjects or regions that get a row of their own in a figure.
@@ -23,7 +26,7 @@ MAX_ROWS = 40
 #: Most regions that get a colour of their own.
 MAX_REGIONS = 6
 #: Width of figures in inches.
-WIDTH = 7.4
+WIDTH = 5.4
 
 
 def split_colours(facts: DatasetFacts) -> dict[str, str]:
@@ -32,35 +35,70 @@ def split_colours(facts: DatasetFacts) -> dict[str, str]:
     return {NO_SPLIT: "#7a7f85"} | {name: colour(i) for i, name in enumerate(named)}
 
 
-def timeline(facts: DatasetFacts) -> Figure | None:
-    """Draw when each session was recorded, and where its windows lie, coloured by split."""
+def timeline(facts: DatasetFacts, validity: Sequence[Validity] = ()) -> Figure | None:
+    """Draw when each session was recorded, where its windows lie, by split, and where each modality is valid."""
     if facts.start is None or facts.stop is None:
         return None
     shown = spread_over(len(facts.sessions), MAX_ROWS)
     colours = split_colours(facts)
+    line = 0.45 / max(3, len(validity))
     with styled():
-        figure = Figure(figsize=(WIDTH, 0.9 + 0.2 * len(shown)))
+        figure = Figure(figsize=(WIDTH, 0.9 + (0.2 + 0.06 * len(validity)) * len(shown)))
         axes = figure.subplots()
         for place, number in enumerate(shown):
-            session = facts.sessions[number].summary
-            if session.extent_s is not None:
-                low, high = session.extent_s
-                axes.broken_barh([(0, high - low)], (place - 0.4, 0.8), color=FAINT, alpha=0.35, linewidth=0)
-            own = np.flatnonzero(facts.sessions_of.codes == number)
-            origin = session.extent_s[0] if session.extent_s is not None else float(facts.start[own].min())
-            for code, name in enumerate(facts.splits_of.names):
-                rows = own[facts.splits_of.codes[own] == code]
-                stretches = joined(facts.start[rows] - origin, facts.stop[rows] - origin)
-                axes.broken_barh(stretches, (place - 0.28, 0.56), color=colours[name], linewidth=0)
-        axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.set_yticks(range(len(shown)))
-        axes.set_yticklabels([shorten_id(facts.sessions[number].summary.name) for number in shown], fontsize=7)
-        axes.tick_params(axis="y", length=0)
+            origin = _draw_session(axes, facts, number, place - 0.42, colours)
+            for i, one in enumerate(validity):
+                top = place + 0.1 + i * line
+                for start, stop, share in one.stretches(number):
+                    axes.broken_barh(
+                        [(start - origin, stop - start)], (top, line * 0.7), color=_of_validity(colours, i),
+                        alpha=max(0.1, share), linewidth=0,
+                    )  # fmt: skip
+        label_rows(axes, [facts.sessions[number].summary.name for number in shown])
         axes.set_xlabel("time since the start of the recording (s)")
-        handles = [Patch(color=colours[name], label=name) for name in facts.splits_of.names]
-        handles.append(Patch(color=FAINT, alpha=0.35, label="of the recording, in no window"))
-        figure.legend(handles=handles, loc="outside upper left", ncols=5, fontsize=7)
+        of_none = NO_SPLIT if facts.has_splits else "in windows"
+        handles = [
+            Patch(color=colours[name], label=of_none if name == NO_SPLIT else name) for name in facts.splits_of.names
+        ]
+        if any(session.summary.extent_s for session in facts.sessions):
+            handles.append(Patch(color=FAINT, alpha=0.35, label="recorded, in no window"))
+        handles += [Patch(color=_of_validity(colours, i), label=f"{one.name} valid") for i, one in enumerate(validity)]
+        legend_above(figure, handles)
     return figure
+
+
+def _of_validity(colours: Mapping[str, str], number: int) -> str:
+    return colour(len(colours) + number)
+
+
+def _draw_session(axes: Axes, facts: DatasetFacts, number: int, top: float, colours: Mapping[str, str]) -> float:
+    """Draw one session's recording and its windows; return its first second."""
+    extent = facts.sessions[number].summary.extent_s
+    own = np.flatnonzero(facts.sessions_of.codes == number)
+    start, stop = cast("tuple[Floats, Floats]", (facts.start, facts.stop))
+    origin = extent[0] if extent is not None else float(start[own].min())
+    if extent is not None:
+        axes.broken_barh([(0, extent[1] - extent[0])], (top, 0.5), color=FAINT, alpha=0.35, linewidth=0)
+    for code, name in enumerate(facts.splits_of.names):
+        rows = own[facts.splits_of.codes[own] == code]
+        axes.broken_barh(
+            joined(start[rows] - origin, stop[rows] - origin), (top + 0.07, 0.36), color=colours[name], linewidth=0
+        )
+    return origin
+
+
+def label_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Write names beside rows that are one apart, the first at the top."""
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(range(len(names)))
+    axes.set_yticklabels(short_names(names))
+    axes.tick_params(axis="y", length=0)
+
+
+def legend_above(figure: Figure, handles: Sequence[Patch]) -> None:
+    """Draw a legend over a figure, in rows of three."""
+    figure.legend(handles=list(handles), loc="outside upper left", ncols=3)
+    figure.set_figheight(figure.get_figheight() + 0.18 * (-(-len(handles) // 3) - 1))
 
 
 def joined(start: Floats, stop: Floats) -> list[tuple[float, float]]:
@@ -79,31 +117,61 @@ def spread_over(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, max(0, count - 1), min(count, most)).round().astype(int)).tolist()  # type: ignore[no-any-return]
 
 
-def shorten_id(text: str) -> str:
-    """Return the beginning and the end of a long id."""
-    return text if len(text) <= 28 else f"{text[:14]}…{text[-13:]}"
+def short_names(names: Sequence[str], most: int = 24) -> list[str]:
+    """Return names as labels: without the ending that all share, and long ones without their middle.
+
+    Names that would look alike are numbered.
+    """
+    ends = zip(*(name[::-1] for name in names), strict=False)
+    same = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, ends))
+    ending = names[0][len(names[0]) - same :] if len(set(names)) > 1 else ""
+    word = re.search(r"[\W_]", ending)
+    ending = ending[word.start() :] if word and max(map(len, names)) > most else ""
+    short = [shortened(name.removesuffix(ending) + "…" * bool(ending), most) or "(none)" for name in names]
+    if len(set(short)) == len(set(names)):
+        return short
+    return [f"{i} {shortened(name, most - 5)}" for i, name in enumerate(short)]
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text, without its middle where it is longer than ``most``."""
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[: most - 1 - half]}…{text[-half:]}"
 
 
 def stacked(rows: Mapping[str, Mapping[str, int]], colours: Mapping[str, str], label: str) -> Figure:
-    """Draw counts by split as stacked bars, one row each."""
+    """Draw counts as stacked bars, one row each; what ``colours`` does not name was left out, and is hatched."""
     names = list(rows)
     shown = [names[i] for i in spread_over(len(names), MAX_ROWS)]
+    kinds = [*colours, *dict.fromkeys(kind for name in shown for kind in rows[name] if kind not in colours)]
     with styled():
         figure = Figure(figsize=(WIDTH, 0.8 + 0.2 * len(shown)))
         axes = figure.subplots()
         left = np.zeros(len(shown))
-        for split, shade in colours.items():
-            counts = np.array([rows[name].get(split, 0) for name in shown])
-            if counts.any():
-                axes.barh(range(len(shown)), counts, left=left, color=shade, height=0.7, label=split)
-                left += counts
-        axes.set_yticks(range(len(shown)))
-        axes.set_yticklabels([shorten_id(name) or "(none)" for name in shown], fontsize=7)
-        axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0)
+        handles: list[Patch] = []
+        for kind in kinds:
+            counts = np.array([rows[name].get(kind, 0) for name in shown])
+            if not counts.any():
+                continue
+            look: dict[str, Any] = {"color": colours[kind]} if kind in colours else _left_out(len(handles))
+            axes.barh(range(len(shown)), counts, left=left, height=0.7, **look)
+            handles.append(Patch(label=kind, **look))
+            left += counts
+        label_rows(axes, shown)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.set_xlabel(label)
-        figure.legend(loc="outside upper left", ncols=5, fontsize=7)
+        legend_above(figure, handles)
     return figure
+
+
+def _left_out(number: int) -> dict[str, Any]:
+    """Return how a bar of windows that were left out looks."""
+    return {
+        "facecolor": "none",
+        "edgecolor": INK,
+        "linewidth": 0.4,
+        "hatch": ("////", "....", "xxxx", "----")[number % 4],
+    }
 
 
 def firing_rates(units: Sequence[Mapping[str, Any]]) -> Figure | None:
@@ -133,9 +201,11 @@ def firing_rates(units: Sequence[Mapping[str, Any]]) -> Figure | None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("firing rate over the recording (Hz)")
         axes.set_ylabel("units")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         silent = sum(rate == 0 for rates in by_region.values() for rate in rates)
         axes.set_title(f"{sum(map(len, by_region.values()))} units{f', {silent} without a spike' if silent else ''}")
-        figure.legend(loc="outside right upper", fontsize=7)
+        handles, texts = axes.get_legend_handles_labels()
+        figure.legend(handles, texts, loc="outside upper left", ncols=3)
     return figure
 
 
@@ -161,28 +231,27 @@ def spectrum(found: Spectrum) -> Figure:
         axes.plot(found.frequency, found.median, color=INK, linewidth=1, label="median channel")
         axes.set_yscale("log")
         axes.set_xlabel("frequency (Hz)")
-        axes.set_ylabel(found.unit)
+        axes.set_ylabel(f"power ({found.unit})")
         axes.set_title(f"{found.column}: mean over {found.samples} windows")
-        axes.legend(fontsize=7)
+        axes.legend()
     return figure
 
 
 def distributions(found: Sequence[Distribution]) -> Figure:
     """Draw the distributions of features side by side."""
-    columns = 3
+    columns = 2
     rows = -(-len(found) // columns)
     with styled():
-        figure = Figure(figsize=(WIDTH, 1.7 * rows))
+        figure = Figure(figsize=(WIDTH, 1.5 * rows))
         places = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
         for place, one in zip(places, found, strict=False):
             if one.number:
                 place.stairs(one.counts, one.edges, fill=True, color=colour(0))
-            place.set_title(shorten_id(one.name), fontsize=8)
-            place.set_xlabel(
-                f"{one.unit or 'stored values'}, {one.outside} outside" if one.number else "nothing valid", fontsize=7
-            )
+            place.set_title(shortened(one.name, 32), fontsize=SMALL)
+            unit = one.unit or "stored values"
+            place.set_xlabel(f"{unit}; {one.outside:,} beyond" if one.number else "nothing valid", fontsize=SMALL)
             place.set_yticks([])
-            place.tick_params(labelsize=7)
+            place.xaxis.set_major_locator(MaxNLocator(nbins=5))
         for place in places[len(found) :]:
             place.remove()
     return figure

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards.blocks import dtype_name
 from neurofm_shards.types import Ragged
 from neurofm_shards_report.facts import DatasetFacts, drawn_rows
-from neurofm_shards_report.pictures import SampleView, known_of, stored_view
+from neurofm_shards_report.pictures import SampleView, stored_view
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 #: Most samples, and bytes of samples, that measures are made from.
 MAX_SAMPLES, MAX_BYTES = 256, 256 << 20
+#: Most windows whose masks are read for a timeline.
+MAX_WINDOWS = 800
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,82 @@ class Odd:
     why: str
 
 
+@dataclass(frozen=True)
+class Validity:
+    """In which share of some windows, evenly chosen from the sessions of a timeline, a modality is valid.
+
+    Attributes
+    ----------
+    name : str
+        The modality.
+    session : numpy.ndarray of int64, shape (n,)
+        Number of each window's session.
+    start, stop : numpy.ndarray, shape (n,)
+        When the window begins, and when the next one that was looked at does, in seconds.
+    share : numpy.ndarray, shape (n,)
+        Share of the window's values that are valid.
+    """
+
+    name: str
+    session: npt.NDArray[np.int64]
+    start: Floats
+    stop: Floats
+    share: Floats
+
+    def stretches(self, session: int) -> list[tuple[float, float, float]]:
+        """Return the stretches of a session where values are valid, as (start, stop, share)."""
+        found: list[tuple[float, float, float]] = []
+        own = np.flatnonzero(self.session == session)
+        for start, stop, share in zip(self.start[own], self.stop[own], self.share[own].round(1), strict=True):
+            if share and found and found[-1][2] == share and start <= found[-1][1] + 1e-6:
+                found[-1] = (found[-1][0], float(stop), float(share))
+            elif share:
+                found.append((float(start), float(stop), float(share)))
+        return found
+
+
+def validity(facts: DatasetFacts, sessions: Sequence[int]) -> list[Validity]:
+    """Read the masks of some windows of these sessions; nothing without masks, or where windows have no times."""
+    masks = [
+        name for name, spec in facts.collection.columns.items() if _is_mask(name) and dtype_name(spec.dtype) == "bool"
+    ]
+    if facts.start is None or facts.stop is None or not masks:
+        return []
+    chosen = [
+        _spread(np.flatnonzero(facts.sessions_of.codes == i), MAX_WINDOWS // len(sessions), facts) for i in sessions
+    ]
+    rows = np.concatenate([own for own, _ in chosen])
+    found = facts.collection.gather(rows, masks)
+    common = (facts.sessions_of.codes[rows], facts.start[rows], np.concatenate([until for _, until in chosen]))
+    return [Validity(_modality(name), *common, _row_means(found[name])) for name in masks]
+
+
+def _spread(rows: npt.NDArray[np.int64], most: int, facts: DatasetFacts) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Return windows of a session, evenly chosen, in time order, and until when each stands for those after it."""
+    start, stop = cast("tuple[Floats, Floats]", (facts.start, facts.stop))
+    rows = rows[np.argsort(start[rows], kind="stable")]
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), max(2, most))).round().astype(np.int64))]
+    step = np.append(np.diff(start[rows]), 0.0)
+    usual = 1.5 * float(np.median(step[:-1])) if len(rows) > 1 else 0.0
+    return rows, np.where(step <= usual, np.maximum(start[rows] + step, stop[rows]), stop[rows])
+
+
+def _is_mask(name: str) -> bool:
+    return name == "valid" or name.endswith("_valid")
+
+
+def _modality(mask: str) -> str:
+    return "all modalities" if mask == "valid" else mask.removesuffix("_valid")
+
+
+def _row_means(mask: Any) -> Floats:
+    """Return the share of true values of each sample."""
+    if isinstance(mask, np.ndarray):
+        return np.asarray(mask.reshape(len(mask), -1).mean(axis=1), np.float64)
+    parts = [mask[i] for i in range(len(mask))]
+    return np.array([0.0 if part is None or not len(part) else np.mean(part) for part in parts], np.float64)
+
+
 class DrawnSamples:
     """Samples that represent a data set, column by column.
 
@@ -99,19 +178,19 @@ class DrawnSamples:
         each = max(1, int(collection.catalog.tar_bytes.sum()) // max(1, facts.num_samples))
         self.rows = drawn_rows(facts, max(1, min(MAX_SAMPLES, MAX_BYTES // each)))
         self.columns: dict[str, Any] = collection.gather(self.rows)
-        self._known = known_of(collection)
-        self.units: Mapping[str, str] = self._known["units"]
+        self.units: Mapping[str, str] = facts.known["units"]
         self.metadata = collection.metadata(self.rows)
 
     def view(self, row: int) -> SampleView:
         """Return one sample of the data set, ready to be drawn."""
-        return stored_view(self._facts.collection, row, self._known)
+        view = stored_view(self._facts.collection, row, self._facts.known)
+        split = self._facts.split_of(row)
+        return replace(view, metadata={**view.metadata, "split": split} if split else view.metadata)
 
     @property
     def unit_rows(self) -> Sequence[Mapping[str, Any]]:
         """The side table of units; empty where there is none."""
-        rows: Sequence[Mapping[str, Any]] = self._known["tables"].get("units", ())
-        return rows
+        return self._facts.table("units")
 
     def valid(self, column: str) -> Array | None:
         """Return which values of a column are valid, as its mask says."""
@@ -123,14 +202,12 @@ class DrawnSamples:
 
     def valid_shares(self) -> dict[str, float]:
         """Return the share of valid values of each column that has a mask."""
-        masks = {name: data for name, data in self.columns.items() if name == "valid" or name.endswith("_valid")}
+        masks = {name: data for name, data in self.columns.items() if _is_mask(name)}
         shares = {}
         for name, mask in masks.items():
             values = mask.values if isinstance(mask, Ragged) else mask
             if isinstance(values, np.ndarray) and values.dtype == np.bool_ and values.size:
-                shares["all modalities together" if name == "valid" else name.removesuffix("_valid")] = float(
-                    values.mean()
-                )
+                shares[_modality(name)] = float(values.mean())
         return shares
 
     def counts_per_unit(self) -> Floats | None:
@@ -188,12 +265,12 @@ class DrawnSamples:
             for i in range(min(limit, data.shape[2]))
         ]
 
-    def _features(self, column: str, count: int) -> list[dict[str, Any]]:
+    def _features(self, column: str, count: int) -> list[Mapping[str, Any]]:
         """Return what the table of features says of each place; nothing where the samples differ in it."""
         numbers, table = self.columns.get(column), self._facts.table("features")
         if not isinstance(numbers, np.ndarray) or not table:
             return [{}] * count
-        found = []
+        found: list[Mapping[str, Any]] = []
         for place in numbers.T:
             rows = [table[i] for i in np.unique(place).tolist()]
             kinds = {(row.get("path"), row.get("column"), row.get("unit")) for row in rows}

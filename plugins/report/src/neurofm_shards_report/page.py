@@ -26,9 +26,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines as they are."""
+    """Lines as they are, folded away under a title."""
 
     text: str
+    title: str
     kind: ClassVar[str] = "code"
 
 
@@ -123,7 +124,7 @@ def table(
     heads : str
         Heads of the columns, separated by ``|``.
     rows : iterable of sequence
-        Cells; numbers get thousands separators, None an empty cell.
+        Cells; numbers get thousands separators, None an empty cell. Columns without any are left out.
     title : str
         Title, or what a folded table is called.
     folded : bool
@@ -134,7 +135,9 @@ def table(
     cells = [[cell(value) for value in row] for row in rows]
     more = f"{len(cells) - MAX_TABLE_ROWS:,} more rows are not shown." if len(cells) > MAX_TABLE_ROWS else ""
     names = [Head(text, i in numbers) for i, text in enumerate(heads.split("|"))]
-    return Table(names, cells[:MAX_TABLE_ROWS], title, folded, more)
+    filled = [i for i in range(len(names)) if not cells or any(row[i] for row in cells)]
+    shown = [[row[i] for i in filled] for row in cells[:MAX_TABLE_ROWS]]
+    return Table([names[i] for i in filled], shown, title, folded, more)
 
 
 def cell(value: Any) -> str:
@@ -145,7 +148,14 @@ def cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things, in the plural where it is not one."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 class Figures:

@@ -13,17 +13,18 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.format.sessions import session_summaries
 from neurofm_shards.reading.samples import SampleCollection
 from neurofm_shards.values import as_array
-from neurofm_shards_report.style import FAINT, INK, SPIKES, bare, colour, from_nothing, png, styled
+from neurofm_shards_report.style import FAINT, INK, SMALL, SPIKES, bare, colour, from_nothing, png, styled
 
 Array = npt.NDArray[Any]
 #: Most traces, features and points in one panel; more are left out, and the panel says so.
-MAX_TRACES, MAX_FEATURES, MAX_POINTS = 12, 4, 2000
+MAX_TRACES, MAX_FEATURES, MAX_POINTS = 10, 6, 800
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def known_of(collection: SampleCollection) -> dict[str, Any]:
     manifest = collection.manifest
     widths = set() if manifest is None else {session.bin_size_ms for session in session_summaries(manifest)}
     return {
-        "tables": {} if manifest is None else {name: collection.table(name) for name in manifest.tables},
+        "tables": {name: collection.table(name) for name in collection.tables},
         "units": {name: spec.unit for name, spec in collection.columns.items() if spec.unit},
         "bin_ms": widths.pop() if len(widths) == 1 else None,
     }
@@ -211,7 +212,7 @@ def plot_view(
             heights = [panel.height for panel in panels]
             figure: Figure = SampleFigure(figsize=(width, sum(heights) + 0.35 * len(heights) + 0.6))
             places = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0].tolist()
-            figure.suptitle(describe(view) if title is None else title, x=0.01, ha="left", fontsize=8)
+            figure.suptitle(describe(view) if title is None else title, x=0.01, ha="left", fontsize=SMALL)
         else:
             places = list(axes)
             if len(places) != len(panels):
@@ -222,6 +223,7 @@ def plot_view(
             figure = places[0].figure
         for panel, place in zip(panels, places, strict=True):
             panel.draw(place, view, panel.column)
+            _mark_time(place, view)
         _share_time(places)
     return figure
 
@@ -235,7 +237,9 @@ def describe(view: SampleView) -> str:
     if isinstance(said.get("trial"), int) and said["trial"] >= 0:
         parts.append(f"trial {said['trial']}")
     known = {"sample_id", "modalities", "shard_idx", "sample_idx_in_shard", "session_id", "subject_id", "source_file"}
-    known |= {"window_start_s", "window_stop_s", "origin_s", "split", "trial"}
+    known |= {"window_start_s", "window_stop_s", "origin_s", "split", "trial", "align_s"}
+    if isinstance(said.get("align_s"), float):
+        parts.append(f"aligned to {said['align_s']:.6g} s (dashed)")
     labels = [f"{name} {value}" for name, value in said.items() if name not in known and value not in (None, "")]
     return "\n".join(wrap("  ·  ".join([*filter(None, parts), *labels[:4]]), 110)[:2])
 
@@ -259,6 +263,9 @@ def _panel(view: SampleView, name: str, *, named: bool) -> Panel | None:
         return None
     if name == "spike_times" and "spike_units" in view.values:
         return Panel(name, draw_raster, 1.2)
+    mask = view.invalid(name) if value.ndim else None
+    if mask is not None and mask.size and mask.all():
+        return Panel(name, draw_masked, 0.3)
     if value.ndim == 2:
         return _panel_over_time(name, value.shape[1])
     return Panel(name, draw_default, 0.9 if value.ndim else 0.3)
@@ -268,15 +275,24 @@ def _panel_over_time(name: str, channels: int) -> Panel:
     if name == "spikes":
         return Panel(name, draw_counts, float(np.clip(0.02 * channels, 0.7, 2.2)))
     if name == "lfp":
-        return Panel(name, draw_traces, 1.5)
+        return Panel(name, draw_traces, 0.3 + 0.16 * min(channels, MAX_TRACES))
     if channels <= 16:
-        return Panel(name, draw_lines, 0.5 * min(channels, MAX_FEATURES) + 0.3)
+        return Panel(name, draw_lines, 0.45 * min(channels, MAX_FEATURES) + 0.2)
     return Panel(name, draw_default, 0.9)
 
 
 def _array(value: Any) -> Any:
     array = as_array(value)
     return value if array is None else array
+
+
+def _mark_time(axes: Axes, view: SampleView) -> None:
+    """Give a time axis few ticks, and mark the event of the trial that the window is aligned to."""
+    if not axes.get_xlabel().startswith("time"):
+        return
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    if "session" in axes.get_xlabel() and isinstance(view.metadata.get("align_s"), float):
+        axes.axvline(view.metadata["align_s"], color=INK, linewidth=0.8, linestyle="--")
 
 
 def _share_time(places: Sequence[Axes]) -> None:
@@ -341,7 +357,7 @@ def draw_counts(axes: Axes, view: SampleView, column: str) -> None:
     _image(axes, view, column, counts.T[order], SPIKES)
     _shade(axes, view, column, view.invalid(column))
     _label_regions(axes, regions, "unit")
-    axes.set_title(f"{column}: counts of {counts.shape[1]} units, most in a bin {counts.max(initial=0):g}")
+    axes.set_title(f"{column}: {counts.shape[1]} units, at most {counts.max(initial=0):g} in a bin")
 
 
 def draw_raster(axes: Axes, view: SampleView, column: str) -> None:
@@ -367,38 +383,72 @@ def draw_raster(axes: Axes, view: SampleView, column: str) -> None:
     axes.set_title(f"{column}: {len(times)} spikes of {len(numbers)} units")
 
 
+def draw_masked(axes: Axes, view: SampleView, column: str) -> None:
+    """Say that nothing in a column is valid."""
+    first, last, label = view.span(column)
+    axes.axvspan(first, last, color=FAINT, alpha=0.35, linewidth=0)
+    axes.text(
+        0.5, 0.5, "nothing valid in this window", transform=axes.transAxes, ha="center", va="center", fontsize=SMALL
+    )
+    axes.set_xlim(first, last)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(label)
+    axes.set_title(column)
+
+
+def thinned(time: Array, values: Array, most: int = MAX_POINTS) -> tuple[Array, Array]:
+    """Return a trace in about ``most`` points: the least and the greatest value of each stretch, so no peak is lost."""
+    step = -(-2 * len(values) // most)
+    if step <= 2:
+        return time, values
+    whole = len(values) // step * step
+    blocks = values[:whole].reshape(-1, step)
+    first = np.arange(0, whole, step)
+    places = np.stack([first, first + step // 2], axis=1).ravel()
+    pairs = np.stack([blocks.min(axis=1), blocks.max(axis=1)], axis=1).ravel()
+    rest = values[whole:]
+    if len(rest):
+        places, pairs = np.append(places, [whole, len(values) - 1]), np.append(pairs, [rest.min(), rest.max()])
+    return time[places], pairs
+
+
 def draw_traces(axes: Axes, view: SampleView, column: str) -> None:
     """Draw channels below one another, with a scale bar in place of an axis."""
     values = np.asarray(view.values[column], np.float64)
     shown = np.linspace(0, values.shape[1] - 1, min(values.shape[1], MAX_TRACES)).round().astype(np.int64)
-    step = -(-len(values) // MAX_POINTS)
-    traces = values[::step, shown] - np.nanmean(values[:, shown], axis=0) if values.size else values[:, shown]
+    traces = values[:, shown] - np.nanmean(values[:, shown], axis=0) if values.size else values[:, shown]
     spread = float(np.nanquantile(np.abs(traces), 0.98)) * 2.5 if np.isfinite(traces).any() else 1.0
     spread = spread or 1.0
     first, last, label = view.span(column)
     time = np.linspace(first, last, len(traces), endpoint=False)
     for number in range(traces.shape[1]):
-        axes.plot(time, traces[:, number] - number * spread, color=INK, linewidth=0.5)
+        axes.plot(*thinned(time, traces[:, number] - number * spread), color=INK, linewidth=0.5)
     _shade(axes, view, column, view.invalid(column))
     bare(axes)
     axes.set_xlim(first, last)
-    _scale_bar(axes, last + (last - first) * 0.01, spread, view.units.get(column, ""))
+    _scale_bar(axes, spread, view.units.get(column, ""))
     axes.set_xlabel(label)
     axes.tick_params(axis="x", length=0)
     names = [str(row.get("channel") or "") for row in view.rows(f"{column}_channels", "channels")]
     less = "" if len(shown) == values.shape[1] else f", {len(shown)} of them drawn"
     axes.set_title(f"{column}: {values.shape[1]} channels{less}")
     axes.set_yticks([-number * spread for number in range(len(shown))])
-    axes.set_yticklabels([names[i] if names else str(i) for i in shown.tolist()], fontsize=6)
+    axes.set_yticklabels([names[i] if names else str(i) for i in shown.tolist()])
     axes.tick_params(axis="y", length=0)
 
 
-def _scale_bar(axes: Axes, at: float, spread: float, unit: str) -> None:
+def _scale_bar(axes: Axes, spread: float, unit: str) -> None:
     """Draw a vertical bar of a round length, and say how long it is."""
     exponent = np.floor(np.log10(spread))
     length = max(m * 10**exponent for m in (1, 2, 5) if m * 10**exponent <= spread)
-    axes.plot([at, at], [0, -length], color=INK, linewidth=1.5, solid_capstyle="butt", clip_on=False)
-    axes.text(at, -length / 2, f" {engineering(length)}{unit}", va="center", ha="left", fontsize=7)
+    place = axes.get_yaxis_transform()
+    axes.plot(
+        [1.015, 1.015], [0, -length], color=INK, linewidth=1.5, solid_capstyle="butt", clip_on=False, transform=place
+    )
+    axes.text(
+        1.03, -length / 2, f"{engineering(length)}{unit}", va="center", ha="left", fontsize=SMALL, transform=place
+    )
 
 
 def engineering(value: float) -> str:
@@ -426,12 +476,13 @@ def draw_lines(axes: Axes, view: SampleView, column: str) -> None:
         if row.get("kind") == "circular":
             own[1:][np.abs(np.diff(own)) > np.pi] = np.nan  # where an angle goes once around
         low, high = _range(own)
-        axes.plot(time, (own - low) / (high - low) - 1.25 * number, color=colour(number), linewidth=1)
+        axes.plot(*thinned(time, (own - low) / (high - low) - 1.25 * number), color=colour(number), linewidth=1)
         name = _feature_name(row) if row else str(number)
-        said = f"{low:.3g} – {high:.3g}" if np.isfinite(own).any() else "masked"
+        unit = f" {row['unit']}" if row.get("unit") else ""
+        said = f"{low:.3g} to {high:.3g}{unit}" if np.isfinite(own).any() else "masked"
         axes.text(
-            1.005, 0.5 - 1.25 * number, f"{shorten(name, 20, placeholder='…')}\n{said}", va="center", ha="left",
-            transform=axes.get_yaxis_transform(), fontsize=6, color=colour(number),
+            1.015, 0.5 - 1.25 * number, f"{shorten(name, 22, placeholder='…')}\n{said}", va="center", ha="left",
+            transform=axes.get_yaxis_transform(), fontsize=SMALL, linespacing=1.1,
         )  # fmt: skip
     _shade(axes, view, column, mask)
     axes.set_xlim(first, last)
@@ -451,8 +502,7 @@ def _range(values: Array) -> tuple[float, float]:
 
 def _feature_name(row: Mapping[str, Any]) -> str:
     path, column = str(row.get("path") or row.get("id") or "").rsplit("/", 1)[-1], row.get("column")
-    name = path if column in (None, "", "0", 0) else f"{path} {column}"
-    return f"{name} ({row['unit']})" if row.get("unit") else name
+    return path if column in (None, "", "0", 0) else f"{path} {column}"
 
 
 def draw_default(axes: Axes, view: SampleView, column: str) -> None:
@@ -469,7 +519,7 @@ def draw_default(axes: Axes, view: SampleView, column: str) -> None:
     if values.ndim > 2:
         values = values.reshape(len(values), -1)
     if values.ndim == 1:
-        axes.plot(values[:: -(-len(values) // MAX_POINTS)], color=INK, linewidth=0.8)
+        axes.plot(*thinned(np.arange(len(values)), values), color=INK, linewidth=0.8)
         axes.set_xlabel("number")
         return
     _image(axes, view, column, values.T[:: -(-values.shape[1] // MAX_POINTS)], SPIKES)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from neurofm_shards.blocks import samples_of
 from neurofm_shards.convert.inputs import find_inputs
@@ -17,16 +22,20 @@ from neurofm_shards.recordings import EventStream, IntervalStream, IrregularStre
 from neurofm_shards.recordings.inspection import inspect_input
 from neurofm_shards.recordings.stream_rows import grouped, stream_rows
 from neurofm_shards_report import figures
-from neurofm_shards_report.page import Alarm, Facts, Figures, Gallery, Page, Part, Section, Text, cell, table
-from neurofm_shards_report.pictures import SampleView, panels_of, plot_view
+from neurofm_shards_report.numbers import sample_table, value_rows
+from neurofm_shards_report.page import Alarm, Facts, Figures, Gallery, Page, Part, Section, Table, Text, cell, table
+from neurofm_shards_report.pictures import SampleView, panels_of, plot_view, thinned
+from neurofm_shards_report.signals import SAMPLE_WIDTH
 from neurofm_shards_report.style import INK, SPIKES, colour, styled
 
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 #: Seconds of a recording that its first picture shows, and points per trace.
 SHOWN_S, POINTS = 10.0, 4000
 #: Streams of no more events are shown whole.
 MAX_EVENTS = 2000
-#: Samples drawn of an input that holds samples.
-SAMPLES_DRAWN = 6
+#: Samples drawn of an input that holds samples, and streams of a recording.
+SAMPLES_DRAWN, MAX_STREAMS = 6, 24
 _SEVERITY = ("error", "warning", "info")
 
 
@@ -60,17 +69,21 @@ def _alarms(inspection: Inspection) -> list[Alarm]:
     return said or [Alarm("good", "Nothing in it stands in the way of a conversion.")]
 
 
+def _label(name: str) -> str:
+    """Return the name of a fact as a reader sees it, with its unit in brackets."""
+    words = {"seconds": "length (s)", "said by": "extent taken from", "nwb_version": "NWB version"}
+    return words.get(name) or re.sub(r" s$", " (s)", name.replace("_", " "))
+
+
 def _session(inspection: Inspection) -> Facts:
     rows = []
     for branch in ("session", "time"):
         said = inspection.tree.get(branch)
         if isinstance(said, Mapping):
             rows += [
-                (str(name).replace("_", " "), cell(value))
-                for name, value in said.items()
-                if not isinstance(value, (dict, list))
+                (_label(str(name)), cell(value)) for name, value in said.items() if not isinstance(value, (dict, list))
             ]
-    return Facts([("input", inspection.title), *rows])
+    return Facts(rows)
 
 
 def _streams(inspection: Inspection) -> Part:
@@ -106,8 +119,10 @@ def _drawn(recording: Recording, canvas: Figures) -> list[Section]:
         parts.append(canvas.picture(_timeline(spans), "When each stream was recorded.", behind))
         sections.append(Section("time", "Time", parts))
     pictures: list[Part] = [
-        canvas.picture(figure, caption) for stream in recording.streams[:24] for figure, caption in _stream(stream)
+        canvas.picture(*drawn) for stream in recording.streams[:MAX_STREAMS] for drawn in _stream(stream)
     ]
+    if len(recording.streams) > MAX_STREAMS:
+        pictures.append(Text(f"The first {MAX_STREAMS} of {len(recording.streams):,} streams are drawn."))
     if pictures:
         sections.append(Section("streams", "Streams", pictures))
     return sections
@@ -122,9 +137,8 @@ def _first_samples(samples: Samples, canvas: Figures) -> list[Section]:
         sample, metadata = next(samples_of(samples.read(row, row + 1)))
         view = SampleView(sample, metadata, plan.tables, units)
         if panels_of(view):
-            pictures.append(
-                canvas.picture(plot_view(view, width=5.2, title=""), f"Sample {row:,} of {plan.num_samples:,}.")
-            )
+            drawn = plot_view(view, width=SAMPLE_WIDTH, title="")
+            pictures.append(canvas.picture(drawn, f"Sample {row:,} of {plan.num_samples:,}.", sample_table(view)))
     return [Section("samples", "Samples", [Gallery(pictures)])] if pictures else []
 
 
@@ -162,52 +176,62 @@ def _timeline(spans: Sequence[tuple[str, str, float, float]]) -> Figure:
         axes = figure.subplots()
         for row, (_, modality, first, last) in enumerate(shown):
             axes.barh(row, max(last - first, 1e-9), left=first, height=0.6, color=colour(modalities.index(modality)))
-        axes.set_yticks(range(len(shown)))
-        axes.set_yticklabels([figures.shorten_id(path) for path, *_ in shown], fontsize=7)
-        axes.set_ylim(len(shown) - 0.4, -0.6)
+        figures.label_rows(axes, [path for path, *_ in shown])
         axes.set_xlabel("time (s)")
+        figures.legend_above(figure, [Patch(color=colour(i), label=name) for i, name in enumerate(modalities)])
     return figure
 
 
-def _stream(stream: object) -> list[tuple[Figure, str]]:
+def _stream(stream: object) -> list[tuple[Figure, str, Table]]:
     try:
         if isinstance(stream, EventStream):
-            return [(_raster(stream), f"{stream.path}: events of each id over time.")] if len(stream.read()[0]) else []
+            return [_raster(stream)] if len(stream.read()[0]) else []
         if isinstance(stream, (RegularStream, IrregularStream)) and stream.shape[0] > 1 and len(stream.shape) <= 2:
-            return [(_trace(stream), f"{stream.path}: the beginning, in {stream.unit or 'stored values'}.")]
+            return [_trace(stream)]
     except NeurofmShardsError:
         return []  # what cannot be read is among the problems
     return []
 
 
-def _raster(stream: EventStream) -> Figure:
+def _raster(stream: EventStream) -> tuple[Figure, str, Table]:
     times, owner = stream.read()
     known = np.isfinite(times)
     times, owner = times[known], owner[known]
     first = float(times.min()) if len(times) else 0.0
     near = times <= (first + SHOWN_S if len(times) > MAX_EVENTS else np.inf)
+    who = "units" if stream.modality == "spikes" else "ids"
     with styled():
-        figure = Figure(figsize=(figures.WIDTH, 0.8 + float(np.clip(0.02 * len(stream.owners), 0.5, 2.5))))
+        figure = Figure(figsize=(figures.WIDTH, 0.8 + float(np.clip(0.03 * len(stream.owners), 0.5, 2.5))))
         axes = figure.subplots()
         axes.plot(
-            times[near],
-            owner[near],
-            linestyle="none",
-            marker="|",
-            markersize=3,
-            color=SPIKES,
+            times[near], owner[near], linestyle="none", marker="|", markersize=3, color=SPIKES,
             rasterized=int(near.sum()) > 500,
-        )
+        )  # fmt: skip
         axes.set_ylim(len(stream.owners) - 0.5, -0.5)
         axes.set_yticks([])
-        axes.set_ylabel(f"{len(stream.owners)} ids")
+        axes.set_ylabel(f"{len(stream.owners)} {who}")
         axes.set_xlabel("time (s)")
-        said = f"{int(near.sum()):,} of {len(times):,} events, those of the first {SHOWN_S:g} s"
-        axes.set_title(f"{stream.path}: {said if len(times) > MAX_EVENTS else f'all {len(times):,} events'}")
-    return figure
+        axes.set_title(figures.shortened(stream.path, 60))
+    shown = f"{int(near.sum()):,} of {len(times):,} events, those of the first {SHOWN_S:g} s"
+    caption = f"{stream.path}: {shown if len(times) > MAX_EVENTS else f'all {len(times):,} events'}."
+    return figure, caption, _event_table(stream, times, owner)
 
 
-def _trace(stream: RegularStream | IrregularStream) -> Figure:
+def _event_table(stream: EventStream, times: Floats, owner: Ints) -> Table:
+    """Return how many events each id has, and when the first and the last are."""
+    count = len(stream.owners)
+    number = np.bincount(owner, minlength=count)
+    first, last = np.full(count, np.inf), np.full(count, -np.inf)
+    np.minimum.at(first, owner, times)
+    np.maximum.at(last, owner, times)
+    rows = [
+        (str(name), int(n), float(a) if n else None, float(b) if n else None)
+        for name, n, a, b in zip(stream.owners, number, first, last, strict=True)
+    ]
+    return table("id|events|first (s)|last (s)", rows, title="As a table", folded=True, numbers=(1, 2, 3))
+
+
+def _trace(stream: RegularStream | IrregularStream) -> tuple[Figure, str, Table]:
     stop = min(stream.shape[0], POINTS)
     values = np.asarray(stream.read(0, stop), np.float64).reshape(stop, -1) * np.asarray(stream.scale) + np.asarray(
         stream.offset
@@ -217,25 +241,38 @@ def _trace(stream: RegularStream | IrregularStream) -> Figure:
     )
     shown = figures.spread_over(values.shape[1], 8)
     traces, one = values[:, shown], len(shown) == 1
-    finite = np.isfinite(traces).any(axis=0)
-    middle = np.zeros(len(shown))
-    if not one:
-        middle[finite] = np.nanmedian(traces[:, finite], axis=0)
-    spread = float(np.nanquantile(np.abs(traces[:, finite] - middle[finite]), 0.98)) * 2.2 if finite.any() else 1.0
-    spread = spread or 1.0
     with styled():
-        figure = Figure(figsize=(figures.WIDTH, 0.8 + 0.22 * len(shown)))
+        figure = Figure(figsize=(figures.WIDTH, 0.9 + 0.22 * len(shown)))
         axes = figure.subplots()
-        for number in range(len(shown)):
-            axes.plot(time, traces[:, number] - middle[number] - number * spread, color=INK, linewidth=0.5)
+        places = _draw_traces(axes, time, traces)
         if one:
             axes.set_ylabel(stream.unit or "")
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
         else:
-            axes.set_yticks([-number * spread for number in range(len(shown))])
-            axes.set_yticklabels([str(i) for i in shown], fontsize=6)
+            axes.set_yticks(places)
+            axes.set_yticklabels([str(i) for i in shown])
             axes.set_ylabel("channel")
         axes.set_xlabel("time (s)")
-        axes.set_title(
-            f"{stream.path}: {' × '.join(map(str, stream.shape))}, {len(shown)} drawn, first {stop:,} values"
-        )
-    return figure
+        axes.set_title(figures.shortened(stream.path, 60))
+    length = f"all {stop:,}" if stop == stream.shape[0] else f"the first {stop:,} of {stream.shape[0]:,}"
+    some = "" if one else f" of {len(shown)} of {values.shape[1]:,} channels"
+    names = [str(i) for i in shown]
+    unit = stream.unit or "stored values"
+    rows = list(value_rows(stream.path, names, unit, traces))
+    behind = table(
+        "stream|channel|unit|least|mean|greatest|valid", rows, title="As a table", folded=True, numbers=(3, 4, 5, 6)
+    )
+    return figure, f"{stream.path}: {length} values{some}, in {unit}.", behind
+
+
+def _draw_traces(axes: Axes, time: Floats, traces: Floats) -> list[float]:
+    """Draw traces below one another, one alone where its values are; return where each has its median."""
+    finite = np.isfinite(traces).any(axis=0)
+    middle = np.zeros(traces.shape[1])
+    if traces.shape[1] > 1:
+        middle[finite] = np.nanmedian(traces[:, finite], axis=0)
+    spread = float(np.nanquantile(np.abs(traces[:, finite] - middle[finite]), 0.98)) * 2.2 if finite.any() else 1.0
+    places = [-number * (spread or 1.0) for number in range(traces.shape[1])]
+    for number, place in enumerate(places):
+        axes.plot(*thinned(time, traces[:, number] - middle[number] + place), color=INK, linewidth=0.5)
+    return places

@@ -10,33 +10,35 @@ from typing import Any
 import orjson
 
 from neurofm_shards.blocks import dtype_name
-from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
+from neurofm_shards.errors import FormatError, InputNotFoundError
 from neurofm_shards.format.files import write_atomically
+from neurofm_shards.format.sessions import said_by_sources
 from neurofm_shards.loading.shuffle_quality import shuffle_report
-from neurofm_shards.maintenance.validate import shard_files, validate_dataset
-from neurofm_shards_report import figures
-from neurofm_shards_report.facts import DatasetFacts, ProblemGroup, drawn_rows, open_facts, total_drops
+from neurofm_shards.maintenance.validate import shard_files
+from neurofm_shards.types import Problem
+from neurofm_shards_report.damage import damage_page, damage_parts, errors_of
+from neurofm_shards_report.facts import DatasetFacts, ProblemGroup, open_facts
 from neurofm_shards_report.measures import DrawnSamples
 from neurofm_shards_report.page import (
     Alarm,
     Code,
     Facts,
     Figures,
-    Gallery,
     Page,
     Part,
-    Picture,
     Section,
     Table,
     Text,
+    counted,
     render,
     table,
 )
-from neurofm_shards_report.pictures import describe, plot_view
 from neurofm_shards_report.recording import recording_page
+from neurofm_shards_report.sessions import session_parts, split_parts
+from neurofm_shards_report.signals import sample_parts, signal_parts
 
-#: Samples drawn in a report.
-SAMPLES_DRAWN = 12
+#: Names of folders that many data sets have.
+_USUAL = frozenset({"shards", "data", "out", "output", "train", "dataset"})
 
 
 def report(
@@ -78,23 +80,6 @@ def _dataset_or_damage(path: str | os.PathLike[str]) -> Page:
         return damage_page(path, error)
 
 
-def damage_page(path: str | os.PathLike[str], error: FormatError) -> Page:
-    """Return the page about a data set that cannot be read: what is damaged, and what to do."""
-    found = validate_dataset(Path(path)).findings
-    kinds: dict[tuple[str, str, str], list[str]] = {}
-    for finding in found:
-        kinds.setdefault((finding.severity, finding.what, finding.consequence), []).append(finding.where)
-    rows = [(*kind, _named(list(dict.fromkeys(shards)))) for kind, shards in kinds.items()]
-    parts: list[Part] = [
-        Text(str(error)),
-        table("severity|what|consequence|shards", rows, title="What a check of the whole data set found"),
-        Text("neurofm-shards repair makes new indexes and keeps what can be saved; then make the report again."),
-    ]
-    name = Path(path).resolve().name
-    alarm = Alarm("error", "The data set is damaged, so nothing in it is drawn.")
-    return Page(f"Data set {name}", "It cannot be read whole.", [Section("damage", "Damage", parts)], [alarm])
-
-
 def is_dataset(path: str | os.PathLike[str]) -> bool:
     """Return whether a path is a folder of shards or a shard, rather than an input."""
     place = Path(path)
@@ -109,21 +94,44 @@ def dataset_page(path: str | os.PathLike[str]) -> Page:
     """Return the page about a data set."""
     facts = open_facts(path)
     drawn = DrawnSamples(facts)
+    found = errors_of(facts)
     canvas = Figures()
     sections = [
+        Section("damage", "Damage", damage_parts(found or [])),
         Section("what", "What it is", _card(facts, drawn)),
-        Section("time", "Sessions and time", _sessions(facts, canvas)),
-        Section("splits", "Splits and leaks", _splits(facts, canvas)),
-        Section("signals", "Signals", _signals(drawn, canvas)),
-        Section("samples", "Samples", _samples(facts, drawn, canvas)),
+        Section("time", "Sessions and time", session_parts(facts, canvas)),
+        Section("splits", "Splits and leaks", split_parts(facts, canvas)),
+        Section("signals", "Signals", signal_parts(drawn, canvas)),
+        Section("samples", "Samples", sample_parts(facts, drawn, canvas)),
         Section("problems", "Problems", _problems(facts)),
         Section("shuffling", "Shuffling", _shuffling(facts)),
         Section("provenance", "Provenance", _provenance(facts)),
     ]
-    name = Path(path).resolve().name
-    counted = [(facts.num_samples, "sample"), (len(facts.collection.catalog.names), "shard")]
-    lead = f"{', '.join(_number(*each) for each in counted)}. {_sources_in_a_line(facts)}"
-    return Page(f"Data set {name}", lead, [section for section in sections if section.parts], _alarms(facts, drawn))
+    numbers = [(facts.num_samples, "sample"), (len(facts.collection.catalog.names), "shard")]
+    lead = f"{', '.join(counted(*each) for each in numbers)}. {_sources_in_a_line(facts)}"
+    alarms = [*_of_check(found, facts), *_alarms(facts, drawn)]
+    return Page(f"Data set {title_of(path)}", lead, [section for section in sections if section.parts], alarms)
+
+
+def title_of(path: str | os.PathLike[str]) -> str:
+    """Return what a data set is called: its folder, and the one around it where many are called the same."""
+    place = Path(path).resolve()
+    return f"{place.parent.name}/{place.name}" if place.name in _USUAL else place.name
+
+
+def _of_check(found: Sequence[Problem] | None, facts: DatasetFacts) -> list[Alarm]:
+    """Return what the check of the shards comes to."""
+    if found is None:
+        return []
+    errors = sum(one.severity == "error" for one in found)
+    if errors:
+        said = f"The data set is damaged: {counted(errors, 'error')}; what is drawn below may be wrong. See Damage."
+        return [Alarm("error", said)]
+    if found:
+        return [Alarm("warning", f"A check of the shards found {counted(len(found), 'warning')}; see Damage.")]
+    number = len(facts.collection.catalog.names)
+    said = "The shard matches its checksums." if number == 1 else f"All {number:,} shards match their checksums."
+    return [Alarm("good", said)]
 
 
 def _sources_in_a_line(facts: DatasetFacts) -> str:
@@ -133,19 +141,19 @@ def _sources_in_a_line(facts: DatasetFacts) -> str:
         return "The samples say nothing of sessions."
     hours = _hours(facts)
     spent = "" if hours is None else f", {hours} in windows"
-    return f"{_number(len(named), 'session')} of {_number(len(subjects), 'subject')}{spent}."
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
+    return f"{counted(len(named), 'session')} of {counted(len(subjects), 'subject')}{spent}."
 
 
 def _hours(facts: DatasetFacts) -> str | None:
     covered = [session.covered_s for session in facts.sessions if session.covered_s is not None]
-    if not covered:
-        return None
-    total = sum(covered)
-    return f"{total / 3600:.2f} h" if total >= 3600 else f"{total / 60:.1f} min" if total >= 60 else f"{total:.1f} s"
+    return span(sum(covered)) if covered else None
+
+
+def span(seconds: float) -> str:
+    """Return a length of time in the unit that suits it."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.2f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
 
 
 def _alarms(facts: DatasetFacts, drawn: DrawnSamples) -> list[Alarm]:
@@ -158,7 +166,8 @@ def _alarms(facts: DatasetFacts, drawn: DrawnSamples) -> list[Alarm]:
     if facts.stores_recordings:
         said = "Recordings are stored as they are; this page shows the windows that loaders cut of them by default."
         found.append(Alarm("info", said))
-    leaks = [leak for leak in facts.leaks() if leak["overlapping"]]
+    shared = facts.leaks()
+    leaks = [leak for leak in shared if leak["overlapping"]]
     found += [
         Alarm(
             "error",
@@ -168,6 +177,8 @@ def _alarms(facts: DatasetFacts, drawn: DrawnSamples) -> list[Alarm]:
     ]
     if facts.has_splits and not leaks and facts.start is not None:
         found.append(Alarm("good", "No window of one split overlaps in time with one of another."))
+    if shared:
+        found.append(Alarm("info", _in_several_splits(shared)))
     severe = sum(group.sources for group in facts.problems() if group.severity in ("warning", "error"))
     if severe:
         found.append(Alarm("warning", f"{severe:,} warnings about the sources; see Problems."))
@@ -178,57 +189,89 @@ def _alarms(facts: DatasetFacts, drawn: DrawnSamples) -> list[Alarm]:
     return found
 
 
+def _in_several_splits(shared: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many sessions and subjects are in several splits: what a decoder that generalises must not see."""
+    sessions, subjects = ({name for leak in shared for name in leak[kind]} for kind in ("sessions", "subjects"))
+    several = [counted(len(names), what) for names, what in ((sessions, "session"), (subjects, "subject")) if names]
+    if not several:
+        return "No session and no subject is in more than one split."
+    return f"In more than one split: {' and '.join(several)}; see Splits and leaks."
+
+
 def _card(facts: DatasetFacts, drawn: DrawnSamples) -> list[Part]:
     collection, manifest = facts.collection, facts.manifest
-    stored = int(collection.catalog.file_bytes.sum())
+    recorded = [s.summary.recorded_s for s in facts.sessions if s.summary.recorded_s is not None]
     rows = [
         ("samples", f"{facts.num_samples:,}"),
         ("shards", f"{len(collection.catalog.names):,}"),
-        ("size on disk", size(stored)),
+        ("size on disk", size(int(collection.catalog.file_bytes.sum()))),
         ("compression", manifest.compression if manifest else "as the shards' names say"),
+        ("sources", _files(facts)),
         ("sessions", f"{sum(bool(session.summary.name) for session in facts.sessions):,}"),
         ("subjects", f"{len({s.summary.subject for s in facts.sessions} - {''}):,}"),
-        *(
-            (f"{name} in all sessions", f"{entry.rows:,}")
-            for name, entry in (manifest.tables if manifest else {}).items()
-        ),
+        *((f"{name}, of all sessions", f"{rows:,}") for name, rows in collection.tables.items()),
+        ("recorded", span(sum(recorded)) if recorded else ""),
         ("time in windows", _hours(facts) or "unknown"),
+        ("windows", _windows(facts)),
         *_said_by_sources(facts),
+        ("made by", ", ".join(f"{name} {text}" for name, text in (manifest.software if manifest else {}).items())),
     ]
-    columns = table(
-        "column|dtype|shape of a sample|unit|valid",
-        [
-            (name, dtype_name(spec.dtype), shape_text(spec.shape, spec.dtype), spec.unit, _valid_text(drawn, name))
-            for name, spec in collection.columns.items()
-        ],
-        title="Columns",
-    )
-    return [Facts(rows), columns]
+    values, windows = drawn.valid_shares(), facts.valid_windows()
+    cells = [
+        (name, dtype_name(spec.dtype), shape_text(spec.shape, spec.dtype), spec.unit,
+         _share(windows.get(name) if name in values else None), _share(values.get(name)))
+        for name, spec in collection.columns.items()
+    ]  # fmt: skip
+    heads = f"column|dtype|shape of a sample|unit|valid windows|valid values, in {len(drawn.rows)} samples"
+    listed = table(heads, cells, title="Columns", numbers=(4, 5))
+    return [Facts([row for row in rows if row[1]]), listed]
 
 
-def _valid_text(drawn: DrawnSamples, column: str) -> str:
-    share = drawn.valid_shares().get(column)
-    return "" if share is None else f"{share:.1%} of {len(drawn.rows)} samples looked at"
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def _files(facts: DatasetFacts) -> str:
+    """Return how many inputs there are, of which formats, and their names where they are few."""
+    sources = facts.source_facts()
+    names = [str(file) for source in sources for file in source.get("files") or ()]
+    formats = ", ".join(sorted({str(source.get("format")) for source in sources if source.get("format")}))
+    if not names:
+        return ""
+    return f"{counted(len(names), 'file')} ({formats})" + (f": {', '.join(names)}" if len(names) <= 5 else "")
+
+
+def _windows(facts: DatasetFacts) -> str:
+    """Return how windows were cut, where all were cut alike."""
+    cut = {(session.summary.window_bins, session.summary.bin_size_ms) for session in facts.sessions}
+    bins, width = cut.pop() if len(cut) == 1 else (None, None)
+    if bins is None or width is None or facts.manifest is None:
+        return ""
+    options = facts.manifest.config.get("windows") or {}
+    step, overlap = options.get("stride"), options.get("overlap")
+    if options.get("sampling", "fixed") == "fixed":
+        often = (
+            f", one every {step} bins" if step else f", each repeats {overlap:.0%} of the one before" if overlap else ""
+        )
+    else:
+        often = ", one for each trial"
+    return f"{bins} bins of {width:g} ms, {bins * width / 1000:g} s{often}"
+
+
+#: What is taken over from sources, and how it is called.
+_SAID = {
+    "species": "species", "license": "licence", "institution": "institution", "lab": "lab",
+    "experimenter": "experimenter", "related_publications": "publications", "nwb_version": "NWB version",
+}  # fmt: skip
 
 
 def _said_by_sources(facts: DatasetFacts) -> list[tuple[str, str]]:
     """Return what the sources say of species, licence and the like, each distinct text once."""
-    wanted = (
-        "species",
-        "license",
-        "licence",
-        "institution",
-        "lab",
-        "experimenter",
-        "nwb_version",
-        "related_publications",
-    )
-    found: dict[str, dict[str, None]] = {}
-    for source in facts.source_facts():
-        for name, value in ((source.get("facts") or {}).get("facts") or {}).items():
-            if name in wanted and value:
-                found.setdefault(name, {})[str(value)] = None
-    return [(name.replace("_", " "), "; ".join(list(texts)[:5])) for name, texts in found.items()]
+    if facts.manifest is None:
+        return []
+    said = [(shown, said_by_sources(facts.manifest, name)) for name, shown in _SAID.items()]
+    unlicensed = [("licence", "the sources name none")] if facts.source_facts() else []
+    return [*(row for row in said if row[1]), *(row for row in unlicensed if not dict(said)["licence"])]
 
 
 def shape_text(shape: Sequence[int | None] | None, dtype: str | None) -> str:
@@ -244,176 +287,6 @@ def size(count: int) -> str:
     while value >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]
     return f"{value:.3g} {units[0]}" if units[0] != "bytes" else f"{count} bytes"
-
-
-def _sessions(facts: DatasetFacts, canvas: Figures) -> list[Part]:
-    parts: list[Part] = []
-    rows = [
-        (
-            s.name or "(none)", s.subject, ", ".join(s.files), s.samples,
-            s.recorded_s, covered, s.tables.get("units"),
-            s.bin_size_ms, s.window_bins, sum(s.drops.values()),
-        )
-        for s, covered in ((session.summary, session.covered_s) for session in facts.sessions)
-    ]  # fmt: skip
-    listed = table(
-        "session|subject|source|samples|recorded (s)|in windows (s)|units|bin (ms)|bins per window|windows left out",
-        rows, title=f"{_number(len(rows), 'session')} as a table", folded=True, numbers=(3, 4, 5, 6, 7, 8, 9),
-    )  # fmt: skip
-    figure = figures.timeline(facts)
-    if figure is None:
-        parts += [Text("The samples say no times, so there is no timeline."), listed]
-    else:
-        shown = min(len(rows), figures.MAX_ROWS)
-        more = "" if shown == len(rows) else f" {shown} of {len(rows):,} sessions, evenly chosen."
-        parts.append(canvas.picture(figure, f"When each session was recorded and where its windows lie.{more}", listed))
-    drops = total_drops(facts.sessions)
-    if drops:
-        parts.append(table("windows left out because|windows", drops.items(), title="Windows left out", numbers=(1,)))
-    return parts
-
-
-def _splits(facts: DatasetFacts, canvas: Figures) -> list[Part]:
-    counts = facts.splits_of.counts()
-    parts: list[Part] = []
-    if not facts.has_splits:
-        parts.append(Text("The samples belong to no split."))
-    parts.append(
-        table("split|samples|share|sessions", [
-            (name, count, f"{count / facts.num_samples:.1%}", sum(name in s.summary.splits for s in facts.sessions))
-            for name, count in counts.items()
-        ], numbers=(1, 2, 3))
-    )  # fmt: skip
-    colours = figures.split_colours(facts)
-    by_session = {s.summary.name or "(none)": s.summary.splits for s in facts.sessions}
-    if len(by_session) > 1:
-        parts.append(
-            canvas.picture(
-                figures.stacked(by_session, colours, "samples"),
-                f"Samples of each session by split.{_few(len(by_session), 'sessions')}",
-            )
-        )
-    by_subject = _by_subject(facts)
-    if len(by_subject) > 1:
-        parts.append(
-            canvas.picture(
-                figures.stacked(by_subject, colours, "samples"),
-                f"Samples of each subject by split.{_few(len(by_subject), 'subjects')}",
-            )
-        )
-    leaks = facts.leaks()
-    if leaks:
-        rows = [
-            (" and ".join(k["splits"]), k["overlapping"], _named(k["sessions"]), _named(k["subjects"])) for k in leaks
-        ]
-        parts.append(
-            table(
-                "splits|windows that overlap in time|sessions in both|subjects in both",
-                rows,
-                title="Leaks",
-                numbers=(1,),
-            )
-        )
-    return parts
-
-
-def _few(count: int, what: str) -> str:
-    return f" {figures.MAX_ROWS} of {count:,} {what}, evenly chosen." if count > figures.MAX_ROWS else ""
-
-
-def _named(names: Sequence[str]) -> str:
-    return f"{len(names):,}" + (f": {', '.join(names[:3])}{'…' if len(names) > 3 else ''}" if names else "")
-
-
-def _by_subject(facts: DatasetFacts) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
-    for session in facts.sessions:
-        counts = found.setdefault(session.summary.subject or "(none)", {})
-        for split, count in session.summary.splits.items():
-            counts[split] = counts.get(split, 0) + count
-    return found
-
-
-def _signals(drawn: DrawnSamples, canvas: Figures) -> list[Part]:
-    parts: list[Part] = []
-    rates = figures.firing_rates(drawn.unit_rows)
-    counts = drawn.counts_per_unit()
-    if rates is not None:
-        parts.append(
-            canvas.picture(
-                rates, "Firing rates of all units over their whole recordings, by region.", _unit_table(drawn.unit_rows)
-            )
-        )
-    elif counts is not None:
-        parts.append(
-            canvas.picture(
-                figures.mean_counts(counts), f"Mean count in a bin of each unit, over {len(drawn.rows)} samples."
-            )
-        )
-    for found in drawn.spectra():
-        rows = zip(found.frequency.tolist(), found.median.tolist(), strict=True)
-        behind = table("frequency (Hz)|" + found.unit, rows, title="Median as a table", folded=True, numbers=(0, 1))
-        parts.append(
-            canvas.picture(
-                figures.spectrum(found),
-                f"Power spectral density of {found.column}, from {found.samples} windows without masked values.",
-                behind,
-            )
-        )
-    behaviour = drawn.distributions()
-    if behaviour:
-        rows_ = [
-            (d.name, d.unit, d.number, d.invalid, d.outside, *map(float, (d.edges[0], d.edges[-1]))) for d in behaviour
-        ]
-        behind = table(
-            "feature|unit|valid values|masked|outside|0.1 %|99.9 %",
-            rows_,
-            title="As a table",
-            folded=True,
-            numbers=(2, 3, 4, 5, 6),
-        )
-        parts.append(canvas.picture(
-            figures.distributions(behaviour),
-            f"Behaviour between its 0.1st and 99.9th percentile, from {len(drawn.rows)} samples.", behind,
-        ))  # fmt: skip
-    return parts
-
-
-def _unit_table(units: Sequence[Mapping[str, Any]]) -> Table:
-    rows = [(u.get("id"), u.get("location"), u.get("num_spikes"), u.get("firing_rate_hz")) for u in units]
-    return table(
-        "unit|region|spikes|rate (Hz)",
-        rows,
-        title=f"{_number(len(rows), 'unit')} as a table",
-        folded=True,
-        numbers=(2, 3),
-    )
-
-
-def _samples(facts: DatasetFacts, drawn: DrawnSamples, canvas: Figures) -> list[Part]:
-    chosen = drawn_rows(facts, SAMPLES_DRAWN).tolist()
-    pictures = [_sample(drawn, row, canvas) for row in chosen]
-    odd = [_sample(drawn, one.row, canvas, one.why) for one in drawn.oddest()]
-    parts: list[Part] = [
-        Text(f"{_number(len(chosen), 'sample')}, some of every split, spread over sessions and time."),
-        Gallery([picture for picture in pictures if picture is not None]),
-    ]
-    if odd:
-        parts += [
-            Text(f"The extremes among {len(drawn.rows)} samples."),
-            Gallery([one for one in odd if one is not None]),
-        ]
-    return parts
-
-
-def _sample(drawn: DrawnSamples, row: int, canvas: Figures, why: str = "") -> Picture | None:
-    view = drawn.view(row)
-    try:
-        figure = plot_view(view, width=5.2, title="")
-    except ConfigError:
-        return None  # nothing in it can be drawn, which the table of columns says
-    said = describe(view).replace("\n", " ")
-    return canvas.picture(figure, f"Sample {row:,}: {said}." + (f" {why}." if why else ""))
 
 
 def _problems(facts: DatasetFacts) -> list[Part]:
@@ -456,7 +329,8 @@ def _shuffling(facts: DatasetFacts) -> list[Part]:
         f"How random the order of an epoch is for batches of {found.batch_size} and a buffer of {found.buffer_size:,}; "
         "in brackets what a uniformly random order gives."
     )
-    heads = f"shuffle|{found.grouped_by}s per batch|longest run of one|neighbours alike|correlation with storage"
+    grouped = found.grouped_by.removesuffix("_id")
+    heads = f"shuffle|{grouped}s per batch|longest run of one|neighbours alike|correlation with storage"
     return [Text(said), table(heads, rows, numbers=(1, 2, 3, 4))]
 
 
@@ -464,7 +338,8 @@ def _provenance(facts: DatasetFacts) -> list[Part]:
     manifest = facts.manifest
     if manifest is None:
         return [Text("Without a manifest nothing is known of how the shards were made.")]
-    parts: list[Part] = [Facts([(name, text) for name, text in manifest.software.items()])]
+    parts: list[Part] = [Text("How the data set was made: software, sources with their fingerprints, and options.")]
+    parts.append(Facts([(name, text) for name, text in manifest.software.items()]))
     sources = [
         (", ".join(map(str, s.get("files", ()))), s.get("format"), s.get("num_samples"), s.get("fingerprint"))
         for s in manifest.sources
@@ -474,13 +349,14 @@ def _provenance(facts: DatasetFacts) -> list[Part]:
             table(
                 "source|format|samples|fingerprint",
                 sources,
-                title=_number(len(sources), "source"),
+                title=counted(len(sources), "source"),
                 folded=True,
                 numbers=(2,),
             )
         )
     if manifest.config:
-        parts.append(Code(orjson.dumps(_set_options(manifest.config), option=orjson.OPT_INDENT_2).decode()))
+        options = orjson.dumps(_set_options(manifest.config), option=orjson.OPT_INDENT_2).decode()
+        parts.append(Code(options, "All options"))
     return parts
 
 

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 
 #: Stand in for the page's colours until a figure becomes SVG: text, and what steps back.
 INK, FAINT = "#101214", "#a0a4a8"
+#: Size of the smallest text in a figure, in points: legible where a phone shows the figure at three quarters.
+SMALL = 8
 #: Of images and rasters, whose pixels do not follow the theme: stands out on white and on black.
 SPIKES = "#2f7fc1"
 #: Okabe and Ito (2008), "Color Universal Design": distinct for all kinds of colour vision, on white and on black.
@@ -31,6 +33,9 @@ _RC: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
+    "legend.fontsize": SMALL,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
     "axes.titlecolor": INK,
     "text.color": INK,
     "xtick.color": INK,

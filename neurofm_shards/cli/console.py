@@ -32,6 +32,14 @@ def note_console() -> Console:
     return SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
+def print_note(console: Console, text: str, severity: str = "info") -> None:
+    """Print a sentence, behind its severity: on a terminal in colour and broken at words, elsewhere in one line."""
+    from rich.text import Text  # noqa: PLC0415  (after --help)
+
+    label = Text(f"{severity}: ", COLOURS[severity]) if severity != "info" else Text()
+    console.print(label + Text(visible(text)), soft_wrap=not console.is_terminal)
+
+
 def borderless_table(*heads: str, wrap: Sequence[str] = ()) -> Table:
     """Return a table without borders; only the columns named in ``wrap`` break their lines, at words."""
     from rich.table import Table  # noqa: PLC0415  (after --help)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from neurofm_shards._console import print_table
@@ -27,7 +28,8 @@ def print_summary(result: Mapping[str, Any], *, as_json: bool) -> None:
         console.print(line, markup=False)
     for failure in result["failures"]:
         what = "left out" if failure.get("empty") else "failed"
-        console.print(f"{what}: {failure['files'][0]}: {failure['error']}", markup=False)
+        error, name = failure["error"], Path(failure["files"][0]).name
+        console.print(f"{what}: {error if name in error else f'{name}: {error}'}", markup=False)
 
 
 def print_preview(described: Mapping[str, Any], *, as_json: bool) -> None:

@@ -194,5 +194,10 @@ def _failed(error: Exception, code: int, *, debug: bool, as_json: bool) -> int:
         traceback.print_exc()
     if as_json:
         print(json.dumps({"error": str(error), "exit_code": code}))  # noqa: T201  (whatever else is broken)
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201  (one plain line, whatever else is broken)
+    if sys.stderr.isatty():
+        from neurofm_shards.cli.console import note_console, print_note  # noqa: PLC0415  (rich)
+
+        print_note(note_console(), str(error), "error")
+    else:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201  (one plain line, whatever else is broken)
     return code

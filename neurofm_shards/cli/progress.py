@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from neurofm_shards.cli.console import note_console
+from neurofm_shards.cli.console import note_console, print_note
 from neurofm_shards.convert.notes import notes
 from neurofm_shards.errors import visible
 from neurofm_shards.events import (
@@ -33,13 +34,18 @@ from neurofm_shards.events import (
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import TaskID
+    from typing_extensions import Self
 
 #: Seconds between two plain lines.
 _LINE_EVERY_S = 5.0
+#: Numbers, in which notes may differ that say the same of several inputs.
+_NUMBER = re.compile(r"\d[\d.,]*")
+#: So many inputs are named of which the same is said.
+_NAMED = 3
 #: Seconds over which the speed of bars is taken: a shard may take minutes.
 _SPEED_OF_S = 900.0
 #: What the bars of a conversion are called.
-OPENING, _WRITING = "opening inputs", "writing shards"
+OPENING, _PLANNING, _WRITING = "opening inputs", "planning shards", "writing shards"
 
 
 @contextmanager
@@ -57,7 +63,9 @@ def progress_listener(events: str | None = None, first: str = "") -> Iterator[Li
         console = note_console()
         moves = console.is_terminal and not console.is_dumb_terminal
         shown = stack.enter_context(Bars(console, first)) if moves else _Lines()
-        yield broadcast(shown, stack.enter_context(_event_file(events))) if events is not None else shown
+        said = stack.enter_context(SaidNotes(console))
+        written = [stack.enter_context(_event_file(events))] if events is not None else []
+        yield broadcast(shown, said, *written)
 
 
 @contextmanager
@@ -78,7 +86,7 @@ class Rates:
     def __init__(self) -> None:
         self._start = time.monotonic()
         self._workers = 0
-        self.shards = self.samples = self.bytes = self.failures = self.total_shards = self.done = 0
+        self.inputs = self.shards = self.samples = self.bytes = self.failures = self.total_shards = self.done = 0
 
     def __call__(self, event: Event) -> None:
         """Count an event."""
@@ -92,6 +100,7 @@ class Rates:
                 self.samples += event.shard["num_samples"]
                 self.bytes += event.shard["shard_bytes"]
         elif isinstance(event, InputPlanned):
+            self.inputs += 1
             self.failures += bool(event.error)
         elif isinstance(event, CallRetried):
             self.failures += 1
@@ -100,11 +109,13 @@ class Rates:
 
     def __str__(self) -> str:
         seconds = max(time.monotonic() - self._start, 1e-6)
-        parts = [
-            f"{self.shards / seconds:.3g} shards/s",
-            f"{self.samples / seconds:,.0f} samples/s",
-            f"{size_text(self.bytes / seconds)}/s",
-        ]
+        parts = [f"{self.inputs / seconds:.3g} inputs/s"]
+        if self.total_shards:
+            parts = [
+                f"{self.shards / seconds:.3g} shards/s",
+                f"{self.samples / seconds:,.0f} samples/s",
+                f"{size_text(self.bytes / seconds)}/s",
+            ]
         if self._workers:
             parts.append(f"{self._workers} worker{'s' if self._workers > 1 else ''}")
         if self.failures:
@@ -147,17 +158,20 @@ class Bars(Progress):
             self.update(self._task(OPENING), total=event.total_inputs)
         elif isinstance(event, InputPlanned):
             self.advance(self._task(OPENING))
+            if self.finished:
+                self._task(_PLANNING)
         elif isinstance(event, ConversionStarted):
+            if _PLANNING in self._named:
+                total = event.plan["total_shards"]
+                self.update(self._task(_PLANNING), total=total, completed=total)
             self.update(self._task(_WRITING), total=event.plan["total_shards"], completed=event.finished_shards)
         elif isinstance(event, ShardCommitted):
             self.advance(self._task(_WRITING))
-        for line in notes(event):
-            self.console.print(line, markup=False)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """Return what is drawn (called by rich, ten times a second)."""
         yield self.make_tasks_table(self.tasks)
-        if _WRITING in self._named:
+        if self._named.keys() & {OPENING, _WRITING}:
             yield Text(str(self._rates))
 
     def _task(self, activity: str) -> TaskID:
@@ -181,13 +195,54 @@ class _Lines:
             total, empty = len(plan["inputs"]), len(plan["inputs_without_samples"])
             inputs = f"{total - empty:,} of {total:,} inputs" if empty else f"{total:,} input{'s' * (total != 1)}"
             _print(f"{inputs}, {plan['total_samples']:,} samples, {plan['total_shards']:,} shards{again}")
-        for line in notes(event):
-            _print(line)
         if isinstance(event, ShardCommitted) and time.monotonic() - self._last >= _LINE_EVERY_S:
             self._last = time.monotonic()
             left = self._rates.remaining_s
             eta = f", about {duration_text(left)} left" if left is not None else ""
             _print(f"{self._rates.done} of {self._rates.total_shards} shards: {self._rates}{eta}")
+
+
+class SaidNotes:
+    """Prints notes as they come; the like of what was said of one input already is counted, and said at the end.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+        Where they are printed.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._like: dict[str, list[str]] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Print what an event says, unless it was said before."""
+        for note in notes(event):
+            kind = _NUMBER.sub("#", note.text.replace(note.input, "")) if note.input else ""
+            if kind in self._like:
+                self._like[kind].append(note.input)
+                continue
+            if kind:
+                self._like[kind] = []
+            print_note(self._console, note.text, note.severity)
+        if isinstance(event, ConversionStarted):
+            self._print_counts()
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Say what was counted."""
+        self._print_counts()
+
+    def _print_counts(self) -> None:
+        for kind, inputs in self._like.items():
+            if inputs:
+                more = f" and {len(inputs) - _NAMED:,} more" if len(inputs) > _NAMED else ""
+                text = f"{kind.strip(': ')}: the same, with other numbers (#), of {', '.join(inputs[:_NAMED])}{more}"
+                print_note(self._console, text, "warning")
+        self._like.clear()
 
 
 def duration_text(seconds: float) -> str:

@@ -4,33 +4,53 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from neurofm_shards.events import CallRetried, ConversionStarted, Event, InputPlanned, ModalityMasked, ShardCommitted
 
 _LOG = logging.getLogger("neurofm_shards.convert")
 
 
+@dataclass(frozen=True)
+class Note:
+    """What must not be lost: information, a warning where it changes numbers, or an error that ends nothing.
+
+    Attributes
+    ----------
+    severity : str
+        ``"info"``, ``"warning"`` or ``"error"``.
+    text : str
+        A sentence.
+    input : str
+        The input that it is about, where the text begins with its name; else empty.
+    """
+
+    severity: Literal["info", "warning", "error"]
+    text: str
+    input: str = ""
+
+
 def log_notes(event: Event) -> None:
-    """Log what an event says that must not be lost: a warning where it changes numbers, else information."""
-    level = logging.INFO if isinstance(event, ConversionStarted) else logging.WARNING
-    for line in notes(event):
-        _LOG.log(level, "%s", line)
+    """Log what an event says that must not be lost."""
+    for note in notes(event):
+        _LOG.log(logging.INFO if note.severity == "info" else logging.WARNING, "%s", note.text)
 
 
-def notes(event: Event) -> list[str]:
+def notes(event: Event) -> list[Note]:
     """Return what an event says that must not be lost."""
     if isinstance(event, InputPlanned):
-        return list(event.notes)
+        return [Note("error" if event.error else "warning", line, event.input) for line in event.notes]
     if isinstance(event, ModalityMasked):
         more = f" and {len(event.inputs) - 5:,} more" if len(event.inputs) > 5 else ""
         said = f"{event.modality}: {len(event.inputs):,} of {event.total:,} recordings have none"
-        return [f"{said}, and get empty, masked columns: {', '.join(event.inputs[:5])}{more}"]
+        return [Note("warning", f"{said}, and get empty, masked columns: {', '.join(event.inputs[:5])}{more}")]
     if isinstance(event, ConversionStarted):
-        return split_notes(event.splits)
+        return [Note("info", line) for line in split_notes(event.splits)]
     if isinstance(event, ShardCommitted):
-        return [f"left out: {failure}" for failure in event.failures]
+        return [Note("error", f"left out: {failure}") for failure in event.failures]
     if isinstance(event, CallRetried):
-        return [f"again, after a worker was lost while {event.what}: {event.error}"]
+        return [Note("warning", f"again, after a worker was lost while {event.what}: {event.error}")]
     return []
 
 

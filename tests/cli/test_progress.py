@@ -11,7 +11,7 @@ from rich.console import Console
 
 from neurofm_shards.cli import progress
 from neurofm_shards.cli.main import run
-from neurofm_shards.cli.progress import Bars, Rates, duration_text, progress_listener, size_text
+from neurofm_shards.cli.progress import Bars, Rates, SaidNotes, duration_text, progress_listener, size_text
 from neurofm_shards.events import (
     ActivityProgressed,
     CallRetried,
@@ -63,7 +63,10 @@ def bars(clock):
 def test_bars_show_counts_rates_workers_and_failures_in_80_columns(bars, clock):
     bars(PlanningStarted(2))
     bars(InputPlanned("a.nwb", 100))
-    assert " 1/2 " in drawn(bars)[0]
+    clock.s += 4
+    first, rates = drawn(bars)
+    assert " 1/2 " in first
+    assert rates == "0.25 inputs/s"
     bars(InputPlanned("b.nwb", 0, error="b.nwb is damaged"))
     bars(started(100_000, finished=33_000))
     bars(WorkersCounted(64))
@@ -71,12 +74,14 @@ def test_bars_show_counts_rates_workers_and_failures_in_80_columns(bars, clock):
     for k in range(20):
         bars(committed(k))
     bars(CallRetried("writing shard 7 (a.nwb)", 1, "killed"))
-    first, second, third = drawn(bars)
-    assert first.startswith("opening inputs ━")
-    assert "2/2" in first
-    assert second.startswith("writing shards ━")
-    assert "33020/100000" in second
-    assert third == "2 shards/s, 200 samples/s, 4 MB/s, 64 workers, 2 failures"
+    opening, planning, writing, rates = drawn(bars)
+    assert opening.startswith("opening inputs  ━")
+    assert "2/2" in opening
+    assert planning.startswith("planning shards ━")
+    assert "100000/100000" in planning
+    assert writing.startswith("writing shards  ━")
+    assert "33020/100000" in writing
+    assert rates == "2 shards/s, 200 samples/s, 4 MB/s, 64 workers, 2 failures"
 
 
 def test_the_largest_numbers_are_not_cut(bars, clock):
@@ -98,7 +103,29 @@ def test_a_lost_worker_is_seen_before_the_next_shard(bars):
     bars(WorkersCounted(1))
     bars(CallRetried("writing shard 7 (a.nwb)", 1, "killed by SIGKILL"))
     assert drawn(bars)[1].endswith(", 1 worker, 1 failure")
-    assert "again, after a worker was lost while writing shard 7 (a.nwb): killed" in bars.console.file.getvalue()
+
+
+def test_notes_are_broken_at_words_and_counted_where_they_are_alike():
+    console = Console(width=60, file=io.StringIO(), force_terminal=True, no_color=True, highlight=False)
+    with SaidNotes(console) as tell:
+        tell(CallRetried("writing shard 7 (a.nwb)", 1, "killed by SIGKILL"))
+        for number in range(6):
+            name = f"sub-{number}.nwb"
+            tell(InputPlanned(name, 5, (f"{name}: units: {number + 3} of 2,434 times come too early; sorted",)))
+        tell(InputPlanned("z.nwb", 0, ("left out: z.nwb: no data",), "no data"))
+        said = console.file.getvalue()
+        assert said.count("too early") == 1
+        tell(started(10))
+    assert [line.rstrip() for line in console.file.getvalue().splitlines()] == [
+        "warning: again, after a worker was lost while writing shard",
+        "7 (a.nwb): killed by SIGKILL",
+        "warning: sub-0.nwb: units: 3 of 2,434 times come too early;",
+        "sorted",
+        "error: left out: z.nwb: no data",
+        "warning: units: # of # times come too early; sorted: the",
+        "same, with other numbers (#), of sub-1.nwb, sub-2.nwb,",
+        "sub-3.nwb and 2 more",
+    ]
 
 
 def test_time_left_counts_what_was_done_in_this_run(clock, bars):
@@ -129,7 +156,7 @@ def test_a_log_gets_a_line_every_five_seconds(clock, capsys):
         "2 inputs, 100,000 samples, 1,000 shards, 10 of them already there",
         "60 of 1000 shards: 10 shards/s, 1,000 samples/s, 20 MB/s, 2 workers, about 0:01:34 left",
         "110 of 1000 shards: 10 shards/s, 1,000 samples/s, 20 MB/s, 2 workers, about 0:01:29 left",
-        "left out: a.nwb: samples 3 to 5: bad chunk",
+        "error: left out: a.nwb: samples 3 to 5: bad chunk",
     ]
 
 

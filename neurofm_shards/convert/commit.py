@@ -18,9 +18,9 @@ from neurofm_shards.format.manifest import (
     ShardEntry,
     TableEntry,
     read_rows,
-    write_manifest,
     write_rows,
 )
+from neurofm_shards.format.packed_index import commit_manifest
 from neurofm_shards.plugins.registry import IN_CODE, registry
 from neurofm_shards.values import to_json
 from neurofm_shards.writing.journal import remove_journal
@@ -52,7 +52,7 @@ def commit(output: OutputFolder, plan: ConversionPlan, lines: Mapping[int, Line]
     durable = plan.config.durable
     write_tables(output, manifest.tables, plan.tables, durable=durable)
     write_cards(output.folder, manifest, durable=durable)
-    write_manifest(output.folder, manifest, durable=durable)
+    commit_manifest(output.folder, manifest, durable=durable)
     remove_journal(output.sidecars)
     return manifest
 

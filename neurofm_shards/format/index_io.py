@@ -386,7 +386,7 @@ def _check_records(records: PackedInts, tar_bytes: int) -> None:
 def _parse_column(stored: object, n: int, tar_bytes: int, arrays: dict[str, AnyArray]) -> ColumnIndex:
     match stored:
         case [[str(name), dtype, shape, unit, table], str(codec), str(extension), offsets, sizes, data, axes]:
-            spec = ColumnSpec(name, _dtype(dtype), _shape(shape), _text(unit), _text(table))
+            spec = ColumnSpec(name, stored_dtype(dtype), _shape(shape), stored_text(unit), stored_text(table))
         case _:
             raise FormatError(f"its column {stored!r:.60} is damaged")
     column = ColumnIndex(
@@ -437,7 +437,8 @@ def _check_each(column: ColumnIndex, lengths: list[PackedInts], tar_bytes: int) 
         raise FormatError(f"the arrays of {column.spec.name!r} leave the shard")
 
 
-def _dtype(value: object) -> str | None:
+def stored_dtype(value: object) -> str | None:
+    """Return a dtype that stands in a sidecar; FormatError where it is none of a plain number."""
     if value is None or (isinstance(value, str) and _DTYPE.fullmatch(value)):
         try:
             return None if value is None else np.dtype(value).str
@@ -455,7 +456,8 @@ def _shape(value: object) -> tuple[int | None, ...] | None:
     raise FormatError(f"its shape {value!r:.60} is impossible")
 
 
-def _text(value: object) -> str | None:
+def stored_text(value: object) -> str | None:
+    """Return a text, or nothing, that stands in a sidecar; FormatError where it is something else."""
     if value is None or isinstance(value, str):
         return value
     raise FormatError(f"its text {value!r:.40} is none")

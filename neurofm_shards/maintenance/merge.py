@@ -19,7 +19,8 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.card import write_cards
 from neurofm_shards.format.dataset_record import ShardRecord, make_manifest
 from neurofm_shards.format.keys import automatic_number
-from neurofm_shards.format.manifest import Manifest, TableEntry, read_rows, summary, write_manifest, write_rows
+from neurofm_shards.format.manifest import Manifest, TableEntry, read_rows, summary, write_rows
+from neurofm_shards.format.packed_index import commit_manifest
 from neurofm_shards.maintenance.rewriting import OpenDataSet, Rewriter, finished_manifest, opened, writer_settings
 from neurofm_shards.writing.lock import OutputLock
 from neurofm_shards.writing.output_folder import OutputFolder
@@ -173,7 +174,7 @@ class _Merge:
             software={name: version for item in manifests for name, version in item.software.items()},
         )
         write_cards(self._staging, manifest, durable=self._durable, mode=self._mode)
-        write_manifest(self._staging, manifest, durable=self._durable, mode=self._mode)
+        commit_manifest(self._staging, manifest, durable=self._durable, mode=self._mode)
         return manifest
 
     def _statistics(self, manifests: Sequence[Manifest]) -> dict[str, Any]:

@@ -28,9 +28,14 @@ from neurofm_shards.format.manifest import (
     ShardEntry,
     TableEntry,
     read_table,
-    write_manifest,
 )
 from neurofm_shards.format.metadata_table import load_table, made_part, metadata_of_shard, read_part, split_of_part
+from neurofm_shards.format.packed_index import (
+    commit_manifest,
+    is_worth_packing,
+    read_packed_index,
+    write_packed_index,
+)
 from neurofm_shards.format.resolve import find_compression
 from neurofm_shards.format.sidecar import INDEX_SUFFIX, sidecar_paths
 from neurofm_shards.format.unfinished import JOURNAL_NAME, REPLACED_NAME
@@ -189,8 +194,15 @@ class _Repair:
             manifest = self._manifest(base, kept, _next_number(verdicts))
             if base is None or manifest != base:
                 self._publish(manifest, kept, staging)
+            else:
+                self._repack(manifest)
         total = sum(found.index.shard_bytes for found in kept)
         return Report(str(self._folder), tuple(self._findings), len(kept), manifest.total_samples, total)
+
+    def _repack(self, manifest: Manifest) -> None:
+        if is_worth_packing(manifest) and read_packed_index(self._folder, manifest) is None:
+            write_packed_index(self._folder, manifest, durable=True, mode=self._output.mode())
+            self._say("info", "", "the packed index was missing, or of other shards", "it was made anew")
 
     def _say(self, severity: str, shard: str, what: str, consequence: str) -> None:
         self._findings.append(Problem(shard, what, consequence, severity))
@@ -267,7 +279,7 @@ class _Repair:
         """Put what was written in place, as one step."""
         mode = self._output.mode() or self._output.common_mode([entry.shard_name for entry in manifest.shards])
         write_cards(staging, manifest, durable=True, mode=mode)
-        write_manifest(staging, manifest, durable=True, mode=mode)
+        commit_manifest(staging, manifest, beside=self._folder, durable=True, mode=mode)
         for found in kept if self._keep_originals else ():
             if found.path.parent == staging:
                 keep_original(self._folder / found.path.name)

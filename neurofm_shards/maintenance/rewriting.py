@@ -17,7 +17,8 @@ from neurofm_shards.errors import ConfigError, NoShardsError
 from neurofm_shards.format.card import our_cards, write_cards
 from neurofm_shards.format.dataset_record import ShardRecord, column_entries, make_manifest
 from neurofm_shards.format.index_io import forget_cached, load_index
-from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry, write_manifest
+from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry
+from neurofm_shards.format.packed_index import commit_manifest
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.types import Block
 from neurofm_shards.writing.lock import OutputLock
@@ -146,7 +147,7 @@ def replace_shards(
         columns = [_columns(data, entry, staging) for entry in entries]
         manifest = make_manifest(entries, columns, data.manifest, **prepare(staging))
         mode = output.mode()
-        write_manifest(staging, manifest, durable=durable, mode=mode)
+        commit_manifest(staging, manifest, beside=output.folder, durable=durable, mode=mode)
         write_cards(staging, manifest, our_cards(output.folder), durable=durable, mode=mode)
         for k, name in enumerate(data.collection.shard_names):
             if name in removed:

@@ -24,6 +24,7 @@ from neurofm_shards.format.files import names_in
 from neurofm_shards.format.index_io import load_index
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.format.manifest import MANIFEST_NAME, read_manifest
+from neurofm_shards.format.packed_index import read_packed_index
 from neurofm_shards.format.resolve import find_codec, find_compression
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.format.unfinished import why_unfinished
@@ -34,8 +35,9 @@ from neurofm_shards.types import ColumnSpec
 from neurofm_shards.values import starts_of
 
 if TYPE_CHECKING:
-    from neurofm_shards.format.index import ShardIndex
+    from neurofm_shards.format.index import ColumnIndex, ShardIndex
     from neurofm_shards.format.manifest import ColumnEntry, Manifest
+    from neurofm_shards.format.packed_index import PackedIndex
     from neurofm_shards.plugins.interfaces import Codec, Compression
 
 #: Endings of files that are still being written, or that lie beside shards.
@@ -93,6 +95,8 @@ class Catalog:
         None for shards from elsewhere.
     indexes : mapping of int to ShardIndex
         Those that had to be read already.
+    packed : PackedIndex or None
+        Where the values of all shards are, where the data set has a packed index.
     """
 
     folder: Path
@@ -104,6 +108,7 @@ class Catalog:
     columns: Mapping[str, CatalogColumn]
     manifest: Manifest | None = None
     indexes: Mapping[int, ShardIndex] = field(default_factory=dict)
+    packed: PackedIndex | None = None
 
     def summary(self) -> str:
         """Return what the data set is, in one line: samples, shards, folder, columns."""
@@ -207,10 +212,11 @@ def _is_shard(name: str) -> bool:
 
 
 def _from_manifest(folder: Path, manifest: Manifest, pattern: str | None, num_shards: int | None) -> Catalog:
-    shards = [shard for shard in manifest.shards if pattern is None or matches(shard.shard_name, pattern)]
-    if not shards:
+    names = [shard.shard_name for shard in manifest.shards]
+    numbers = [k for k, name in enumerate(names) if pattern is None or matches(name, pattern)][:num_shards]
+    if not numbers:
         raise NoShardsError(f"No shards found in {folder} matching {pattern or DEFAULT_SHARD_PATTERN}")
-    shards = shards[:num_shards]
+    shards = [manifest.shards[k] for k in numbers]
     there = set(names_in(folder))
     missing = [shard.shard_name for shard in shards if shard.shard_name not in there]
     if missing:
@@ -219,6 +225,7 @@ def _from_manifest(folder: Path, manifest: Manifest, pattern: str | None, num_sh
             f"{folder}: {MANIFEST_NAME} lists shards that are not there: {', '.join(missing[:3])}{more}. Bring them "
             "back, or run `neurofm-shards repair`"
         )
+    packed = read_packed_index(folder, manifest)
     columns = {
         column.name: CatalogColumn(column.spec, not column.optional, (column.codec,))
         for column in manifest.columns
@@ -233,6 +240,7 @@ def _from_manifest(folder: Path, manifest: Manifest, pattern: str | None, num_sh
         checksums=tuple(shard.checksum for shard in shards),
         columns=columns,
         manifest=manifest,
+        packed=None if packed is None else packed.take(numbers),
     )
 
 
@@ -288,7 +296,9 @@ class ShardTable:
         self.starts: Ints = starts_of(catalog.num_samples)
         self._space = space
         self._indexes: dict[int, ShardIndex] = dict(catalog.indexes)
-        self._attached: set[int] = set()
+        self._packed = catalog.packed
+        self._folder = str(catalog.folder)
+        self._attached: dict[int, bool] = {}  # whether by the packed index
         self._lock = threading.Lock()
         after_fork(self._renew_lock)
 
@@ -326,25 +336,67 @@ class ShardTable:
             self._indexes[shard] = index
         return index
 
-    def attach(self, shard: int) -> ShardIndex:
-        """Make a shard readable in the space; return its index."""
-        index = self.index(shard)
+    def attach(self, shard: int) -> None:
+        """Make a shard readable in the space, by the packed index where that knows it, else by its own."""
         if shard not in self._attached:
             with self._lock:
                 if shard not in self._attached:
-                    name = self.catalog.names[shard]
-                    path, decoder = self.catalog.folder / name, self.catalog.compression(shard)
-                    if decoder is None and (index.tar_bytes != index.shard_bytes or index.frames is not None):
-                        raise FormatError(f"{path}: its index takes a plain tar for a compressed one; delete the index")
-                    file = ShardFile(path, index, decoder, self._identities.get(shard))
-                    self._space.attach(shard, file)
-                    self._attached.add(shard)
-        return index
+                    by_pack = self._attach_by_pack(shard)
+                    if not by_pack:
+                        self._space.attach(shard, self._indexed_file(shard))
+                    self._attached[shard] = by_pack
 
-    def attached(self, rows: Ints) -> Iterator[tuple[ShardIndex, int, int]]:
-        """Attach the shards of these rows; yield each one's index, first row and base address."""
-        for shard in sorted(set(self.shards_of(rows).tolist())):
-            yield self.attach(shard), int(self.starts[shard]), int(self._space.bases[shard])
+    def _attach_by_pack(self, shard: int) -> bool:
+        """Make a shard readable that is what the packed index was made of; return False for any other."""
+        packed, catalog = self._packed, self.catalog
+        if packed is None or shard in self._indexes:
+            return False
+        path, sizes = (
+            f"{self._folder}/{catalog.names[shard]}",
+            (int(catalog.file_bytes[shard]), int(catalog.tar_bytes[shard])),
+        )
+        try:
+            self._space.attach(shard, ShardFile(path, *sizes, packed.fingerprint(shard), catalog.checksums[shard]))
+        except (FormatError, InputNotFoundError):
+            return False  # its own index is asked, whose reader says what is wrong
+        return True
+
+    def _indexed_file(self, shard: int) -> ShardFile:
+        index = self.index(shard)
+        path, decoder = self.catalog.folder / self.catalog.names[shard], self.catalog.compression(shard)
+        if decoder is None and (index.tar_bytes != index.shard_bytes or index.frames is not None):
+            raise FormatError(f"{path}: its index takes a plain tar for a compressed one; delete the index")
+        facts = (index.shard_bytes, index.tar_bytes, index.fingerprint, index.checksum)
+        return ShardFile(path, *facts, decoder, index.frames, self._identities.get(shard))
+
+    def attached(self, rows: Ints, column: str) -> Iterator[tuple[Ints | slice, Ints | int, ColumnIndex | None]]:
+        """Attach the shards of these rows; yield which rows they have, where they begin, and one column of theirs."""
+        shards = sorted(set(self.shards_of(rows).tolist()))  # np.unique imports, which a fork beside it makes hang
+        for shard in shards:
+            self.attach(shard)
+        by_pack = [shard for shard in shards if self._attached[shard]]
+        packed = self._packed_columns(by_pack, column)
+        by_own = [shard for shard in shards if packed is None or not self._attached[shard]]
+        for owners, places, index in packed or ():
+            yield self.starts[owners] + places, self._space.bases[owners], index
+        for shard in by_own:
+            start, found = int(self.starts[shard]), self.index(shard)
+            yield slice(start, start + found.num_samples), int(self._space.bases[shard]), found.columns.get(column)
+
+    def _packed_columns(self, shards: list[int], column: str) -> list[tuple[Ints, Ints, ColumnIndex | None]] | None:
+        """Return a column of the shards that were attached by the packed index; None where that is damaged."""
+        if self._packed is None or not shards:
+            return []
+        try:
+            return list(self._packed.indexes(np.array(shards, np.int64), column))
+        except FormatError:
+            return None  # the shards' own indexes are there
+
+    def _codec(self, shard: int, column: str) -> str:
+        """Return the name of a column's codec in one shard."""
+        if self._packed is not None and self._attached.get(shard):
+            return self._packed.codec(shard, column)
+        return self.index(shard).columns[column].codec
 
     def bytes_of(self, reader: AddressReader, shard: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Return decoded bytes of a shard's tar, to be used before the reader ends."""
@@ -393,7 +445,7 @@ class ShardTable:
         """
         codecs: dict[str, Codec | None] = {}
         for row, shard, payload in zip(rows.tolist(), self.shards_of(rows).tolist(), payloads, strict=True):
-            name = self.index(shard).columns[column].codec or self.catalog.codec(column)
+            name = self._codec(shard, column) or self.catalog.codec(column)
             if name not in codecs:
                 codecs[name] = find_codec(name, column, self.catalog.distribution(column))
             codec = codecs[name]

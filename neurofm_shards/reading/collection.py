@@ -326,7 +326,7 @@ class ShardCollection(SampleCollection):
         with self._space.reading() as reader:
             if self._verify:
                 self._shards.check_records(reader, self._checked([row]))
-            place = self._shards.attach(shard).columns[column].place(local)
+            place = self.index(shard).columns[column].place(local)
             if place is None:
                 payload = self.payload(row, column)
                 (value,) = self._shards.decode(column, self._checked([row]), [np.frombuffer(payload, np.uint8)])

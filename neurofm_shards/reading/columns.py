@@ -91,14 +91,13 @@ class Column(ABC):
         """Return where the values of rows lie; shards of theirs that were not looked at yet are looked at now."""
         found = self.addresses[rows]
         if not found.all():
-            for index, start, base in shards.attached(rows[found == 0]):
-                self.fill(start, base, index.columns.get(self.spec.name), index.num_samples)
+            for where, bases, index in shards.attached(rows[found == 0], self.spec.name):
+                self.fill(where, bases, index)
             found = self.addresses[rows]
         return found
 
-    def fill(self, start: int, base: int, index: ColumnIndex | None, num_samples: int) -> None:
-        """Note where the values of one shard lie: its samples begin at row ``start``, its bytes at ``base``."""
-        rows = slice(start, start + num_samples)
+    def fill(self, rows: Ints | slice, base: Ints | int, index: ColumnIndex | None) -> None:
+        """Note where the values of some rows lie, whose shards' bytes begin at ``base``; None: they lack the field."""
         if index is None:
             self.addresses[rows] = ABSENT
             return
@@ -109,7 +108,7 @@ class Column(ABC):
         if raw is not None:
             data = np.asarray(index.data_offsets, np.int64)
             copied = data >= 0
-            addresses[copied] = data[copied] + base
+            addresses[copied] = (data + base)[copied]
             sizes[copied] = np.broadcast_to(raw, copied.shape)[copied]
         # Finished values, sizes first: two threads may note the same shard while a third already reads it.
         self.sizes[rows] = sizes

@@ -24,7 +24,6 @@ from neurofm_shards.format.index_io import fingerprint_of, load_index
 if TYPE_CHECKING:
     from neurofm_shards._typing import Bytes
     from neurofm_shards.compression.frames import FrameTable
-    from neurofm_shards.format.index import ShardIndex
     from neurofm_shards.plugins.interfaces import Compression
 
 _ABSENT, _LOADING, _READY = 0, 1, 2
@@ -196,36 +195,34 @@ def _identity(found: os.stat_result) -> Identity:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-@dataclass(frozen=True)
+@dataclass
 class ShardFile:
     """A shard, plain or compressed.
 
     Attributes
     ----------
-    path : Path
+    path : path-like
         The file.
-    index : ShardIndex
-        What it holds; it must still be that whenever it is opened.
+    file_bytes, tar_bytes : int
+        Size of the file, and of the decoded tar.
+    fingerprint, checksum : str
+        What the file holds; it must still be that whenever it is opened.
     compression : Compression or None
         None for a plain tar.
+    table : FrameTable or None
+        Frames of a compressed shard that can be read at random.
     identity : tuple of int, optional
-        Which file it was when its index was read; see :func:`identity_of`.
+        Which file it was when its index was read (see :func:`identity_of`); by default, when it is first opened.
     """
 
-    path: Path
-    index: ShardIndex
+    path: Path | str
+    file_bytes: int
+    tar_bytes: int
+    fingerprint: str
+    checksum: str
     compression: Compression | None = None
+    table: FrameTable | None = None
     identity: Identity | None = None
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of the file."""
-        return self.index.shard_bytes
-
-    @property
-    def tar_bytes(self) -> int:
-        """Size of the decoded tar."""
-        return self.index.tar_bytes
 
     @property
     def compressed(self) -> bool:
@@ -269,20 +266,23 @@ class ShardFile:
                 f"{self.path}: {found.st_size} bytes, but its index says {self.file_bytes}: the shard was truncated or "
                 "changed; restore it, or run `neurofm-shards repair`"
             )
-        if _identity(found) == self.identity:
+        identity = _identity(found)
+        if identity == self.identity:
             return
-        if fingerprint_of(fd) != self.index.fingerprint:
+        if fingerprint_of(fd) != self.fingerprint:
             raise FormatError(
                 f"{self.path}: another file has taken its place since the data set was opened; open the data set again"
             )
-        if self.identity is not None:  # the same at its ends, and in its middle
-            load_index(self.path, self.index.checksum, mapped=False)
+        if self.identity is None:
+            self.identity = identity
+        else:  # the same at its ends, and in its middle
+            load_index(self.path, self.checksum, mapped=False)
 
     def frames(self, out: Bytes) -> FrameSource:
         """Return what decodes this shard, frame by frame, into ``out`` (its whole decoded tar)."""
         if self.compression is None:
             raise FormatError(f"{self.path}: not compressed, so it has no frames")
-        table = self.index.frames
+        table = self.table
         if table is None or not self.compression.random_access:
             return _Whole(self, self.compression, out)
         return _Frames(self, self.compression, table, out)

@@ -26,6 +26,7 @@ from neurofm_shards.format.card import CARD_NAMES, our_cards
 from neurofm_shards.format.files import SIDECAR_DIR, TABLES_DIR, Folder, is_partial, names_in
 from neurofm_shards.format.index_io import build_index, read_index, shard_fingerprint
 from neurofm_shards.format.manifest import MANIFEST_NAME, Manifest, manifest_bytes, read_manifest
+from neurofm_shards.format.packed_index import PACK_NAME
 from neurofm_shards.format.shard_names import is_shard_name
 from neurofm_shards.format.sidecar import SIDECAR_SUFFIXES, sidecar_names, sidecar_paths
 from neurofm_shards.format.unfinished import (
@@ -480,6 +481,8 @@ class OutputFolder:
                     root.remove(MANIFEST_NAME)
                 theirs = {name for name in CARD_NAMES if root.has(name)} - set(our_cards(self.folder))
                 files = [parts for parts in files if parts[0] not in theirs]
+                if (SIDECAR_DIR, PACK_NAME) not in files:
+                    sidecars.remove(PACK_NAME)  # it is of other shards
                 with _Places(self.folder) as places:
                     _move_all(step, places, sorted(files, key=lambda parts: parts == (MANIFEST_NAME,)))
             for name in removed:
@@ -509,6 +512,8 @@ def is_data_set_file(parts: tuple[str, ...]) -> bool:
         case (name,):
             return name in (MANIFEST_NAME, *CARD_NAMES) or is_shard_name(name)
         case (folder, name) if folder == SIDECAR_DIR:
+            if name == PACK_NAME:
+                return True
             return any(name.endswith(end) and is_shard_name(name.removesuffix(end)) for end in SIDECAR_SUFFIXES)
         case (folder, tables, name) if (folder, tables) == (SIDECAR_DIR, TABLES_DIR):
             return name.endswith(".json") and not name.startswith(".")

@@ -12,7 +12,8 @@ from neurofm_shards.format.card import write_cards
 from neurofm_shards.format.dataset_record import check_compression
 from neurofm_shards.format.files import Folder
 from neurofm_shards.format.index_io import load_index
-from neurofm_shards.format.manifest import MANIFEST_NAME, Manifest, manifest_bytes, write_manifest
+from neurofm_shards.format.manifest import MANIFEST_NAME, Manifest, manifest_bytes
+from neurofm_shards.format.packed_index import commit_manifest
 from neurofm_shards.format.shard_names import ShardNames
 from neurofm_shards.format.unfinished import JOURNAL_NAME, pending_step
 from neurofm_shards.plugins.interfaces import Compression
@@ -124,7 +125,7 @@ class WriterSession:
     def commit(self, manifest: Manifest, *, durable: bool) -> None:
         """Make what was written a data set: the manifest last."""
         write_cards(self.folder, manifest, durable=durable)
-        write_manifest(self.folder, manifest, durable=durable)
+        commit_manifest(self.folder, manifest, durable=durable)
 
     def is_committed(self, manifest: Manifest) -> bool:
         """Return whether the manifest in the folder is this one, whatever interrupted the call that wrote it."""

@@ -116,6 +116,8 @@ class ConversionStarted(Event):
         Planned samples of each split; empty where none was asked for.
     finished_shards, finished_samples : int
         What an interrupted run has left finished.
+    split_warnings : tuple of str
+        What the splits are not that was asked for, in sentences.
     """
 
     name: ClassVar[str] = "conversion-started"
@@ -123,6 +125,7 @@ class ConversionStarted(Event):
     splits: Mapping[str, int] = field(default_factory=dict)
     finished_shards: int = 0
     finished_samples: int = 0
+    split_warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class _Flags:
     @classmethod
     def of(cls, source_names: Sequence[str]) -> _Flags:
         return cls(
-            ModelFlags(ConversionConfig, "conversion", skip=_OWN_FIELDS),
+            ModelFlags(ConversionConfig, "conversion", skip=_OWN_FIELDS, called={"subject_ids": "subject-id"}),
             ModelFlags(WindowOptions, "windows"),
             _source_flags(source_names),
         )

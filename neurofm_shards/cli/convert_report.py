@@ -10,7 +10,7 @@ from neurofm_shards._console import print_table
 from neurofm_shards.blocks import dtype_name
 from neurofm_shards.cli.console import print_json, result_console
 from neurofm_shards.cli.progress import size_text
-from neurofm_shards.convert.notes import split_notes
+from neurofm_shards.recordings.group_splits import sample_shares
 
 
 def print_summary(result: Mapping[str, Any], *, as_json: bool) -> None:
@@ -24,7 +24,7 @@ def print_summary(result: Mapping[str, Any], *, as_json: bool) -> None:
         f"({size_text(result['total_bytes'])}), columns {', '.join(result['modalities'])}, in {result['output_dir']}",
         markup=False,
     )
-    for line in validity_notes(result["valid_shares"]):
+    for line in (*split_line(result["splits"]), *validity_notes(result["valid_shares"])):
         console.print(line, markup=False)
     for failure in result["failures"]:
         what = "left out" if failure.get("empty") else "failed"
@@ -42,13 +42,21 @@ def print_preview(described: Mapping[str, Any], *, as_json: bool) -> None:
     console.print()
     print_table(console, ("column", "type", "shape", "unit"), map(_column_row, described["columns"]))
     console.print()
-    for line in (*split_notes(described["splits"]), *validity_notes(described["valid_shares"])):
+    warnings = [f"warning: {text}" for text in described["split_warnings"]]
+    for line in (*split_line(described["splits"]), *warnings, *validity_notes(described["valid_shares"])):
         console.print(line, markup=False)
     console.print(
         f"{described['total_samples']:,} samples in {described['total_shards']:,} shards, "
         f"about {size_text(described['estimated_bytes'])} before compression",
         markup=False,
     )
+
+
+def split_line(splits: Mapping[str, int]) -> list[str]:
+    """Return samples and share of each split, in one line; nothing where there are no splits."""
+    shares = sample_shares(splits)
+    told = ", ".join(f"{name} {count:,} ({shares[name]:.1%})" for name, count in splits.items())
+    return [f"splits: {told}"] if told else []
 
 
 def validity_notes(shares: Mapping[str, float]) -> list[str]:

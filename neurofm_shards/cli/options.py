@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import types
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -28,6 +28,8 @@ class ModelFlags:
         Distinguishes models whose fields have equal names.
     skip : collection of str
         Fields that get no flag.
+    called : mapping of str to str
+        Flags that are not called as their field is; both spellings are taken.
 
     Examples
     --------
@@ -40,17 +42,25 @@ class ModelFlags:
     {'rate': 2.0}
     """
 
-    def __init__(self, model: type[BaseModel], section: str, skip: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        model: type[BaseModel],
+        section: str,
+        skip: Collection[str] = (),
+        called: Mapping[str, str] = types.MappingProxyType({}),
+    ) -> None:
         self._section = section
+        self._called = called
         self._fields = {name: field for name, field in model.model_fields.items() if name not in skip}
 
     def add_to(self, group: argparse._ArgumentGroup) -> None:
         """Add the flags; one whose name is taken is called ``--SECTION-NAME``."""
         for name, field in self._fields.items():
             flag = name.replace("_", "-")
+            flags = [f"--{self._called[name]}", f"--{flag}"] if name in self._called else [f"--{flag}"]
             settings = _settings(field)
             try:
-                group.add_argument(f"--{flag}", dest=self._dest(name), default=argparse.SUPPRESS, **settings)
+                group.add_argument(*flags, dest=self._dest(name), default=argparse.SUPPRESS, **settings)
             except argparse.ArgumentError:
                 group.add_argument(
                     f"--{self._section}-{flag}", dest=self._dest(name), default=argparse.SUPPRESS, **settings
@@ -110,9 +120,10 @@ def _parsing(annotation: Any) -> dict[str, Any]:
     if origin is Literal:
         return {"choices": list(members)}
     if origin is tuple and _is_plain(members[0]):
-        return {**_parsing(members[0]), "nargs": "+" if members[-1] is Ellipsis else len(members)}
+        many = {"nargs": "+", "action": "extend"} if members[-1] is Ellipsis else {"nargs": len(members)}
+        return {**_parsing(members[0]), **many}
     if origin is tuple and str in get_args(members[0]):
-        return {"type": _text_or_object, "metavar": "NAME", "nargs": "+"}
+        return {"type": _text_or_object, "metavar": "NAME", "nargs": "+", "action": "extend"}
     return {"type": _json_or_text, "metavar": "JSON" if origin not in (Union, types.UnionType) else "VALUE"}
 
 

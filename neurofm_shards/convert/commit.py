@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from neurofm_shards.blocks import RowBase
-from neurofm_shards.convert.planning import ConversionPlan, InputPlan
+from neurofm_shards.convert.input_plan import InputPlan
+from neurofm_shards.convert.planning import ConversionPlan
 from neurofm_shards.errors import NothingToConvertError
 from neurofm_shards.format.card import write_cards
 from neurofm_shards.format.dataset_record import make_manifest, versions_of

@@ -66,7 +66,7 @@ class ConversionConfig(BaseModel):
         description="subject id of each recording, made of {session_id}, {subject_id}, {stem}, {parent}",
     )
     subject_ids: tuple[str, ...] = Field(
-        (), description="subject ids of recordings whose files do not say them, each as FILE=ID"
+        (), description="subject ids of recordings whose files do not say them, each as FILE=ID; may be repeated"
     )
     on_error: Literal["fail", "skip"] = Field("fail", description="stop at an input that fails, or leave it out")
     durable: bool = Field(
@@ -137,6 +137,14 @@ class ConversionConfig(BaseModel):
         defaults = {name: getattr(type(self)(), name) for name in SUBJECT_FIELDS}
         return {name: value for name, value in content.items() if getattr(self, name) != defaults.get(name, ...)}
 
+    def like(self, stored: Mapping[str, Any]) -> Self:
+        """Return these settings; what they do not say of splits is as in a data set that was made with others."""
+        split, there = self.windows.split, as_stored(stored).get("windows", {}).get("split")
+        if split is None or there is None or "balanced" in split.model_fields_set:
+            return self
+        split = split.model_copy(update={"balanced": there.get("balanced", split.balanced)})
+        return self.model_copy(update={"windows": self.windows.model_copy(update={"split": split})})
+
     @classmethod
     def of(cls, options: dict[str, Any]) -> ConversionConfig:
         """Validate options.
@@ -152,3 +160,12 @@ class ConversionConfig(BaseModel):
             from neurofm_shards.plugins.registry import explain  # noqa: PLC0415  (--help needs no registry)
 
             raise ConfigError(explain(error, cls)) from None
+
+
+def as_stored(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a data set was made with; the first release assigned sessions by hash alone."""
+    windows = options.get("windows") or {}
+    split = windows.get("split") if isinstance(windows, Mapping) else None
+    if not isinstance(split, Mapping) or "balanced" in split:
+        return dict(options)
+    return {**options, "windows": {**windows, "split": {**split, "balanced": False}}}

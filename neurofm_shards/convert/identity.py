@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from neurofm_shards.convert.config import ConversionConfig
-from neurofm_shards.convert.planning import ConversionPlan, InputPlan
+from neurofm_shards.convert.config import ConversionConfig, as_stored
+from neurofm_shards.convert.input_plan import InputPlan
+from neurofm_shards.convert.planning import ConversionPlan
 from neurofm_shards.errors import ConfigError
 
 #: How shards are cut where there are splits; the first release took no notice of them.
@@ -74,7 +75,7 @@ def check_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
 
 def config_differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
     """Describe how settings differ from stored ones; options that are newer than those have their defaults."""
-    return _differences(now, ConversionConfig.of(dict(before)).content())
+    return _differences(now, ConversionConfig.of(as_stored(before)).content())
 
 
 def _differences(now: Mapping[str, Any], before: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -296,6 +296,8 @@ class InputSpec:
         See ``ConversionConfig.session_template``.
     subject_template, subject_ids
         See ``ConversionConfig``.
+    split : str
+        The split of all samples, where it follows from those of all inputs; empty where it does not.
     piece_bytes : int or None
         Bytes of the samples that a recording is stored in as it is; None where it is cut into windows.
     others : tuple of str
@@ -309,6 +311,7 @@ class InputSpec:
     subject_template: str = "{subject_id}"
     subject_ids: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -325,6 +328,14 @@ class OpenedInput:
 
     samples: Samples
     is_recording: bool
+
+    def in_split(self, name: str) -> OpenedInput:
+        """Return the input with all windows in one split."""
+        from neurofm_shards.recordings.windowing import RecordingSamples  # noqa: PLC0415  (only recordings need it)
+
+        if not isinstance(self.samples, RecordingSamples):
+            raise TypeError("only windows of recordings are put into splits")
+        return replace(self, samples=self.samples.in_split(name))
 
 
 def open_input(spec: InputSpec) -> OpenedInput:
@@ -343,7 +354,8 @@ def open_input(spec: InputSpec) -> OpenedInput:
             return OpenedInput(opened, is_recording=False)
         name_subject(spec, opened)
         opened.session_id = session_name(spec, opened.session_id, opened.subject_id)
-        return OpenedInput(_samples(opened, spec), is_recording=True)
+        made = OpenedInput(_samples(opened, spec), is_recording=True)
+        return made.in_split(spec.split) if spec.split else made
     except NeurofmShardsError as error:
         raise _named(error, name) from error
     except Exception as error:  # a plugin may raise anything
@@ -502,7 +514,10 @@ class InputReader:
         if self._current != key:
             self._close_current()
         kept, opened = self._kept.get(key, (None, None))
-        if opened is None or kept != spec:
+        if opened is not None and kept is not None and kept != spec and kept == replace(spec, split=kept.split):
+            opened = opened.in_split(spec.split)
+            self._kept[key] = (spec, opened)
+        elif opened is None or kept != spec:
             self._check_signature(spec, expected)
             opened = open_input(spec)
             if opened.samples.plan().fingerprint != expected.fingerprint:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,23 +45,9 @@ def notes(event: Event) -> list[Note]:
         said = f"{event.modality}: {len(event.inputs):,} of {event.total:,} recordings have none"
         return [Note("warning", f"{said}, and get empty, masked columns: {', '.join(event.inputs[:5])}{more}")]
     if isinstance(event, ConversionStarted):
-        return [Note("info", line) for line in split_notes(event.splits)]
+        return [Note("warning", line) for line in event.split_warnings]
     if isinstance(event, ShardCommitted):
         return [Note("error", f"left out: {failure}") for failure in event.failures]
     if isinstance(event, CallRetried):
         return [Note("warning", f"again, after a worker was lost while {event.what}: {event.error}")]
     return []
-
-
-def split_notes(splits: Mapping[str, int]) -> list[str]:
-    """Return how windows are divided, and which splits get none."""
-    if not splits:
-        return []
-    told = ["splits: " + ", ".join(f"{name} {count:,}" for name, count in splits.items())]
-    empty = ", ".join(name for name, count in splits.items() if not count)
-    if empty:
-        told.append(
-            f"no samples for {empty}: with few inputs, whole sessions or subjects are too large for small shares "
-            "(choose another --split), or windows were dropped (--dry-run says which)"
-        )
-    return told

@@ -21,15 +21,16 @@ from neurofm_shards.convert.agreement import (
 )
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Call, Dispatcher
+from neurofm_shards.convert.input_plan import InputPlan
 from neurofm_shards.convert.inputs import (
     KEPT_BYTES,
-    Expected,
     Input,
     InputSpec,
     find_inputs,
     session_name,
     worker_reader,
 )
+from neurofm_shards.convert.splits import split_warnings, with_splits
 from neurofm_shards.convert.tasks import Segment, ShardTask, Stretch, TaskInput, by_split, cut, cut_by_bytes
 from neurofm_shards.errors import ConfigError, NeurofmShardsError, NothingToConvertError, SourceError, portable
 from neurofm_shards.events import InputPlanned, Listener, ModalityMasked, PlanningStarted, ignore
@@ -39,7 +40,7 @@ from neurofm_shards.format.shard_names import ShardNames
 from neurofm_shards.plugins.entries import Entry
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.recordings.options import WindowOptions
-from neurofm_shards.types import ColumnSpec, SourcePlan
+from neurofm_shards.types import ColumnSpec
 
 
 def _shards(
@@ -50,80 +51,12 @@ def _shards(
     if config.layout == "recordings":
         sizes = {i: plan.sample_bytes for i, plan in plans.items()}
         return tuple(cut_by_bytes(stretches, sizes, config.shard_bytes, first))
-    names = list(config.windows.split.fractions) if config.windows.split is not None else []
+    names = config.windows.split.names if config.windows.split is not None else []
     shards: list[tuple[Segment, ...]] = []
     for group in by_split(stretches, {i: plan.splits for i, plan in plans.items()}, names):
         shards += cut(group, config.shard_size, first)
         first += sum(stop - start for _, start, stop in group)
     return tuple(shards)
-
-
-@dataclass(frozen=True)
-class InputPlan:
-    """One input as planning saw it.
-
-    Attributes
-    ----------
-    spec : InputSpec
-        How it is opened.
-    plan : SourcePlan or None
-        What it will give; None when it failed.
-    expected : Expected or None
-        What it must still be when it is read.
-    session_id : str
-        Id of the session, by the template.
-    is_recording : bool
-        Whether its samples are windows.
-    error : str
-        Why it failed; empty when it did not.
-    again : bool
-        Whether part of it is in the data set already, and the rest is retried.
-    failure : NeurofmShardsError or None
-        The error itself, where it failed in this run.
-    empty : bool
-        Whether it is sound and holds nothing to convert; such an input stops no others.
-    """
-
-    spec: InputSpec
-    plan: SourcePlan | None
-    expected: Expected | None = None
-    session_id: str = ""
-    is_recording: bool = False
-    error: str = ""
-    again: bool = False
-    failure: NeurofmShardsError | None = field(default=None, compare=False)
-    empty: bool = False
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return self.spec.input.name
-
-    @property
-    def num_samples(self) -> int:
-        """How many samples it gives; none where it failed or all of them were dropped."""
-        return self.plan.num_samples if self.plan is not None else 0
-
-    @property
-    def columns(self) -> tuple[ColumnSpec, ...]:
-        """The columns it gives."""
-        return self.plan.columns if self.plan is not None else ()
-
-    @property
-    def without_samples(self) -> str:
-        """Why it gives no samples, in words."""
-        drops = self.plan.drops if self.plan is not None else {}
-        counts = ", ".join(f"{count} {reason}" for reason, count in drops.items())
-        return self.error or f"{self.name} gives no samples (dropped: {counts})"
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is odd about it, in sentences."""
-        if self.plan is None:
-            return (f"left out: {self.error}",)
-        empty = () if self.num_samples else (self.without_samples,)
-        odd = (problem for problem in self.plan.problems if problem.severity != "info")
-        return (*empty, *(f"{self.name}: {item.where}: {item.what}; {item.consequence}" for item in odd))
 
 
 @dataclass(frozen=True)
@@ -146,6 +79,8 @@ class ConversionPlan:
         Side tables of all inputs, joined.
     bases : tuple of mapping of str to RowBase
         Per input: its first row in each table.
+    base : Manifest or None
+        The data set that is added to.
     """
 
     config: ConversionConfig
@@ -156,6 +91,7 @@ class ConversionPlan:
     first_number: int = 1
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     bases: tuple[Mapping[str, RowBase], ...] = ()
+    base: Manifest | None = field(default=None, compare=False, repr=False)
 
     @property
     def total_samples(self) -> int:
@@ -189,11 +125,20 @@ class ConversionPlan:
         recordings = [item.plan for item in whole if item.plan is not None]
         if asked is None or not recordings:
             return {}
-        wanted = [] if self.first_shard else [name for name, share in asked.fractions.items() if share > 0]
+        wanted = [] if self.first_shard else [name for name in asked.names if asked.fractions.get(name, 1) > 0]
         counts = Counter(dict.fromkeys(wanted, 0))
         for name, count in (part for plan in recordings for part in plan.splits):
             counts[name] += count
         return dict(counts)
+
+    @property
+    def split_warnings(self) -> list[str]:
+        """What the splits are not that was asked for, in sentences."""
+        asked, splits = self.config.windows.split, self.splits
+        if asked is None or not splits:
+            return []
+        recordings = [item for item in self.inputs if item.is_recording]
+        return list(split_warnings(recordings, asked, splits, self.base))
 
     @property
     def failures(self) -> list[InputPlan]:
@@ -360,21 +305,6 @@ def _plan_input(spec: InputSpec, kept_bytes: int) -> InputPlan:
     return InputPlan(spec, plan, expected, session, opened.is_recording)
 
 
-def _check_subjects_are_known(giving: Sequence[InputPlan], config: ConversionConfig) -> None:
-    """Refuse a split by subject of sessions whose subject is unknown: one animal would be in several splits."""
-    if config.windows.split is None or config.windows.split.by != "subject":
-        return
-    unknown = [item for item in giving if item.plan is not None and item.plan.metadata.get("subject_is_unknown")]
-    if unknown:
-        shown = ", ".join(f"{item.session_id} ({item.name})" for item in unknown[:20])
-        more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
-        raise ConfigError(
-            f"split by subject: {len(unknown)} of {len(giving)} sessions name no subject: {shown}{more}. Say whose "
-            "they are with --subject-ids FILE=ID or --subject-template (Python: subject_ids, subject_template), or "
-            "split by session"
-        )
-
-
 def combine(planned: Sequence[InputPlan], config: ConversionConfig) -> ConversionPlan:
     """Join planned inputs into one plan."""
     planned = _fitting(planned, config)
@@ -388,7 +318,7 @@ def combine(planned: Sequence[InputPlan], config: ConversionConfig) -> Conversio
         reasons = "; ".join(item.without_samples for item in planned[:3])
         raise NothingToConvertError(reasons or "no input was added that could be converted")
     check_sessions(giving)
-    _check_subjects_are_known(giving, config)
+    planned = with_splits(planned, config.windows.split)
     _check_windows_are_used(giving, config)
     columns = agreed_columns([(item.name, item.columns) for item in giving])
     bases, tables = join_tables(planned, {})
@@ -575,6 +505,7 @@ def _addition(
     giving = [item for item in inputs if item.num_samples]
     present = {source["session_id"]: source["files"][0] for source in manifest.sources if "session_id" in source}
     check_sessions([item for item in giving if not item.again], present)
+    inputs = with_splits(inputs, config.windows.split, manifest)
     known = [("the data set", manifest.specs)] if fixed else []
     columns = agreed_columns([*known, *((item.name, item.columns) for item in giving)])
     rows = {name: entry.rows for name, entry in manifest.tables.items()}
@@ -597,6 +528,7 @@ def _addition(
         first_number=manifest.next_key,
         tables=tables,
         bases=tuple(bases),
+        base=manifest,
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from neurofm_shards.convert.planning import ConversionPlan, InputPlan
+from neurofm_shards.convert.input_plan import InputPlan
+from neurofm_shards.convert.planning import ConversionPlan
 from neurofm_shards.convert.work import transformed_columns
 from neurofm_shards.format.manifest import valid_shares
 from neurofm_shards.types import ColumnSpec
@@ -28,7 +29,7 @@ def preview(plan: ConversionPlan) -> dict[str, Any]:
     dict
         ``inputs`` (samples, drops by reason, problems or error), ``columns``, ``total_samples``, ``total_shards``,
         ``splits`` (samples of each), ``valid_shares`` (of windows, by modality), ``estimated_bytes`` (of tar, before
-        compression) and the resolved ``config``.
+        compression), ``split_warnings`` (sentences) and the resolved ``config``.
     """
     columns: Sequence[ColumnSpec] = plan.columns
     if plan.config.transforms:
@@ -41,6 +42,7 @@ def preview(plan: ConversionPlan) -> dict[str, Any]:
         "total_samples": plan.total_samples,
         "total_shards": plan.total_shards,
         "splits": plan.splits,
+        "split_warnings": plan.split_warnings,
         "valid_shares": valid_shares(
             (item.plan.metadata, item.plan.num_samples) for item in plan.inputs if item.plan is not None
         ),

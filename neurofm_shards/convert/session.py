@@ -15,14 +15,14 @@ from typing import Any, Literal, get_args
 from typing_extensions import Self
 
 from neurofm_shards.convert.commit import commit
-from neurofm_shards.convert.config import SOURCE_RUN_FIELDS, ConversionConfig
+from neurofm_shards.convert.config import SOURCE_RUN_FIELDS, ConversionConfig, as_stored
 from neurofm_shards.convert.dispatch import DEFAULT_RETRIES, Dispatcher, ExecutorChoice, dispatcher
 from neurofm_shards.convert.identity import check_same, config_differences, identity, with_earlier_failures
+from neurofm_shards.convert.input_plan import InputPlan
 from neurofm_shards.convert.inputs import find_inputs
 from neurofm_shards.convert.notes import log_notes
 from neurofm_shards.convert.planning import (
     ConversionPlan,
-    InputPlan,
     check_any_holds_something,
     check_config,
     combine,
@@ -254,7 +254,7 @@ class ConversionSession:
         ConfigError
             A setting that was given is not that of the data set.
         """
-        stored = dict(manifest.config)
+        stored = as_stored(manifest.config)
         if not manifest.has_fixed_columns:
             stored.pop("shard_size", None)  # a Python writer's own affair
         given = self.config.model_dump(mode="json", exclude_unset=True)
@@ -307,14 +307,15 @@ class ConversionSession:
         manifest, journal = output.manifest(), output.journal()
         if manifest is None:
             return self._go_on(output, named, journal)
-        planned = self.plan(named, self.config, manifest)
+        config = self.config.like(manifest.config)
+        planned = self.plan(named, config, manifest)
         if journal is not None and journal.header.kind == "append":
             plan = plan_append(manifest, planned, self.adding_config(manifest), shared_rows(output.folder, manifest))
             return self._add(plan, Target(output, "append", manifest, journal))
-        self._check_finished(manifest, planned)
+        _check_finished(output, manifest, planned, config)
         if not manifest.failures:
             return manifest
-        plan = plan_retry(manifest, planned, self.config, shared_rows(output.folder, manifest))
+        plan = plan_retry(manifest, planned, config, shared_rows(output.folder, manifest))
         return self._add(plan, Target(output, "retry", manifest, journal))
 
     def _go_on(self, output: OutputFolder, named: Named, journal: JournalContent | None) -> Manifest:
@@ -350,20 +351,6 @@ class ConversionSession:
             self.tell(started(plan, run.lines))
             run.run(plan.tasks(), plan.columns)
         return commit(target.output, plan, run.lines, target.base)
-
-    def _check_finished(self, manifest: Manifest, planned: Sequence[InputPlan]) -> None:
-        differences = config_differences(self.config.content(), manifest.config) if manifest.config else []
-        known = {source["fingerprint"] for source in manifest.sources}
-        failed = {tuple(entry["files"]) for entry in manifest.failures}
-        for item in planned:
-            is_known = item.expected is None or item.expected.fingerprint in known
-            if not is_known and tuple(item.spec.input.file_names) not in failed:
-                differences.append(f"input {item.name} is not in it")
-        if differences:
-            raise ConfigError(
-                f"{self.output.folder} holds a finished data set made otherwise: {'; '.join(differences[:3])}; add "
-                "inputs with --append, or replace it with --overwrite"
-            )
 
 
 class IncrementalConversion:
@@ -479,6 +466,23 @@ def new_failures(manifest: Manifest, before: Manifest | None = None) -> list[dic
     return [item for item in manifest.failures if item["files"] not in known and not item.get("empty")]
 
 
+def _check_finished(
+    output: OutputFolder, manifest: Manifest, planned: Sequence[InputPlan], config: ConversionConfig
+) -> None:
+    differences = config_differences(config.content(), manifest.config) if manifest.config else []
+    known = {source["fingerprint"] for source in manifest.sources}
+    failed = {tuple(entry["files"]) for entry in manifest.failures}
+    for item in planned:
+        is_known = item.expected is None or item.expected.fingerprint in known
+        if not is_known and tuple(item.spec.input.file_names) not in failed:
+            differences.append(f"input {item.name} is not in it")
+    if differences:
+        raise ConfigError(
+            f"{output.folder} holds a finished data set made otherwise: {'; '.join(differences[:3])}; add "
+            "inputs with --append, or replace it with --overwrite"
+        )
+
+
 def started(plan: ConversionPlan, lines: Mapping[int, Mapping[str, Any]], *, splits: bool = True) -> ConversionStarted:
     """Describe the start of a conversion, or of a part of one, of which some shards are finished."""
     described = {
@@ -489,7 +493,9 @@ def started(plan: ConversionPlan, lines: Mapping[int, Mapping[str, Any]], *, spl
         "config": plan.config.content(),
     }
     samples = sum(line["shard"]["num_samples"] for line in lines.values() if line["shard"] is not None)
-    return ConversionStarted(described, plan.splits if splits else {}, len(lines), samples)
+    if not splits:
+        return ConversionStarted(described, {}, len(lines), samples)
+    return ConversionStarted(described, plan.splits, len(lines), samples, tuple(plan.split_warnings))
 
 
 def tell_plugins(event: Event) -> None:

@@ -20,8 +20,9 @@ from pydantic import TypeAdapter, ValidationError
 from neurofm_shards.blocks import RowBase
 from neurofm_shards.convert.commit import software
 from neurofm_shards.convert.config import ConversionConfig
+from neurofm_shards.convert.input_plan import InputPlan
 from neurofm_shards.convert.inputs import Expected, Input
-from neurofm_shards.convert.planning import ConversionPlan, InputPlan, combine, spec_of
+from neurofm_shards.convert.planning import ConversionPlan, combine, spec_of
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
 from neurofm_shards.format.dataset_record import versions_of
 from neurofm_shards.format.files import Folder
@@ -33,7 +34,7 @@ from neurofm_shards.values import to_json
 PLAN_NAME = PLAN_PREFIX
 FACTS_NAME = f"{PLAN_PREFIX}-facts"
 INPUTS_PREFIX = f"{PLAN_PREFIX}-inputs-"
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class _InputLine:
     bases: dict[str, int | list[int]]
     others: tuple[str, ...] = ()
     empty: bool = False
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,7 @@ def _input_line(number: int, item: InputPlan, bases: Mapping[str, RowBase]) -> d
         "bases": dict(bases) if plan is not None else {},
         "others": item.spec.others,
         "empty": item.empty,
+        "split": item.spec.split,
     }
 
 
@@ -278,7 +281,7 @@ def _input_plan(
     made: Callable[[str, str], Any],
 ) -> InputPlan:
     source = Input(line.paths, line.format, line.options, made(line.format, line.options), line.given)
-    spec = replace(spec_of(source, config), others=line.others)
+    spec = replace(spec_of(source, config), others=line.others, split=line.split)
     if line.error:
         return InputPlan(spec, None, error=line.error, empty=line.empty)
     plan = SourcePlan(

@@ -12,8 +12,8 @@ from neurofm_shards.blocks import dtype_name
 from neurofm_shards.errors import InputNotFoundError, UnsafePathError
 from neurofm_shards.format import croissant
 from neurofm_shards.format.files import Folder, write_atomically
-from neurofm_shards.format.manifest import ColumnEntry, Manifest
-from neurofm_shards.format.sessions import MOST_ROWS, SessionSummary, said_by_sources, session_summaries, split_counts
+from neurofm_shards.format.manifest import ColumnEntry, Manifest, split_counts
+from neurofm_shards.format.sessions import MOST_ROWS, SessionSummary, said_by_sources, session_summaries
 
 _README = "README.md"
 #: What tells each card of ours, which may be replaced and deleted, from somebody's own file of that name.
@@ -159,7 +159,7 @@ def markdown(text: object) -> str:
 def _about(manifest: Manifest, sessions: Sequence[SessionSummary]) -> Iterator[tuple[str, str]]:
     named = [session for session in sessions if session.name]
     subjects = {session.subject for session in named} - {""}
-    splits = manifest.splits or split_counts(sessions)
+    splits = split_counts(manifest)
     recorded = sum(session.recorded_s or 0.0 for session in named)
     stored = sum(shard.shard_bytes for shard in manifest.shards)
     yield "size", f"{stored:,} bytes" + ("" if manifest.compression == "none" else f", {manifest.compression}")

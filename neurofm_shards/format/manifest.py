@@ -375,6 +375,7 @@ def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
         "compression": manifest.compression,
         "modalities": list(manifest.modalities),
         "sessions": len({source["session_id"] for source in manifest.sources if "session_id" in source}),
+        "splits": split_counts(manifest),
         "drops": _counted(source.get("drops", {}) for source in manifest.sources),
         "problems": [
             {"session_id": source.get("session_id", ""), **problem}
@@ -387,6 +388,17 @@ def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
         ),
         "failures": list(manifest.failures),
     }
+
+
+def split_counts(manifest: Manifest) -> dict[str, int]:
+    """Return samples by split: of those that were saved, else as the inputs say.
+
+    Empty where there are no splits, or the inputs' numbers are not those of the data set.
+    """
+    samples = sum(source.get("num_samples") or 0 for source in manifest.sources)
+    if manifest.splits or samples != manifest.total_samples:
+        return dict(manifest.splits)
+    return _counted((source.get("facts") or {}).get("splits") or {} for source in manifest.sources)
 
 
 def _counted(drops: Iterable[Mapping[str, int]]) -> dict[str, int]:

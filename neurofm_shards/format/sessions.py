@@ -103,8 +103,3 @@ def _added(counts: Any) -> dict[str, int]:
     for some in counts:
         total.update(some or {})
     return dict(total)
-
-
-def split_counts(sessions: Sequence[SessionSummary]) -> dict[str, int]:
-    """Return samples by split; empty where the data set has no splits, or the sources cannot tell."""
-    return _added(session.splits for session in sessions)

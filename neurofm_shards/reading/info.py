@@ -11,9 +11,9 @@ from neurofm_shards._html import html_table
 from neurofm_shards.blocks import dtype_name, is_count
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.format.croissant import croissant
-from neurofm_shards.format.manifest import read_manifest
+from neurofm_shards.format.manifest import read_manifest, split_counts
 from neurofm_shards.format.resolve import compression_suffix, missing_codec, missing_compression
-from neurofm_shards.format.sessions import SessionSummary, session_summaries, split_counts
+from neurofm_shards.format.sessions import SessionSummary, session_summaries
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.reading.catalog import CatalogColumn, read_catalog
 
@@ -106,7 +106,7 @@ class ShardedDatasetInfo:
             "total_bytes": int(catalog.file_bytes.sum()),
             "tar_bytes": int(catalog.tar_bytes.sum()),
             "sessions": [_session(session) for session in sessions if session.name],
-            "splits": split_counts(sessions),
+            "splits": {} if manifest is None else split_counts(manifest),
             "subjects": sorted({session.subject for session in sessions} - {""}),
             "sources": [] if manifest is None else list(manifest.sources),
             "failures": [] if manifest is None else list(manifest.failures),

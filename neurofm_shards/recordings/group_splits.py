@@ -41,10 +41,7 @@ def split_of(identity: str, fractions: Mapping[str, float], seed: int) -> str:
 
 def share(options: SplitOptions, identity: str) -> str:
     """Return the split of a session, subject or trial as the options say, without regard to others."""
-    for name, identities in options.named.items():
-        if identity in identities:
-            return name
-    return split_of(identity, options.fractions, options.seed)
+    return options.by_name.get(identity) or split_of(identity, options.fractions, options.seed)
 
 
 def divide(

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import Self
 
 Modality = Literal["spikes", "lfp", "behavior", "ophys", "events"]
@@ -108,9 +117,17 @@ class SplitOptions(_Options):
     )
     named: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
-        description="sessions or subjects that belong to a split whatever the hash says",
+        description="sessions or subjects that belong to a split in any case, e.g. test: [mouse7]; a split without a "
+        "fraction has these only",
     )
-    seed: int = Field(0, description="number mixed into the hash that assigns sessions, subjects and trials")
+    balanced: bool = Field(
+        True,
+        description="divide sessions or subjects so that fractions of samples are met as nearly as whole ones allow; "
+        "otherwise, and trials always, by a hash of the id, which more data never moves",
+    )
+    seed: int = Field(
+        0, description="decides between divisions that are equally good, and is mixed into the hash of ids"
+    )
     purge: float = Field(
         1.0, ge=0, description="gap left between splits that are neighbours in time, in window lengths"
     )
@@ -123,14 +140,39 @@ class SplitOptions(_Options):
         if not self.fractions or min(self.fractions.values()) < 0 or abs(sum(self.fractions.values()) - 1) > 1e-6:
             msg = f"fractions={self.fractions} must be non-negative and add up to 1"
             raise ValueError(msg)
-        if self.named and (self.by not in ("session", "subject") or not set(self.named) <= set(self.fractions)):
-            msg = f"named={dict(self.named)} names sessions or subjects (see by) for the splits {list(self.fractions)}"
+        if self.named and self.by not in ("session", "subject"):
+            msg = f"named={dict(self.named)} puts sessions or subjects into splits, not what by={self.by} divides"
             raise ValueError(msg)
         listed = [name for names in self.named.values() for name in names]
         if twice := sorted({name for name in listed if listed.count(name) > 1}):
             msg = f"named puts {', '.join(twice)} into more than one split"
             raise ValueError(msg)
         return self
+
+    @field_validator("named", mode="before")
+    @classmethod
+    def _one_name_is_a_list(cls, named: Any) -> Any:
+        if not isinstance(named, Mapping):
+            return named
+        return {split: (names,) if isinstance(names, str) else names for split, names in named.items()}
+
+    @model_serializer(mode="wrap")
+    def _what_matters(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``balanced`` out where it decides nothing, as in what earlier releases wrote."""
+        values: dict[str, Any] = dumped(self)
+        if self.by not in ("session", "subject"):
+            values.pop("balanced", None)
+        return values
+
+    @property
+    def names(self) -> list[str]:
+        """The splits: those with a fraction, then those that only named groups are in."""
+        return list(dict.fromkeys([*self.fractions, *self.named]))
+
+    @property
+    def by_name(self) -> dict[str, str]:
+        """The split of each session or subject that is named."""
+        return {group: split for split, groups in self.named.items() for group in groups}
 
 
 class WindowOptions(_Options):

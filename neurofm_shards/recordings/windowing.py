@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -105,7 +106,7 @@ def windowed(
     if options.limit_windows is not None:
         cut = cut.keep(np.arange(min(len(cut), options.limit_windows)), LIMIT)
     if options.split is not None:
-        cut = cut.in_order_of(list(options.split.fractions))
+        cut = cut.in_order_of(options.split.names)
     return RecordingSamples(recording, options, grid, assembly, trials, cut, valid)
 
 
@@ -187,6 +188,13 @@ class RecordingSamples(Samples):
     def cut(self) -> Cut:
         """Where the windows lie."""
         return self._cut
+
+    def in_split(self, name: str) -> RecordingSamples:
+        """Return the same samples, all of them in this split; the recording is closed with either."""
+        made = copy(self)
+        made.__dict__.pop("_splits", None)
+        made._cut = self._cut.assigned((name,) * len(self._cut))  # noqa: SLF001  (its own)
+        return made
 
     def counted(self, column: str) -> BinnedEvents | None:
         """Return the modality whose counts are in a column; None where it holds none."""

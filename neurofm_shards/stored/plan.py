@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -18,7 +19,8 @@ from neurofm_shards.convert.tasks import by_split
 from neurofm_shards.errors import NeurofmShardsError, NothingToConvertError
 from neurofm_shards.format.sidecar import Arrays
 from neurofm_shards.reading.collection import ShardCollection
-from neurofm_shards.recordings.options import WindowOptions
+from neurofm_shards.recordings.group_splits import divide, shares_off
+from neurofm_shards.recordings.options import SplitOptions, WindowOptions
 from neurofm_shards.recordings.windowing import RecordingSamples, windowed
 from neurofm_shards.recordings.windows import Cut
 from neurofm_shards.stored.catalog import Held, held
@@ -27,7 +29,8 @@ from neurofm_shards.stored.recording import StoredRecording
 from neurofm_shards.types import ColumnSpec
 
 #: Raised when other windows would be found with the same options in the same data.
-PLAN_VERSION = 3
+PLAN_VERSION = 4
+_LOG = logging.getLogger("neurofm_shards.loading")
 _PLACES = ("starts", "stops", "latest")
 
 
@@ -41,6 +44,8 @@ class WindowPlan:
         The recording of each group of windows: those that give any, in the data set's order, once for each length.
     kinds : numpy.ndarray of int64, shape (groups,)
         Which of the options each group was cut with.
+    splits : tuple of str
+        The split of each group, where it follows from all of them; empty where windows are divided otherwise, or not.
     runs : numpy.ndarray of int64, shape (runs, 3)
         Which windows follow one another: number of the group, first of its windows, how many. Group by group, or split
         by split where there are splits, as conversion has it.
@@ -59,6 +64,7 @@ class WindowPlan:
 
     recordings: tuple[Held, ...]
     kinds: Ints
+    splits: tuple[str, ...]
     runs: Ints
     starts: Ints
     stops: Ints
@@ -75,8 +81,10 @@ class WindowPlan:
         return [i for i, session in enumerate(sessions) if i == 0 or session != sessions[i - 1]]
 
 
-def open_samples(collection: ShardCollection, recording: Held, options: WindowOptions) -> RecordingSamples:
-    """Return the windows of one recording.
+def open_samples(
+    collection: ShardCollection, recording: Held, options: WindowOptions, split: str = ""
+) -> RecordingSamples:
+    """Return the windows of one recording, all of them in one split where it is named.
 
     Raises
     ------
@@ -84,10 +92,11 @@ def open_samples(collection: ShardCollection, recording: Held, options: WindowOp
         As :func:`~neurofm_shards.recordings.windowing.windowed`; the message names the session.
     """
     try:
-        return windowed(StoredRecording(collection, recording), options)
+        samples = windowed(StoredRecording(collection, recording), options)
     except NeurofmShardsError as error:
         text = str(error)
         raise error if recording.session_id in text else type(error)(f"{recording.session_id}: {text}") from error
+    return samples.in_split(split) if split else samples
 
 
 def window_identity(collection: ShardCollection, cuts: Sequence[WindowOptions], num_shards: int | None = None) -> str:
@@ -124,6 +133,8 @@ class _Group:
     splits: tuple[tuple[str, int], ...]
     columns: tuple[ColumnSpec, ...]
     tables: Mapping[str, Sequence[Mapping[str, Any]]]
+    subject_id: str
+    split: str = ""
 
 
 def _find(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowPlan:
@@ -135,9 +146,11 @@ def _find(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowP
             plan = samples.plan()
             drops.update(plan.drops)
             if plan.num_samples:
-                groups.append(_Group(recording, kind, samples.cut, plan.splits, plan.columns, plan.tables))
+                subject = str(plan.metadata["subject_id"])
+                groups.append(_Group(recording, kind, samples.cut, plan.splits, plan.columns, plan.tables, subject))
     _check_all_give(collection, cuts, groups, drops)
-    names = list(cuts[0].split.fractions) if cuts[0].split is not None else []
+    groups = _with_splits(groups, cuts[0].split)
+    names = cuts[0].split.names if cuts[0].split is not None else []
     windows, splits = [(i, 0, len(group.cut)) for i, group in enumerate(groups)], [group.splits for group in groups]
     runs = list(chain.from_iterable(by_split(windows, dict(enumerate(splits)), names)))
     starts, stops, latest = (
@@ -147,6 +160,7 @@ def _find(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowP
     return WindowPlan(
         recordings=tuple(group.recording for group in groups),
         kinds=np.array([group.kind for group in groups], dtype=np.int64),
+        splits=tuple(group.split for group in groups),
         runs=np.array([(i, first, stop - first) for i, first, stop in runs], dtype=np.int64),
         starts=starts,
         stops=stops,
@@ -156,6 +170,26 @@ def _find(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowP
         tables=tables,
         drops=dict(drops),
     )
+
+
+def _with_splits(groups: Sequence[_Group], split: SplitOptions | None) -> list[_Group]:
+    """Put groups into splits as conversion does, session by session or subject by subject."""
+    if split is None or not split.balanced or split.by not in ("session", "subject"):
+        return list(groups)
+    names = [group.recording.session_id if split.by == "session" else group.subject_id for group in groups]
+    sizes: Counter[str] = Counter()
+    for name, group in zip(names, groups, strict=True):
+        sizes[name] += len(group.cut)
+    of = divide(sizes, split.fractions, split.seed, split.by_name)
+    counts: Counter[str] = Counter()
+    for name, size in sizes.items():
+        counts[of[name]] += size
+    if off := shares_off(counts, split.fractions):
+        _LOG.warning("split by %s: %s: whole %ss do not divide better", split.by, off, split.by)
+    return [
+        replace(group, split=of[name], splits=((of[name], len(group.cut)),))
+        for name, group in zip(names, groups, strict=True)
+    ]
 
 
 def _check_all_give(
@@ -191,6 +225,7 @@ def _stored(plan: WindowPlan) -> tuple[dict[str, Any], Arrays]:
         "bases": [dict(base) for base in plan.bases],
         "tables": dict(plan.tables),
         "drops": dict(plan.drops),
+        "splits": list(plan.splits),
     }
     rows = np.concatenate([recording.rows for recording in plan.recordings])
     pieces = np.array([len(recording.rows) for recording in plan.recordings], dtype=np.int64)
@@ -230,7 +265,8 @@ def _plan(header: Mapping[str, Any], arrays: Arrays, cuts: int, pieces: int) -> 
     kinds, runs = arrays["kinds"].astype(np.int64), arrays["runs"].astype(np.int64).reshape(-1, 3)
     starts, stops, latest = (arrays[name].astype(np.int64) for name in _PLACES)
     lengths = {len(starts), len(stops), len(latest)}
-    groups = {len(kinds), len(np.unique(runs[:, 0])), len(header["bases"])}
+    splits = tuple(map(str, header["splits"]))
+    groups = {len(kinds), len(splits), len(np.unique(runs[:, 0])), len(header["bases"])}
     named = ((arrays["rows"], pieces), (kinds, cuts), (runs[:, 0], len(recordings)))
     inside = all(((numbers >= 0) & (numbers < limit)).all() for numbers, limit in named)
     if groups != {len(recordings)} or lengths != {int(runs[:, 2].sum())} or not inside:
@@ -238,6 +274,7 @@ def _plan(header: Mapping[str, Any], arrays: Arrays, cuts: int, pieces: int) -> 
     return WindowPlan(
         recordings,
         kinds,
+        splits,
         runs,
         starts,
         stops,

@@ -428,7 +428,8 @@ class WindowCollection(SampleCollection):
             recording = self.plan.recordings[number]
             if self._verify:
                 self._collection.check(recording.rows)
-            found = self._open[number] = open_samples(self._collection, recording, self._cuts[self.plan.kinds[number]])
+            options, split = self._cuts[self.plan.kinds[number]], self.plan.splits[number]
+            found = self._open[number] = open_samples(self._collection, recording, options, split)
             while len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)
         return found

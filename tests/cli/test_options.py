@@ -79,7 +79,7 @@ def test_help_says_what_goes_into_json():
     text = " ".join(parser.format_help().split())
     assert "as JSON: an object, or a list of them, with path, rate, channels, filter, units, max_gap_ms" in text
     assert "as JSON: a list of objects with path, columns, kind, wrap, at, max_gap_ms" in text
-    assert "as JSON: an object with by, fractions, named, seed, purge, column" in text
+    assert "as JSON: an object with by, fractions, named, balanced, seed, purge, column" in text
 
 
 def test_labels_are_names_or_objects():

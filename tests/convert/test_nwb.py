@@ -182,7 +182,7 @@ def splits_in(folder):
 
 def test_splits_are_counted_and_empty_ones_named(files, tmp_path, capsys):
     def told(by, fractions, *more):
-        split = json.dumps({"by": by, "fractions": fractions})
+        split = json.dumps({"by": by, "fractions": fractions, "balanced": False})
         words = ["convert", "-i", *map(str, files), "--overlap", "0", "--split", split, "--executor", "serial", *more]
         assert run(words) == 0
         return capsys.readouterr()
@@ -191,7 +191,8 @@ def test_splits_are_counted_and_empty_ones_named(files, tmp_path, capsys):
     said = told("session", shares, "-o", str(tmp_path / "out"))
     found = splits_in(tmp_path / "out")
     counts = {name: found.count(name) for name in ("train", "val", "test")}
-    assert f"splits: train {counts['train']}, val {counts['val']}, test {counts['test']}\n" in said.err
+    shown = [f"{name} {count} ({count / len(found):.1%})" for name, count in counts.items() if count]
+    assert sorted(said.out.partition("splits: ")[2].splitlines()[0].split(", ")) == sorted(shown)
     empty = ", ".join(name for name, count in counts.items() if not count)
     assert empty
     assert f"no samples for {empty}: " in said.err
@@ -201,7 +202,7 @@ def test_splits_are_counted_and_empty_ones_named(files, tmp_path, capsys):
     said = told("session", shares, "-o", str(tmp_path / "out"), "--append")
     (name, *others) = splits_in(tmp_path / "out")[len(found) :]
     assert set(others) == {name}
-    assert f"splits: {name} {1 + len(others)}\n" in said.err
+    assert f"{name} {found.count(name) + 1 + len(others)} (" in said.out
     assert "no samples" not in said.err
     divided = told("time", {"train": 0.6, "test": 0.4}, "--dry-run", "--json")
     splits = json.loads(divided.out)["splits"]

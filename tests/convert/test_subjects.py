@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from neurofm_shards.cli.main import run
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.inputs import Input, name_subject
 from neurofm_shards.convert.planning import spec_of
@@ -49,7 +50,9 @@ def subjects(done_dir: Path) -> dict[str, tuple[str, str]]:
 
 def test_a_split_by_subject_refuses_sessions_without_one_and_lists_them(sessions, tmp_path):
     config = {"windows": {"split": {"by": "subject"}}}
-    with pytest.raises(ConfigError, match=r"2 of 3 sessions name no subject: s0 .*day0.*, s1 .*day1.*subject-ids"):
+    with pytest.raises(
+        ConfigError, match=r"2 of 3 sessions name no subject: s0 .*day0.*, s1 .*day1.*subject-id FILE=ID"
+    ):
         convert_inputs(sessions, tmp_path / "out", config)
 
 
@@ -58,6 +61,16 @@ def test_the_option_names_subjects_by_file(sessions, tmp_path):
     config = {"windows": {"split": split}, "subject_ids": {"day0.nwb": "m1", "day1.nwb": "m1"}}
     convert_inputs(sessions, tmp_path / "out", config)
     assert subjects(tmp_path / "out") == {"s0": ("m1", "test"), "s1": ("m1", "test"), "s2": ("m2", "train")}
+
+
+@pytest.mark.parametrize("flags", [("--subject-id",), ("--subject-ids",), ("--subject-id", "--subject-id")])
+def test_the_command_line_names_subjects_by_file(sessions, tmp_path, flags):
+    pairs = ["day0.nwb=m1", "day1.nwb=m3"]
+    said = [word for flag in flags for word in (flag, pairs.pop(0))] + pairs
+    split = '{"by": "subject", "named": {"test": ["m3"]}, "fractions": {"train": 0.5, "test": 0.5}}'
+    words = ["convert", "-i", *map(str, sessions), "-o", str(tmp_path / "out"), "--split", split, *said]
+    assert run([*words, "--executor", "serial"]) == 0
+    assert subjects(tmp_path / "out") == {"s0": ("m1", "train"), "s1": ("m3", "test"), "s2": ("m2", "train")}
 
 
 def test_a_template_makes_subjects_of_names(sessions, tmp_path):
@@ -90,5 +103,5 @@ def test_named_sessions_belong_where_they_are_said_to():
         assert set(samples.plan().metadata["splits"]) == {split}
     with pytest.raises(ValueError, match="more than one split"):
         WindowOptions(split={"named": {"train": ["a"], "test": ["a"]}})
-    with pytest.raises(ValueError, match="for the splits"):
-        WindowOptions(split={"named": {"holdout": ["a"]}})
+    with pytest.raises(ValueError, match="puts sessions or subjects into splits"):
+        WindowOptions(split={"by": "time", "named": {"train": ["a"]}})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from neurofm_shards.format.manifest import Manifest, ShardEntry
-from neurofm_shards.format.sessions import session_summaries, split_counts
+from neurofm_shards.format.manifest import Manifest, ShardEntry, split_counts
+from neurofm_shards.format.sessions import session_summaries
 
 
 def manifest(*sources, total=14):
@@ -22,17 +22,16 @@ def source(session, samples, splits, extent, **more):
 
 
 def test_inputs_of_one_session_are_added_up():
-    found = session_summaries(
-        manifest(
-            source("a", 5, {"train": 3, "val": 2}, [0.0, 9.0], drops={"masked": 1}, tables={"units": [0, 4]}),
-            source("b", 7, {"train": 7}, [2.0, 4.0]),
-            source("a", 2, {"val": 2}, [20.0, 30.0], drops={"masked": 2}, tables={"units": [9, 2]}),
-        )
+    made = manifest(
+        source("a", 5, {"train": 3, "val": 2}, [0.0, 9.0], drops={"masked": 1}, tables={"units": [0, 4]}),
+        source("b", 7, {"train": 7}, [2.0, 4.0]),
+        source("a", 2, {"val": 2}, [20.0, 30.0], drops={"masked": 2}, tables={"units": [9, 2]}),
     )
+    found = session_summaries(made)
     assert [(s.name, s.samples, s.extent_s) for s in found] == [("a", 7, (0.0, 30.0)), ("b", 7, (2.0, 4.0))]
     assert [s.recorded_s for s in found] == [19.0, 2.0]
     assert (found[0].drops, found[0].tables, found[0].splits) == ({"masked": 3}, {"units": 6}, {"train": 3, "val": 4})
-    assert split_counts(found) == {"train": 10, "val": 4}
+    assert split_counts(made) == {"train": 10, "val": 4}
 
 
 def test_inputs_without_a_session_stay_apart():
@@ -46,7 +45,9 @@ def test_inputs_without_a_session_stay_apart():
 
 
 def test_numbers_that_do_not_add_up_are_not_told():
-    found = session_summaries(manifest(source("a", 5, {"train": 5}, [0.0, 9.0]), total=4))
+    made = manifest(source("a", 5, {"train": 5}, [0.0, 9.0]), total=4)
+    found = session_summaries(made)
+    assert split_counts(made) == {}
     assert (found[0].samples, found[0].splits, found[0].extent_s) == (None, {}, (0.0, 9.0))
 
 

@@ -23,9 +23,10 @@ from neurofm_shards.convert.commit import converted_manifest
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Answer, dispatcher
 from neurofm_shards.convert.identity import identity
+from neurofm_shards.convert.input_plan import InputPlan
 from neurofm_shards.convert.inputs import Expected, Input, InputSpec
 from neurofm_shards.convert.parts import Part
-from neurofm_shards.convert.planning import InputPlan, combine, plan_conversion
+from neurofm_shards.convert.planning import combine, plan_conversion
 from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.convert.shard_run import job_spec
 from neurofm_shards.convert.stored_plan import read_plan, store_plan

@@ -1,0 +1,123 @@
+"""Which split each recording belongs to, where that follows from the sizes of all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from neurofm_shards.convert.input_plan import InputPlan
+from neurofm_shards.errors import ConfigError
+from neurofm_shards.format.manifest import Manifest
+from neurofm_shards.recordings.group_splits import divide, shares_off
+from neurofm_shards.recordings.options import SplitOptions
+
+_LISTED = 20
+
+
+def with_splits(
+    planned: Sequence[InputPlan], split: SplitOptions | None, manifest: Manifest | None = None
+) -> list[InputPlan]:
+    """Put recordings into splits, session by session or subject by subject.
+
+    Parameters
+    ----------
+    planned : sequence of InputPlan
+        All inputs; those whose split was chosen before keep it.
+    split : SplitOptions or None
+        How samples are divided.
+    manifest : Manifest, optional
+        The data set that they are added to: what is there stays where it is, and counts for its split.
+
+    Raises
+    ------
+    ConfigError
+        The split is by subject, and some sessions name none.
+    """
+    if split is None or split.by not in ("session", "subject"):
+        return list(planned)
+    todo = [i for i, item in enumerate(planned) if item.is_recording and item.num_samples and not item.spec.split]
+    if split.by == "subject":
+        _check_subjects_are_known([planned[i] for i in todo])
+    if not split.balanced:
+        return list(planned)
+    sizes, fixed = _present(split, manifest)
+    groups = {i: _group(split, planned[i].session_id, _facts(planned[i])) for i in todo}
+    for i, group in groups.items():
+        sizes[group] += 0 if planned[i].again else planned[i].num_samples
+    of = divide(sizes, split.fractions, split.seed, {**split.by_name, **fixed})
+    return [_in_split(item, of[groups[i]]) if i in groups else item for i, item in enumerate(planned)]
+
+
+def _present(split: SplitOptions, manifest: Manifest | None) -> tuple[Counter[str], dict[str, str]]:
+    """Return samples and split of each session or subject that a data set holds."""
+    sizes: Counter[str] = Counter()
+    fixed: dict[str, str] = {}
+    for source in manifest.sources if manifest is not None else ():
+        facts = source.get("facts") or {}
+        for name, count in (facts.get("splits") or {}).items():
+            group = _group(split, source.get("session_id", ""), facts)
+            sizes[group] += count
+            fixed[group] = name
+    return sizes, fixed
+
+
+def _facts(item: InputPlan) -> Mapping[str, Any]:
+    return item.plan.metadata if item.plan is not None else {}
+
+
+def _group(split: SplitOptions, session_id: str, facts: Mapping[str, Any]) -> str:
+    return session_id if split.by == "session" else str(facts.get("subject_id", ""))
+
+
+def _in_split(item: InputPlan, name: str) -> InputPlan:
+    if item.plan is None:
+        raise AssertionError(f"{item.name} has no samples to put into a split")
+    counts = {name: item.num_samples}
+    plan = replace(item.plan, splits=tuple(counts.items()), metadata={**item.plan.metadata, "splits": counts})
+    return replace(item, spec=replace(item.spec, split=name), plan=plan)
+
+
+def _check_subjects_are_known(giving: Sequence[InputPlan]) -> None:
+    """Refuse a split by subject of sessions whose subject is unknown: one animal would be in several splits."""
+    unknown = [item for item in giving if _facts(item).get("subject_is_unknown")]
+    if unknown:
+        shown = ", ".join(f"{item.session_id} ({item.name})" for item in unknown[:_LISTED])
+        more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
+        raise ConfigError(
+            f"split by subject: {len(unknown)} of {len(giving)} sessions name no subject: {shown}{more}. Say whose "
+            "they are with --subject-id FILE=ID or --subject-template (Python: subject_ids, subject_template), or "
+            "split by session"
+        )
+
+
+def split_warnings(
+    planned: Sequence[InputPlan], split: SplitOptions, added: Mapping[str, int], manifest: Manifest | None
+) -> Iterator[str]:
+    """Yield what is not as it was asked for: names that no input has, empty splits, shares that are far off."""
+    present, _ = _present(split, manifest)
+    there = {*present, *(_group(split, item.session_id, _facts(item)) for item in planned)}
+    absent = [f"{group!r} ({name})" for group, name in split.by_name.items() if group not in there]
+    if absent and manifest is None:
+        yield f"no {split.by} is called {', '.join(absent)}, as `named` has it: nothing is put there by name"
+    empty = [name for name, count in added.items() if not count]
+    if empty:
+        yield (
+            f"no samples for {', '.join(empty)}: with few inputs, whole sessions or subjects are too large for small "
+            "shares (choose another --split), or windows were dropped (--dry-run says which)"
+        )
+    before: Counter[str] = Counter()
+    for source in manifest.sources if manifest is not None else ():
+        before.update((source.get("facts") or {}).get("splits") or {})
+    off = shares_off({name: before[name] + added.get(name, 0) for name in split.names}, split.fractions)
+    if off:
+        yield f"split by {split.by}: {off}: {_why(split)}"
+
+
+def _why(split: SplitOptions) -> str:
+    if split.by == "time":
+        return "gaps between splits, and windows that were dropped, are not in them"
+    if split.by == "trial" or not split.balanced:
+        return "a hash of each id decides, which does not look at sizes"
+    return f"whole {split.by}s do not divide better"

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from neurofm_shards._html import html_table
 from neurofm_shards._typing import Floats, Ints
+from neurofm_shards.errors import SourceError, did_you_mean
 from neurofm_shards.types import Problem
 
 if TYPE_CHECKING:
@@ -217,6 +218,15 @@ class IntervalStream(Stream):
 
 
 AnyStream: TypeAlias = EventStream | RegularStream | IrregularStream | IntervalStream
+
+
+def check_modalities(streams: Sequence[AnyStream]) -> None:
+    """Refuse a stream that its plugin takes for something that is not known, rather than leave it out."""
+    for stream in streams:
+        if stream.modality not in MODALITIES:
+            meant = did_you_mean(stream.modality, MODALITIES)
+            said = f"its plugin calls it {stream.modality!r}{meant}, which is none of {', '.join(MODALITIES)}"
+            raise SourceError(f"{stream.path}: {said}")
 
 
 def read_once(stream: AnyStream) -> AnyStream:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pluggy
 
-from neurofm_shards.errors import InputNotFoundError, PluginError
+from neurofm_shards.errors import InputNotFoundError, PluginError, did_you_mean
 from neurofm_shards.plugins import builtin, hookspecs
 from neurofm_shards.plugins.entries import KINDS, Entry
 
@@ -132,7 +132,8 @@ class Host:
         known = {name for name in vars(hookspecs) if name.startswith("neurofm_")}
         for attribute in dir(plugin):
             if attribute.startswith("neurofm_") and attribute not in known and callable(getattr(plugin, attribute)):
-                raise PluginError(f"{attribute} is not a hook; the hooks are: {', '.join(sorted(known))}")
+                meant, hooks = did_you_mean(attribute, known), ", ".join(sorted(known))
+                raise PluginError(f"{attribute} is not a hook{meant}; the hooks are: {hooks}")
         self._manager.check_pending()
 
     def _entries(self, plugin: object) -> Iterator[tuple[str, Entry]]:

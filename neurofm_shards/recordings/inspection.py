@@ -15,7 +15,14 @@ from neurofm_shards.recordings.ticks import to_seconds
 from neurofm_shards.recordings.timeline import timeline
 from neurofm_shards.recordings.trains import load_trains
 from neurofm_shards.recordings.trials import recognised_columns
-from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, Recording, RegularStream
+from neurofm_shards.streams import (
+    AnyStream,
+    EventStream,
+    IntervalStream,
+    Recording,
+    RegularStream,
+    check_modalities,
+)
 from neurofm_shards.types import Problem
 from neurofm_shards.values import to_json
 
@@ -86,6 +93,7 @@ def inspect_recording(recording: Recording, title: str) -> Inspection:
 
 def _extent(recording: Recording, problems: list[Problem]) -> dict[str, Any]:
     try:
+        check_modalities(recording.streams)
         when = timeline(recording.streams, recording.source_file)
     except SourceError as error:
         problems.append(Problem(recording.source_file, str(error), "it cannot be converted", "error"))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from neurofm_shards._typing import Floats, Ints
-from neurofm_shards.errors import SampleIndexError, SourceError
+from neurofm_shards.errors import SampleIndexError
 from neurofm_shards.plugins.interfaces import Samples
 from neurofm_shards.recordings.assembly import (
     EPOCHS,
@@ -43,7 +43,7 @@ from neurofm_shards.recordings.windows import (
     trial_splits,
     whole_split,
 )
-from neurofm_shards.streams import MODALITIES, AnyStream, IntervalStream, Recording, read_once
+from neurofm_shards.streams import AnyStream, IntervalStream, Recording, check_modalities, read_once
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Problem, SourcePlan
 
 VALID = "valid"
@@ -88,7 +88,7 @@ def windowed(
         The options do not fit the recording.
     """
     options = options or WindowOptions()
-    _check_modalities(recording)
+    check_modalities(recording.streams)
     streams = [read_once(stream) for stream in recording.streams]
     when = known_timeline(recording, options.extent)
     if when is None:
@@ -108,15 +108,6 @@ def windowed(
     if options.split is not None:
         cut = cut.in_order_of(options.split.names)
     return RecordingSamples(recording, options, grid, assembly, trials, cut, valid)
-
-
-def _check_modalities(recording: Recording) -> None:
-    """Refuse a stream that its plugin takes for something that is not known, rather than leave it out."""
-    for stream in recording.streams:
-        if stream.modality not in MODALITIES:
-            raise SourceError(
-                f"{stream.path}: its plugin calls it {stream.modality!r}, which is none of {', '.join(MODALITIES)}"
-            )
 
 
 class RecordingSamples(Samples):

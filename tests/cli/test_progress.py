@@ -160,6 +160,23 @@ def test_a_log_gets_a_line_every_five_seconds(clock, capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    ("named", "empty", "said"),
+    [
+        ((), (), "0 inputs, "),
+        (("a",), (), "1 input, "),
+        (("a", "b", "c"), (), "3 inputs, "),
+        (("a", "b", "c"), ("b",), "2 of 3 inputs, "),
+        (("a",), ("a",), "0 of 1 inputs, "),
+    ],
+)
+def test_inputs_that_give_nothing_are_not_counted(named, empty, said, capsys):
+    plan = {"inputs": list(named), "inputs_without_samples": list(empty), "total_samples": 7, "total_shards": 2}
+    with progress_listener() as tell:
+        tell(ConversionStarted(plan, {}, 0, 0))
+    assert capsys.readouterr().err == f"{said}7 samples, 2 shards\n"
+
+
 def test_an_event_file_holds_each_event_as_a_line(toys, toy, tmp_path, capsys):
     paths = toys(a={"n": 5}, b={"n": 4})
     events = tmp_path / "events.jsonl"

@@ -141,6 +141,18 @@ def test_whole_samples_of_a_truncated_shard_are_saved(tmp_path, compression, cut
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_neighbouring_losses_are_one_finding(tmp_path, make, flip):
+    shards = make(tmp_path)
+    record = shards[0].stat().st_size // SAMPLES_PER_SHARD
+    for sample in (2, 5, 6, 7, 8):  # counted from 0; keys count from 1
+        flip(shards[0], sample * record + 20)
+    lost = [finding for finding in repair(tmp_path).findings if finding.severity == "error"]
+    assert [(finding.key, finding.what, finding.consequence) for finding in lost] == [
+        ("sample_000000003", "it is damaged or cut off", "the sample is gone"),
+        ("sample_000000006 to sample_000000009", "4 samples are damaged or cut off", "the samples are gone"),
+    ]
+
+
 def test_a_shard_of_which_nothing_is_left_stays_but_is_no_longer_listed(tmp_path, make, errors):
     shards = make(tmp_path, "bz2")  # smaller than one block of bzip2, which is all or nothing
     damaged = shards[1].read_bytes()[:9000]

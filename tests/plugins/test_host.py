@@ -162,7 +162,10 @@ def test_a_plugin_file_is_loaded_and_a_missing_or_broken_one_is_an_error(tmp_pat
     with pytest.raises(PluginError, match="mine.py failed to import: ZeroDivisionError"):
         fresh_registry()
     path.write_text(BROKEN["bad_hook_name"][0])
-    with pytest.raises(PluginError, match="mine.py is broken: neurofm_register_codec is not a hook"):
+    with pytest.raises(
+        PluginError,
+        match="mine.py is broken: neurofm_register_codec is not a hook .did you mean 'neurofm_register_codecs'",
+    ):
         fresh_registry()
     monkeypatch.setenv("NEUROFM_SHARDS_PLUGIN_FILES", str(tmp_path / "absent.py"))
     with pytest.raises(InputNotFoundError, match="absent.py"):

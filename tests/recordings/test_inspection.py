@@ -88,6 +88,13 @@ def test_what_cannot_be_used_is_said_beside_what_can():
     assert {problem.severity for problem in found.problems} >= {"error"}
 
 
+def test_a_modality_that_is_not_known_is_a_problem_that_lists_those_that_are():
+    found = inspected(events("units", {"1": [0.5, 1.25]}, modality="eeg"))
+    problem = found.problems[0]
+    assert problem.severity == "error"
+    assert "units: its plugin calls it 'eeg', which is none of spikes, lfp, raw" in problem.what
+
+
 def test_an_input_that_does_not_open_is_a_problem_not_a_crash():
     class Refusing(Source):
         def open(self, paths):

@@ -250,5 +250,6 @@ def test_the_share_of_windows_in_which_a_modality_is_valid_is_said():
 
 def test_a_modality_that_is_not_known_is_refused_with_those_that_are():
     recording = InMemoryRecording([events("units", {"1": [0.5, 1.25]}, modality="spiking")])
-    with pytest.raises(SourceError, match="units: its plugin calls it 'spiking', which is none of spikes, lfp"):
+    said = r"units: its plugin calls it 'spiking' \(did you mean 'spikes'\?\), which is none of spikes, lfp"
+    with pytest.raises(SourceError, match=said):
         windowed(recording)

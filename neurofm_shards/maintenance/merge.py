@@ -15,6 +15,7 @@ import numpy as np
 from neurofm_shards._typing import Ints
 from neurofm_shards.blocks import RowBase, add_rows
 from neurofm_shards.convert.agreement import agreed_columns
+from neurofm_shards.convert.session import overlaid
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.card import write_cards
 from neurofm_shards.format.dataset_record import ShardRecord, make_manifest
@@ -37,7 +38,8 @@ def merge(
     """Join data sets into a new one; the old ones stay as they are.
 
     Samples keep their order. Automatic keys are numbered anew, named ones stay. Rows of side tables are joined, and the
-    columns that refer to them follow. Nothing is visible before all of it is written.
+    columns that refer to them follow. The settings that all were made with are those of the new data set; each input
+    keeps those of its own that others do not share. Nothing is visible before all of it is written.
 
     Parameters
     ----------
@@ -125,7 +127,7 @@ class _Merge:
 
     def _shards(self, part: OpenDataSet) -> Iterator[ShardRecord]:
         bases = self._add_tables(part)
-        self._sources += [_moved(source, bases) for source in part.manifest.sources]
+        self._sources += [_moved(source, bases, part.manifest.config) for source in part.manifest.sources]
         settings = writer_settings(part.manifest, durable=self._durable, mode=self._mode)
         rewriter = Rewriter(part.collection, settings, bases)
         for k in range(len(part.collection.shard_names)):
@@ -158,7 +160,7 @@ class _Merge:
 
     def _manifest(self, records: Sequence[ShardRecord]) -> Manifest:
         manifests = [part.manifest for part in self._parts]
-        configs = [item.config for item in manifests]
+        config = _common_settings([item.config for item in manifests])
         manifest = make_manifest(
             [record.entry for record in records],
             [record.columns for record in records],
@@ -168,9 +170,9 @@ class _Merge:
             next_key=self._next,
             statistics=self._statistics(manifests),
             tables=self._write_tables(),
-            sources=self._sources,
+            sources=[_with_own_settings(source, config) for source in self._sources],
             failures=[failure for item in manifests for failure in item.failures],
-            config=configs[0] if all(config == configs[0] for config in configs) else {},
+            config=config,
             software={name: version for item in manifests for name, version in item.software.items()},
         )
         write_cards(self._staging, manifest, durable=self._durable, mode=self._mode)
@@ -196,10 +198,47 @@ class _Merge:
         return entries
 
 
-def _moved(source: Mapping[str, Any], bases: Mapping[str, RowBase]) -> dict[str, Any]:
+def _moved(source: Mapping[str, Any], bases: Mapping[str, RowBase], config: Mapping[str, Any]) -> dict[str, Any]:
     own = {name: base for name, base in bases.items() if isinstance(base, int)}
     tables = {name: [base + own[name], count] for name, (base, count) in source.get("tables", {}).items()}
-    return {**source, "tables": tables}
+    return {**source, "tables": tables, "config": overlaid(config, source.get("config", {}))}
+
+
+def _with_own_settings(source: dict[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+    """Let a source say the settings that it was converted with and others were not, and no others."""
+    own = _beyond(source.pop("config"), common)
+    return {**source, "config": own} if own else source
+
+
+def _common_settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings that all data sets were made with; the format is found anew where it differs."""
+    common = reduce(_agreed, configs)
+    converted = any("format" in config for config in configs)
+    return {**common, "format": common.get("format", "auto")} if common and converted else dict(common)
+
+
+def _agreed(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two nested mappings have in common."""
+    found = {}
+    for name in one.keys() & other.keys():
+        a, b = one[name], other[name]
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found[name] = _agreed(a, b)
+        elif a == b:
+            found[name] = a
+    return {name: found[name] for name in one if name in found}
+
+
+def _beyond(settings: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a nested mapping says otherwise than another, or beyond it."""
+    found = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and isinstance(common.get(name), Mapping):
+            if inner := _beyond(value, common[name]):
+                found[name] = inner
+        elif name not in common or common[name] != value:
+            found[name] = value
+    return found
 
 
 def _suffix(shard_name: str) -> str:

@@ -32,6 +32,29 @@ def test_merging_joins_samples_tables_statistics_and_numbers(toys, toy, tmp_path
     )
 
 
+def test_settings_that_differ_are_kept_with_the_inputs_they_were_used_for(toys, tmp_path, manifest):
+    paths = toys(a={"n": 5}, b={"n": 5}, c={"n": 3}, d={"n": 3})
+    configs = [
+        {"shard_size": 4, "codec": "npy", "compression": "gz", "session_template": "{stem}"},
+        {"shard_size": 3, "codec": "npy", "compression": "gz", "codecs": {"nothing": "pyd"}},
+        {"shard_size": 4, "codec": "npy", "compression": "gz"},
+    ]
+    for name, path, config in zip("abc", paths, configs, strict=False):
+        convert_inputs([path], tmp_path / name, config)
+    before = {name: manifest(tmp_path / name)["config"] for name in "abc"}
+    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "ab")
+    merge([tmp_path / "ab", tmp_path / "c"], tmp_path / "out")
+    found = manifest(tmp_path / "out")
+    assert {"codec": "npy", "compression": "gz", "format": before["a"]["format"]}.items() <= found["config"].items()
+    assert not {"shard_size", "session_template"} & found["config"].keys()
+    for source in found["sources"]:
+        own = before[source["session_id"]]
+        assert {**found["config"], **source["config"]} == own
+        assert all(own[name] != found["config"].get(name) for name in source["config"])
+    convert_inputs([paths[3]], tmp_path / "out", mode="append")
+    assert {column["codec"] for column in manifest(tmp_path / "out")["columns"]} == {"npy"}
+
+
 def test_data_sets_that_do_not_go_together_are_refused(toys, tmp_path):
     paths = toys(a={"n": 3}, b={"n": 3})
     convert_inputs(paths[:1], tmp_path / "one", CONFIG)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: What a stream may be taken for; see :class:`Stream`.
 MODALITIES = (
     "spikes", "lfp", "raw", "behavior", "ophys", "events", "trials", "epochs", "invalid", "intervals",
-    "other",
+    "sweeps", "other",
 )  # fmt: skip
 
 Continuity = Literal["continuous", "step", "instantaneous"]
@@ -89,7 +89,8 @@ class Stream:
         Where it is in the input; unique in the recording, and what users select it by.
     modality : str
         ``"spikes"``, ``"lfp"``, ``"raw"`` (wide-band), ``"behavior"``, ``"ophys"``, ``"events"``, ``"trials"``,
-        ``"epochs"``, ``"invalid"``, ``"intervals"``, ``"other"`` (taken only when its path is named).
+        ``"epochs"``, ``"invalid"``, ``"intervals"``, ``"sweeps"`` (a table of them, see below), ``"other"`` (taken only
+        when its path is named).
     kind_name : str
         The input format's own name for it (a neurodata type, say), for messages and ``inspect``.
     description : str
@@ -197,6 +198,9 @@ class IrregularStream(SeriesStream):
 @dataclass(frozen=True, kw_only=True)
 class IntervalStream(Stream):
     """Intervals, which may overlap, with columns (trials, epochs, stimulus presentations).
+
+    A table of ``sweeps`` has columns ``responses`` and ``stimuli``, lists of paths of series, and ``response_rows`` and
+    ``stimulus_rows``: a ``[first, count]`` for each, of which a negative count means all that follow.
 
     Attributes
     ----------

@@ -287,7 +287,9 @@ def _by_name(streams: Sequence[AnyStream]) -> str:
     """Say how to take series that are there but are taken only when they are asked for."""
     if not any(isinstance(stream, (RegularStream, IrregularStream)) for stream in streams):
         return ""
-    return f". These series (wide-band, patch clamp, others) are taken when named: {_HOW}"
+    sweeps = any(stream.modality == "sweeps" for stream in streams)
+    one_each = "; or sampling=sweep, for one window per patch-clamp sweep" if sweeps else ""
+    return f". These series (wide-band, patch clamp, others) are taken when named: {_HOW}{one_each}"
 
 
 def _raw_hint(streams: Sequence[AnyStream], lacking: Sequence[str]) -> str:

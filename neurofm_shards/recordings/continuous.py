@@ -189,6 +189,7 @@ class WindowedSeries(WindowedModality):
             )
         self._tracks = tracks(scaled, when, options.rate, gap)
         nominal = options.rate or (self._tracks[0].rate if self._tracks else 1.0)
+        self._rate = nominal
         self._samples = _samples(nominal, grid, stream.path, options.rate)
         self._grid = grid
         rows = _block_rows(block_bytes, len(names), nominal * when.interval)  # all stored channels are read
@@ -229,7 +230,7 @@ class WindowedSeries(WindowedModality):
         self, starts: Ints, stops: Ints, values: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]
     ) -> dict[str, ColumnData]:
         for i, ticks in cut_short(starts, stops, self._grid.window_ticks):
-            held = ticks * self._samples // self._grid.window_ticks
+            held = int(ticks / TICKS_PER_SECOND * self._rate + _AT_START)
             values[i, held:], mask[i, held:] = np.nan, False
         return {
             self.name: values,

@@ -204,8 +204,8 @@ class WindowOptions(_Options):
     )
     limit_windows: int | None = Field(None, ge=1, description="at most so many windows per recording")
     # sampling
-    sampling: Literal["fixed", "trial"] = Field(
-        "fixed", description="windows over the whole recording, or one per trial"
+    sampling: Literal["fixed", "trial", "sweep"] = Field(
+        "fixed", description="windows over the whole recording, one per trial, or one per patch-clamp sweep"
     )
     trial_table: str | None = Field(
         None, description="path of the interval table that holds the trials; none: `trials`"

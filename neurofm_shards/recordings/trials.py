@@ -137,7 +137,7 @@ def load_trials(streams: Sequence[IntervalStream], options: WindowOptions, timel
     ConfigError
         A named column is not there.
     """
-    needed = options.sampling == "trial" or bool(options.label_columns) or options.trial_filter is not None
+    needed = options.sampling != "fixed" or bool(options.label_columns) or options.trial_filter is not None
     needed = needed or (options.split is not None and options.split.by == "trial")
     stream = _table(streams, options, needed=needed)
     if stream is None:
@@ -179,7 +179,7 @@ def _table(streams: Sequence[IntervalStream], options: WindowOptions, *, needed:
 def _check_names(stream: IntervalStream, options: WindowOptions) -> None:
     present = ["start_time", "stop_time", *stream.columns]
     wanted = [*(name for name in options.labels("metadata") if name != "*"), *options.labels("code")]
-    if options.sampling == "trial":
+    if options.sampling != "fixed":
         wanted.append(options.align_field)
     absent = [name for name in [*wanted, *options.relative_columns, *options.absolute_columns] if name not in present]
     if absent:
@@ -215,7 +215,7 @@ def _usable(stream: IntervalStream, options: WindowOptions, timeline: Timeline) 
         stop=to_ticks(stop[rows]),
         align=None if align is None else to_ticks(align[rows]),
         columns={name: values[rows] for name, values in columns.items()},
-        drops=drops if options.sampling == "trial" else {},
+        drops=drops if options.sampling != "fixed" else {},
         problems=tuple(problems),
     )
 
@@ -226,7 +226,7 @@ def _note(drops: dict[str, int], reason: str, rows: npt.NDArray[np.bool_]) -> No
 
 
 def _aligned(stream: IntervalStream, columns: Mapping[str, npt.NDArray[Any]], options: WindowOptions) -> Floats | None:
-    if options.sampling != "trial":
+    if options.sampling == "fixed":
         return None
     values = columns[options.align_field]
     if values.dtype.kind not in "iuf":

@@ -26,6 +26,7 @@ from neurofm_shards.recordings.modality import WindowedModality, nothing
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.spikes import BinnedEvents
 from neurofm_shards.recordings.stamps import in_seconds
+from neurofm_shards.recordings.sweeps import check_sweep_options, sweep_streams
 from neurofm_shards.recordings.ticks import EMPTY, intersect, normalise, subtract, to_seconds
 from neurofm_shards.recordings.timeline import TimeGrid, Timeline, known_timeline, timeline
 from neurofm_shards.recordings.trials import Coded, Labels, MetadataValues, Trials, load_trials
@@ -89,12 +90,7 @@ def windowed(
     """
     options = options or WindowOptions()
     check_modalities(recording.streams)
-    streams = [read_once(stream) for stream in recording.streams]
-    when = known_timeline(recording, options.extent)
-    if when is None:
-        streams, doubts = in_seconds(streams, options.series_times)
-        when = timeline(streams, recording.source_file, options.extent)
-        when = replace(when, problems=(*when.problems, *doubts))
+    streams, when = _on_one_clock(recording, options)
     grid = TimeGrid(recording.session_id, when, options.window_bins, options.bin_ticks, options.stride_bins)
     assembly = assemble(streams, options, grid, recording.source_file, others)
     trials = load_trials([s for s in streams if isinstance(s, IntervalStream)], options, when)
@@ -108,6 +104,21 @@ def windowed(
     if options.split is not None:
         cut = cut.in_order_of(options.split.names)
     return RecordingSamples(recording, options, grid, assembly, trials, cut, valid)
+
+
+def _on_one_clock(recording: Recording, options: WindowOptions) -> tuple[list[AnyStream], Timeline]:
+    """Return the streams that windows are cut from, in seconds, and when there is anything of them."""
+    streams = [read_once(stream) for stream in recording.streams]
+    doubts: list[Problem] = []
+    if options.sampling == "sweep":
+        check_sweep_options(options)
+        streams, doubts = sweep_streams(streams, options, recording.source_file)
+    elif (known := known_timeline(recording, options.extent)) is not None:
+        return streams, known
+    else:
+        streams, doubts = in_seconds(streams, options.series_times)
+    when = timeline(streams, recording.source_file, options.extent)
+    return streams, replace(when, problems=(*when.problems, *doubts))
 
 
 class RecordingSamples(Samples):
@@ -272,7 +283,7 @@ class RecordingSamples(Samples):
             facts["recorded_s"] = float(to_seconds(int((when.recorded[:, 1] - when.recorded[:, 0]).sum())))
         if options.extent != "auto":
             facts["extent"] = options.extent
-        if options.sampling == "trial":
+        if options.sampling != "fixed":
             facts |= {"align_field": options.align_field, "margin_bins": options.margin_bins}
         return facts
 
@@ -318,12 +329,15 @@ def _cut(
         regions = everywhere("", when)
     if aligned is None or trials is None:
         return cut_fixed(grid, options.on_last_window, removals, regions)
-    cut = cut_trials(options, grid, aligned, removals, regions)
+    ends = trials.stop if options.sampling == "sweep" else None
+    cut = cut_trials(options, grid, aligned, removals, regions, ends)
     if split is None or split.by != "trial":
         return cut
     names = trial_splits(split, recording.session_id, trials)
     cut = cut.assigned([names[i] for i in cut.origin])
     cut = cut.keep(np.array([i for i, name in enumerate(cut.splits) if name], dtype=np.int64), UNSPLIT)
+    if options.sampling == "sweep":  # which share nothing, however near they are
+        return cut
     stay = clear_of_others(cut.starts, grid.window_ticks, cut.splits, list(split.fractions), purge_ticks(split, grid))
     return cut.keep(stay, PURGED)
 

@@ -241,12 +241,17 @@ def cut_trials(
     align: Ints,
     removals: Mapping[str, Ints],
     regions: SplitRegions,
+    ends: Ints | None = None,
 ) -> Cut:
-    """Cut one window around each aligned time; one that touches removed time is dropped for that reason."""
+    """Cut one window around each aligned time; one that touches removed time is dropped for that reason.
+
+    Nothing from ``ends`` on is in a window, where they are given.
+    """
     starts = align + options.align_start_ticks
     length = grid.window_ticks
-    cut = Cut(starts, starts + length, ("",) * len(starts), np.arange(len(starts)), {}, starts)
-    least = 1 if options.on_last_window == "pad" else length
+    stops = starts + length if ends is None else np.minimum(starts + length, ends)
+    cut = Cut(starts, stops, ("",) * len(starts), np.arange(len(starts)), {}, starts)
+    least = 1 if options.on_last_window == "pad" or ends is not None else length
     cut = cut.keep(np.flatnonzero(covered(grid.timeline.whole, cut.starts, cut.stops) >= least), OUTSIDE)
     for reason, spans in {**regions.removals, **removals}.items():
         cut = cut.keep(np.flatnonzero(covered(spans, cut.starts, cut.stops) == 0), reason)
@@ -254,7 +259,7 @@ def cut_trials(
         return cut.assigned([*regions.spans] * len(cut))
     splits = np.full(len(cut), "", dtype=object)
     for split, spans in regions.spans.items():
-        splits[covered(spans, cut.starts, cut.stops) == length] = split
+        splits[covered(spans, cut.starts, cut.stops) == cut.stops - cut.starts] = split
     return cut.assigned([str(split) for split in splits]).keep(np.flatnonzero(splits != ""), PURGED)
 
 

@@ -52,7 +52,7 @@ def test_samples_are_those_whose_stamp_lies_in_the_window(stamps, stride, scatte
     starts, stops = samples.cut.starts, samples.cut.stops
     if scattered:
         rows = np.array(data.draw(st.permutations(range(len(starts)))))
-        found = samples.gather(starts[rows], stops[rows], {"pos_values", "pos_times", "pos_features"})
+        found = samples.gather(starts[rows], stops[rows], {"pos_values", "pos_times", "pos_features"}, rows)
     else:
         rows = np.arange(len(starts))
         found = samples.read(0, len(starts)).columns

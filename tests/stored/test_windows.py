@@ -36,7 +36,7 @@ from neurofm_shards.loading.batching import Balanced, OneSession, TokenBudget
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.recordings.continuous import SampleCutter
-from neurofm_shards.recordings.memory import regular
+from neurofm_shards.recordings.memory import intervals, regular
 from neurofm_shards.recordings.options import WindowOptions
 
 
@@ -123,6 +123,28 @@ def test_all_that_is_said_of_a_stream_is_stored_with_it(store, tmp_path, options
         assert stored.manifest.tables
         for name in stored.manifest.tables:
             assert windows.table(name) == stored.table(name)
+
+
+def test_sweeps_at_load_are_sweeps_converted(store, tmp_path):
+    rng = np.random.default_rng(0)
+    made = [
+        regular(f"s{i}", rng.integers(-9, 9, 150 + i).astype(np.int16), 300.0, modality="raw", scale=0.5 + i, unit="V")
+        for i in range(9)
+    ]
+    columns = {
+        "responses": [[stream.path] for stream in made],
+        "response_rows": [[[i, -1]] for i in range(9)],
+        "stimuli": [[]] * 9,
+        "stimulus_rows": [[]] * 9,
+    }
+    table = intervals("sweeps", np.zeros(9), np.ones(9), columns, modality="sweeps")
+    files, folder = store({"a": [*made, table]}, piece_bytes=700)
+    options = {"sampling": "sweep", "sequence_length": 50, "label_columns": ["sweep_row"]}
+    convert_inputs(files, tmp_path / "windows", {"windows": options})
+    with open_windows(folder, options) as windows, ShardCollection.open(tmp_path / "windows") as stored:
+        assert stored.num_samples == 9
+        assert_same_samples(windows, stored)
+        assert_same_samples(windows, stored, np.random.default_rng(1).permutation(9))
 
 
 def test_windows_of_joined_series_are_cut_by_several_threads_at_once(store, monkeypatch):

@@ -336,5 +336,5 @@ def test_patch_clamp_is_told_how_it_is_taken(write_nwb):
         )
 
     path = write_nwb(fill)
-    with pytest.raises(NothingToConvertError, match=r"acquisition/clamp.*patch clamp.*lfp\.path=PATH"):
+    with pytest.raises(NothingToConvertError, match=r"acquisition/clamp.*patch clamp.*lfp\.path=PATH.*sampling=sweep"):
         windowed(NwbSource().open((str(path),)))

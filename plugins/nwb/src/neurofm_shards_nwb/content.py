@@ -312,6 +312,10 @@ class Series:
         Unit of the time stamps as the file says it; ``"seconds"`` by the schema.
     confidence : StoredArray or None
         How sure each sample's value is, as pose estimation says it.
+    sweep : int or None
+        Number of the patch-clamp sweep it belongs to, where it says so.
+    electrode : str
+        Name of the intracellular electrode it was recorded with.
     broken : str
         Why the series cannot be read, as a whole message; empty when it can.
     external : bool
@@ -334,6 +338,8 @@ class Series:
     region: Region | None = None
     time_unit: str = ""
     confidence: StoredArray | None = None
+    sweep: int | None = None
+    electrode: str = ""
     broken: str = ""
     external: bool = False
 
@@ -360,6 +366,25 @@ class EventList:
     description: str = ""
 
 
+@dataclass(frozen=True)
+class SweepPart:
+    """A stretch of a series: ``count`` samples from ``first`` on, all that follow where ``count`` is negative."""
+
+    path: str
+    first: int = 0
+    count: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRow:
+    """A patch-clamp sweep: what was recorded at once, what was applied, and what the file says of it."""
+
+    number: int
+    responses: tuple[SweepPart, ...]
+    stimuli: tuple[SweepPart, ...] = ()
+    said: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileContent:
     """Everything found in one file.
@@ -374,6 +399,8 @@ class FileContent:
     tables : sequence of Table
         All tables, of whatever kind.
     events : sequence of EventList
+    sweeps : sequence of SweepRow
+        Of the tables that list them.
     other : mapping of str to str
         Path to neurodata type of what is in the file and is neither of these.
     problems : sequence of Problem
@@ -388,5 +415,6 @@ class FileContent:
     tables: Sequence[Table]
     close: Callable[[], None]
     events: Sequence[EventList] = ()
+    sweeps: Sequence[SweepRow] = ()
     other: Mapping[str, str] = field(default_factory=dict)
     problems: Sequence[Problem] = ()

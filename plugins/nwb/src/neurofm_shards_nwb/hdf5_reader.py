@@ -250,6 +250,7 @@ class _View:
             channel_conversion=None if conversion is None else np.asarray(conversion[()], dtype=np.float64).ravel(),
             region=self._region(node),
             confidence=self._array(node, "confidence"),
+            **_clamped(node, self._ancestry[node.path]),
             external="external_file" in node,
         )
 
@@ -377,6 +378,17 @@ class _View:
 
     def _need(self, node: Node, name: str) -> StoredArray:
         return StoredArray(node.get(name), f"{self._path}: {node.path}/{name}")
+
+
+def _clamped(node: Node, types: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a patch-clamp series says of its sweep and electrode; nothing of other series."""
+    if "PatchClampSeries" not in types:
+        return {}
+    number, electrode = attribute(node, "sweep_number"), node.get("electrode")
+    return {
+        "sweep": None if number is None else int(np.asarray(number).reshape(-1)[0]),
+        "electrode": "" if electrode is None else _own_name(electrode),
+    }
 
 
 def _plane(group: Any) -> dict[str, Any]:

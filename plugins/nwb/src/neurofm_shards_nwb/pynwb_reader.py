@@ -149,6 +149,8 @@ class _View:
             continuity=text(getattr(item, "continuity", None)),
             region=self._region(getattr(item, "electrodes", None) or getattr(item, "rois", None), path),
             confidence=self._array(getattr(item, "confidence", None), f"{path}/confidence"),
+            sweep=None if getattr(item, "sweep_number", None) is None else int(item.sweep_number),
+            electrode=str(item.electrode.name) if "PatchClampSeries" in _types(item) else "",
             external=getattr(item, "external_file", None) is not None,
         )
 

@@ -16,6 +16,7 @@ from neurofm_shards.types import Problem
 from neurofm_shards_nwb.content import FileContent
 from neurofm_shards_nwb.events import describe_annotated_events, describe_event_list, describe_event_table
 from neurofm_shards_nwb.series import describe_series, imaging_rank
+from neurofm_shards_nwb.sweeps import describe_sweeps, sweeps_of_series
 from neurofm_shards_nwb.tables import describe_intervals, describe_units
 
 
@@ -136,6 +137,8 @@ def describe(content: FileContent) -> tuple[list[AnyStream], list[Problem]]:
         streams += [] if described.stream is None else [described.stream]
         problems += described.problems
         ranks[series.path] = imaging_rank(series)
+    sweeps = describe_sweeps(content.sweeps or sweeps_of_series(content.series), content.series)
+    streams += [] if sweeps is None else [sweeps]
     return _with_behavior(_with_usual_imaging(streams, ranks)), problems
 
 

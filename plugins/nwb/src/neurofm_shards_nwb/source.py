@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from neurofm_shards_nwb.hdf5_reader import (
 from neurofm_shards_nwb.nwb1_reader import facts_1, streams_1, version_1
 from neurofm_shards_nwb.outside import Outside, check_regular, check_store, survey
 from neurofm_shards_nwb.recording import NwbRecording, describe, fingerprint, folder_fingerprint
+from neurofm_shards_nwb.sweeps import stored_sweeps
 
 Reader = Literal["auto", "pynwb", "h5py"]
 
@@ -151,6 +152,7 @@ def _open_hdf5(path: str, file: Any, reader: Reader, outside: Outside) -> Opened
     types, found = TypeTree(file), walk(outside.nodes)
     missing = missing_links(found.links)
     content = mark_broken(_read(path, file, reader, types, found), missing)
+    content = replace(content, sweeps=stored_sweeps(file, found.nodes))
     streams, problems = describe(content)
     refusal = missing_object(content, missing)
     if not streams and types.extensions and reader == "auto" and not refusal:

@@ -410,14 +410,23 @@ def _counted(drops: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def valid_shares(inputs: Iterable[tuple[Mapping[str, Any], int]]) -> dict[str, float]:
-    """Return in which share of all windows each modality is valid throughout, from the facts and sizes of inputs."""
+    """Return in which share of windows each modality is valid throughout, of the inputs that have it."""
     valid: dict[str, float] = {}
     total: Counter[str] = Counter()
     for facts, count in inputs:
-        for name, share in dict(facts.get("valid_share", {})).items():
+        for name, share in held_shares(facts).items():
             valid[name] = valid.get(name, 0.0) + share * count
             total[name] += count
     return {name: valid[name] / total[name] for name in valid if total[name]}
+
+
+def held_shares(facts: Mapping[str, Any]) -> dict[str, float]:
+    """Return in which share of an input's windows each modality that it has is valid throughout.
+
+    One that it lacks is said to be valid too, so that no window is dropped for it; facts tell of those it has.
+    """
+    shares: Mapping[str, float] = facts.get("valid_share") or {}
+    return {name: share for name, share in shares.items() if name in facts.get("modalities", shares)}
 
 
 def side_table(folder: Path, manifest: Manifest | None, name: str) -> list[dict[str, Any]]:

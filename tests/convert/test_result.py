@@ -14,6 +14,12 @@ def test_shares_of_several_inputs_are_weighted_by_their_windows():
     assert valid_shares(facts) == {"a": 0.75, "b": 0.5}
 
 
+def test_inputs_that_lack_a_modality_say_nothing_of_its_validity():
+    said = {"valid_share": {"spikes": 1.0, "behavior": 1.0}, "modalities": {"spikes": {"kept": 5}}}
+    has = {"valid_share": {"spikes": 1.0, "behavior": 0.4}, "modalities": {"spikes": {}, "behavior": {"paths": ["x"]}}}
+    assert valid_shares([(said, 90), (has, 10)]) == {"spikes": 1.0, "behavior": 0.4}
+
+
 def test_the_command_line_says_shares_below_one_and_warns_of_almost_nothing():
     assert validity_notes({"spikes": 1.0, "behavior": 0.4413, "lfp": 0.0004}) == [
         "behavior is valid in 44 % of windows; --min-valid-fraction 1 keeps those",

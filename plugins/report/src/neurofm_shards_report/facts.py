@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.errors import FormatError
-from neurofm_shards.format.manifest import Manifest, valid_shares
+from neurofm_shards.format.manifest import Manifest, held_shares, valid_shares
 from neurofm_shards.format.sessions import SessionSummary, session_summaries
 from neurofm_shards.loading.datasets import ShardDataset
 from neurofm_shards.loading.subsets import saved_splits
@@ -145,9 +145,15 @@ class DatasetFacts:
         return "" if name == NO_SPLIT else name
 
     def valid_windows(self) -> dict[str, float]:
-        """Return the share of windows in which each modality is valid throughout, as conversion counted them."""
-        counted = ((source.get("facts") or {}, source.get("num_samples") or 0) for source in self.source_facts())
-        return valid_shares(counted)
+        """Return in which share of all windows each modality is there and valid throughout, as conversion counted."""
+        valid: dict[str, float] = {}
+        windows = 0
+        for source in self.source_facts():
+            count = source.get("num_samples") or 0
+            windows += count
+            for name, share in held_shares(source.get("facts") or {}).items():
+                valid[name] = valid.get(name, 0.0) + share * count
+        return {name: share / windows for name, share in valid.items() if windows}
 
     def source_facts(self) -> list[dict[str, Any]]:
         """Return what the sources say of themselves."""

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.blocks import dtype_name
-from neurofm_shards.types import Ragged
 from neurofm_shards_report.facts import DatasetFacts, drawn_rows
 from neurofm_shards_report.pictures import SampleView, stored_view
 
@@ -158,9 +157,9 @@ def _modality(mask: str) -> str:
 def _row_means(mask: Any) -> Floats:
     """Return the share of true values of each sample."""
     if isinstance(mask, np.ndarray):
-        return np.asarray(mask.reshape(len(mask), -1).mean(axis=1), np.float64)
+        return np.asarray(mask.reshape(len(mask), -1).mean(axis=1), np.float64) if mask.size else np.zeros(len(mask))
     parts = [mask[i] for i in range(len(mask))]
-    return np.array([0.0 if part is None or not len(part) else np.mean(part) for part in parts], np.float64)
+    return np.array([0.0 if part is None or not part.size else np.mean(part) for part in parts], np.float64)
 
 
 class DrawnSamples:
@@ -202,13 +201,13 @@ class DrawnSamples:
 
     def valid_shares(self) -> dict[str, float]:
         """Return the share of valid values of each column that has a mask."""
-        masks = {name: data for name, data in self.columns.items() if _is_mask(name)}
-        shares = {}
-        for name, mask in masks.items():
-            values = mask.values if isinstance(mask, Ragged) else mask
-            if isinstance(values, np.ndarray) and values.dtype == np.bool_ and values.size:
-                shares[_modality(name)] = float(values.mean())
-        return shares
+        found = {}
+        for name in filter(_is_mask, self.columns):
+            values = [np.asarray(mask) for mask in self.columns[name] if mask is not None]
+            number = sum(mask.size for mask in values)
+            if number and all(mask.dtype == np.bool_ for mask in values):
+                found[_modality(name)] = sum(int(mask.sum()) for mask in values) / number
+        return found
 
     def counts_per_unit(self) -> Floats | None:
         """Return the mean count in a bin of each unit, of data sets without a table of units."""

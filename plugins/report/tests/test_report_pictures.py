@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from neurofm_shards import ShardDataset
 from neurofm_shards.errors import ConfigError
 from neurofm_shards_report import pictures, plot_sample, register_picture
-from neurofm_shards_report.pictures import engineering, thinned
+from neurofm_shards_report.pictures import engineering, feature_names, thinned
 
 
 def titles(figure):
@@ -85,6 +85,15 @@ def test_thinned_traces_keep_every_peak(length):
     assert found.min() == -60.0
     step = -(-2 * length // 800)
     assert abs(times[found.argmax()] - time[length // 3]) <= step / 100
+
+
+def test_features_are_called_by_their_series_and_column():
+    rows = [
+        {"path": "a/pose/x", "column": "0"}, {"path": "a/pos", "column": "0"}, {"path": "a/pos", "column": "1"},
+        {"path": "a/hand", "column": "y"}, {},
+    ]  # fmt: skip
+    assert feature_names(rows) == ["x", "pos 0", "pos 1", "hand y", "4"]
+    assert feature_names(rows[:2], parts=2) == ["pose/x", "a/pos"]
 
 
 def test_an_own_picture_is_used(monkeypatch):

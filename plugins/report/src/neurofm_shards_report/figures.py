@@ -193,7 +193,7 @@ def firing_rates(units: Sequence[Mapping[str, Any]]) -> Figure | None:
         figure = Figure(figsize=(WIDTH, 2.2))
         axes = figure.subplots()
         rates = [by_region[name] for name in regions]
-        labels = [f"{shorten(name, 24, placeholder='…') or 'no region'} ({len(by_region[name])})" for name in regions]
+        labels = [f"{shorten(name, 24, placeholder='…') or 'no region'} ({len(by_region[name]):,})" for name in regions]
         axes.hist(rates, edges.tolist(), stacked=True, color=[colour(i) for i in range(len(regions))], label=labels)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -203,7 +203,8 @@ def firing_rates(units: Sequence[Mapping[str, Any]]) -> Figure | None:
         axes.set_ylabel("units")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         silent = sum(rate == 0 for rates in by_region.values() for rate in rates)
-        axes.set_title(f"{sum(map(len, by_region.values()))} units{f', {silent} without a spike' if silent else ''}")
+        number = sum(map(len, by_region.values()))
+        axes.set_title(f"{number:,} units{f', {silent:,} without a spike' if silent else ''}")
         handles, texts = axes.get_legend_handles_labels()
         figure.legend(handles, texts, loc="outside upper left", ncols=3)
     return figure

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from neurofm_shards.blocks import dtype_name
 from neurofm_shards_report.facts import DatasetFacts, drawn_rows
-from neurofm_shards_report.pictures import SampleView, stored_view
+from neurofm_shards_report.pictures import SampleView, feature_names, stored_view
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -259,8 +259,11 @@ class DrawnSamples:
         elif mask.ndim == 2:
             mask = np.broadcast_to(mask[:, :, None], data.shape)
         features = self._features("behavior_features", data.shape[2])
+        names = feature_names(features, parts=2)
         return [
-            _distribution(data[:, :, i], mask[:, :, i], *_name_and_unit(features[i], f"behavior {i}"))
+            _distribution(
+                data[:, :, i], mask[:, :, i], names[i] if features[i] else f"behavior {i}", _unit(features[i])
+            )
             for i in range(min(limit, data.shape[2]))
         ]
 
@@ -318,11 +321,8 @@ def _density(sample: Array, rate: float) -> Floats:
     return np.asarray(power)
 
 
-def _name_and_unit(row: Mapping[str, Any], otherwise: str) -> tuple[str, str]:
-    if not row.get("path"):
-        return otherwise, ""
-    name, column = "/".join(str(row["path"]).rsplit("/", 2)[-2:]), row.get("column")
-    return name if column in (None, "", "0") else f"{name} {column}", str(row.get("unit") or "")
+def _unit(row: Mapping[str, Any]) -> str:
+    return str(row.get("unit") or "")
 
 
 def _distribution(values: Array, mask: Array, name: str, unit: str) -> Distribution:

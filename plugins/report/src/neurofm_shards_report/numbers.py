@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards_report.page import Table, table
-from neurofm_shards_report.pictures import SampleView, panels_of
+from neurofm_shards_report.pictures import SampleView, feature_names, panels_of
 
 Floats = npt.NDArray[np.float64]
 #: Most rows of a column; larger ones are one row.
@@ -54,7 +54,7 @@ def _column_rows(view: SampleView, column: str) -> Iterator[tuple[Any, ...]]:
         valid = ~hidden.reshape(len(series), -1)
     said = _said(view, column, series.shape[1])
     units = [str(row.get("unit") or "") for row in said if column != "spikes"]
-    for number, row in enumerate(value_rows(column, [_name(row, i) for i, row in enumerate(said)], "", series, valid)):
+    for number, row in enumerate(value_rows(column, _names(said), "", series, valid)):
         unit = view.units.get(column) or (units[number] if number < len(units) else "")
         yield (*row[:2], unit, *row[3:])
 
@@ -77,10 +77,13 @@ def _said(view: SampleView, column: str, count: int) -> list[Mapping[str, Any]]:
     return rows if len(rows) == count else [{}] * count
 
 
+def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if any(row.get("path") for row in rows):
+        return feature_names(rows)
+    return [_name(row, number) for number, row in enumerate(rows)]
+
+
 def _name(row: Mapping[str, Any], number: int) -> str:
-    if row.get("path"):
-        name = str(row["path"]).rsplit("/", 1)[-1]
-        return name if row.get("column") in (None, "", "0", 0) else f"{name} {row['column']}"
     for key in ("channel", "unit", "id"):
         if row.get(key) not in (None, ""):
             return f"{row[key]} {row.get('location') or ''}".strip()

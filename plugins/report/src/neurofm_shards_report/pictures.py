@@ -468,6 +468,7 @@ def draw_lines(axes: Axes, view: SampleView, column: str) -> None:
     first, last, label = view.span(column)
     time = np.linspace(first, last, len(values), endpoint=False)
     shown = min(values.shape[1], MAX_FEATURES)
+    names = feature_names([*features, *[{}] * (values.shape[1] - len(features))])
     for number in range(shown):
         own = values[:, number].copy()
         if mask is not None and mask.shape[: own.ndim] == own.shape:
@@ -477,11 +478,11 @@ def draw_lines(axes: Axes, view: SampleView, column: str) -> None:
             own[1:][np.abs(np.diff(own)) > np.pi] = np.nan  # where an angle goes once around
         low, high = _range(own)
         axes.plot(*thinned(time, (own - low) / (high - low) - 1.25 * number), color=colour(number), linewidth=1)
-        name = _feature_name(row) if row else str(number)
         unit = f" {row['unit']}" if row.get("unit") else ""
         said = f"{low:.3g} to {high:.3g}{unit}" if np.isfinite(own).any() else "masked"
+        label = shorten(names[number], 22, placeholder="…")
         axes.text(
-            1.015, 0.5 - 1.25 * number, f"{shorten(name, 22, placeholder='…')}\n{said}", va="center", ha="left",
+            1.015, 0.5 - 1.25 * number, f"{label}\n{said}", va="center", ha="left",
             transform=axes.get_yaxis_transform(), fontsize=SMALL, linespacing=1.1,
         )  # fmt: skip
     _shade(axes, view, column, mask)
@@ -500,9 +501,18 @@ def _range(values: Array) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
-def _feature_name(row: Mapping[str, Any]) -> str:
-    path, column = str(row.get("path") or row.get("id") or "").rsplit("/", 1)[-1], row.get("column")
-    return path if column in (None, "", "0", 0) else f"{path} {column}"
+def feature_names(rows: Sequence[Mapping[str, Any]], parts: int = 1) -> list[str]:
+    """Return what features are called: the last parts of the series' path, and which column where it has several.
+
+    A feature of which nothing is known is called by its number.
+    """
+    paths = [str(row.get("path") or row.get("id") or "") for row in rows]
+    names = []
+    for number, (path, row) in enumerate(zip(paths, rows, strict=True)):
+        name, column = "/".join(path.rsplit("/", parts)[-parts:]) or str(number), row.get("column")
+        alone = column in (None, "") or (str(column) == "0" and paths.count(path) == 1)
+        names.append(name if alone else f"{name} {column}")
+    return names
 
 
 def draw_default(axes: Axes, view: SampleView, column: str) -> None:

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "drop": ("neurofm_shards.cli.rewrite:Drop", "withdraw samples from a data set"),
     "compact": ("neurofm_shards.cli.rewrite:Compact", "join neighbouring shards that are not full"),
     "merge": ("neurofm_shards.cli.rewrite:Merge", "join data sets with equal columns"),
+    "split": ("neurofm_shards.cli.split:Split", "divide a data set into train, validation and test samples"),
     "plan": ("neurofm_shards.cli.order:Plan", "show what each rank and worker will get"),
     "shuffle-report": ("neurofm_shards.cli.order:ShuffleReport", "say how random the order of a data set is"),
     "plugins": ("neurofm_shards.cli.plugins:Plugins", "list installed plugins, show one, or start a new one"),

@@ -76,17 +76,36 @@ def split(
     ConfigError
         A column is missing, fractions do not add up to 1, there is no group of a name, or a split would be empty.
     """
-    columns = _columns(data)
+    found = divided(
+        _columns(data), by, fractions, seed, named=named or {}, purge=purge, column=column, balanced=balanced
+    )
+    if shares_off(found.counts(), found.fractions):
+        _LOG.warning("split by %s: %s", by, found.notes[-1])
+    return found
+
+
+def divided(
+    columns: Columns,
+    by: By,
+    fractions: Mapping[str, float],
+    seed: int,
+    *,
+    named: Named,
+    purge: float,
+    column: str | None,
+    balanced: bool,
+) -> Splits:
+    """Divide samples as :func:`split` does; what there is to warn of is the last note alone."""
     _check_fractions(fractions)
     if column is not None and column in columns and any(columns[column].tolist()):
         if named:
             raise ConfigError(f"the metadata column {column!r} names splits already: column=None divides anew")
         return _as_written(columns[column], column)
-    fixed = _fixed(named or {}, by)
+    fixed = _fixed(named, by)
     match by:
         case "session" | "subject":
             groups, names = _grouped(_ids(columns, f"{by}_id"), fractions, seed, fixed, balanced=balanced)
-            shown = [*fractions, *(name for name in named or {} if name not in fractions)]
+            shown = [*fractions, *(name for name in named if name not in fractions)]
             found = Splits(*_gathered(names, shown, {}), _counted(groups, shown))
         case "trial":
             found = _by_trial(columns, fractions, seed, purge, balanced=balanced)
@@ -99,14 +118,33 @@ def split(
 
 
 def _with_shares(found: Splits, by: str, fractions: Mapping[str, float], *, balanced: bool) -> Splits:
-    """Note what was asked for, and warn where the shares are far from it."""
+    """Note what was asked for, and where the shares are far from it."""
     off = shares_off(found.counts(), fractions)
     if not off:
         return replace(found, fractions=dict(fractions))
     why = "samples were dropped" if by == "time" else f"whole {by}s do not divide better"
     note = f"{off}: {why if balanced or by == 'time' else 'a hash does not look at sizes (balanced=True does)'}"
-    _LOG.warning("split by %s: %s", by, note)
     return replace(found, fractions=dict(fractions), notes=(*found.notes, note))
+
+
+def groups_of(columns: Columns, by: By, splits: Mapping[str, Rows]) -> dict[str, list[str]]:
+    """Return the sessions or subjects that each split has.
+
+    Raises
+    ------
+    ConfigError
+        A session or subject is in several splits, or ``by`` is neither.
+    """
+    if by not in ("session", "subject"):
+        raise ConfigError(f"splits are extended by whole sessions or subjects, not by {by}")
+    ids = _ids(columns, f"{by}_id")
+    found = {name: np.unique(ids[rows]).tolist() for name, rows in splits.items()}
+    owners: dict[str, str] = {}
+    for name, groups in found.items():
+        for group in groups:
+            if owners.setdefault(group, name) != name:
+                raise ConfigError(f"{by} {group!r} is in {owners[group]} and in {name}: such splits cannot be extended")
+    return found
 
 
 def _fixed(named: Named, by: str) -> dict[str, str]:
@@ -131,7 +169,7 @@ def _columns(data: Any) -> Columns:
 
 
 def _check_fractions(fractions: Mapping[str, float]) -> None:
-    if not fractions or min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-6:
+    if not (fractions and min(fractions.values()) >= 0 and abs(sum(fractions.values()) - 1) <= 1e-6):
         raise ConfigError(f"fractions={dict(fractions)} must be non-negative and add up to 1")
 
 

@@ -105,11 +105,7 @@ def save_splits(shard_dir: str | os.PathLike[str], splits: Splits | Mapping[str,
     """
     rows = splits if isinstance(splits, Mapping) else splits.rows
     with ShardCollection.open(os.fspath(shard_dir)) as collection:
-        if RECORDING_FIELD in collection.columns:
-            raise ConfigError(
-                f"{shard_dir} stores recordings, whose windows are cut when they are read: say how to split them, "
-                'windows={"split": {"by": "time"}}, or give their rows to where= or mix'
-            )
+        check_has_samples(collection)
         codes = np.full(collection.num_samples, -1, dtype=np.int16)
         for code, (name, found) in enumerate(rows.items()):
             _place(codes, code, name, np.asarray(found, dtype=np.int64))
@@ -128,6 +124,32 @@ def save_splits(shard_dir: str | os.PathLike[str], splits: Splits | Mapping[str,
     if manifest is not None:
         _note_splits(folder, {name: int((codes == code).sum()) for code, name in enumerate(rows)}, shards)
     return path
+
+
+def check_has_samples(collection: ShardCollection) -> None:
+    """Refuse a data set of recordings, whose samples are known only when they are cut.
+
+    Raises
+    ------
+    ConfigError
+        It is one.
+    """
+    if RECORDING_FIELD in collection.columns:
+        raise ConfigError(
+            f"{collection.catalog.folder} stores recordings, whose windows are cut when they are read: say how to "
+            'split them, windows={"split": {"by": "time"}}, or give their rows to where= or mix'
+        )
+
+
+def known_splits(collection: SampleCollection) -> dict[str, Rows]:
+    """Return the rows of each split that ``split=`` selects: saved ones, or those that the metadata names."""
+    saved = saved_splits(collection)
+    columns = TableColumns(collection.metadata_table())
+    if saved or "split" not in columns:
+        return saved
+    values = columns["split"]
+    names = sorted({str(value) for value in values.tolist() if value})
+    return {name: np.flatnonzero(values == name).astype(np.int64) for name in names}
 
 
 def _splits_of_shards(
@@ -350,21 +372,15 @@ def where_mask(where: Where, columns: Columns, num_samples: int) -> npt.NDArray[
 
 def split_mask(split: str, collection: SampleCollection) -> npt.NDArray[np.bool_]:
     """Return which samples are in this split: a saved one, or one that the metadata names."""
-    saved = saved_splits(collection)
+    known = known_splits(collection)
+    if not known and "split" not in TableColumns(collection.metadata_table()):
+        raise ConfigError(
+            f"split={split!r}: no splits are saved with the data, and the samples have no metadata column 'split'; "
+            "make splits with `neurofm-shards split` or neurofm_shards.split and save_splits, or convert with split "
+            "options"
+        )
     mask = np.zeros(collection.num_samples, dtype=np.bool_)
-    if saved:
-        mask[saved.get(split, [])] = True
-        there = sorted(saved)
-    else:
-        columns = TableColumns(collection.metadata_table())
-        if "split" not in columns:
-            raise ConfigError(
-                f"split={split!r}: no splits are saved with the data, and the samples have no metadata column 'split'; "
-                "make splits with neurofm_shards.split and save_splits, or convert with split options"
-            )
-        values = np.asarray(columns["split"])
-        mask |= np.array(values == split, dtype=np.bool_)
-        there = sorted({str(value) for value in values if value})
+    mask[known.get(split, [])] = True
     if not mask.any():
-        raise ConfigError(f"there is no split {split!r}; the samples have: {', '.join(there) or 'none'}")
+        raise ConfigError(f"there is no split {split!r}; the samples have: {', '.join(sorted(known)) or 'none'}")
     return mask

@@ -20,7 +20,7 @@ _TRIED_AT_A_TIME = 1 << 13
 _ROUNDS = 400
 _ROUNDS_WITHOUT_GAIN = 80
 #: A split whose share is further from what was asked for is warned of.
-_OFF = 0.05
+_OFF = 0.05 + 1e-9
 
 
 def group_hash(identity: str, seed: int) -> int:

@@ -443,7 +443,7 @@ class Expected:
 #: What an open input is found by: its files and what they were when it was planned.
 _Key = tuple[tuple[str, ...], Expected]
 #: Bytes that inputs which stay open from planning until they are read may take, in all workers together.
-KEPT_BYTES = 256 << 20
+KEPT_BYTES = 320 << 20
 #: What an open input takes beside its data, about: caches of the HDF5 library.
 _BYTES_PER_INPUT = 1 << 20
 

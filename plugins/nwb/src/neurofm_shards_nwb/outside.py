@@ -182,6 +182,8 @@ class _Survey:
         """Refuse external storage, and follow what a virtual dataset is put together from."""
         import h5py  # noqa: PLC0415  (only when a file is opened)
 
+        if dataset.get_offset() is not None:
+            return  # its bytes lie in this file, in one piece
         made = dataset.get_create_plist()
         if made.get_external_count():
             raise SourceError(

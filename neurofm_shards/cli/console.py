@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neurofm_shards.errors import visible
@@ -33,11 +34,41 @@ def note_console() -> Console:
 
 
 def print_note(console: Console, text: str, severity: str = "info") -> None:
-    """Print a sentence, behind its severity: on a terminal in colour and broken at words, elsewhere in one line."""
+    """Print a sentence behind its severity, with the flags of the command line."""
+    print_block(console, "", [(severity, text)])
+
+
+def print_block(console: Console, about: str, said: Iterable[tuple[str, str]]) -> None:
+    """Print sentences, each behind its severity, below what they are about.
+
+    On a terminal they are in colour and broken at words, elsewhere each is one line.
+    """
     from rich.text import Text  # noqa: PLC0415  (after --help)
 
-    label = Text(f"{severity}: ", COLOURS[severity]) if severity != "info" else Text()
-    console.print(label + Text(visible(text)), soft_wrap=not console.is_terminal)
+    from neurofm_shards.convert.wording import in_flags  # noqa: PLC0415  (after --help)
+
+    block = Text(visible(about), style="bold")
+    for severity, text in said:
+        label = f"{severity}: " if severity != "info" else ""
+        lines = _wrapped(label + visible(in_flags(text)), console.width if console.is_terminal else 0, bool(about))
+        block.append("\n" * bool(block) + lines, style="not bold")
+        start = len(block) - len(lines) + 2 * bool(about)
+        block.stylize(COLOURS[severity], start, start + len(label))
+    console.print(block, soft_wrap=True)
+
+
+def _wrapped(text: str, width: int, indent: bool) -> str:
+    """Break a text between words; its lines stay apart, later ones are indented further."""
+    first = "  " * indent
+    if not width:
+        return "\n".join(first + line for line in text.split("\n"))
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    lines: list[str] = []
+    for line in text.split("\n"):
+        wrapper.initial_indent = first + " " * (len(line) - len(line.lstrip()))
+        wrapper.subsequent_indent = wrapper.initial_indent + "  "
+        lines += wrapper.wrap(line.strip()) or [""]
+    return "\n".join(lines)
 
 
 def borderless_table(*heads: str, wrap: Sequence[str] = ()) -> Table:

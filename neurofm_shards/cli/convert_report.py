@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from neurofm_shards._console import print_table
 from neurofm_shards.blocks import dtype_name
 from neurofm_shards.cli.console import print_json, result_console
-from neurofm_shards.cli.progress import size_text
+from neurofm_shards.convert.agreement import without_name
+from neurofm_shards.convert.progress import size_text
+from neurofm_shards.convert.wording import in_flags
 from neurofm_shards.recordings.group_splits import sample_shares
 
 
@@ -28,8 +29,8 @@ def print_summary(result: Mapping[str, Any], *, as_json: bool) -> None:
         console.print(line, markup=False)
     for failure in result["failures"]:
         what = "left out" if failure.get("empty") else "failed"
-        error, name = failure["error"], Path(failure["files"][0]).name
-        console.print(f"{what}: {error if name in error else f'{name}: {error}'}", markup=False)
+        cause = in_flags(without_name(failure["error"], failure["files"]))
+        console.print(f"{what}: {failure['files'][0]}: {cause}", markup=False)
 
 
 def print_preview(described: Mapping[str, Any], *, as_json: bool) -> None:

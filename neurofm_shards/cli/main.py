@@ -61,7 +61,9 @@ def run(argv: Sequence[str], program: str = "neurofm-shards") -> int:
     try:
         return _run(list(argv), program)
     except NeurofmShardsError as error:
-        return _failed(error, error.exit_code, debug=debug, as_json=as_json)
+        from neurofm_shards.convert.wording import in_flags  # noqa: PLC0415  (models, only where something is wrong)
+
+        return _failed(in_flags(str(error)), error.exit_code, debug=debug, as_json=as_json)
     except BrokenPipeError:
         # The reader of our output went away (``| head``). Keep the interpreter from complaining when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,10 +72,10 @@ def run(argv: Sequence[str], program: str = "neurofm-shards") -> int:
         print("interrupted", file=sys.stderr)  # noqa: T201  (rich may not be imported yet)
         return INTERRUPTED
     except (OSError, MemoryError) as error:  # the machine's trouble (disk, permissions, memory), not a bug
-        return _failed(error if str(error) else MemoryError("out of memory"), 1, debug=debug, as_json=as_json)
+        return _failed(str(error) or "out of memory", 1, debug=debug, as_json=as_json)
     except Exception as error:  # noqa: BLE001  (the last resort of a program: shown, with the way to see more)
         hint = "" if debug else "; this is a bug in neurofm-shards: run again with --debug to see where"
-        return _failed(RuntimeError(f"{type(error).__name__}: {error}{hint}"), 1, debug=debug, as_json=as_json)
+        return _failed(f"{type(error).__name__}: {error}{hint}", 1, debug=debug, as_json=as_json)
 
 
 @dataclass(frozen=True)
@@ -189,16 +191,16 @@ def _add_global_options(parser: argparse.ArgumentParser, default: str | None) ->
     group.add_argument("--debug", action="store_true", default=switch, help="show tracebacks")
 
 
-def _failed(error: Exception, code: int, *, debug: bool, as_json: bool) -> int:
+def _failed(error: str, code: int, *, debug: bool, as_json: bool) -> int:
     """Say what is wrong in one line; with ``--json`` also on stdout, where a program reads it."""
     if debug:
         traceback.print_exc()
     if as_json:
-        print(json.dumps({"error": str(error), "exit_code": code}))  # noqa: T201  (whatever else is broken)
+        print(json.dumps({"error": error, "exit_code": code}))  # noqa: T201  (whatever else is broken)
     if sys.stderr.isatty():
         from neurofm_shards.cli.console import note_console, print_note  # noqa: PLC0415  (rich)
 
-        print_note(note_console(), str(error), "error")
+        print_note(note_console(), error, "error")
     else:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  (one plain line, whatever else is broken)
     return code

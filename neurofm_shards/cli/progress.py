@@ -5,35 +5,29 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
-from neurofm_shards.cli.console import note_console, print_note
-from neurofm_shards.convert.notes import notes
+from neurofm_shards.cli.console import note_console, print_block, print_note
+from neurofm_shards.convert.notes import Note, notes
+from neurofm_shards.convert.progress import Bars, Rates, duration_text
 from neurofm_shards.errors import visible
 from neurofm_shards.events import (
-    ActivityProgressed,
-    CallRetried,
     ConversionStarted,
     Event,
-    InputPlanned,
     Listener,
-    PlanningStarted,
     ShardCommitted,
-    WorkersCounted,
     broadcast,
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.progress import TaskID
+    from rich.console import Console
     from typing_extensions import Self
 
 #: Seconds between two plain lines.
@@ -42,10 +36,6 @@ _LINE_EVERY_S = 5.0
 _NUMBER = re.compile(r"\d[\d.,]*")
 #: So many inputs are named of which the same is said.
 _NAMED = 3
-#: Seconds over which the speed of bars is taken: a shard may take minutes.
-_SPEED_OF_S = 900.0
-#: What the bars of a conversion are called.
-OPENING, _PLANNING, _WRITING = "opening inputs", "planning shards", "writing shards"
 
 
 @contextmanager
@@ -78,106 +68,6 @@ def _event_file(path: str) -> Iterator[Listener]:
             file.flush()
 
         yield write
-
-
-class Rates:
-    """How fast a conversion goes, and what it met on the way."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self._workers = 0
-        self.inputs = self.shards = self.samples = self.bytes = self.failures = self.total_shards = self.done = 0
-
-    def __call__(self, event: Event) -> None:
-        """Count an event."""
-        if isinstance(event, ConversionStarted):
-            self._start = time.monotonic()
-            self.total_shards, self.done = event.plan["total_shards"], event.finished_shards
-        elif isinstance(event, ShardCommitted):
-            self.shards, self.done = self.shards + 1, self.done + 1
-            self.failures += len(event.failures)
-            if event.shard is not None:
-                self.samples += event.shard["num_samples"]
-                self.bytes += event.shard["shard_bytes"]
-        elif isinstance(event, InputPlanned):
-            self.inputs += 1
-            self.failures += bool(event.error)
-        elif isinstance(event, CallRetried):
-            self.failures += 1
-        elif isinstance(event, WorkersCounted):
-            self._workers = event.alive
-
-    def __str__(self) -> str:
-        seconds = max(time.monotonic() - self._start, 1e-6)
-        parts = [f"{self.inputs / seconds:.3g} inputs/s"]
-        if self.total_shards:
-            parts = [
-                f"{self.shards / seconds:.3g} shards/s",
-                f"{self.samples / seconds:,.0f} samples/s",
-                f"{size_text(self.bytes / seconds)}/s",
-            ]
-        if self._workers:
-            parts.append(f"{self._workers} worker{'s' if self._workers > 1 else ''}")
-        if self.failures:
-            parts.append(f"{self.failures} failure{'s' if self.failures > 1 else ''}")
-        return ", ".join(parts)
-
-    @property
-    def remaining_s(self) -> float | None:
-        """Seconds that are left at this speed; None before the first shard."""
-        if not self.shards:
-            return None
-        return (self.total_shards - self.done) * (time.monotonic() - self._start) / self.shards
-
-
-class Bars(Progress):
-    """One bar per activity, and below them the rates of the conversion; a listener.
-
-    Parameters
-    ----------
-    console : rich.console.Console
-        Where they are drawn.
-    first : str
-        The activity that goes on before the first event.
-    """
-
-    def __init__(self, console: Console, first: str = "") -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._named: dict[str, TaskID] = {}
-        self._rates = Rates()
-        super().__init__(*columns, console=console, transient=True, speed_estimate_period=_SPEED_OF_S)
-        if first:
-            self._task(first)
-
-    def __call__(self, event: Event) -> None:
-        """Draw what has happened."""
-        self._rates(event)
-        if isinstance(event, ActivityProgressed):
-            self.update(self._task(event.activity), completed=event.done, total=event.total)
-        elif isinstance(event, PlanningStarted):
-            self.update(self._task(OPENING), total=event.total_inputs)
-        elif isinstance(event, InputPlanned):
-            self.advance(self._task(OPENING))
-            if self.finished:
-                self._task(_PLANNING)
-        elif isinstance(event, ConversionStarted):
-            if _PLANNING in self._named:
-                total = event.plan["total_shards"]
-                self.update(self._task(_PLANNING), total=total, completed=total)
-            self.update(self._task(_WRITING), total=event.plan["total_shards"], completed=event.finished_shards)
-        elif isinstance(event, ShardCommitted):
-            self.advance(self._task(_WRITING))
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        """Return what is drawn (called by rich, ten times a second)."""
-        yield self.make_tasks_table(self.tasks)
-        if self._named.keys() & {OPENING, _WRITING}:
-            yield Text(str(self._rates))
-
-    def _task(self, activity: str) -> TaskID:
-        if activity not in self._named:
-            self._named[activity] = self.add_task(activity, total=None)
-        return self._named[activity]
 
 
 class _Lines:
@@ -216,17 +106,27 @@ class SaidNotes:
         self._like: dict[str, list[str]] = {}
 
     def __call__(self, event: Event) -> None:
-        """Print what an event says, unless it was said before."""
-        for note in notes(event):
-            kind = _NUMBER.sub("#", note.text.replace(note.input, "")) if note.input else ""
-            if kind in self._like:
-                self._like[kind].append(note.input)
-                continue
-            if kind:
-                self._like[kind] = []
-            print_note(self._console, note.text, note.severity)
+        """Print what an event says, in one block where it is about one input, unless it was said before."""
+        new = [note for note in notes(event) if self._is_new(note)]
+        for about, alike in groupby(new, key=attrgetter("input")):
+            said = [(note.severity, note.text) for note in alike]
+            if about:
+                print_block(self._console, about, said)
+            else:
+                for severity, text in said:
+                    print_note(self._console, text, severity)
         if isinstance(event, ConversionStarted):
             self._print_counts()
+
+    def _is_new(self, note: Note) -> bool:
+        """Return whether nothing like it was said; count it where it was."""
+        kind = _NUMBER.sub("#", note.text) if note.input else ""
+        if kind in self._like:
+            self._like[kind].append(note.input)
+            return False
+        if kind:
+            self._like[kind] = []
+        return True
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -240,23 +140,9 @@ class SaidNotes:
         for kind, inputs in self._like.items():
             if inputs:
                 more = f" and {len(inputs) - _NAMED:,} more" if len(inputs) > _NAMED else ""
-                text = f"{kind.strip(': ')}: the same, with other numbers (#), of {', '.join(inputs[:_NAMED])}{more}"
+                text = f"{kind}: the same, with other numbers (#), of {', '.join(inputs[:_NAMED])}{more}"
                 print_note(self._console, text, "warning")
         self._like.clear()
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration as hours, minutes and seconds."""
-    return str(timedelta(seconds=round(seconds)))
-
-
-def size_text(number: float) -> str:
-    """Return a number of bytes with a unit."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"
 
 
 def _print(text: str) -> None:

@@ -125,6 +125,14 @@ def cannot_be_stored(name: str, columns: Sequence[ColumnSpec]) -> str:
     return ""
 
 
+def without_name(error: str, names: Iterable[str]) -> str:
+    """Return an error without the names of its input at its beginning, where they stand before it already."""
+    for name in names:
+        error = error.removeprefix(f"{name}: ")
+        error = f"it {error.removeprefix(name).lstrip()}" if error.startswith(f"{name} ") else error
+    return error
+
+
 def all_that_is_wrong(failures: Sequence[tuple[str, str]], total: int) -> str:
     """Return one message about all inputs that fail, those with one cause together.
 
@@ -139,7 +147,7 @@ def all_that_is_wrong(failures: Sequence[tuple[str, str]], total: int) -> str:
     for name, error in failures:
         base = os.path.basename(name)  # noqa: PTH119  (a name, not a place)
         by_cause.setdefault(error.replace(name, "").replace(base, ""), []).append((name, error))
-    remedy = "--on-error skip (Python: on_error='skip') leaves them out"
+    remedy = "on_error='skip' leaves them out"
     lines = [f"{len(failures):,} of {total:,} inputs cannot be converted; {remedy}"]
     for alike in by_cause.values():
         names = ", ".join(name for name, _ in alike[:_NAMES_SHOWN])

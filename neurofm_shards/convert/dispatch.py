@@ -49,7 +49,7 @@ SETTINGS = (ALLOWED_PLUGINS, NO_PLUGINS, PLUGIN_FILES, STRICT_PLUGINS)
 DEFAULT_RETRIES = 2
 _POLL_S = 1.0
 _PATIENCE_S = 10.0
-_KEPT = "what was written is kept: run the same command with --resume"
+_KEPT = "what was written is kept: do the same again with mode='resume'"
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class Dispatcher:
         if shared and not seen:
             raise WorkerError(
                 f"the worker on {host} does not see the output folder {folder.absolute()}: mount it there, or let "
-                "workers write on their own disks and hand shards back, with --staging local"
+                "workers write on their own disks and hand shards back, with staging='local'"
             )
 
     def in_order(self, calls: Iterable[Call[T]]) -> Iterator[T]:
@@ -343,7 +343,7 @@ class Dispatcher:
             times = f", the {attempt.lost + 1}th in turn" if attempt.lost else ""
             raise WorkerError(
                 f"a worker process died{times} while {attempt.call.what} (killed, perhaps because memory ran out): "
-                f"{error}; {_KEPT}, with fewer --workers if memory is short"
+                f"{error}; {_KEPT}, with fewer workers if memory is short"
             ) from error
         self._listener(CallRetried(attempt.call.what, attempt.lost + 1, str(error)))
         return replace(attempt, lost=attempt.lost + 1)

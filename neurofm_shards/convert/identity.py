@@ -69,7 +69,7 @@ def check_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
         raise ConfigError(
             f"this is not the conversion that was interrupted: {'; '.join(differences[:3])}{more}. Give the same "
-            "inputs and options to --resume, or start again with --overwrite"
+            "inputs and options with mode='resume', or start again with mode='overwrite'"
         )
 
 

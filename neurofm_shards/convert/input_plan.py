@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from neurofm_shards.convert.agreement import without_name
 from neurofm_shards.convert.inputs import Expected, InputSpec
 from neurofm_shards.errors import NeurofmShardsError
 from neurofm_shards.types import ColumnSpec, SourcePlan
@@ -68,10 +69,19 @@ class InputPlan:
         return self.error or f"{self.name} gives no samples (dropped: {counts})"
 
     @property
+    def cause(self) -> str:
+        """Why it failed, without its own name at the beginning."""
+        return without_name(self.error, (self.name, *self.spec.input.given, *self.spec.input.paths))
+
+    @property
     def notes(self) -> tuple[str, ...]:
-        """What is odd about it, in sentences."""
+        """What is odd about it, in sentences that do not name it; what has one cause in one."""
         if self.plan is None:
-            return (f"left out: {self.error}",)
-        empty = () if self.num_samples else (self.without_samples,)
-        odd = (problem for problem in self.plan.problems if problem.severity != "info")
-        return (*empty, *(f"{self.name}: {item.where}: {item.what}; {item.consequence}" for item in odd))
+            return (f"left out: {self.cause}",)
+        drops = ", ".join(f"{count:,} {reason}" for reason, count in self.plan.drops.items())
+        alike: dict[tuple[str, str], list[str]] = {}
+        for problem in self.plan.problems:
+            if problem.severity != "info":
+                alike.setdefault((problem.what, problem.consequence), []).append(problem.where)
+        empty = () if self.num_samples else (f"gives no samples (dropped: {drops})",)
+        return (*empty, *(f"{', '.join(where)}: {what}; {then}" for (what, then), where in alike.items()))

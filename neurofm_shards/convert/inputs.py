@@ -258,13 +258,13 @@ class _Finder:
 
     def _known(self) -> str:
         known = [f"{item.entry.name} ({', '.join(item.entry.suffixes)})" for item in self._sources.entries()]
-        return f"of a known format; installed: {', '.join(known) or 'none'}; --format NAME names one"
+        return f"of a known format; installed: {', '.join(known) or 'none'}; format=NAME names one"
 
 
 def _only(path: str, best: list[Registered[SourceEntry]]) -> Registered[SourceEntry] | None:
     if len(best) > 1:
         names = ", ".join(source.qualified_name for source in best)
-        raise PluginError(f"{path} could be read by several sources ({names}); say which with --format")
+        raise PluginError(f"{path} could be read by several sources ({names}); say which with format=NAME")
     return best[0] if best else None
 
 

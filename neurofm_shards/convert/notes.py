@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,7 @@ class Note:
     text : str
         A sentence.
     input : str
-        The input that it is about, where the text begins with its name; else empty.
+        The input that it is about, which the text does not name; empty where it is about several.
     """
 
     severity: Literal["info", "warning", "error"]
@@ -33,7 +34,8 @@ class Note:
 def log_notes(event: Event) -> None:
     """Log what an event says that must not be lost."""
     for note in notes(event):
-        _LOG.log(logging.INFO if note.severity == "info" else logging.WARNING, "%s", note.text)
+        text = f"{note.input}: {note.text}" if note.input else note.text
+        _LOG.log(logging.INFO if note.severity == "info" else logging.WARNING, "%s", text)
 
 
 def notes(event: Event) -> list[Note]:
@@ -41,9 +43,10 @@ def notes(event: Event) -> list[Note]:
     if isinstance(event, InputPlanned):
         return [Note("error" if event.error else "warning", line, event.input) for line in event.notes]
     if isinstance(event, ModalityMasked):
+        names = ", ".join(os.path.basename(name) for name in event.inputs[:5])  # noqa: PTH119  (names, not places)
         more = f" and {len(event.inputs) - 5:,} more" if len(event.inputs) > 5 else ""
         said = f"{event.modality}: {len(event.inputs):,} of {event.total:,} recordings have none"
-        return [Note("warning", f"{said}, and get empty, masked columns: {', '.join(event.inputs[:5])}{more}")]
+        return [Note("warning", f"{said}, and get empty, masked columns: {names}{more}")]
     if isinstance(event, ConversionStarted):
         return [Note("warning", line) for line in event.split_warnings]
     if isinstance(event, ShardCommitted):

@@ -54,6 +54,8 @@ class NWBToWebDatasetConverter:
         Raise at a file that fails, or leave it out and record it in the manifest.
     durable : bool
         Sync each shard to the disk before it counts as written.
+    progress : bool
+        Whether to draw bars, on a terminal or in a notebook.
     source : dict, optional
         Options of the NWB plugin.
     **windows
@@ -87,6 +89,7 @@ class NWBToWebDatasetConverter:
         layout: Literal["windows", "recordings"] = "windows",
         on_error: Literal["fail", "skip"] = "fail",
         durable: bool = False,
+        progress: bool = False,
         source: dict[str, Any] | None = None,
         **windows: Any,
     ) -> None:
@@ -107,7 +110,7 @@ class NWBToWebDatasetConverter:
         if codec is not None:
             options["codec"] = codec
         self.config = ConversionConfig.of(options)
-        self._session = ConversionSession(output_dir, self.config, workers=max(workers, 1))
+        self._session = ConversionSession(output_dir, self.config, workers=max(workers, 1), progress=progress)
         self._overwrite = overwrite
         self._conversion: IncrementalConversion | None = None
         self._summary: dict[str, Any] | None = None
@@ -125,7 +128,7 @@ class NWBToWebDatasetConverter:
     def convert_nwb_files(self, paths: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> int:
         """Add files, in this order (patterns and folders are expanded); returns the number of their samples."""
         if self._summary is not None:
-            raise ConfigError("this converter is finished; make another one, or add files with convert --append")
+            raise ConfigError("this converter is finished; make another one, and its files are added")
         self._conversion = self._conversion or self._start()
         try:
             return self._conversion.add([paths] if isinstance(paths, (str, os.PathLike)) else list(paths))

@@ -263,7 +263,7 @@ def _refuse_failures(planned: Sequence[InputPlan]) -> None:
     first = failed[0].failure
     if len(planned) == 1:
         raise first
-    raise type(first)(all_that_is_wrong([(item.name, item.error) for item in failed], len(planned))) from first
+    raise type(first)(all_that_is_wrong([(item.name, item.cause) for item in failed], len(planned))) from first
 
 
 def check_any_holds_something(planned: Sequence[InputPlan]) -> None:
@@ -343,7 +343,8 @@ def _fitting(
 Row: TypeAlias = Mapping[str, Any]
 _NO_ROWS: Mapping[str, Sequence[Row]] = MappingProxyType({})
 _MODALITIES = (
-    "name the modalities to take with --modalities, and with --missing skip or mask what happens to inputs without"
+    "name the modalities to take with modalities=[NAME, ...], and with missing='skip' or missing='mask' what happens "
+    "to inputs without"
 )
 
 
@@ -406,8 +407,8 @@ def check_sessions(planned: Sequence[InputPlan], present: Mapping[str, str] | No
         raise ConfigError(
             f"{', '.join(item.name for item in held[:_SHOWN])}{more}: the data set holds {', '.join(ids[:_SHOWN])} "
             "already, with other content. To replace it, drop it first, then append: `neurofm-shards drop DATA_SET "
-            f"--where '{where}'`. If it is another session, choose ids that differ, with --session-template "
-            '"{parent}_{stem}" or the like (Python: session_template)'
+            f"--where '{where}'`. If it is another session, choose ids that differ, with "
+            'session_template="{parent}_{stem}" or the like'
         )
     owners: dict[str, str] = {}
     for item in planned:
@@ -415,7 +416,7 @@ def check_sessions(planned: Sequence[InputPlan], present: Mapping[str, str] | No
         if other != item.name:
             raise ConfigError(
                 f"{other} and {item.name} both have session id {item.session_id!r}; choose ids that differ with "
-                '--session-template, for example "{subject_id}_{session_id}", "{parent}_{stem}" or "{stem}"'
+                'session_template, for example "{subject_id}_{session_id}", "{parent}_{stem}" or "{stem}"'
             )
 
 
@@ -516,7 +517,8 @@ def _addition(
             if item.expected.fingerprint not in earlier or _is_in_other_order(item, manifest):
                 raise ConfigError(
                     f"{item.name} was converted in part and has changed since; withdraw what is there with "
-                    f"`neurofm-shards drop --where 'session_id == \"{item.session_id}\"'` and add it anew with --append"
+                    f"`neurofm-shards drop --where 'session_id == \"{item.session_id}\"'` and add it anew "
+                    "with mode='append'"
                 )
             bases[i] |= {name: base for name, (base, _) in earlier[item.expected.fingerprint].items()}
     return ConversionPlan(

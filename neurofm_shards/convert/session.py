@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -63,6 +63,7 @@ def convert_inputs(
     retries: int = DEFAULT_RETRIES,
     staging: Staging = "shared",
     observer: Listener = log_notes,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Convert inputs into a data set.
 
@@ -93,12 +94,15 @@ def convert_inputs(
     observer : callable, optional
         Called with each :class:`~neurofm_shards.events.Event`; by default, what is odd about inputs is logged as
         warnings of the logger ``neurofm_shards.convert``.
+    progress : bool
+        Whether to draw bars, on a terminal or in a notebook.
 
     Returns
     -------
     dict
-        ``total_samples``, ``total_shards``, ``failures`` and the rest of the data set's summary; ``new_failures`` are
-        those that an appended data set did not have before.
+        ``total_samples``, ``total_shards``, ``drops`` (windows left out, by reason), ``problems`` (what is odd about
+        sessions), ``valid_shares`` (of windows, by modality), ``failures`` and the rest of the data set's summary;
+        ``new_failures`` are those that an appended data set did not have before.
 
     Raises
     ------
@@ -107,7 +111,14 @@ def convert_inputs(
     """
     named = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     with ConversionSession(
-        output_dir, config, workers=workers, executor=executor, retries=retries, staging=staging, observer=observer
+        output_dir,
+        config,
+        workers=workers,
+        executor=executor,
+        retries=retries,
+        staging=staging,
+        observer=observer,
+        progress=progress,
     ) as session:
         return session.convert(named, mode)
 
@@ -143,7 +154,7 @@ class ConversionSession:
         Where the data set goes.
     config : ConversionConfig or dict, optional
         All settings.
-    workers, executor, retries, staging, observer
+    workers, executor, retries, staging, observer, progress
         See :func:`convert_inputs`.
 
     Raises
@@ -164,11 +175,14 @@ class ConversionSession:
         retries: int = DEFAULT_RETRIES,
         staging: Staging = "shared",
         observer: Listener = log_notes,
+        progress: bool = False,
     ) -> None:
         self.config = config if isinstance(config, ConversionConfig) else ConversionConfig.of(dict(config or {}))
         check_config(self.config)
         self.output = OutputFolder(Path(output_dir))
-        self.tell = broadcast(tell_plugins, observer)
+        self._progress = progress
+        self._told = broadcast(tell_plugins, observer)
+        self.tell = self._told
         self._making = (executor, workers, retries)
         self._staging: Staging = staging
         self._stack = ExitStack()
@@ -180,6 +194,7 @@ class ConversionSession:
             executor, workers, retries = self._making
             with ExitStack() as stack:
                 stack.enter_context(OutputLock(self.output.folder))
+                self.tell = broadcast(self._told, stack.enter_context(shown())) if self._progress else self._told
                 made = stack.enter_context(dispatcher(executor, workers, retries=retries, listener=self.tell))
                 self.output.check_no_links()
                 made.check(self.output.sidecars, shared=self._staging == "shared")
@@ -479,7 +494,7 @@ def _check_finished(
     if differences:
         raise ConfigError(
             f"{output.folder} holds a finished data set made otherwise: {'; '.join(differences[:3])}; add "
-            "inputs with --append, or replace it with --overwrite"
+            "inputs with mode='append', or replace it with mode='overwrite'"
         )
 
 
@@ -496,6 +511,16 @@ def started(plan: ConversionPlan, lines: Mapping[int, Mapping[str, Any]], *, spl
     if not splits:
         return ConversionStarted(described, {}, len(lines), samples)
     return ConversionStarted(described, plan.splits, len(lines), samples, tuple(plan.split_warnings))
+
+
+@contextmanager
+def shown() -> Iterator[Listener]:
+    """Give a listener that draws bars, on a terminal or in a notebook; notes are told by others."""
+    from neurofm_shards._console import SafeConsole  # noqa: PLC0415  (rich, only where bars are asked for)
+    from neurofm_shards.convert.progress import OPENING, Bars  # noqa: PLC0415
+
+    with Bars(SafeConsole(stderr=True, highlight=False), OPENING) as bars:
+        yield bars
 
 
 def tell_plugins(event: Event) -> None:

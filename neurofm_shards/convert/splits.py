@@ -87,8 +87,7 @@ def _check_subjects_are_known(giving: Sequence[InputPlan]) -> None:
         more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
         raise ConfigError(
             f"split by subject: {len(unknown)} of {len(giving)} sessions name no subject: {shown}{more}. Say whose "
-            "they are with --subject-id FILE=ID or --subject-template (Python: subject_ids, subject_template), or "
-            "split by session"
+            "they are with subject_ids (FILE=ID) or subject_template, or split by session"
         )
 
 
@@ -105,7 +104,7 @@ def split_warnings(
     if empty:
         yield (
             f"no samples for {', '.join(empty)}: with few inputs, whole sessions or subjects are too large for small "
-            "shares (choose another --split), or windows were dropped (--dry-run says which)"
+            "shares (choose another split), or windows were dropped (`drops` of the result says which)"
         )
     before: Counter[str] = Counter()
     for source in manifest.sources if manifest is not None else ():

@@ -149,7 +149,7 @@ def run_task(spec: JobSpec, task: ShardTask) -> ShardResult:
     if not Path(spec.folder).is_dir():
         raise WorkerError(
             f"{socket.gethostname()} does not see {spec.folder}: mount the output folder there, or let workers write "
-            "on their own disks and hand shards back, with --staging local"
+            "on their own disks and hand shards back, with staging='local'"
         )
     return replace(_attempted(spec, task, Path(spec.folder) / name), staged=name)
 

@@ -139,7 +139,7 @@ class ExecutorConformance:
         if not (self.has_processes and self.survives_deaths):
             pytest.skip("a worker that dies takes this process along")
         events: list[Event] = []
-        with pytest.raises(WorkerError, match=r"while ending it all.*--resume"), self.dispatcher(events) as made:
+        with pytest.raises(WorkerError, match=r"while ending it all.*mode='resume'"), self.dispatcher(events) as made:
             list(made.in_order([Call(_die, (), "ending it all")]))
         assert sum(isinstance(event, CallRetried) for event in events) <= self.retries
 

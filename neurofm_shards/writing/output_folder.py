@@ -131,27 +131,28 @@ class OutputFolder:
         journal = self.journal()
         if self._has_manifest():
             raise OutputExistsError(
-                f"{self.folder} already holds a data set; add to it with --append, replace it with --overwrite, or "
-                "choose another output"
+                f"{self.folder} already holds a data set; add to it with mode='append', replace it with "
+                "mode='overwrite', or choose another output"
             )
         if journal is not None:
             raise OutputExistsError(
                 f"{self.folder} holds an unfinished conversion ({len(journal.shards)} of "
-                f"{journal.header.total_shards} shards are written); go on with --resume, or start again with "
-                "--overwrite"
+                f"{journal.header.total_shards} shards are written); go on with mode='resume', or start again with "
+                "mode='overwrite'"
             )
         if self.is_marked:
             raise OutputExistsError(
-                f"{self.folder} holds what an interrupted writer left; start again with --overwrite, or choose another "
-                "output"
+                f"{self.folder} holds what an interrupted writer left; start again with mode='overwrite', or choose "
+                "another output"
             )
         if any(self.sidecars.glob(f"{COMMITTED_PREFIX}*")):
-            raise OutputExistsError(f"{why_unfinished(self.folder)}, and --overwrite replaces it")
+            raise OutputExistsError(f"{why_unfinished(self.folder)}, and mode='overwrite' replaces it")
         others = self._others()
         if others:
             raise OutputExistsError(
                 f"{self.folder} is not empty: it holds {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}, "
-                "which is no data set of ours; choose another output (--overwrite deletes nothing that is not ours)"
+                "which is no data set of ours; choose another output (mode='overwrite' deletes nothing that is not "
+                "ours)"
             )
 
     def check_no_links(self) -> None:
@@ -374,7 +375,7 @@ class OutputFolder:
         if strangers:
             raise OutputExistsError(
                 f"{self.folder / strangers[0]} is no part of the data set here, and would be replaced; move it, and "
-                "run the same command again with --resume"
+                "do the same again with mode='resume'"
             )
         self.replace(new.folder, present - names, durable=durable)
         self.unmark()
@@ -394,8 +395,8 @@ class OutputFolder:
         """
         if self.replacement() is not None:
             raise ConfigError(
-                f"{self.folder} has an unfinished replacement, begun with --overwrite; finish it first with the same "
-                "command and --resume, or give it up with repair"
+                f"{self.folder} has an unfinished replacement, begun with mode='overwrite'; finish it first with the "
+                "same inputs and mode='resume', or give it up with repair"
             )
 
     def give_up_replacement(self) -> bool:

@@ -68,7 +68,7 @@ def test_window_options_stand_at_the_top_of_a_job_file_or_in_their_table(toy_fil
     (tmp_path / "job.toml").write_text(text)
     done = run("-i", *toy_files, "-o", tmp_path / "out", "--config", tmp_path / "job.toml")
     assert done.returncode == 2
-    assert "bin_size_ms cut windows out of recordings" in done.stderr
+    assert "--bin-size-ms cut windows out of recordings" in done.stderr
 
 
 def test_a_dry_run_says_what_would_be_made_and_makes_nothing(toy_files, tmp_path):
@@ -98,7 +98,7 @@ def test_a_dry_run_says_what_would_be_made_and_makes_nothing(toy_files, tmp_path
         (["-i", "a.toy", "-o", "out", "--format", "toys"], 3, "did you mean 'toy'"),
         (["-i", "a.toy", "-o", "out", "--compression", "zip"], 3, "no compression named 'zip'"),
         (["-i", "a.toy", "-o", "out", "--codec", "pickle"], 3, "no codec named 'pickle'"),
-        (["-i", "a.toy", "-o", "out", "--shard-size", "0"], 2, "shard_size"),
+        (["-i", "a.toy", "-o", "out", "--shard-size", "0"], 2, "--shard-size"),
         (["-i", "a.toy", "-o", "out", "--transform", "nope"], 3, "no transform named 'nope'"),
         (["-i", "a.toy", "-o", "out", "--transform", "{nope"], 2, "not JSON"),
         (["-i", "a.toy", "-o", "out", "-w", "0"], 2, "at least 1"),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from neurofm_shards.cli import progress
+from neurofm_shards.cli import progress as lines
 from neurofm_shards.cli.main import run
-from neurofm_shards.cli.progress import Bars, Rates, SaidNotes, duration_text, progress_listener, size_text
+from neurofm_shards.cli.progress import SaidNotes, progress_listener
+from neurofm_shards.convert import progress
+from neurofm_shards.convert.progress import Bars, Rates, duration_text, size_text
 from neurofm_shards.events import (
     ActivityProgressed,
     CallRetried,
@@ -27,7 +30,8 @@ from neurofm_shards.events import (
 def clock(monkeypatch):
     """Let the test say what time it is."""
     now = SimpleNamespace(s=1000.0)
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now.s, time=lambda: 5e8 + now.s))
+    for module in (progress, lines):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now.s, time=lambda: 5e8 + now.s))
     return now
 
 
@@ -111,20 +115,23 @@ def test_notes_are_broken_at_words_and_counted_where_they_are_alike():
         tell(CallRetried("writing shard 7 (a.nwb)", 1, "killed by SIGKILL"))
         for number in range(6):
             name = f"sub-{number}.nwb"
-            tell(InputPlanned(name, 5, (f"{name}: units: {number + 3} of 2,434 times come too early; sorted",)))
-        tell(InputPlanned("z.nwb", 0, ("left out: z.nwb: no data",), "no data"))
+            tell(InputPlanned(name, 5, (f"units: {number + 3} of 2,434 times come too early; sorted",)))
+        tell(InputPlanned("z.nwb", 0, ("left out: no data", "and more"), "no data"))
         said = console.file.getvalue()
         assert said.count("too early") == 1
         tell(started(10))
-    assert [line.rstrip() for line in console.file.getvalue().splitlines()] == [
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())
+    assert [line.rstrip() for line in printed.splitlines()] == [
         "warning: again, after a worker was lost while writing shard",
-        "7 (a.nwb): killed by SIGKILL",
-        "warning: sub-0.nwb: units: 3 of 2,434 times come too early;",
-        "sorted",
-        "error: left out: z.nwb: no data",
+        "  7 (a.nwb): killed by SIGKILL",
+        "sub-0.nwb",
+        "  warning: units: 3 of 2,434 times come too early; sorted",
+        "z.nwb",
+        "  error: left out: no data",
+        "  error: and more",
         "warning: units: # of # times come too early; sorted: the",
-        "same, with other numbers (#), of sub-1.nwb, sub-2.nwb,",
-        "sub-3.nwb and 2 more",
+        "  same, with other numbers (#), of sub-1.nwb, sub-2.nwb,",
+        "  sub-3.nwb and 2 more",
     ]
 
 

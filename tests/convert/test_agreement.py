@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from neurofm_shards.convert.agreement import all_that_is_wrong, cannot_be_stored, misfits, modalities_of
+from neurofm_shards.convert.input_plan import InputPlan
+from neurofm_shards.convert.inputs import Input, InputSpec
+from neurofm_shards.convert.progress import Bars
 from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import ConfigError, NothingToConvertError, SourceError
 from neurofm_shards.events import ModalityMasked
-from neurofm_shards.types import ColumnSpec
+from neurofm_shards.recordings.options import WindowOptions
+from neurofm_shards.types import ColumnSpec, Problem, SourcePlan
 
 X, Y = ColumnSpec("x", "<f8", (3,)), ColumnSpec("y", "<f8", (2,))
 
@@ -30,7 +35,7 @@ def test_what_is_added_must_fit_the_data_set():
 
 def test_inputs_with_one_cause_are_named_together():
     told = all_that_is_wrong([("d/a.x", "d/a.x: a.x is empty"), ("d/b.x", "d/b.x: b.x is empty"), ("c", "is torn")], 7)
-    assert told.splitlines()[0].startswith("3 of 7 inputs cannot be converted; --on-error skip")
+    assert told.splitlines()[0].startswith("3 of 7 inputs cannot be converted; on_error=")
     assert told.splitlines()[1:] == ["  d/a.x, d/b.x: a.x is empty", "  c: is torn"]
 
 
@@ -91,7 +96,7 @@ def test_python_callers_are_told_through_logging(tmp_path, caplog):
         convert_inputs(paths, tmp_path / "out", {"on_error": "skip"})
     told = [record for record in caplog.records if record.name == "neurofm_shards.convert"]
     assert {record.levelname for record in told} == {"WARNING"}
-    assert any(record.getMessage().startswith("left out: ") and "b.npz" in record.getMessage() for record in told)
+    assert any("b.npz: left out: " in record.getMessage() for record in told)
 
 
 def test_an_array_that_cannot_be_stored_is_named_with_its_input():
@@ -126,3 +131,22 @@ def test_a_name_that_is_not_utf_8_is_refused_by_name(tmp_path):
         pytest.skip("this file system takes UTF-8 names only")
     with pytest.raises(SourceError, match=r"1 of 1 inputs have names that are not UTF-8.*caf.udce9\.npz"):
         convert_inputs(odd, tmp_path / "out")
+
+
+def test_what_has_one_cause_is_one_sentence():
+    odd = [Problem(where, "1 of 1 times are not a number", "dropped") for where in ("a/x", "a/y")]
+    plan = SourcePlan(3, (X,), "f", problems=(*odd, Problem("a", "is odd", "kept"), Problem("a", "said", "no", "info")))
+    source = Input(("/d/a.toy",), "toy", "{}", Mock(), ("a.toy",))
+    item = InputPlan(InputSpec(source, WindowOptions()), plan)
+    assert item.notes == ("a/x, a/y: 1 of 1 times are not a number; dropped", "a: is odd; kept")
+    failed = InputPlan(item.spec, None, error="/d/a.toy is torn")
+    assert failed.notes == ("left out: it is torn",)
+
+
+@pytest.mark.plugins
+@pytest.mark.parametrize("progress", [True, False])
+def test_bars_are_drawn_on_request(tmp_path, monkeypatch, progress):
+    drawn = []
+    monkeypatch.setattr(Bars, "__call__", lambda _, event: drawn.append(type(event).name))
+    convert_inputs(archives(tmp_path, a="x"), tmp_path / "out", progress=progress)
+    assert ("shard-committed" in drawn) is progress

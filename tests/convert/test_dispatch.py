@@ -114,7 +114,7 @@ def test_a_lost_worker_costs_one_more_attempt(tmp_path):
 def test_a_call_that_kills_every_worker_is_named_and_not_tried_for_ever(retries):
     events = []
     with (
-        pytest.raises(WorkerError, match="a worker process died.* while ending it all .*SIGKILL.*--resume"),
+        pytest.raises(WorkerError, match="a worker process died.* while ending it all .*SIGKILL.*resume"),
         dispatcher("processes", 2, retries=retries, listener=events.append) as made,
     ):
         list(made.in_order([Call(die, (), "ending it all")]))
@@ -145,7 +145,7 @@ def test_an_executor_that_is_broken_for_good_is_made_again():
 )
 def test_any_failure_of_the_executor_is_one_error_with_the_task_and_the_way_on(error):
     engine = Dispatcher(lambda: Scripted(error))
-    with pytest.raises(WorkerError, match="the executor failed while calling -3: .*engine trouble.*--resume"):
+    with pytest.raises(WorkerError, match="the executor failed while calling -3: .*engine trouble.*mode='resume'"):
         list(engine.in_order(calls(abs, -3)))
 
 
@@ -169,7 +169,7 @@ def test_a_run_that_has_lost_all_workers_ends_instead_of_waiting():
 
     events = []
     engine = Dispatcher(lambda: Deserted(1), patience_s=0.5, listener=events.append)
-    with pytest.raises(WorkerError, match="no worker is left.*--resume"):
+    with pytest.raises(WorkerError, match="no worker is left.*mode='resume'"):
         list(engine.in_order([Call(_wait, (), "waiting")]))
     _END.set()
     assert [event.alive for event in events if isinstance(event, WorkersCounted)] == [2, 0]
@@ -214,7 +214,7 @@ def test_workers_that_do_not_see_the_output_are_refused(tmp_path, monkeypatch):
         assert not list(tmp_path.iterdir())
         monkeypatch.setattr(dispatch, "Path", lambda path: tmp_path / "elsewhere" / str(path).replace("/", "_"))
     engine = Dispatcher(Scripted)
-    with pytest.raises(WorkerError, match="does not see the output folder .*--staging local"):
+    with pytest.raises(WorkerError, match="does not see the output folder .*staging='local'"):
         engine.check(tmp_path)
     engine.check(tmp_path, shared=False)
 

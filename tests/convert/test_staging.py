@@ -56,7 +56,7 @@ def test_a_worker_that_does_not_see_the_folder_says_so(paths, toy, tmp_path, mon
 
     spec = shard_run.job_spec
     monkeypatch.setattr(shard_run, "job_spec", elsewhere)
-    with pytest.raises(WorkerError, match="does not see .*not-mounted.*--staging local"):
+    with pytest.raises(WorkerError, match="does not see .*not-mounted.*staging='local'"):
         convert_inputs(paths, tmp_path / "out", OPTIONS)
     assert run_task is shard_run.run_task
 

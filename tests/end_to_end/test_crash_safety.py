@@ -76,7 +76,7 @@ def test_resume_redoes_only_what_is_missing_and_ends_the_same(toys, toy, tmp_pat
 def test_an_unfinished_output_is_no_data_set_and_is_not_written_over(toys, toy, tmp_path, monkeypatch):
     paths = toys(a={"n": 30})
     interrupted(paths, tmp_path / "out", toy, monkeypatch)
-    with pytest.raises(OutputExistsError, match=r"unfinished conversion \(3 of 8 shards.*--resume"):
+    with pytest.raises(OutputExistsError, match=r"unfinished conversion \(3 of 8 shards.*mode='resume'"):
         convert_inputs(paths, tmp_path / "out", CONFIG)
     with pytest.raises(NeurofmShardsError, match="--resume"):
         ShardCollection.open(tmp_path / "out")
@@ -207,7 +207,7 @@ def test_a_killed_worker_is_a_clear_error_and_resumable(toys, tmp_path, tree):
     paths = toys(a={"n": 30})
     convert_inputs(paths, tmp_path / "whole", CONFIG)
     toys(a={"n": 30, "kill_at": 14})
-    with pytest.raises(WorkerError, match=r"worker process died.*--resume"):
+    with pytest.raises(WorkerError, match=r"worker process died.*mode='resume'"):
         convert_inputs(paths, tmp_path / "out", CONFIG, workers=2)
 
 

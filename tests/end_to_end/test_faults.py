@@ -398,7 +398,7 @@ def test_the_old_data_set_can_be_read_while_a_new_one_is_written(toys, tmp_path,
         lambda: drop_samples(tmp_path / "out", "row == 1"),
         lambda: convert_inputs(paths[1:], tmp_path / "out", CONFIG, mode="append"),
     ):
-        with pytest.raises(ConfigError, match=r"unfinished replacement.*--resume.*repair"):
+        with pytest.raises(ConfigError, match=r"unfinished replacement.*mode='resume'.*repair"):
             change()
     with pytest.raises(OutputExistsError, match=r"overwriting.*interrupted"):
         WebDatasetWriter(tmp_path / "out")

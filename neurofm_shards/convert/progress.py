@@ -1,0 +1,145 @@
+"""Bars of a conversion, for terminals and notebooks, and what they count."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from neurofm_shards.events import (
+    ActivityProgressed,
+    CallRetried,
+    ConversionStarted,
+    Event,
+    InputPlanned,
+    PlanningStarted,
+    ShardCommitted,
+    WorkersCounted,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.progress import TaskID
+
+#: Seconds over which the speed of bars is taken: a shard may take minutes.
+_SPEED_OF_S = 900.0
+#: What the bars of a conversion are called.
+OPENING, _PLANNING, _WRITING = "opening inputs", "planning shards", "writing shards"
+
+
+class Rates:
+    """How fast a conversion goes, and what it met on the way."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._workers = 0
+        self.inputs = self.shards = self.samples = self.bytes = self.failures = self.total_shards = self.done = 0
+
+    def __call__(self, event: Event) -> None:
+        """Count an event."""
+        if isinstance(event, ConversionStarted):
+            self._start = time.monotonic()
+            self.total_shards, self.done = event.plan["total_shards"], event.finished_shards
+        elif isinstance(event, ShardCommitted):
+            self.shards, self.done = self.shards + 1, self.done + 1
+            self.failures += len(event.failures)
+            if event.shard is not None:
+                self.samples += event.shard["num_samples"]
+                self.bytes += event.shard["shard_bytes"]
+        elif isinstance(event, InputPlanned):
+            self.inputs += 1
+            self.failures += bool(event.error)
+        elif isinstance(event, CallRetried):
+            self.failures += 1
+        elif isinstance(event, WorkersCounted):
+            self._workers = event.alive
+
+    def __str__(self) -> str:
+        seconds = max(time.monotonic() - self._start, 1e-6)
+        parts = [f"{self.inputs / seconds:.3g} inputs/s"]
+        if self.total_shards:
+            parts = [
+                f"{self.shards / seconds:.3g} shards/s",
+                f"{self.samples / seconds:,.0f} samples/s",
+                f"{size_text(self.bytes / seconds)}/s",
+            ]
+        if self._workers:
+            parts.append(f"{self._workers} worker{'s' if self._workers > 1 else ''}")
+        if self.failures:
+            parts.append(f"{self.failures} failure{'s' if self.failures > 1 else ''}")
+        return ", ".join(parts)
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds that are left at this speed; None before the first shard."""
+        if not self.shards:
+            return None
+        return (self.total_shards - self.done) * (time.monotonic() - self._start) / self.shards
+
+
+class Bars(Progress):
+    """One bar per activity, and below them the rates of the conversion; a listener.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+        Where they are drawn.
+    first : str
+        The activity that goes on before the first event.
+    """
+
+    def __init__(self, console: Console, first: str = "") -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._named: dict[str, TaskID] = {}
+        self._rates = Rates()
+        super().__init__(*columns, console=console, transient=True, speed_estimate_period=_SPEED_OF_S)
+        if first:
+            self._task(first)
+
+    def __call__(self, event: Event) -> None:
+        """Draw what has happened."""
+        self._rates(event)
+        if isinstance(event, ActivityProgressed):
+            self.update(self._task(event.activity), completed=event.done, total=event.total)
+        elif isinstance(event, PlanningStarted):
+            self.update(self._task(OPENING), total=event.total_inputs)
+        elif isinstance(event, InputPlanned):
+            self.advance(self._task(OPENING))
+            if self.finished:
+                self._task(_PLANNING)
+        elif isinstance(event, ConversionStarted):
+            if _PLANNING in self._named:
+                total = event.plan["total_shards"]
+                self.update(self._task(_PLANNING), total=total, completed=total)
+            self.update(self._task(_WRITING), total=event.plan["total_shards"], completed=event.finished_shards)
+        elif isinstance(event, ShardCommitted):
+            self.advance(self._task(_WRITING))
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Return what is drawn (called by rich, ten times a second)."""
+        yield self.make_tasks_table(self.tasks)
+        if self._named.keys() & {OPENING, _WRITING}:
+            yield Text(str(self._rates))
+
+    def _task(self, activity: str) -> TaskID:
+        if activity not in self._named:
+            self._named[activity] = self.add_task(activity, total=None)
+        return self._named[activity]
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def size_text(number: float) -> str:
+    """Return a number of bytes with a unit."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"

@@ -1,0 +1,59 @@
+"""Options in the caller's words: messages have Python's names, and the command line shows its flags instead."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+
+from neurofm_shards.convert.config import ConversionConfig
+from neurofm_shards.recordings.options import BehaviorOptions, SeriesOptions, SplitOptions, WindowOptions
+
+#: Settings without a flag of their own.
+_WITHOUT_FLAG = frozenset({"source", "windows", "transforms"})
+#: How the result is written, and where, which are arguments of the Python calls.
+_ARGUMENTS = ("staging", "workers", "retries", "executor")
+_VALUE = r"\"[^\"]*\"|'[^']*'|\[[^\]]*\]|\{[^}]*\}|[\w%]+(?:[.,:-][\w%]+)*"
+
+
+def in_flags(text: str) -> str:
+    """Return a message with the flags of the command line for Python's names of options.
+
+    Examples
+    --------
+    >>> in_flags("say missing=skip, or leave it out of modalities; min_valid_fraction drops such windows")
+    'say --missing skip, or leave it out of modalities; --min-valid-fraction drops such windows'
+    >>> print(in_flags("ophys.path=PATH takes another, mode='append' adds it"))
+    --ophys '{"path": "PATH"}' takes another, --append adds it
+    """
+    modes, nested, given, bare = _patterns()
+    text = modes.sub(r"--\1", text)
+    text = nested.sub(lambda found: f"{_flag(found[1])} '{json.dumps({found[2]: found[3] or found[2].upper()})}'", text)
+    text = given.sub(lambda found: f"{_flag(found[1])} {_said(found[2])}", text)
+    return bare.sub(lambda found: _flag(found[1]), text)
+
+
+@cache
+def _patterns() -> tuple[re.Pattern[str], ...]:
+    names = {*ConversionConfig.model_fields, *WindowOptions.model_fields, *_ARGUMENTS} - _WITHOUT_FLAG
+    either = "|".join(sorted(names, key=len, reverse=True))
+    inner = "|".join({*SeriesOptions.model_fields, *BehaviorOptions.model_fields, *SplitOptions.model_fields})
+    long = "|".join(sorted((name for name in names if "_" in name), key=len, reverse=True))
+    return (
+        re.compile(r"(?<![\w.])mode=[\"'](append|overwrite|resume)[\"']"),
+        re.compile(rf"(?<![\w./-])(lfp|ophys|behavior|split)\.({inner})(?:=({_VALUE}))?(?!\w|[./]\w|=)"),
+        re.compile(rf"(?<![\w./-])({either})=({_VALUE})"),
+        re.compile(rf"(?<![\w./'\"-])({long})(?![\w./='\"])"),
+    )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _said(value: str) -> str:
+    """Return a value as a shell takes it: words without quotes, JSON in them, several words one by one."""
+    if value.startswith(("[", "{")):
+        return "'" + value.replace("'", '"') + "'"
+    plain = value.strip("\"'")
+    return plain.replace(",", " ") if re.fullmatch(r"[\w%.,:-]+", plain) else value

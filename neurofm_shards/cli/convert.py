@@ -185,12 +185,12 @@ class _Request:
 
 
 def _convert(args: argparse.Namespace, request: _Request) -> int:
-    from neurofm_shards.cli.progress import progress_listener  # noqa: PLC0415  (rich)
+    from neurofm_shards.cli.progress import conversion_listener  # noqa: PLC0415  (rich)
 
     output = str(request.output)
     mode: Mode = next((mode for mode in _MODES if getattr(args, mode)), "new")
     try:
-        with progress_listener(args.events, "opening inputs") as observer:
+        with conversion_listener(args.events) as observer:
             from neurofm_shards.convert.session import convert_inputs  # noqa: PLC0415  (takes a second: with a bar)
 
             result = convert_inputs(
@@ -231,11 +231,11 @@ def _run_parts(args: argparse.Namespace, request: _Request) -> int:
 
 
 def _plan_parts(args: argparse.Namespace, request: _Request) -> int:
-    from neurofm_shards.cli.progress import progress_listener  # noqa: PLC0415  (rich)
+    from neurofm_shards.cli.progress import conversion_listener  # noqa: PLC0415  (rich)
 
     output, parts = str(request.output), args.parts or 1
     running = {name: request.running[name] for name in ("workers", "executor")}
-    with progress_listener(args.events, "opening inputs") as observer:
+    with conversion_listener(args.events) as observer:
         from neurofm_shards.convert.parts import Part, join_parts, plan_part, plan_parts  # noqa: PLC0415  (with a bar)
 
         if not request.inputs:
@@ -255,10 +255,10 @@ def _plan_parts(args: argparse.Namespace, request: _Request) -> int:
 
 
 def _run_part(args: argparse.Namespace, request: _Request) -> int:
-    from neurofm_shards.cli.progress import progress_listener  # noqa: PLC0415  (rich)
+    from neurofm_shards.cli.progress import conversion_listener  # noqa: PLC0415  (rich)
 
     output = str(request.output)
-    with progress_listener(args.events, "opening inputs") as observer:
+    with conversion_listener(args.events) as observer:
         from neurofm_shards.convert.parts import Part, check_options, run_part  # noqa: PLC0415  (with a bar)
 
         header = check_options(output, _merged(args.job, args.flags.given(args)))
@@ -269,10 +269,10 @@ def _run_part(args: argparse.Namespace, request: _Request) -> int:
 
 
 def _commit_parts(args: argparse.Namespace, request: _Request) -> int:
-    from neurofm_shards.cli.progress import progress_listener  # noqa: PLC0415  (rich)
+    from neurofm_shards.cli.progress import conversion_listener  # noqa: PLC0415  (rich)
 
     output = str(request.output)
-    with progress_listener(args.events, "opening inputs") as observer:
+    with conversion_listener(args.events) as observer:
         from neurofm_shards.convert.parts import check_options, commit_parts  # noqa: PLC0415  (with a bar)
 
         check_options(output, _merged(args.job, args.flags.given(args)))
@@ -297,9 +297,9 @@ def _validated(output: str, workers: int) -> Report:
 
 
 def _dry_run(args: argparse.Namespace, request: _Request) -> int:
-    from neurofm_shards.cli.progress import progress_listener  # noqa: PLC0415  (rich)
+    from neurofm_shards.cli.progress import conversion_listener  # noqa: PLC0415  (rich)
 
-    with progress_listener(args.events, "opening inputs") as listener:
+    with conversion_listener(args.events) as listener:
         from neurofm_shards.cli.convert_report import print_preview  # noqa: PLC0415  (with a bar)
         from neurofm_shards.convert.dispatch import dispatcher  # noqa: PLC0415
         from neurofm_shards.convert.planning import plan_conversion  # noqa: PLC0415

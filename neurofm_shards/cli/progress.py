@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -16,7 +16,7 @@ import orjson
 
 from neurofm_shards.cli.console import note_console, print_block, print_note
 from neurofm_shards.convert.notes import Note, notes
-from neurofm_shards.convert.progress import Bars, Rates, duration_text
+from neurofm_shards.convert.progress import OPENING, Bars, Rates, duration_text
 from neurofm_shards.errors import visible
 from neurofm_shards.events import (
     ConversionStarted,
@@ -56,6 +56,11 @@ def progress_listener(events: str | None = None, first: str = "") -> Iterator[Li
         said = stack.enter_context(SaidNotes(console))
         written = [stack.enter_context(_event_file(events))] if events is not None else []
         yield broadcast(shown, said, *written)
+
+
+def conversion_listener(events: str | None) -> AbstractContextManager[Listener]:
+    """Give a listener of a conversion, whose inputs are opened first."""
+    return progress_listener(events, OPENING)
 
 
 @contextmanager

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from neurofm_shards._console import SafeConsole
 from neurofm_shards.events import (
     ActivityProgressed,
     CallRetried,
     ConversionStarted,
     Event,
     InputPlanned,
+    Listener,
     PlanningStarted,
     ShardCommitted,
     WorkersCounted,
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.progress import TaskID
 
 #: Seconds over which the speed of bars is taken: a shard may take minutes.
 _SPEED_OF_S = 900.0
+#: Seconds between two pictures in a notebook, and their width.
+_SHOWN_EVERY_S = 0.2
+_NOTEBOOK_WIDTH = 100
 #: What the bars of a conversion are called.
 OPENING, _PLANNING, _WRITING = "opening inputs", "planning shards", "writing shards"
 
@@ -143,3 +152,47 @@ def size_text(number: float) -> str:
             return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:.3g} TB"
+
+
+class NotebookBars:
+    """Bars in the output of a notebook's cell, which is replaced as they move; no widgets are needed.
+
+    Parameters
+    ----------
+    show : callable
+        Shows a text; called with each new one.
+    """
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._screen = Console(width=_NOTEBOOK_WIDTH, file=io.StringIO(), force_jupyter=False, legacy_windows=False)
+        self._bars = Bars(self._screen, OPENING)
+        self._shown = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Note what has happened, and show it now and then."""
+        self._bars(event)
+        if time.monotonic() - self._shown > _SHOWN_EVERY_S:
+            self.show()
+
+    def show(self) -> None:
+        """Show how far it is."""
+        self._shown = time.monotonic()
+        with self._screen.capture() as captured:
+            self._screen.print(self._bars.get_renderable())
+        self._show(captured.get())
+
+
+@contextmanager
+def shown_bars() -> Iterator[Listener]:
+    """Give a listener that draws bars, on a terminal or in a notebook; what events say in words is told by others."""
+    console = SafeConsole(stderr=True, highlight=False)
+    if not console.is_jupyter:
+        with Bars(console, OPENING) as bars:
+            yield bars
+        return
+    display: Callable[..., Any] = importlib.import_module("IPython.display").display  # there in every notebook
+    handle = display({"text/plain": OPENING}, raw=True, display_id=True)
+    moving = NotebookBars(lambda text: handle.update({"text/plain": text}, raw=True))
+    yield moving
+    moving.show()

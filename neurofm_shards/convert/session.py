@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -194,7 +194,8 @@ class ConversionSession:
             executor, workers, retries = self._making
             with ExitStack() as stack:
                 stack.enter_context(OutputLock(self.output.folder))
-                self.tell = broadcast(self._told, stack.enter_context(shown())) if self._progress else self._told
+                if self._progress:
+                    self.tell = broadcast(self._told, stack.enter_context(_bars()))
                 made = stack.enter_context(dispatcher(executor, workers, retries=retries, listener=self.tell))
                 self.output.check_no_links()
                 made.check(self.output.sidecars, shared=self._staging == "shared")
@@ -513,14 +514,10 @@ def started(plan: ConversionPlan, lines: Mapping[int, Mapping[str, Any]], *, spl
     return ConversionStarted(described, plan.splits, len(lines), samples, tuple(plan.split_warnings))
 
 
-@contextmanager
-def shown() -> Iterator[Listener]:
-    """Give a listener that draws bars, on a terminal or in a notebook; notes are told by others."""
-    from neurofm_shards._console import SafeConsole  # noqa: PLC0415  (rich, only where bars are asked for)
-    from neurofm_shards.convert.progress import OPENING, Bars  # noqa: PLC0415
+def _bars() -> AbstractContextManager[Listener]:
+    from neurofm_shards.convert.progress import shown_bars  # noqa: PLC0415  (rich, only where bars are asked for)
 
-    with Bars(SafeConsole(stderr=True, highlight=False), OPENING) as bars:
-        yield bars
+    return shown_bars()
 
 
 def tell_plugins(event: Event) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
+from neurofm_shards.convert import progress
 from neurofm_shards.convert.agreement import all_that_is_wrong, cannot_be_stored, misfits, modalities_of
 from neurofm_shards.convert.input_plan import InputPlan
 from neurofm_shards.convert.inputs import Input, InputSpec
 from neurofm_shards.convert.progress import Bars
 from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import ConfigError, NothingToConvertError, SourceError
-from neurofm_shards.events import ModalityMasked
+from neurofm_shards.events import InputPlanned, ModalityMasked, PlanningStarted
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.types import ColumnSpec, Problem, SourcePlan
 
@@ -143,10 +145,25 @@ def test_what_has_one_cause_is_one_sentence():
     assert failed.notes == ("left out: it is torn",)
 
 
+def test_a_notebook_shows_the_bars_as_text_that_is_replaced(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    shown = []
+    bars = progress.NotebookBars(shown.append)
+    bars(PlanningStarted(3))
+    bars(InputPlanned("a.nwb", 5))
+    assert len(shown) == 1
+    now[0] += 1
+    bars(InputPlanned("b.nwb", 5))
+    assert "2/3" in shown[-1]
+    bars.show()
+    assert "opening inputs" in shown[-1]
+
+
 @pytest.mark.plugins
-@pytest.mark.parametrize("progress", [True, False])
-def test_bars_are_drawn_on_request(tmp_path, monkeypatch, progress):
+@pytest.mark.parametrize("asked", [True, False])
+def test_bars_are_drawn_on_request(tmp_path, monkeypatch, asked):
     drawn = []
     monkeypatch.setattr(Bars, "__call__", lambda _, event: drawn.append(type(event).name))
-    convert_inputs(archives(tmp_path, a="x"), tmp_path / "out", progress=progress)
-    assert ("shard-committed" in drawn) is progress
+    convert_inputs(archives(tmp_path, a="x"), tmp_path / "out", progress=asked)
+    assert ("shard-committed" in drawn) is asked

@@ -70,6 +70,7 @@ def test_a_feature_that_is_wholly_masked_says_so():
     valid[:, 1] = True
     (axes,) = plot_sample({"behavior": np.ones((10, 2)), "behavior_valid": valid}).axes
     assert [text.get_text() for text in axes.texts] == ["0\nmasked", "1\n0.5 to 1.5"]
+    assert axes.get_xlabel() == "bin"
 
 
 @pytest.mark.parametrize("length", [10, 800, 801, 2500, 99_991])

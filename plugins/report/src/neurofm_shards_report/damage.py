@@ -39,11 +39,12 @@ def damage_parts(found: tuple[Problem, ...] | list[Problem]) -> list[Part]:
     """Return what a check found, equal findings together, and what to do."""
     kinds: dict[tuple[str, str, str], list[str]] = {}
     for finding in found:
-        kinds.setdefault((finding.severity, finding.what, finding.consequence), []).append(finding.where)
+        where = f"{finding.where}, {finding.key}" if finding.key else finding.where
+        kinds.setdefault((finding.severity, finding.what, finding.consequence), []).append(where)
     rows = [(*kind, some(list(dict.fromkeys(shards)))) for kind, shards in sorted(kinds.items())]
     if not rows:
         return []
-    listed = table("severity|what|consequence|shards", rows, title="What a check of the whole data set found")
+    listed = table("severity|what|consequence|where", rows, title="What a check of the whole data set found")
     return [listed, Text("neurofm-shards repair makes new indexes and keeps what can be saved; then report again.")]
 
 

@@ -480,9 +480,9 @@ def draw_lines(axes: Axes, view: SampleView, column: str) -> None:
         axes.plot(*thinned(time, (own - low) / (high - low) - 1.25 * number), color=colour(number), linewidth=1)
         unit = f" {row['unit']}" if row.get("unit") else ""
         said = f"{low:.3g} to {high:.3g}{unit}" if np.isfinite(own).any() else "masked"
-        label = shorten(names[number], 22, placeholder="…")
+        said = f"{shorten(names[number], 22, placeholder='…')}\n{said}"
         axes.text(
-            1.015, 0.5 - 1.25 * number, f"{label}\n{said}", va="center", ha="left",
+            1.015, 0.5 - 1.25 * number, said, va="center", ha="left",
             transform=axes.get_yaxis_transform(), fontsize=SMALL, linespacing=1.1,
         )  # fmt: skip
     _shade(axes, view, column, mask)

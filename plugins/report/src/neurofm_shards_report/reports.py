@@ -160,7 +160,7 @@ def _alarms(facts: DatasetFacts, drawn: DrawnSamples) -> list[Alarm]:
     found = []
     manifest = facts.manifest
     if manifest is None:
-        found.append(Alarm("info", "These shards were not written by neurofm-shards: there is no manifest."))
+        found.append(Alarm("info", "There is no manifest: nothing is known of sources, options and checksums."))
     elif manifest.failures:
         found.append(Alarm("error", f"{len(manifest.failures):,} inputs could not be converted; see Problems."))
     if facts.stores_recordings:

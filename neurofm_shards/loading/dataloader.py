@@ -388,6 +388,7 @@ def create_webdataset_dataloader(
     io: IO = "auto",
     verify: bool = False,
     cache_bytes: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     on_error: OnError = "raise",
     checkpoint_path: str | os.PathLike[str] | None = None,
     on_signal: OnSignal | None = None,
@@ -476,8 +477,12 @@ def create_webdataset_dataloader(
     verify : bool
         Check every sample's checksum before it is delivered.
     cache_bytes : int, optional
-        Decoded bytes of compressed shards to keep, in each process. By default what the order goes back to, which is a
-        shuffle window or, for ``"global"``, all, within half of the memory that the job may use.
+        Decoded bytes of compressed shards to keep in memory, in each process. By default what the order goes back to,
+        which is a shuffle window or, for ``"global"``, all, within half of the memory that the job may use.
+    cache_dir : path-like, optional
+        Folder of a local disk. Where the order goes back to more than ``cache_bytes``, and where several processes
+        decode, shards are decoded into a file there, once for all forked processes. It has no name and ends with them.
+        Without it, or where no more than a twentieth of the disk is free, shards are decoded again and again.
     on_error : "raise" or "skip"
         ``"skip"``: samples that cannot be read are logged, counted (``loader.skips.total``) and left out, so such
         batches are smaller; the number of batches stays the same, on every rank. A batch without any readable sample,
@@ -529,7 +534,7 @@ def create_webdataset_dataloader(
     )
     make_plan: Callable[[PlanOptions], EpochPlan]
     if isinstance(shard_dir, (str, os.PathLike)):
-        collections = [open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows)]
+        collections = [open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows, cache_dir)]
         subsets = [chosen_rows(collections[0], where, keys, split, rows)]
         make_plan = partial(SinglePlan if batching is None else batching.plan, collections[0], subset=subsets[0])
     else:
@@ -561,8 +566,7 @@ def create_webdataset_dataloader(
         checkpoint=make_checkpoint(checkpoint_path, on_signal),
     )
     loader = ShardDataLoader(dataset, setup)
-    if cache_bytes is None:
-        grow_caches(collections, loader.plan, max(1, num_workers) if workers.remote else 1)
+    grow_caches(collections, loader.plan, cache_bytes, max(1, num_workers) if workers.remote else 1)
     return loader
 
 

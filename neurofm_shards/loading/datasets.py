@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollecti
 from neurofm_shards.reading.samples import SampleCollection
 from neurofm_shards.stored.options import WindowsArgument
 
+_log = logging.getLogger("neurofm_shards.loading")
 #: The part of the memory that this process may use which caches of decoded bytes may take.
 _SHARE_OF_MEMORY = 0.5
 
@@ -44,6 +46,7 @@ def open_shards(
     verify: bool,
     cache_bytes: int | None = None,
     windows: WindowsArgument | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> SampleCollection:
     """Open a folder; the default pattern means what the manifest lists, where there is one.
 
@@ -51,16 +54,22 @@ def open_shards(
     """
     if cache_bytes is not None and cache_bytes < 0:
         raise ConfigError(f"cache_bytes={cache_bytes}: a number of bytes is needed, or None for what the order needs")
+    scratch = None if cache_dir is None else os.fspath(cache_dir)
     folder, names = os.fspath(shard_dir), None if pattern == DEFAULT_SHARD_PATTERN else pattern
     size = DEFAULT_CACHE_BYTES if cache_bytes is None else cache_bytes
     if windows is not None:
         from neurofm_shards.stored.windows import WindowCollection  # noqa: PLC0415  (needed by few)
 
-        return WindowCollection.open(folder, windows, names, io=io, cache_bytes=size, verify=verify)
-    return ShardCollection.open(folder, names, io=io, cache_bytes=size, verify=verify)
+        opened: SampleCollection = WindowCollection.open(
+            folder, windows, names, io=io, cache_bytes=size, verify=verify, cache_dir=scratch
+        )
+        return opened
+    return ShardCollection.open(folder, names, io=io, cache_bytes=size, verify=verify, cache_dir=scratch)
 
 
-def grow_caches(collections: Sequence[SampleCollection], plan: EpochPlan, processes: int = 1) -> None:
+def grow_caches(
+    collections: Sequence[SampleCollection], plan: EpochPlan, cache_bytes: int | None, processes: int = 1
+) -> None:
     """Let caches of decoded bytes grow to what the plan's order needs, as far as the memory of the job reaches.
 
     Parameters
@@ -69,6 +78,8 @@ def grow_caches(collections: Sequence[SampleCollection], plan: EpochPlan, proces
         The plan's data sets.
     plan : EpochPlan
         Says how many samples an epoch draws from at one time.
+    cache_bytes : int or None
+        What each is to keep, whatever the order needs.
     processes : int
         Processes that each have caches of their own.
     """
@@ -77,8 +88,17 @@ def grow_caches(collections: Sequence[SampleCollection], plan: EpochPlan, proces
     most = _SHARE_OF_MEMORY * usable_memory() / (processes * ranks_here)
     part = min(1.0, most / max(1, sum(needed)))
     for collection, size in zip(collections, needed, strict=True):
+        granted = int(size * part) if cache_bytes is None else cache_bytes
         if size:
-            collection.grow_cache(int(size * part))
+            collection.grow_cache(granted, enough=granted >= size and processes == 1)
+        if granted < size and not collection.keeps_decoded:
+            _log.warning(
+                "%s: this order goes back to %d MB of decoded shards, and %d MB are kept in memory, so that they are "
+                "decoded several times; cache_dir= names a folder of a local disk for them",
+                collection.catalog.folder,
+                size >> 20,
+                granted >> 20,
+            )
 
 
 def _cache_needed(collection: SampleCollection, plan: EpochPlan) -> int:
@@ -239,7 +259,9 @@ class ShardDataset(Dataset[dict[str, Any]]):
     verify : bool
         Check every sample's checksum before it is delivered.
     cache_bytes : int, optional
-        Decoded bytes of compressed shards to keep; 256 MiB by default.
+        Decoded bytes of compressed shards to keep in memory; 256 MiB by default.
+    cache_dir : path-like, optional
+        Folder of a local disk where they are kept instead, in a file without a name that ends with the process.
 
     Attributes
     ----------
@@ -281,6 +303,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
         io: IO = "auto",
         verify: bool = False,
         cache_bytes: int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         made = list(make_transforms(transforms))
         if transform is not None and is_transform(transform):
@@ -288,7 +311,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
             transform = None
         if not decode and (made or transform is not None):
             raise ConfigError("decode=False gives bytes as they are stored: transforms cannot be used with it")
-        collection = open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows)
+        collection = open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows, cache_dir)
         try:
             reader = make_reader(collection, columns, counts, floats, made)
             chosen = chosen_rows(collection, where, keys, split, rows)

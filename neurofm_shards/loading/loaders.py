@@ -67,7 +67,7 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         False: fields, the metadata too, are given as the bytes that are stored.
     windows, columns, where, keys, split, rows, transform, transforms, counts, floats, metadata
         See :func:`~neurofm_shards.loading.dataloader.create_webdataset_dataloader`; so are the following.
-    rank, world_size, shard, even, io, verify, cache_bytes
+    rank, world_size, shard, even, io, verify, cache_bytes, cache_dir
         See :func:`~neurofm_shards.loading.dataloader.create_webdataset_dataloader`.
     on_error : "raise" or "skip"
         ``"skip"``: samples that cannot be read are logged, counted (``loader.skips.total``) and left out; 100 of them
@@ -107,9 +107,10 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         io: IO = "auto",
         verify: bool = False,
         cache_bytes: int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
         on_error: OnError = "raise",
     ) -> None:
-        collection = open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows)
+        collection = open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows, cache_dir)
         subset = chosen_rows(collection, where, keys, split, rows)
         options = PlanOptions(
             shuffle=shuffle,
@@ -120,8 +121,7 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         )
         make_plan = partial(SinglePlan, collection, subset=subset)
         self._progress = Progress(make_plan, options, RankRequest(rank, world_size, shard), SharedEpochCounter())
-        if cache_bytes is None:
-            grow_caches([collection], self._progress.plan)
+        grow_caches([collection], self._progress.plan, cache_bytes)
         reader = make_reader(collection, columns, counts, floats, make_transforms(as_list(transforms)))
         self._fetch = SampleFetch(reader, transform, metadata, on_error, decode)
         self._chunk = max(1, min(MOST_IN_CHUNK, CHUNK_BYTES // max(1, sample_bytes(reader))))

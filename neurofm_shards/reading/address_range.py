@@ -44,8 +44,8 @@ def _libc() -> ctypes.CDLL:
     return libc
 
 
-def _mmap(address: int | None, size: int, protection: int, flags: int, fd: int = -1) -> int:
-    found: int | None = _libc().mmap(address, size, protection, flags, fd, 0)
+def _mmap(address: int | None, size: int, protection: int, flags: int, fd: int = -1, start: int = 0) -> int:
+    found: int | None = _libc().mmap(address, size, protection, flags, fd, start)
     if found is None or found == _FAILED:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -126,6 +126,12 @@ class AddressRange:
         """Put empty writeable memory at ``offset``; it takes no room until it is written to."""
         self._check(offset, size)
         _mmap(self._address + offset, page_ceil(size), mmap.PROT_READ | mmap.PROT_WRITE, _ANONYMOUS | _MAP_FIXED)
+
+    def map_scratch(self, offset: int, size: int, fd: int, start: int) -> None:
+        """Put bytes of a file that only this process has, which may be written to, at ``offset``."""
+        self._check(offset, size)
+        protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _MAP_FIXED
+        _mmap(self._address + offset, page_ceil(size), protection, flags, fd, start)
 
     def _check(self, offset: int, size: int) -> None:
         if not 0 <= offset <= self.size - size:  # a fixed map elsewhere would replace somebody else's memory

@@ -25,8 +25,9 @@ from neurofm_shards._process import after_fork
 from neurofm_shards._typing import Bytes, Ints
 from neurofm_shards.errors import ClosedError, ConfigError, FormatError
 from neurofm_shards.reading.address_range import AddressRange, most_maps, places
-from neurofm_shards.reading.frames_cache import FrameCache, ShardFile
+from neurofm_shards.reading.frames_cache import FrameCache, FrameSource, ShardFile
 from neurofm_shards.reading.row_copy import RowCopy, make_row_copy
+from neurofm_shards.reading.scratch import Scratch
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,7 +43,9 @@ class AddressSpace(ABC):
     tar_bytes : array of int64
         Decoded size of each shard.
     cache_bytes : int
-        Decoded bytes of compressed shards to keep.
+        Decoded bytes of compressed shards to keep in memory.
+    cache_dir : str, optional
+        Where they are kept instead, in a file, while ``spills``.
 
     Attributes
     ----------
@@ -52,6 +55,8 @@ class AddressSpace(ABC):
         The decoded frames of compressed shards.
     compressed : bool
         Whether any shard that was looked at is compressed.
+    spills : bool
+        Whether shards that are looked at from now on are decoded into that file.
     copy : RowCopy
         Copies rows from addresses.
     maps_files : bool
@@ -61,11 +66,13 @@ class AddressSpace(ABC):
     copy: RowCopy
     maps_files: ClassVar[bool] = True
 
-    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
+    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int, cache_dir: str | None = None) -> None:
         self.name = name
         self.bases: Ints = places(np.asarray(tar_bytes, np.int64))
         self.frames = FrameCache(cache_bytes, self._drop)
         self.compressed = False
+        self.spills = cache_dir is not None
+        self._scratch = None if cache_dir is None else Scratch(cache_dir, int(self.bases[-1]))
         self._bounds: dict[int, Ints] = {}
         self._first_frames = np.full(len(tar_bytes), -1, np.int64)
         self._changed = threading.Condition()
@@ -79,13 +86,26 @@ class AddressSpace(ABC):
             self._attach_plain(shard, file)
             return
         try:
-            memory = self._memory(shard, file.tar_bytes)
+            lasting = self._place(shard, file.tar_bytes)
         except OSError as error:
             raise FormatError(f"{file.path}: no addresses are left for its {file.tar_bytes:,} bytes") from error
         self.compressed = True  # before anybody learns an address in it
-        source = file.frames(memory)
+        where, offset = self._room(shard, file.tar_bytes)
+        source: FrameSource = file.frames(where.bytes[offset : offset + file.tar_bytes])
+        if lasting and self._scratch is not None:
+            source = _DecodedOnce(source, self._scratch, int(self.bases[shard]))
         self._bounds[shard] = source.bounds
-        self._first_frames[shard] = self.frames.add(source, int(self.bases[shard]))
+        self._first_frames[shard] = self.frames.add(source, int(self.bases[shard]), lasting=lasting)
+
+    def _place(self, shard: int, size: int) -> bool:
+        """Make room for a compressed shard's tar; return whether that is in the file."""
+        where, offset = self._room(shard, size)
+        base = int(self.bases[shard])
+        if self._scratch is None or not self.spills or not self._scratch.reserve(base, size):
+            where.map_memory(offset, size)
+            return False
+        where.map_scratch(offset, size, self._scratch.descriptor, base)
+        return True
 
     def stays(self, shard: int) -> bool:  # noqa: ARG002  (bytes that are read into memory do not)
         """Return whether the bytes of an attached shard keep their place in memory until the space is closed."""
@@ -130,6 +150,8 @@ class AddressSpace(ABC):
             self._changed.wait_for(lambda: not self._readers)
         self.frames.close()
         self._release()
+        if self._scratch is not None:
+            self._scratch.close()
 
     def _forget_readers(self) -> None:
         """Forget who was reading or closing: threads that a forked child does not have."""
@@ -154,8 +176,8 @@ class AddressSpace(ABC):
         """Make a plain tar readable."""
 
     @abstractmethod
-    def _memory(self, shard: int, size: int) -> Bytes:
-        """Return memory for a compressed shard's tar, which takes no room before it is written to."""
+    def _room(self, shard: int, size: int) -> tuple[AddressRange, int]:
+        """Return the range, and the place in it, where a compressed shard's tar is to be."""
 
     @abstractmethod
     def _drop(self, start: int, stop: int) -> None:
@@ -164,6 +186,21 @@ class AddressSpace(ABC):
     @abstractmethod
     def _release(self) -> None:
         """Give everything back."""
+
+
+class _DecodedOnce:
+    """Frames that are decoded into memory which several processes share."""
+
+    def __init__(self, source: FrameSource, scratch: Scratch, base: int) -> None:
+        self._source = source
+        self._scratch = scratch
+        self._base = base
+        self.bounds = source.bounds
+
+    def decode(self, frame: int) -> None:
+        with self._scratch.claim(self._base + int(self.bounds[frame])) as is_needed:
+            if is_needed:
+                self._source.decode(frame)
 
 
 class AddressReader(ABC):
@@ -211,8 +248,8 @@ class MappedAddressSpace(AddressSpace):
         The platform does not give so many addresses.
     """
 
-    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
-        super().__init__(name, tar_bytes, cache_bytes)
+    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int, cache_dir: str | None = None) -> None:
+        super().__init__(name, tar_bytes, cache_bytes, cache_dir)
         self._range = AddressRange(int(self.bases[-1]))
         self.copy = make_row_copy(self.everything)
 
@@ -229,10 +266,8 @@ class MappedAddressSpace(AddressSpace):
         with file.open() as fd:
             self._range.map_file(int(self.bases[shard]), fd, file.file_bytes)
 
-    def _memory(self, shard: int, size: int) -> Bytes:
-        base = int(self.bases[shard])
-        self._range.map_memory(base, size)
-        return self.everything[base : base + size]
+    def _room(self, shard: int, size: int) -> tuple[AddressRange, int]:  # noqa: ARG002  (it has its place already)
+        return self._range, int(self.bases[shard])
 
     def _drop(self, start: int, stop: int) -> None:
         self._range.drop(start, stop)
@@ -281,8 +316,8 @@ class FileAddressSpace(AddressSpace):
 
     maps_files: ClassVar[bool] = False
 
-    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
-        super().__init__(name, tar_bytes, cache_bytes)
+    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int, cache_dir: str | None = None) -> None:
+        super().__init__(name, tar_bytes, cache_bytes, cache_dir)
         self.copy = _FileRows(self)
         self._files: dict[int, ShardFile] = {}
         self._decoded: dict[int, AddressRange] = {}
@@ -319,10 +354,10 @@ class FileAddressSpace(AddressSpace):
         self._files[shard] = file
         self._open.get((self._number, shard), file)
 
-    def _memory(self, shard: int, size: int) -> Bytes:
-        decoded = self._decoded[shard] = AddressRange(size)
-        decoded.map_memory(0, size)
-        return decoded.bytes[:size]
+    def _room(self, shard: int, size: int) -> tuple[AddressRange, int]:
+        if shard not in self._decoded:
+            self._decoded[shard] = AddressRange(size)
+        return self._decoded[shard], 0
 
     def _drop(self, start: int, stop: int) -> None:
         shard = int(self.shards_of(np.array([start]))[0])
@@ -414,7 +449,9 @@ def _open_files() -> _OpenFiles:
 IO: TypeAlias = Literal["auto", "mmap", "pread"]
 
 
-def open_address_space(name: str, tar_bytes: Ints, io: IO, cache_bytes: int) -> AddressSpace:
+def open_address_space(
+    name: str, tar_bytes: Ints, io: IO, cache_bytes: int, cache_dir: str | None = None
+) -> AddressSpace:
     """Return the space that ``io`` asks for; ``auto``: maps, unless the platform cannot hold as many.
 
     Raises
@@ -423,10 +460,10 @@ def open_address_space(name: str, tar_bytes: Ints, io: IO, cache_bytes: int) -> 
         Maps were asked for, and are not to be had.
     """
     if io == "pread" or (io == "auto" and len(tar_bytes) > most_maps()):
-        return FileAddressSpace(name, tar_bytes, cache_bytes)
+        return FileAddressSpace(name, tar_bytes, cache_bytes, cache_dir)
     try:
-        return MappedAddressSpace(name, tar_bytes, cache_bytes)
+        return MappedAddressSpace(name, tar_bytes, cache_bytes, cache_dir)
     except OSError as error:
         if io == "mmap":
             raise ConfigError(f"{name}: cannot reserve addresses for a map ({error}); use io='pread'") from error
-        return FileAddressSpace(name, tar_bytes, cache_bytes)
+        return FileAddressSpace(name, tar_bytes, cache_bytes, cache_dir)

@@ -70,14 +70,22 @@ class ShardCollection(SampleCollection):
     Shards are looked at when a row of theirs is first asked for.
     """
 
-    def __init__(self, catalog: Catalog, source: tuple[str, Pattern], io: IO, cache_bytes: int, verify: bool) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        source: tuple[str, Pattern],
+        io: IO,
+        cache_bytes: int,
+        verify: bool,
+        cache_dir: str | None = None,
+    ) -> None:
         self._source = source
-        self._options = (io, cache_bytes, verify)
+        self._options = (io, cache_bytes, verify, cache_dir)
         self._verify = verify
         self.catalog = catalog
         self.manifest = catalog.manifest
         self.shard_sizes = catalog.num_samples
-        self._space = open_address_space(str(catalog.folder), catalog.tar_bytes, io, cache_bytes)
+        self._space = open_address_space(str(catalog.folder), catalog.tar_bytes, io, cache_bytes, cache_dir)
         self._shards = ShardTable(catalog, self._space)
         self.starts = self._shards.starts
         self.num_samples = int(self.starts[-1])
@@ -99,6 +107,7 @@ class ShardCollection(SampleCollection):
         io: IO = "auto",
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         verify: bool = False,
+        cache_dir: Path | str | None = None,
     ) -> ShardCollection:
         """Open the shards of a folder.
 
@@ -113,9 +122,12 @@ class ShardCollection(SampleCollection):
             How files are read. ``pread`` is for file systems that are not trusted with memory maps (a mapped file
             that shrinks while it is read ends the process). ``auto`` maps, unless the platform cannot hold the maps.
         cache_bytes : int
-            Decoded bytes of compressed shards to keep.
+            Decoded bytes of compressed shards to keep in memory.
         verify : bool
             Check the checksum of every sample before it is delivered, each time.
+        cache_dir : path-like, optional
+            Folder of a local disk, on which decoded shards are kept instead, in a file without a name that ends with
+            the process and that forked children share. Where the disk is full, shards are decoded into memory.
 
         Raises
         ------
@@ -130,7 +142,8 @@ class ShardCollection(SampleCollection):
             raise ConfigError(f"io={io!r}: choose 'auto', 'mmap' or 'pread'")
         try:
             source = (os.path.abspath(shard_dir), pattern)  # noqa: PTH100  (a copy elsewhere opens it again)
-            return cls(read_catalog(shard_dir, pattern, mapped=io != "pread"), source, io, cache_bytes, verify)
+            scratch = None if cache_dir is None else os.path.abspath(cache_dir)  # noqa: PTH100
+            return cls(read_catalog(shard_dir, pattern, mapped=io != "pread"), source, io, cache_bytes, verify, scratch)
         except MemoryError as error:
             raise FormatError(f"{shard_dir}: there is no memory for all samples that it promises ({error})") from error
 
@@ -376,11 +389,17 @@ class ShardCollection(SampleCollection):
         """Return the statistics that conversion made, of all columns."""
         return {} if self.manifest is None else self.manifest.statistics
 
-    def grow_cache(self, cache_bytes: int) -> None:
-        """Keep at least so many decoded bytes of compressed shards: what a shuffle window needs, say."""
-        io, kept, verify = self._options
-        self._options = (io, max(kept, cache_bytes), verify)
+    def grow_cache(self, cache_bytes: int, *, enough: bool = False) -> None:
+        """See :meth:`SampleCollection.grow_cache`."""
+        io, kept, verify, scratch = self._options
+        self._options = (io, max(kept, cache_bytes), verify, None if enough else scratch)
         self._space.frames.budget = max(kept, cache_bytes)
+        self._space.spills &= not enough
+
+    @property
+    def keeps_decoded(self) -> bool:
+        """See :attr:`SampleCollection.keeps_decoded`."""
+        return self._space.spills
 
     def forget_pages(self) -> None:
         """Let the pages of mapped shards go from this process; the system's cache keeps them as long as it can."""
@@ -408,7 +427,7 @@ def _object(value: Any) -> Metadata:
 
 
 def _reopen(
-    source: tuple[str, Pattern], num_shards: int, fingerprint: str, options: tuple[IO, int, bool]
+    source: tuple[str, Pattern], num_shards: int, fingerprint: str, options: tuple[IO, int, bool, str | None]
 ) -> ShardCollection:
     """Open the same shards in another process; shards appended since do not matter."""
     catalog = read_catalog(*source, num_shards=num_shards, mapped=options[0] != "pread")

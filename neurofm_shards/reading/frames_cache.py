@@ -51,7 +51,7 @@ class FrameCache:
     Parameters
     ----------
     budget : int
-        Bytes of decoded frames to keep.
+        Bytes of decoded frames to keep in memory.
     drop : callable
         A method; ``drop(start, stop)`` gives the memory of an address range back.
     """
@@ -63,6 +63,7 @@ class FrameCache:
         after_fork(self._forget_other_threads)
         self._shards: list[tuple[FrameSource, int]] = []  # with the number of its first frame
         self._state = np.zeros(0, np.uint8)
+        self._lasting = np.zeros(0, np.bool_)
         self._pins = np.zeros(0, np.int32)
         self._used = np.zeros(0, np.int64)
         self._start = np.zeros(0, np.int64)
@@ -71,13 +72,17 @@ class FrameCache:
         self.held = 0
         self._threads: ThreadPoolExecutor | None = None
 
-    def add(self, source: FrameSource, base: int) -> int:
-        """Add a shard whose first byte lies at address ``base``; return the number of its first frame."""
+    def add(self, source: FrameSource, base: int, *, lasting: bool = False) -> int:
+        """Add a shard whose first byte lies at address ``base``; return the number of its first frame.
+
+        Frames of a ``lasting`` one are decoded into memory that is not counted, and never dropped.
+        """
         count = len(source.bounds) - 1
         with self._changed:
             first = len(self._state)
             self._shards.append((source, first))
             self._state = np.append(self._state, np.zeros(count, np.uint8))
+            self._lasting = np.append(self._lasting, np.full(count, lasting))
             self._pins = np.append(self._pins, np.zeros(count, np.int32))
             self._used = np.append(self._used, np.zeros(count, np.int64))
             self._start = np.append(self._start, source.bounds[:-1] + base)
@@ -107,7 +112,7 @@ class FrameCache:
                         return
                     condition.wait()
                     continue
-                self._make_room(int((self._stop[mine] - self._start[mine]).sum()))
+                self._make_room(int(self._sizes(mine).sum()))
                 self._state[mine] = _LOADING
             self._decode(mine)
 
@@ -129,7 +134,7 @@ class FrameCache:
             finally:
                 with condition:
                     self._state[frame] = _READY if done else _ABSENT
-                    self.held += int(self._stop[frame] - self._start[frame]) if done else 0
+                    self.held += int(self._sizes(frame)) if done else 0
                     condition.notify_all()
 
         self._run(one, frames.tolist())
@@ -163,14 +168,18 @@ class FrameCache:
         if excess <= 0:
             return
         drop = self._drop()
-        idle = np.flatnonzero((self._state == _READY) & (self._pins == 0))
+        idle = np.flatnonzero((self._state == _READY) & (self._pins == 0) & ~self._lasting)
         idle = idle[np.argsort(self._used[idle], kind="stable")]
-        sizes = np.cumsum(self._stop[idle] - self._start[idle])
+        sizes = np.cumsum(self._sizes(idle))
         for frame in idle[: int(np.searchsorted(sizes, excess)) + 1].tolist():
             self._state[frame] = _ABSENT
-            self.held -= int(self._stop[frame] - self._start[frame])
+            self.held -= int(self._sizes(frame))
             if drop is not None:
                 drop(int(self._start[frame]), int(self._stop[frame]))
+
+    def _sizes(self, frames: Any) -> Any:
+        """Return how much of the budget frames take."""
+        return np.where(self._lasting[frames], 0, self._stop[frames] - self._start[frames])
 
     def _forget_other_threads(self) -> None:
         self._changed = threading.Condition()

@@ -243,8 +243,21 @@ class SampleCollection(ABC):
         """Return key, shard and folder of a row, for messages."""
 
     @abstractmethod
-    def grow_cache(self, cache_bytes: int) -> None:
-        """Keep at least so many decoded bytes of compressed shards: what a shuffle window needs, say."""
+    def grow_cache(self, cache_bytes: int, *, enough: bool = False) -> None:
+        """Keep at least so many decoded bytes of compressed shards in memory.
+
+        Parameters
+        ----------
+        cache_bytes : int
+            What a shuffle window needs, say.
+        enough : bool
+            Whether that is all that will be gone back to, by this process alone: nothing needs to be kept on a disk.
+        """
+
+    @property
+    @abstractmethod
+    def keeps_decoded(self) -> bool:
+        """Whether compressed shards that memory has no room for are kept on a disk."""
 
     # -- for those who implement this
 

@@ -122,6 +122,7 @@ class WindowCollection(SampleCollection):
         io: IO = "auto",
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         verify: bool = False,
+        cache_dir: Path | str | None = None,
     ) -> Self:
         """Open a data set of recordings as windows.
 
@@ -131,7 +132,7 @@ class WindowCollection(SampleCollection):
             Folder of a data set that was converted with ``--layout recordings``.
         windows : WindowOptions, mapping or path
             What to cut; see :func:`~neurofm_shards.stored.options.window_options`.
-        pattern, io, cache_bytes, verify
+        pattern, io, cache_bytes, verify, cache_dir
             See :meth:`~neurofm_shards.reading.collection.ShardCollection.open`.
 
         Raises
@@ -142,7 +143,8 @@ class WindowCollection(SampleCollection):
             There is no window.
         """
         options = window_options(windows)
-        collection = ShardCollection.open(os.fspath(shard_dir), pattern, io=io, cache_bytes=cache_bytes)
+        folder = os.fspath(shard_dir)
+        collection = ShardCollection.open(folder, pattern, io=io, cache_bytes=cache_bytes, cache_dir=cache_dir)
         try:
             check_recordings(collection)
             return cls(collection, options, verify=verify)
@@ -415,9 +417,14 @@ class WindowCollection(SampleCollection):
         session = self.plan.recordings[number].session_id
         return f"{automatic_key(row + 1)!r}, a window of {session} in {self.catalog.folder}"
 
-    def grow_cache(self, cache_bytes: int) -> None:
-        """Keep at least so many decoded bytes of compressed shards."""
-        self._collection.grow_cache(cache_bytes)
+    def grow_cache(self, cache_bytes: int, *, enough: bool = False) -> None:
+        """See :meth:`SampleCollection.grow_cache`."""
+        self._collection.grow_cache(cache_bytes, enough=enough)
+
+    @property
+    def keeps_decoded(self) -> bool:
+        """See :attr:`SampleCollection.keeps_decoded`."""
+        return self._collection.keeps_decoded
 
     # -- recordings
 

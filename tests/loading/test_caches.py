@@ -9,6 +9,7 @@ from neurofm_shards import ShardDataset, WebDatasetLoader, create_shards_from_ar
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading import datasets
 from neurofm_shards.reading import collection as collections
+from neurofm_shards.reading import frames_cache
 
 FRAMES = 48
 
@@ -55,6 +56,47 @@ def test_what_is_kept_can_be_said(compressed, decoded):
     assert decoded(loader)[0] > 2 * FRAMES
     with pytest.raises(ConfigError, match="cache_bytes=-1"):
         create_webdataset_dataloader(compressed, cache_bytes=-1)
+
+
+@pytest.mark.parametrize(("num_workers", "kind"), [(0, "thread"), (2, "thread"), (2, "process")])
+@pytest.mark.parametrize(("shuffle", "buffer_size"), [("global", 1000), (True, 300), (False, 1000)])
+def test_with_a_folder_for_them_frames_are_decoded_once_whatever_the_memory(
+    compressed, tmp_path, monkeypatch, shuffle, buffer_size, num_workers, kind
+):
+    real, log = frames_cache._Frames.decode, tmp_path / "log"
+
+    def counted(self, frame):
+        with log.open("ab", buffering=0) as file:
+            file.write(b"x")
+        real(self, frame)
+
+    monkeypatch.setattr(frames_cache._Frames, "decode", counted)
+    loader = create_webdataset_dataloader(
+        compressed, 16, num_workers, shuffle, buffer_size, worker_type=kind, cache_bytes=1 << 20, cache_dir=tmp_path
+    )
+    for _ in range(2):
+        found = np.concatenate([batch["x"][:, 0, 0] for batch in loader])
+        assert sorted(found.tolist()) == list(range(600))
+    assert log.stat().st_size == FRAMES
+
+
+def test_nothing_is_put_on_a_disk_that_memory_holds(compressed, tmp_path):
+    loader = create_webdataset_dataloader(compressed, 16, 0, True, 100, cache_dir=tmp_path)
+    for _ in loader:
+        pass
+    assert not loader.setup.fetch.readers[0].collection.keeps_decoded
+    samples = WebDatasetLoader(compressed, cache_bytes=0, cache_dir=tmp_path)
+    assert samples._fetch.reader.collection.keeps_decoded
+
+
+def test_decoding_again_and_again_is_said_with_the_remedy(compressed, tmp_path, caplog):
+    create_webdataset_dataloader(compressed, 16, 0, "global", cache_bytes=8 << 20)
+    assert "goes back to 46 MB of decoded shards, and 8 MB are kept in memory" in caplog.text
+    assert "cache_dir=" in caplog.text
+    caplog.clear()
+    create_webdataset_dataloader(compressed, 16, 0, "global", cache_bytes=8 << 20, cache_dir=tmp_path)
+    create_webdataset_dataloader(compressed, 16, 0, "global")
+    assert not caplog.text
 
 
 def budget(of):

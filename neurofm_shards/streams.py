@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: What a stream may be taken for; see :class:`Stream`.
 MODALITIES = (
     "spikes", "lfp", "raw", "behavior", "ophys", "events", "trials", "epochs", "invalid", "intervals",
-    "sweeps", "other",
+    "sweeps", "stimulus", "other",
 )  # fmt: skip
 
 Continuity = Literal["continuous", "step", "instantaneous"]
@@ -89,8 +89,8 @@ class Stream:
         Where it is in the input; unique in the recording, and what users select it by.
     modality : str
         ``"spikes"``, ``"lfp"``, ``"raw"`` (wide-band), ``"behavior"``, ``"ophys"``, ``"events"``, ``"trials"``,
-        ``"epochs"``, ``"invalid"``, ``"intervals"``, ``"sweeps"`` (a table of them, see below), ``"other"`` (taken only
-        when its path is named).
+        ``"epochs"``, ``"invalid"``, ``"intervals"``, ``"sweeps"`` (a table of them, see
+        :class:`IntervalStream`), ``"stimulus"`` and ``"other"`` (taken only when its path is named).
     kind_name : str
         The input format's own name for it (a neurodata type, say), for messages and ``inspect``.
     description : str

@@ -26,7 +26,8 @@ def in_seconds(streams: Sequence[AnyStream], meant: str | float) -> tuple[list[A
 
     Whole numbers are suspicious where the rest of the recording does not last about as long: few signals are sampled at
     whole seconds, and sample numbers, milliseconds and microseconds are whole. A series alone whose stamps are one
-    apart is taken at its word, and reported.
+    apart is taken at its word, and reported. Other time stamps, a second or more apart, are suspicious where the series
+    lasts about a thousand or a million times as long as the rest.
 
     Parameters
     ----------
@@ -35,21 +36,28 @@ def in_seconds(streams: Sequence[AnyStream], meant: str | float) -> tuple[list[A
     meant : str or float
         See ``WindowOptions.series_times``.
     """
-    whole = {id(stream) for stream in streams if isinstance(stream, IrregularStream) and _whole(stream)}
-    if not whole:
+    stamped = [stream for stream in streams if isinstance(stream, IrregularStream)]
+    whole = {id(stream) for stream in stamped if _whole(stream)}
+    slow = {id(stream) for stream in stamped if id(stream) not in whole and _is_slow(stream)}
+    if not whole and not slow:
         return list(streams), []
+    rest = max([0.0, *(_seconds(stream) for stream in streams if id(stream) not in whole | slow)])
     lasting = max([0.0, *(_seconds(stream) for stream in streams if id(stream) not in whole)])
     made: list[AnyStream] = []
     problems: list[Problem] = []
     for stream in streams:
-        if not isinstance(stream, IrregularStream) or id(stream) not in whole or _fits(stream, lasting):
+        if isinstance(stream, IrregularStream) and id(stream) in slow and _in_other_unit(stream, rest):
+            made.append(
+                _meant(stream, meant, f"it lasts {_length(stream.timestamps()) / rest:,.0f} times as long as all else")
+            )
+        elif not isinstance(stream, IrregularStream) or id(stream) not in whole or _fits(stream, lasting):
             made.append(stream)
         elif meant == "error" and lasting == 0 and typical_step(stream.timestamps()) == 1:
             made.append(stream)
             what = "its time stamps are whole numbers, one apart: seconds, or sample numbers?"
             problems.append(Problem(stream.path, what, "taken for seconds; series_times says what else they are"))
         else:
-            made.append(_meant(stream, meant))
+            made.append(_meant(stream, meant, "all its time stamps are whole numbers"))
     return made, problems
 
 
@@ -90,16 +98,27 @@ def _fits(stream: IrregularStream, lasting: float) -> bool:
     return lasting > 0 and lasting / _ALIKE <= _length(stream.timestamps()) <= lasting * _ALIKE
 
 
-def _meant(stream: IrregularStream, meant: str | float) -> IrregularStream:
+def _is_slow(stream: IrregularStream) -> bool:
+    """Return whether time stamps would be a second or more apart."""
+    times = _times(stream.timestamps)
+    return len(times) >= _FEWEST and typical_step(times) >= 1
+
+
+def _in_other_unit(stream: IrregularStream, rest: float) -> bool:
+    ratio = _length(stream.timestamps()) / rest if rest > 0 else 0.0
+    return any(factor / _ALIKE <= ratio <= factor * _ALIKE for factor in _SECONDS.values() if factor > 1)
+
+
+def _meant(stream: IrregularStream, meant: str | float, why: str) -> IrregularStream:
     if meant == "error":
-        return replace(stream, timestamps=partial(_refuse, stream.path))
+        return replace(stream, timestamps=partial(_refuse, stream.path, why))
     factor = _SECONDS[meant] if isinstance(meant, str) else meant
     return replace(stream, timestamps=lambda: stream.timestamps() / factor)
 
 
-def _refuse(path: str) -> NoReturn:
+def _refuse(path: str, why: str) -> NoReturn:
     raise SourceError(
-        f"{path}: all its time stamps are whole numbers: they look like sample numbers, milliseconds or microseconds, "
-        "not seconds. Say series_times=seconds, milliseconds or microseconds, or the rate in samples per second that "
+        f"{path}: {why}: its time stamps look like sample numbers, milliseconds or microseconds, not seconds. Say "
+        "series_times=seconds, milliseconds or microseconds, or the rate in samples per second that "
         "they count"
     )

@@ -31,6 +31,7 @@ from neurofm_shards.recordings.ticks import EMPTY, intersect, normalise, subtrac
 from neurofm_shards.recordings.timeline import TimeGrid, Timeline, known_timeline, timeline
 from neurofm_shards.recordings.trials import Coded, Labels, MetadataValues, Trials, load_trials
 from neurofm_shards.recordings.windows import (
+    OUTSIDE,
     PURGED,
     UNSPLIT,
     Cut,
@@ -164,6 +165,7 @@ class RecordingSamples(Samples):
                 *self._grid.timeline.problems,
                 *(problem for part in self._parts for problem in part.problems),
                 *self._left_out,
+                *_beyond(self._cut, self._grid.timeline),
                 *(_partly_valid(name, share) for name, share in self._shares.items() if share < _HARDLY),
                 *(trials.problems if trials else ()),
             ),
@@ -359,6 +361,18 @@ def _valid_share(part: WindowedModality, cut: Cut) -> float:
     most = max(_FEWEST_LOOKED_AT, _VALUES_LOOKED_AT // max(1, part.values_per_window))
     rows = np.unique(np.linspace(0, len(cut) - 1, min(len(cut), most)).astype(np.int64))
     return float((part.valid_fraction(cut.starts[rows]) >= 1).mean())
+
+
+def _beyond(cut: Cut, when: Timeline) -> list[Problem]:
+    """Say that trials lie outside of what is taken for recorded, and which option decides that."""
+    count = cut.drops.get(OUTSIDE, 0)
+    if not count:
+        return []
+    start, stop = float(to_seconds(when.start)), float(to_seconds(when.stop))
+    what = (
+        f"{count} windows around trials reach beyond the recording ({start:.6g} to {stop:.6g} s, as {when.said_by} say)"
+    )
+    return [Problem("trials", what, "left out; extent=all, or seconds from and to, takes more for recorded")]
 
 
 def _partly_valid(name: str, share: float) -> Problem:

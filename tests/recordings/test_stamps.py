@@ -65,3 +65,23 @@ def test_a_series_that_nobody_asks_for_does_not_stop_the_others():
     plan = windowed(InMemoryRecording(streams), WindowOptions(sequence_length=100, overlap=0)).plan()
     assert plan.num_samples == 29
     assert any(problem.where == "x" and problem.severity == "error" for problem in plan.problems)
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e6], ids=["milliseconds", "microseconds"])
+def test_stamps_that_last_a_thousand_times_as_long_as_the_rest_are_refused(factor):
+    times = np.arange(3000) * 0.01 * factor + 0.3
+    with pytest.raises(SourceError, match=r"x: it lasts .* times as long as all else.*series_times="):
+        found(times, UNITS)
+    meant = {1e3: "milliseconds", 1e6: "microseconds"}[factor]
+    plan, values = found(times, UNITS, series_times=meant)
+    known = np.isfinite(values)
+    assert known.mean() > 0.99
+    bins = plan.metadata["origin_s"] + (np.arange(len(values)) + 0.5) / 100
+    assert np.allclose(values[known], np.interp(bins, times / factor, VALUES)[known], atol=1e-5)
+
+
+def test_slow_series_that_last_as_long_as_they_should_are_seconds():
+    long = events("units", {"a": np.sort(np.random.default_rng(0).uniform(0, 9000, 90_000))})
+    times = np.arange(3000) * 10.1 + 0.3
+    plan, _ = found(times, long)
+    assert plan.metadata["extent_s"][1] == pytest.approx(times[-1], abs=11)

@@ -268,3 +268,12 @@ def test_a_range_must_be_whole_bins():
         WindowOptions(sampling="trial", align_range_ms=(0, 105))
     with pytest.raises(ValueError, match="not a range"):
         WindowOptions(align_range_ms=(5, 5))
+
+
+def test_trials_outside_of_the_recording_are_said_with_the_option():
+    table = intervals("trials", [5.0, 15.0, 400.0], [6.0, 16.0, 401.0])
+    plan, _ = opened(table, sampling="trial")
+    assert plan.num_samples == 2
+    (problem,) = [problem for problem in plan.problems if problem.where == "trials"]
+    assert problem.what.startswith("1 windows around trials reach beyond the recording (0 to 20 s")
+    assert "extent=all" in problem.consequence

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from neurofm_shards.errors import SourceError
+from neurofm_shards.recordings import WindowOptions, windowed
 from neurofm_shards.streams import EventStream, IntervalStream, IrregularStream, RegularStream
 from neurofm_shards_nwb.config import NwbConfig
 from neurofm_shards_nwb.source import NwbSource
@@ -367,3 +368,20 @@ def test_reads_are_lazy_and_any_range_is_right(write_nwb, monkeypatch):
     assert not any(where.endswith("/data") and "lfp" in where for where in reads)
     for start, stop in ((0, 0), (0, 1), (4990, 5000), (17, 4111)):
         assert np.array_equal(stream.read(start, stop), data[start:stop])
+
+
+def test_what_was_shown_stops_nobody_and_is_taken_when_named(write_nwb):
+    from pynwb import TimeSeries
+
+    shown = np.arange(1000.0) % 7
+
+    def fill(nwbfile):
+        nwbfile.add_stimulus(TimeSeries(name="grating", data=shown, unit="deg", rate=100.0))
+        nwbfile.add_unit(spike_times=np.arange(1, 100) / 10)
+
+    path = write_nwb(fill)
+    with windowed(NwbSource().open((str(path),)), WindowOptions(overlap=0)) as samples:
+        assert [spec.name for spec in samples.plan().columns] == ["spikes", "unit_ids"]
+    named = WindowOptions(overlap=0, modalities=("lfp",), lfp={"path": "grating"})
+    with windowed(NwbSource().open((str(path),)), named) as samples:
+        assert np.array_equal(samples.read(0, 9).columns["lfp"].ravel(), shown[10:910])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeAlias, cast, get_args
 
 import numpy as np
@@ -265,7 +265,7 @@ def _trouble_with_stamps(series: Series, stamps: StoredArray) -> str:
     if len(stamps.shape) != 1 or stamps.dtype.kind not in "fiu":
         kind = "text" if stamps.dtype.kind in "OSU" else stamps.dtype.name
         return (
-            f"{series.path} has time stamps that are {kind} of shape {stamps.shape}, not one number of seconds each; "
+            f"{series.path} has time stamps of shape {stamps.shape} that are {kind}, not one number of seconds each; "
             "mend the file or leave this modality out"
         )
     if _time_axis(series) is None:
@@ -341,7 +341,8 @@ def _values(series: Series, modality: str, continuity: Continuity | None = None)
         across = "ROI" if "RoiResponseSeries" in series.types else "channel"
         across = "feature" if series.types[0] in _FEATURES_OVER_TIME else across
         what = f"stored as ({across}, time) {series.data.shape}"
-        problems += (_note(series, what, f"read as (time, {across}) {shape}"),)
+        found = Problem(series.path, what, f"read as (time, {across}) {shape}")
+        problems += (replace(found, severity="info") if across == "ROI" else found,)  # ROIs have a table that says it
     common: dict[str, Any] = {
         "path": series.path,
         "modality": modality,

@@ -242,6 +242,13 @@ def read_once(stream: AnyStream) -> AnyStream:
     return stream
 
 
+def _size(stream: AnyStream) -> str:
+    """Return how much a stream holds, without reading its values."""
+    if isinstance(stream, EventStream):
+        return f"{len(stream.owners):,} ids"
+    return f"{len(stream.start):,} rows" if isinstance(stream, IntervalStream) else str(tuple(stream.shape))
+
+
 class Recording(ABC):
     """One session: ids, facts, and lazily read streams. A context manager; used in one thread of one process."""
 
@@ -268,8 +275,8 @@ class Recording(ABC):
 
     def _repr_html_(self) -> str:
         """Return the streams as a table, for notebooks."""
-        rows = [(s.path, s.modality, getattr(s, "shape", ""), getattr(s, "unit", "")) for s in self.streams]
-        return html_table(f"{self.session_id}: {self.source_file}", rows, ("stream", "modality", "shape", "unit"))
+        rows = [(s.path, s.modality, _size(s), getattr(s, "unit", "")) for s in self.streams]
+        return html_table(f"{self.session_id}: {self.source_file}", rows, ("stream", "modality", "size", "unit"))
 
     @abstractmethod
     def close(self) -> None:

@@ -120,7 +120,10 @@ class ShardedDatasetInfo:
         splits = ", ".join(f"{name} {count:,}" for name, count in summary["splits"].items())
         facts = [("samples", summary["total_samples"]), ("shards", summary["total_shards"]), ("splits", splits)]
         facts += [("bytes", summary["total_bytes"]), ("sessions", len(summary["sessions"]))]
-        columns = [(name, dtype_name(c["dtype"]), c["shape"], c["unit"]) for name, c in summary["columns"].items()]
+        columns = [
+            (name, dtype_name(c["dtype"]), None if c["shape"] is None else tuple(c["shape"]), c["unit"])
+            for name, c in summary["columns"].items()
+        ]
         heads = ("column", "dtype", "shape", "unit")
         return html_table(summary["path"], facts) + html_table("columns", columns, heads)
 

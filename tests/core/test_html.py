@@ -34,10 +34,12 @@ def test_data_sets_splits_and_recordings_are_tables(shards):
     assert "12 of 12 samples" in dataset._repr_html_()
     assert ">uint8<" in dataset._repr_html_()
     assert ">12<" in ShardedDatasetInfo(shards)._repr_html_()
+    assert ">(5, 3)<" in dataset._repr_html_()
+    assert ">(5, 3)<" in ShardedDatasetInfo(shards)._repr_html_()
     splits = split(dataset.collection, by="session", fractions={"train": 0.5, "test": 0.5})
     assert all(f">{count}<" in splits._repr_html_() for count in splits.counts().values())
     recording = InMemoryRecording([events("units", {"1": [0.5]}), regular("lfp", np.zeros((9, 2)), 10.0, unit="V")])
-    assert all(f">{text}<" in recording._repr_html_() for text in ("units", "lfp", "(9, 2)", "V"))
+    assert all(f">{text}<" in recording._repr_html_() for text in ("units", "1 ids", "lfp", "(9, 2)", "V"))
 
 
 def test_a_sample_that_nothing_can_draw_says_what_to_install(shards, monkeypatch):

@@ -114,6 +114,16 @@ def test_arrays_without_sessions_and_times_have_a_report(tmp_path):
     text = report(tmp_path / "shards", tmp_path / "report.html").read_text(encoding="utf-8")
     assert "no timeline" in text
     assert Page(text).open == []
+    assert "<dt>sessions</dt>" not in text
+
+
+def test_nothing_is_said_of_sessions_that_the_samples_do_not_name(tmp_path):
+    metadata = [{"split": ("train", "test")[i % 2]} for i in range(6)]
+    create_shards_from_arrays(tmp_path / "shards", {"image": np.ones((6, 8, 4, 3), "u1")}, metadata=metadata)
+    text = report(tmp_path / "shards", tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "more than one split" not in text
+    assert "What splits share" not in text
+    assert not re.search(r"<th[^>]*>sessions</th>", text)
 
 
 def test_a_missing_path_is_an_error(tmp_path):

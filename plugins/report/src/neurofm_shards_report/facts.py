@@ -42,6 +42,11 @@ class Labels:
     codes: Ints
     names: list[str]
 
+    @property
+    def are_known(self) -> bool:
+        """Whether any sample has a text."""
+        return any(self.names)
+
     def counts(self) -> dict[str, int]:
         """Return the number of samples of each text, in order of appearance."""
         found = np.bincount(self.codes, minlength=len(self.names)).tolist()

@@ -468,6 +468,7 @@ def draw_lines(axes: Axes, view: SampleView, column: str) -> None:
     first, last, label = view.span(column)
     time = np.linspace(first, last, len(values), endpoint=False)
     shown = min(values.shape[1], MAX_FEATURES)
+    is_whole = np.asarray(view.values[column]).dtype.kind in "biu"
     names = feature_names([*features, *[{}] * (values.shape[1] - len(features))])
     for number in range(shown):
         own = values[:, number].copy()
@@ -477,7 +478,10 @@ def draw_lines(axes: Axes, view: SampleView, column: str) -> None:
         if row.get("kind") == "circular":
             own[1:][np.abs(np.diff(own)) > np.pi] = np.nan  # where an angle goes once around
         low, high = _range(own)
-        axes.plot(*thinned(time, (own - low) / (high - low) - 1.25 * number), color=colour(number), linewidth=1)
+        axes.plot(
+            *thinned(time, (own - low) / (high - low) - 1.25 * number), color=colour(number), linewidth=1,
+            drawstyle="steps-post" if is_whole else "default",
+        )  # fmt: skip
         unit = f" {row['unit']}" if row.get("unit") else ""
         said = f"{low:.3g} to {high:.3g}{unit}" if np.isfinite(own).any() else "masked"
         said = f"{shorten(names[number], 22, placeholder='…')}\n{said}"
@@ -526,12 +530,14 @@ def draw_default(axes: Axes, view: SampleView, column: str) -> None:
         bare(axes)
         axes.text(0, 0.5, f"{values[()]:g}" if values.ndim == 0 else "empty", va="center")
         return
-    if values.ndim > 2:
-        values = values.reshape(len(values), -1)
+    is_deep = values.ndim > 2
+    values = values.reshape(len(values), -1) if is_deep else values
     if values.ndim == 1:
         axes.plot(*thinned(np.arange(len(values)), values), color=INK, linewidth=0.8)
         axes.set_xlabel("number")
         return
     _image(axes, view, column, values.T[:: -(-values.shape[1] // MAX_POINTS)], SPIKES)
-    axes.set_ylabel("channel")
+    axes.set_ylabel("other axes" if is_deep else "channel")
+    if is_deep and not view.has_times:
+        axes.set_xlabel("first axis")
     _shade(axes, view, column, view.invalid(column))

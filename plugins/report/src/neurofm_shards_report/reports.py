@@ -17,7 +17,7 @@ from neurofm_shards.loading.shuffle_quality import shuffle_report
 from neurofm_shards.maintenance.validate import shard_files
 from neurofm_shards.types import Problem
 from neurofm_shards_report.damage import damage_page, damage_parts, errors_of
-from neurofm_shards_report.facts import DatasetFacts, ProblemGroup, open_facts
+from neurofm_shards_report.facts import DatasetFacts, Labels, ProblemGroup, open_facts
 from neurofm_shards_report.measures import DrawnSamples
 from neurofm_shards_report.page import (
     Alarm,
@@ -166,8 +166,7 @@ def _alarms(facts: DatasetFacts, drawn: DrawnSamples) -> list[Alarm]:
     if facts.stores_recordings:
         said = "Recordings are stored as they are; this page shows the windows that loaders cut of them by default."
         found.append(Alarm("info", said))
-    shared = facts.leaks()
-    leaks = [leak for leak in shared if leak["overlapping"]]
+    leaks = [leak for leak in facts.leaks() if leak["overlapping"]]
     found += [
         Alarm(
             "error",
@@ -177,8 +176,7 @@ def _alarms(facts: DatasetFacts, drawn: DrawnSamples) -> list[Alarm]:
     ]
     if facts.has_splits and not leaks and facts.start is not None:
         found.append(Alarm("good", "No window of one split overlaps in time with one of another."))
-    if shared:
-        found.append(Alarm("info", _in_several_splits(shared)))
+    found += _in_several_splits(facts)
     severe = sum(group.sources for group in facts.problems() if group.severity in ("warning", "error"))
     if severe:
         found.append(Alarm("warning", f"{severe:,} warnings about the sources; see Problems."))
@@ -189,13 +187,18 @@ def _alarms(facts: DatasetFacts, drawn: DrawnSamples) -> list[Alarm]:
     return found
 
 
-def _in_several_splits(shared: Sequence[Mapping[str, Any]]) -> str:
+def _in_several_splits(facts: DatasetFacts) -> list[Alarm]:
     """Return how many sessions and subjects are in several splits: what a decoder that generalises must not see."""
-    sessions, subjects = ({name for leak in shared for name in leak[kind]} for kind in ("sessions", "subjects"))
-    several = [counted(len(names), what) for names, what in ((sessions, "session"), (subjects, "subject")) if names]
-    if not several:
-        return "No session and no subject is in more than one split."
-    return f"In more than one split: {' and '.join(several)}; see Splits and leaks."
+    leaks, known = facts.leaks(), {"session": facts.sessions_of.are_known, "subject": facts.subjects_of.are_known}
+    if not leaks or not any(known.values()):
+        return []
+    found = {
+        what: {name for leak in leaks for name in leak[f"{what}s"]} for what, is_known in known.items() if is_known
+    }
+    several = [counted(len(names), what) for what, names in found.items() if names]
+    if several:
+        return [Alarm("info", f"In more than one split: {' and '.join(several)}; see Splits and leaks.")]
+    return [Alarm("info", f"No {' and no '.join(found)} is in more than one split.")]
 
 
 def _card(facts: DatasetFacts, drawn: DrawnSamples) -> list[Part]:
@@ -207,8 +210,8 @@ def _card(facts: DatasetFacts, drawn: DrawnSamples) -> list[Part]:
         ("size on disk", size(int(collection.catalog.file_bytes.sum()))),
         ("compression", manifest.compression if manifest else "as the shards' names say"),
         ("sources", _files(facts)),
-        ("sessions", f"{sum(bool(session.summary.name) for session in facts.sessions):,}"),
-        ("subjects", f"{len({s.summary.subject for s in facts.sessions} - {''}):,}"),
+        ("sessions", _known(facts.sessions_of)),
+        ("subjects", _known(facts.subjects_of)),
         *((f"{name}, of all sessions", f"{rows:,}") for name, rows in collection.tables.items()),
         ("recorded", span(sum(recorded)) if recorded else ""),
         ("time in windows", _hours(facts) or "unknown"),
@@ -225,6 +228,11 @@ def _card(facts: DatasetFacts, drawn: DrawnSamples) -> list[Part]:
     heads = f"column|dtype|shape of a sample|unit|valid windows|valid values, in {len(drawn.rows)} samples"
     listed = table(heads, cells, title="Columns", numbers=(4, 5))
     return [Facts([row for row in rows if row[1]]), listed]
+
+
+def _known(labels: Labels) -> str:
+    """Return how many distinct ids there are; nothing where the samples say none."""
+    return f"{sum(map(bool, labels.names)):,}" if labels.are_known else ""
 
 
 def _share(share: float | None) -> str:

@@ -20,7 +20,7 @@ def session_parts(facts: DatasetFacts, canvas: Figures) -> list[Part]:
     listed = _session_table(facts)
     figure = figures.timeline(facts, valid)
     if figure is None:
-        parts += [Text("The samples say no times, so there is no timeline."), listed]
+        parts += [Text("The samples say no times, so there is no timeline."), *([listed] if _are_told(facts) else [])]
     else:
         caption = (
             f"When each session was recorded and where its windows lie.{_few(rows, 'sessions')}{_looked_at(valid)}"
@@ -31,6 +31,10 @@ def session_parts(facts: DatasetFacts, canvas: Figures) -> list[Part]:
         title = "Windows left out"
         parts.append(table("windows left out because|windows", drops.items(), title=title, numbers=(1,)))
     return parts
+
+
+def _are_told(facts: DatasetFacts) -> bool:
+    return facts.sessions_of.are_known or facts.subjects_of.are_known
 
 
 def _looked_at(valid: Sequence[Validity]) -> str:
@@ -70,7 +74,7 @@ def split_parts(facts: DatasetFacts, canvas: Figures) -> list[Part]:
     if not facts.has_splits:
         parts.append(Text("The samples belong to no split."))
     rows = [
-        (name, count, f"{count / facts.num_samples:.1%}", sum(name in s.summary.splits for s in facts.sessions))
+        (name, count, f"{count / facts.num_samples:.1%}", _sessions_of(facts, name))
         for name, count in facts.splits_of.counts().items()
     ]
     parts.append(table("split|samples|share|sessions", rows, numbers=(1, 2, 3)))
@@ -80,11 +84,26 @@ def split_parts(facts: DatasetFacts, canvas: Figures) -> list[Part]:
         if len(counts) > 1:
             parts.append(_bars(facts, canvas, counts, what))
     leaks = facts.leaks()
-    if leaks:
-        cells = [(" and ".join(k["splits"]), k["overlapping"], some(k["sessions"]), some(k["subjects"])) for k in leaks]
-        heads = "splits|windows that overlap in time|sessions in both|subjects in both"
-        parts.append(table(heads, cells, title="What splits share", numbers=(1,)))
+    if leaks and (facts.start is not None or _are_told(facts)):
+        parts.append(_leak_table(facts, leaks))
     return parts
+
+
+def _leak_table(facts: DatasetFacts, leaks: Sequence[Mapping[str, Any]]) -> Table:
+    sessions, subjects = facts.sessions_of.are_known, facts.subjects_of.are_known
+    cells = [
+        (
+            " and ".join(leak["splits"]), leak["overlapping"], some(leak["sessions"]) if sessions else None,
+            some(leak["subjects"]) if subjects else None,
+        )
+        for leak in leaks
+    ]  # fmt: skip
+    heads = "splits|windows that overlap in time|sessions in both|subjects in both"
+    return table(heads, cells, title="What splits share", numbers=(1,))
+
+
+def _sessions_of(facts: DatasetFacts, split: str) -> int | None:
+    return sum(split in s.summary.splits for s in facts.sessions) if facts.sessions_of.are_known else None
 
 
 def _left_out(session: Session) -> dict[str, int]:

@@ -14,13 +14,14 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler
 
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.checkpoint import Checkpoint, OnSignal, make_checkpoint
 from neurofm_shards.loading.datasets import (
+    MixedDataset,
     ShardDataset,
     chosen_rows,
     grow_caches,
@@ -32,6 +33,7 @@ from neurofm_shards.loading.device import copier, has_accelerator, page_locked, 
 from neurofm_shards.loading.fetch import BatchFetch, Finish, OnError, RemoteFetch, RowReader, SkipCounter, restored
 from neurofm_shards.loading.order.bijection import derive_key
 from neurofm_shards.loading.plans.batching import BatchingRule
+from neurofm_shards.loading.plans.mix_parts import MixPart
 from neurofm_shards.loading.plans.mixing import Mix, parts_of
 from neurofm_shards.loading.plans.options import PlanOptions, RemainderPolicy
 from neurofm_shards.loading.plans.plan import EpochPlan, Request, SinglePlan
@@ -533,6 +535,7 @@ def create_webdataset_dataloader(
         drop_last=drop_last,
     )
     make_plan: Callable[[PlanOptions], EpochPlan]
+    parts: tuple[MixPart | None, ...] = (None,)
     if isinstance(shard_dir, (str, os.PathLike)):
         collections = [open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows, cache_dir)]
         subsets = [chosen_rows(collections[0], where, keys, split, rows)]
@@ -549,8 +552,9 @@ def create_webdataset_dataloader(
         )
         collections = list(shard_dir.collections)
         subsets = [None] * len(collections)
-        make_plan = shard_dir.plan
-    readers = [make_reader(collection, columns, counts, floats, made) for collection in collections]
+        make_plan, parts = shard_dir.plan, shard_dir.parts or parts
+    pairs = zip(collections, parts, strict=True)
+    readers = [make_reader(collection, columns, counts, floats, made, part) for collection, part in pairs]
     dataset, numbering = _random_access(readers, subsets, function, metadata)
     tensors = TensorOptions(ragged, pad_value, *_known_columns(readers))
     finish = Finish(function, batch_transform, tensors, metadata)
@@ -600,4 +604,5 @@ def _random_access(
     sets = [ShardDataset.of(reader, subset, transform, metadata=metadata) for reader, subset in pairs]
     edges = np.cumsum([0, *(len(data) for data in sets)]).tolist()
     numbering = tuple(NumberedRows(*each) for each in zip(subsets, edges[:-1], edges[1:], strict=True))
-    return (sets[0] if len(sets) == 1 else ConcatDataset(sets)), numbering
+    mixed = [reader.part for reader in readers if reader.part is not None]
+    return (MixedDataset(sets, mixed) if len(mixed) > 1 else sets[0]), numbering

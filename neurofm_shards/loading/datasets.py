@@ -10,7 +10,7 @@ from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 from typing_extensions import Self
 
 from neurofm_shards._html import html_table
@@ -23,6 +23,7 @@ from neurofm_shards.expressions import compile_expression, unknown_name
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.fetch import RowReader, SampleFetch
 from neurofm_shards.loading.order.windows import INTERLEAVED
+from neurofm_shards.loading.plans.mix_parts import MixPart
 from neurofm_shards.loading.plans.plan import EpochPlan
 from neurofm_shards.loading.subsets import TableColumns, Where, distinct, select
 from neurofm_shards.loading.tensors import Counts, Floats, delivered_dtypes
@@ -155,6 +156,7 @@ def make_reader(
     counts: Counts,
     floats: Floats,
     transforms: Sequence[Transform],
+    part: MixPart | None = None,
 ) -> RowReader:
     """Make a reader with its transforms bound to the data set.
 
@@ -170,7 +172,7 @@ def make_reader(
     dtypes = delivered_dtypes(collection.columns, counts, floats)
     if wanted is not None:
         dtypes = {name: dtype for name, dtype in dtypes.items() if name in wanted}
-    return RowReader(collection, wanted, dtypes, bind(transforms, collection, wanted))
+    return RowReader(collection, wanted, dtypes, bind(transforms, collection, wanted), part)
 
 
 def sample_bytes(reader: RowReader) -> int:
@@ -443,3 +445,36 @@ class ShardDataset(Dataset[dict[str, Any]]):
             raise SampleIndexError(f"there is no sample {int(indices[wrong][0])}: the data set has {len(self)} samples")
         places = np.where(indices < 0, indices + len(self), indices)
         return places if self._rows is None else self._rows[places]
+
+
+class MixedDataset(ConcatDataset[dict[str, Any]]):
+    """The samples of several data sets by number, one data set behind the other.
+
+    Parameters
+    ----------
+    datasets : sequence of ShardDataset
+        The data sets.
+    parts : sequence of MixPart
+        What each is in the mixture.
+    """
+
+    def __init__(self, datasets: Sequence[ShardDataset], parts: Sequence[MixPart]) -> None:
+        super().__init__(datasets)
+        self._pairs = tuple(zip(datasets, parts, strict=True))
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        """Return the joint side table, to which the numbers in columns such as ``unit_ids`` refer: one dict per row.
+
+        Raises
+        ------
+        ConfigError
+            No data set has such a table; the message lists those that are there.
+        """
+        joint: dict[int, dict[str, Any]] = {}
+        for data, part in self._pairs:
+            if name in part.bases:
+                part.place(name, data.table(name), joint)
+        if not any(name in part.bases for _, part in self._pairs):
+            known = sorted({each for _, part in self._pairs for each in part.bases})
+            raise ConfigError(unknown_name("table", name, known))
+        return [joint[i] for i in range(len(joint))]

@@ -19,6 +19,7 @@ from neurofm_shards._typing import Rows
 from neurofm_shards.blocks import MISSING, concat_blocks, take
 from neurofm_shards.errors import ConfigError, FormatError, TransformError
 from neurofm_shards.format.keys import METADATA_FIELD
+from neurofm_shards.loading.plans.mix_parts import MixPart
 from neurofm_shards.loading.plans.plan import Request
 from neurofm_shards.loading.tensors import NUMBERS, PLAIN, Batch, TensorOptions, batch_to_tensors, collate, to_tensor
 from neurofm_shards.loading.transforms import (
@@ -167,12 +168,15 @@ class RowReader:
         Types to convert to while reading.
     transforms : tuple of Transform
         Already bound to this data set.
+    part : MixPart or None
+        What the data set is in a mixture.
     """
 
     collection: SampleCollection
     columns: tuple[str, ...] | None = None
     dtypes: Mapping[str, npt.DTypeLike] | None = None
     transforms: tuple[Transform, ...] = ()
+    part: MixPart | None = None
 
     def delivered(self) -> dict[str, ColumnSpec]:
         """Return the columns that are read, with the types that they are converted to."""
@@ -229,11 +233,18 @@ class RowReader:
             failures = self._damaged(rows)
             rows = np.delete(rows, [i for i, _ in failures])
             columns = self.collection.gather(rows, self.columns, dtypes=self.dtypes)
-        metadata = LazyMetadata.later(self.collection.metadata, rows)
+        metadata: Sequence[Metadata] = LazyMetadata.later(self.metadata, rows)
         if self.transforms:
             block = apply(self.transforms, Block(columns, metadata), partial(self.describe, rows))
-            return block.columns, block.metadata, failures
+            columns, metadata = dict(block.columns), block.metadata
+        if self.part is not None:
+            columns = self.part.joint(self.collection, columns)
         return columns, metadata, failures
+
+    def metadata(self, rows: Rows) -> list[dict[str, Any]]:
+        """Return the metadata of rows."""
+        found = self.collection.metadata(rows)
+        return found if self.part is None else self.part.named(found)
 
     def describe(self, rows: Rows, place: int) -> str:
         """Describe one of some rows, for messages."""
@@ -393,7 +404,7 @@ class BatchFetch(LookingAhead):
         start = 0
         for number, rows in parts:
             mine = np.unique(order[(order >= start) & (order < start + len(rows))])
-            found |= zip(mine.tolist(), self.readers[number].collection.metadata(rows[mine - start]), strict=True)
+            found |= zip(mine.tolist(), self.readers[number].metadata(rows[mine - start]), strict=True)
             start += len(rows)
         return [found[i] for i in order.tolist()]
 

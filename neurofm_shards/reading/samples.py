@@ -22,6 +22,19 @@ if TYPE_CHECKING:
     from neurofm_shards.reading.catalog import Catalog
 
 
+def timing_of(facts: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, ...]]:
+    """Return bins and rates that the facts of inputs tell, each in all of its values, ascending."""
+    found: dict[str, set[float]] = {}
+    for said in facts:
+        bins = {"ms per bin": said.get("bin_size_ms"), "bins in a window": said.get("window_bins")}
+        modalities = dict(said.get("modalities") or {})
+        rates = {f"samples of {name} per second": each.get("rate_hz") for name, each in modalities.items()}
+        for what, value in {**bins, **rates}.items():
+            if isinstance(value, (int, float)):
+                found.setdefault(what, set()).add(float(value))
+    return {what: tuple(sorted(values)) for what, values in found.items()}
+
+
 class PreparedRows(Protocol):
     """What :meth:`SampleCollection.select` found out about rows."""
 
@@ -185,6 +198,11 @@ class SampleCollection(ABC):
     @abstractmethod
     def tables(self) -> Mapping[str, int]:
         """Rows of each side table."""
+
+    def timing(self) -> Mapping[str, tuple[float, ...]]:
+        """Return what is known of bins and rates, each in all of its values, ascending; nothing where nobody said."""
+        sources = self.manifest.sources if self.manifest is not None else ()
+        return timing_of(source.get("facts") or {} for source in sources)
 
     @abstractmethod
     def table(self, name: str) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from neurofm_shards.format.metadata_table import (
 from neurofm_shards.reading.address_space import IO
 from neurofm_shards.reading.catalog import Pattern
 from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollection
-from neurofm_shards.reading.samples import SampleCollection, check_out, reopened
+from neurofm_shards.reading.samples import SampleCollection, check_out, reopened, timing_of
 from neurofm_shards.recordings.counting import COUNT_TYPES, count_trains
 from neurofm_shards.recordings.spikes import BinnedEvents
 from neurofm_shards.recordings.trials import Coded, MetadataValues
@@ -349,6 +349,12 @@ class WindowCollection(SampleCollection):
     def statistics(self, columns: Iterable[str] | None = None) -> Mapping[str, Any]:
         """Return the statistics of some columns, which are read the first time; where windows move, in epoch 0."""
         return training_statistics(self, tuple(self.columns) if columns is None else tuple(columns))
+
+    def timing(self) -> Mapping[str, tuple[float, ...]]:
+        """Return bins of the windows, and rates of the first recording of each length."""
+        firsts = np.unique(self.plan.kinds, return_index=True)[1].tolist()
+        with self._collection.reading():
+            return timing_of(self._samples(number).plan().metadata for number in firsts)
 
     @property
     def tables(self) -> Mapping[str, int]:

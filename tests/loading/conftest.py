@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,11 +17,18 @@ settings.load_profile("patient")
 class Stored:
     """As much of a ShardCollection as an order needs: sizes of shards and the identity of their contents."""
 
+    tables = MappingProxyType({})
+    columns = MappingProxyType({})
+
     def __init__(self, sizes, name="data"):
         self.starts = np.concatenate(([0], np.cumsum(np.asarray(sizes, dtype=np.int64)))).astype(np.int64)
         self.num_samples = int(self.starts[-1])
         self._name = name
+        self.catalog = SimpleNamespace(folder=name)
         self.fingerprint = self.prefix_fingerprint(len(sizes))
+
+    def timing(self):
+        return {}
 
     @property
     def shard_sizes(self):

@@ -14,6 +14,7 @@ from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.order.bijection import derive_key
 from neurofm_shards.loading.order.shuffle import ORDER_VERSION, Schedule
+from neurofm_shards.loading.plans.mix_parts import MixPart, OnDifferent, mix_parts
 from neurofm_shards.loading.plans.options import DEFAULT_OPTIONS, PlanOptions
 from neurofm_shards.loading.plans.plan import OrderedRows, Parts, SamplePlan
 from neurofm_shards.loading.subsets import group_rows
@@ -70,11 +71,14 @@ class Mix:
     stop : str or int
         ``"first_exhausted"``: an epoch ends with the first source whose samples were all delivered.
         ``"all_exhausted"``: with the last one; the others start again, in a new order. A number: that many samples.
+    parts : tuple of MixPart
+        What each data set is in a mixture of several; empty where there is one.
     """
 
     sources: tuple[MixSource, ...]
     weights: tuple[float, ...]
     stop: Stop
+    parts: tuple[MixPart, ...] = ()
 
     def __repr__(self) -> str:
         total = sum(self.weights)
@@ -208,8 +212,12 @@ def mix(
     temperature: float | None = None,
     stop: Stop | None = None,
     subsets: Sequence[Rows | None] | None = None,
+    on_different: OnDifferent = "error",
 ) -> Mix:
     """Mix data sets.
+
+    Each sample's metadata names its data set under ``dataset``: the folder's name, or its path where two have one name.
+    Numbers in columns such as ``unit_ids`` are rows of a joint table, ``loader.dataset.table("units")``.
 
     Parameters
     ----------
@@ -224,13 +232,21 @@ def mix(
         See :class:`Mix`; with weights, the default is ``"first_exhausted"``.
     subsets : sequence, optional
         Selected rows of each data set.
+    on_different : "error" or "allow"
+        What to do where bins, rates or physical units differ between the data sets.
+
+    Raises
+    ------
+    ConfigError
+        An argument is wrong, or the data sets differ.
     """
     chosen = [None] * len(collections) if subsets is None else list(subsets)
     if len(chosen) != len(collections):
         raise ConfigError(f"{len(collections)} data sets and {len(chosen)} subsets: give one per data set")
-    pairs = enumerate(zip(map(_opened, collections), chosen, strict=True))
+    opened = [_opened(collection) for collection in collections]
+    pairs = enumerate(zip(opened, chosen, strict=True))
     sources = [MixSource(each, i, rows, f"data set {i}") for i, (each, rows) in pairs]
-    return mixed(sources, weights, temperature, stop)
+    return replace(mixed(sources, weights, temperature, stop), parts=mix_parts(opened, on_different))
 
 
 def mix_groups(

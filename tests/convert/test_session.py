@@ -138,7 +138,7 @@ def test_an_interrupted_addition_is_finished_before_another(toys, toy, tmp_path,
     paths = toys(a={"n": 5}, b={"n": 9})
     convert_inputs(paths[:1], tmp_path / "out", CONFIG)
     with monkeypatch.context() as patch:
-        patch.setattr("neurofm_shards.convert.commit.write_manifest", None)
+        patch.setattr("neurofm_shards.convert.commit.commit_manifest", None)
         with pytest.raises(TypeError):
             convert_inputs(paths, tmp_path / "out", mode="append")
     with pytest.raises(ConfigError, match="an addition to .* was interrupted"):

@@ -141,7 +141,7 @@ def test_a_power_loss_without_syncing_is_found_by_reading_everything(toys, toy, 
     from neurofm_shards.convert import commit as api
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "write_manifest", None)
+        patch.setattr(api, "commit_manifest", None)
         with pytest.raises(TypeError):
             convert_inputs(paths, out, config)
     shard = out / "shard_000000.tar"

@@ -389,7 +389,7 @@ def test_the_old_data_set_can_be_read_while_a_new_one_is_written(toys, tmp_path,
     before = rows(tmp_path / "out")
     held = ShardCollection.open(tmp_path / "out", verify=True)
     with monkeypatch.context() as patch:
-        patch.setattr("neurofm_shards.convert.commit.write_manifest", None)
+        patch.setattr("neurofm_shards.convert.commit.commit_manifest", None)
         with pytest.raises(TypeError):
             convert_inputs(paths[1:], tmp_path / "out", CONFIG, mode="overwrite")
     assert rows(tmp_path / "out") == before
@@ -450,7 +450,7 @@ def test_an_addition_can_be_given_up(toys, tmp_path, tree, monkeypatch):
     convert_inputs(paths[:1], tmp_path / "out", CONFIG)
     before = tree(tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr("neurofm_shards.convert.commit.write_manifest", None)
+        patch.setattr("neurofm_shards.convert.commit.commit_manifest", None)
         with pytest.raises(TypeError):
             convert_inputs(paths[1:], tmp_path / "out", mode="append")
     with pytest.raises(ConfigError, match="unfinished append.*repair"):

@@ -48,7 +48,11 @@ def in_seconds(streams: Sequence[AnyStream], meant: str | float) -> tuple[list[A
     for stream in streams:
         if isinstance(stream, IrregularStream) and id(stream) in slow and _in_other_unit(stream, rest):
             made.append(
-                _meant(stream, meant, f"it lasts {_length(stream.timestamps()) / rest:,.0f} times as long as all else")
+                _meant(
+                    stream,
+                    meant,
+                    f"its time stamps last {_length(stream.timestamps()) / rest:,.0f} times as long as all else",
+                )
             )
         elif not isinstance(stream, IrregularStream) or id(stream) not in whole or _fits(stream, lasting):
             made.append(stream)
@@ -118,7 +122,7 @@ def _meant(stream: IrregularStream, meant: str | float, why: str) -> IrregularSt
 
 def _refuse(path: str, why: str) -> NoReturn:
     raise SourceError(
-        f"{path}: {why}: its time stamps look like sample numbers, milliseconds or microseconds, not seconds. Say "
+        f"{path}: {why}: they look like sample numbers, milliseconds or microseconds, not seconds. Say "
         "series_times=seconds, milliseconds or microseconds, or the rate in samples per second that "
         "they count"
     )

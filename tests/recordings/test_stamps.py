@@ -70,7 +70,7 @@ def test_a_series_that_nobody_asks_for_does_not_stop_the_others():
 @pytest.mark.parametrize("factor", [1e3, 1e6], ids=["milliseconds", "microseconds"])
 def test_stamps_that_last_a_thousand_times_as_long_as_the_rest_are_refused(factor):
     times = np.arange(3000) * 0.01 * factor + 0.3
-    with pytest.raises(SourceError, match=r"x: it lasts .* times as long as all else.*series_times="):
+    with pytest.raises(SourceError, match=r"x: its time stamps last .* times as long as all else.*series_times="):
         found(times, UNITS)
     meant = {1e3: "milliseconds", 1e6: "microseconds"}[factor]
     plan, values = found(times, UNITS, series_times=meant)

@@ -26,7 +26,8 @@ def streams_of(path, reader="auto"):
         return {stream.path: stream for stream in recording.streams}, recording.problems
 
 
-def test_columns_that_a_table_does_not_list_are_read_with_a_problem(write_nwb):
+@pytest.mark.parametrize("reader", ["pynwb", "h5py"])
+def test_columns_that_a_table_does_not_list_are_read_with_a_problem(write_nwb, reader):
     def fill(nwbfile):
         for start in (0.0, 1.0, 2.0):
             nwbfile.add_trial(start_time=start, stop_time=start + 0.5)
@@ -35,9 +36,13 @@ def test_columns_that_a_table_does_not_list_are_read_with_a_problem(write_nwb):
     with h5py.File(path, "r+") as file:
         dataset = file["intervals/trials"].create_dataset("response_time", data=[0.1, 0.2, 0.3])
         dataset.attrs["neurodata_type"] = "VectorData"
-    streams, problems = streams_of(path)
+        ragged = file["intervals/trials"].create_dataset("licks", data=[1.0, 2.0, 3.0])
+        ragged.attrs["neurodata_type"] = "VectorData"
+        file["intervals/trials"].create_dataset("licks_index", data=np.array([2, 2, 3], dtype=np.uint8))
+    streams, problems = streams_of(path, reader)
     assert streams["intervals/trials"].columns["response_time"] == [0.1, 0.2, 0.3]
-    assert any("response_time" in problem.what for problem in problems)
+    assert streams["intervals/trials"].columns["licks"] == [[1.0, 2.0], [], [3.0]]
+    assert any("response_time" in problem.what and "licks" in problem.what for problem in problems)
 
 
 @pytest.mark.parametrize("reader", ["pynwb", "h5py"])

@@ -273,8 +273,7 @@ class _View:
             listed = [text(name) for name in np.ravel(attribute(node, "colnames", ()))]
             hidden = [name for name in node.names if name not in listed and self._is_column(node, name)]
             if hidden:
-                what = f"columns {', '.join(hidden)} are in the table, but not in the list of its columns (colnames)"
-                self.problems.append(Problem(node.path, what, "read like the others", "info"))
+                self.problems.append(hidden_columns(node.path, hidden))
             names = [name for name in (*listed, *hidden) if self._is_column(node, name)]
             self._tables[node.path] = Table(
                 path=node.path,
@@ -412,6 +411,12 @@ def _own_name(group: Any) -> str:
     import h5py  # noqa: PLC0415  (only when a file is opened)
 
     return text(h5py.h5r.get_name(group.ref, group.file.id)).rpartition("/")[2]
+
+
+def hidden_columns(place: str, names: Sequence[str]) -> Problem:
+    """Return the note on columns that a table holds and does not list."""
+    what = f"columns {', '.join(names)} are in the table, but not in the list of its columns (colnames)"
+    return Problem(place, what, "read like the others", "info")
 
 
 def _measured(data: Any) -> dict[str, Any]:

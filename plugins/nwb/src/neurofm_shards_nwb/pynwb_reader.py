@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from neurofm_shards.errors import MissingPluginError, SourceError
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.content import Column, FileContent, Region, Series, StoredArray, Table, python_value, text
-from neurofm_shards_nwb.hdf5_reader import name_resolver
+from neurofm_shards_nwb.hdf5_reader import hidden_columns, name_resolver
 
 
 class _Shared(threading.local):
@@ -166,7 +166,8 @@ class _View:
             self._tables[id(item)] = Table(
                 path=path,
                 types=_types(item),
-                columns={name: self._column(name, item[name], path) for name in self._plain_columns(item, path)},
+                columns={name: self._column(name, item[name], path) for name in self._plain_columns(item, path)}
+                | self._hidden_columns(item, path),
                 ids=self._array(item.id.data, f"{path}/id"),
                 description=text(item.description),
                 plane=self._plane(getattr(item, "imaging_plane", None)),
@@ -189,6 +190,31 @@ class _View:
             what = f"columns {', '.join(pickled)} are stored as pickles"
             self.problems.append(Problem(path, what, "left out: pickles of others are never loaded", "info"))
         return [name for name in item.colnames if name not in pickled and _is_plain(item[name])]
+
+    def _hidden_columns(self, item: Any, path: str) -> dict[str, Column]:
+        """Return the columns that a table holds but does not list, which pynwb leaves out."""
+        stored = self._builders[id(item)].datasets
+        known = {part.name for part in item.columns} | {"id"}
+        names = [
+            name
+            for name, dataset in stored.items()
+            if name not in known
+            and not (name.endswith("_index") and name.removesuffix("_index") in stored)
+            and np.shape(dataset.data)
+            and getattr(dataset.data, "dtype", np.dtype(float)).kind != "V"
+            and not _is_pickled(dataset)
+        ]
+        if names:
+            self.problems.append(hidden_columns(path, names))
+        return {
+            name: Column(
+                name=name,
+                data=self._need(stored[name].data, f"{path}/{name}"),
+                indexes=tuple(self._need(stored[index].data, f"{path}/{index}") for index in _indexes(name, stored)),
+                resolve=name_resolver(stored[name].data),
+            )
+            for name in names
+        }
 
     def _column(self, name: str, item: Any, path: str) -> Column:
         indexes: list[StoredArray] = []
@@ -229,6 +255,12 @@ def _containers(item: Any) -> tuple[tuple[str, str], ...]:
         found.append((str(parent.name), type(parent).__name__))
         parent = parent.parent
     return tuple(found)
+
+
+def _indexes(name: str, stored: Mapping[str, Any]) -> Iterator[str]:
+    """Return the names of the indexes of a ragged column, innermost first."""
+    while (name := f"{name}_index") in stored:
+        yield name
 
 
 def _value(stored: Any) -> Any:

@@ -21,6 +21,8 @@ from neurofm_shards.errors import NeurofmShardsError
         ("Choose one with lfp.path.", 'Choose one with --lfp \'{"path": "PATH"}\'.'),
         ("ophys.path=PATH takes it", '--ophys \'{"path": "PATH"}\' takes it'),
         ("behavior=[{'path': PATH}] takes it", "--behavior '[{\"path\": PATH}]' takes it"),
+        ("source={'timestamps': 't', 'rate': 30.5}", "--timestamps t --rate 30.5"),
+        ("source={'arrays': [KEY, ...]} chooses", "--arrays KEY ... chooses"),
         ("min_valid_fraction drops them", "--min-valid-fraction drops them"),
         ('choose session_template="{parent}_{stem}"', 'choose --session-template "{parent}_{stem}"'),
     ],

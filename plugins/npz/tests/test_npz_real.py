@@ -10,7 +10,7 @@ from neurofm_shards.reading.collection import ShardCollection
 
 def test_positions_at_bin_centres_are_those_of_linear_interpolation(shared_data, tmp_path):
     path = shared_data / "sargolini_positions.npz"
-    with pytest.raises(SourceError, match="--timestamps t"):
+    with pytest.raises(SourceError, match="'timestamps': 't'"):
         convert_inputs(path, tmp_path / "out")
     config = {"source": {"timestamps": "t"}, "windows": {"bin_size_ms": 50, "overlap": 0.0}}
     summary = convert_inputs(path, tmp_path / "out", config)
@@ -30,7 +30,7 @@ def test_positions_at_bin_centres_are_those_of_linear_interpolation(shared_data,
 
 def test_an_eog_recording_becomes_windows_with_its_channels(shared_data, tmp_path):
     path = shared_data / "eog_rem_256hz.npz"
-    with pytest.raises(SourceError, match="--time-axis 1 --rate sf"):
+    with pytest.raises(SourceError, match="'time_axis': 1, 'rate': 'sf'"):
         convert_inputs(path, tmp_path / "out")
     source = {"time_axis": 1, "rate": "sf", "channels": "chan", "modality": {"data": "lfp"}}
     windows = {"bin_size_ms": 1000, "sequence_length": 10, "overlap": 0.0, "lfp": {"units": "raw"}}

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
+from neurofm_shards.convert.wording import in_flags
 from neurofm_shards.errors import ConfigError, NothingToConvertError, SourceError
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.testing.sources import SourceConformance
@@ -66,10 +67,10 @@ def test_large_compressed_members_go_through_a_temporary_file(tmp_path, monkeypa
 
 def test_a_recording_without_options_is_refused_with_the_options_that_help(tmp_path):
     np.savez(tmp_path / "eog.npz", data=np.zeros((2, 1000)), sf=256.0, chan=np.array(["a", "b"]))
-    with pytest.raises(SourceError, match=r"same first dimension.*data \(2, 1000\).*--time-axis 1 --rate sf"):
+    with pytest.raises(SourceError, match=r"same first dimension.*data \(2, 1000\).*'time_axis': 1, 'rate': 'sf'"):
         opened(tmp_path / "eog.npz")
     np.savez(tmp_path / "pos.npz", t=np.arange(100) * 0.1, pos=np.zeros((100, 2)))
-    with pytest.raises(SourceError, match=r"--timestamps t.*--layout samples"):
+    with pytest.raises(SourceError, match=r"'timestamps': 't'.*'layout': 'samples'"):
         opened(tmp_path / "pos.npz")
     with opened(tmp_path / "pos.npz", layout="samples") as samples:
         assert samples.plan().num_samples == 100
@@ -162,3 +163,7 @@ def test_an_archive_cut_short_or_of_other_bytes_is_refused(tmp_path):
         (tmp_path / "a.npz").write_bytes(content)
         with pytest.raises(SourceError, match=r"a\.npz"):
             opened(tmp_path / "a.npz")
+
+
+def test_an_option_called_like_a_setting_has_its_own_flag():
+    assert in_flags("source={'layout': 'samples'}") == "--npz-layout samples"

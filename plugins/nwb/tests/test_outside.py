@@ -97,7 +97,7 @@ def test_what_leads_out_of_the_folder_is_refused_unless_it_is_allowed(place, mak
         (place / "in/sub").symlink_to(place / "elsewhere")
         (place / "elsewhere/x.h5").write_bytes(outside.read_bytes())
     path = write_nwb(place / "in/a.nwb", make(name))
-    with pytest.raises(SourceError, match=r"outside of the folder.*--allow-links"):
+    with pytest.raises(SourceError, match=r"outside of the folder.*'allow_links'"):
         NwbSource().open((path,))
     said = problems(path, allow_links=(str(place / "elsewhere"),))
     assert any("it lies in another file" in text for text in said)

@@ -35,7 +35,10 @@ class NpzRecording(Recording):
         self.problems: Sequence[Problem] = problems
         if not self._streams:
             listed = ", ".join(map(str, members))
-            raise NothingToConvertError(f"{archive.path}: no array has a time axis among {listed}; see --time-axis")
+            raise NothingToConvertError(
+                f"{archive.path}: no array has a time axis among {listed}: say which with "
+                "source={'time_axis': NUMBER}"
+            )
 
     @property
     def streams(self) -> Sequence[AnyStream]:

@@ -66,13 +66,14 @@ def _check_samples(archive: Archive, members: list[Member], config: NpzConfig) -
         raise SourceError(
             f"{archive.path}: arrays must have the same first dimension (the samples), but it has {listed}. "
             f"Where an axis is time, say so to get windows: {_suggestion(members)}; or choose arrays with "
-            "--arrays KEY ..."
+            "source={'arrays': [KEY, ...]}"
         )
     for member in members:
         if config.layout == "auto" and _looks_like_clock(archive, member) and len(members) > 1:
             raise SourceError(
                 f"{archive.path}: it has {listed}; {member.key!r} looks like time stamps of a continuous recording. "
-                f"To cut windows give --timestamps {member.key}; to take every row as a sample give --layout samples"
+                f"To cut windows give source={{'timestamps': {member.key!r}}}; to take every row as a sample give "
+                "source={'layout': 'samples'}"
             )
 
 
@@ -81,8 +82,10 @@ def _suggestion(members: list[Member]) -> str:
     axis = int(np.argmax(series.shape)) if series.shape else 0
     scalars = [member.key for member in members if member.numeric and member.shape in {(), (1,)}]
     clocks = [m.key for m in members if m.shape == series.shape[axis : axis + 1] and m is not series and m.numeric]
-    rate = f"--rate {scalars[0] if scalars else 'HZ'}"
-    return f"--time-axis {axis} " + (f"--timestamps {clocks[0]}" if clocks else f"{rate} (or --timestamps KEY)")
+    if clocks:
+        return f"source={{'time_axis': {axis}, 'timestamps': {clocks[0]!r}}}"
+    rate = repr(scalars[0]) if scalars else "HZ"
+    return f"source={{'time_axis': {axis}, 'rate': {rate}}} (or source={{'timestamps': KEY}})"
 
 
 def _looks_like_clock(archive: Archive, member: Member) -> bool:

@@ -113,7 +113,7 @@ class StoredArray:
             )
         return (
             f"{self.where}: values {start} to {stop} cannot be read ({text}): a chunk is damaged; get the file again, "
-            "or leave this series out with --modalities"
+            "or leave this series out of modalities"
         )
 
 

@@ -71,8 +71,8 @@ def check_content(path: str) -> None:
         raise SourceError(f"{path} is empty (0 bytes): its download or copy never finished; get it again")
     if not head.startswith(SIGNATURE) and not _has_user_block(path):
         raise SourceError(
-            f"{path} is not an HDF5 file, so it is not NWB (it begins with {head[:8]!r}): give its format with "
-            "--format, or get the file again"
+            f"{path} is not an HDF5 file, so it is not NWB (it begins with {head[:8]!r}): say its format with "
+            "format=NAME, or get the file again"
         )
 
 

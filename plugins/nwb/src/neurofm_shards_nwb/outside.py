@@ -86,7 +86,8 @@ class Boundary:
             if not any(real.is_relative_to(folder) for folder in self._inside):
                 raise SourceError(
                     f"{self.path}: {place} leads to {base_name(named)!r} outside of the folder of this file, which "
-                    "could be any file of this machine: put it beside this one, or name its folder with --allow-links"
+                    "could be any file of this machine: put it beside this one, or name its folder with "
+                    "source={'allow_links': [FOLDER]}"
                 )
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise SourceError(f"{self.path}: {place} leads to {base_name(named)!r}, which is no regular file")

@@ -147,7 +147,8 @@ def _open_hdf5(path: str, file: Any, reader: Reader, outside: Outside) -> Opened
     if "nwb_version" not in file.attrs:
         held = ", ".join(sorted(file)[:8]) or "nothing"
         raise SourceError(
-            f"{path} is HDF5 but not NWB (its root has no nwb_version; it holds {held}): give its format with --format"
+            f"{path} is HDF5 but not NWB (its root has no nwb_version; it holds {held}): say its "
+            "format with format=NAME"
         )
     types, found = TypeTree(file), walk(outside.nodes)
     missing = missing_links(found.links)

@@ -28,6 +28,8 @@ from neurofm_shards.types import Block, ColumnSpec, SourcePlan
 #: A hang is given minutes: no check passes or fails by how fast a machine is.
 _HANG_S = 300.0
 _NAP_S = 3600.0
+#: What waited for a call that was ended is given this long to notice.
+_END_S = 60.0
 
 
 class ExecutorConformance:
@@ -147,10 +149,13 @@ class ExecutorConformance:
         """Ctrl-C while workers do something endless; the executor is closed without an error of its own."""
         if not (self.has_processes and self.ends_hanging_calls):
             pytest.skip("calls end with the program")
-        start = time.monotonic()
+        start, before = time.monotonic(), set(threading.enumerate())
         with pytest.raises(KeyboardInterrupt), self.dispatcher() as made:
             self._interrupt(made)
         assert time.monotonic() - start < _HANG_S, "leaving waits for the calls"
+        for thread in {thread for thread in threading.enumerate() if not thread.daemon} - before:
+            thread.join(_END_S)
+            assert not thread.is_alive(), f"{thread.name} waits for a call, so that Python cannot exit: end its worker"
         assert "could not be closed" not in caplog.text
 
     def test_after_an_error_nothing_new_is_started(self, tmp_path: Path) -> None:

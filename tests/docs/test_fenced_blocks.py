@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,16 @@ def scripts(blocks: list[Fence]) -> tuple[str, str]:
     python = "\n".join(block.code for block in wanted if block.language == "python")
     shell = "\n".join(block.code for block in wanted if block.language in ("bash", "sh"))
     return python, f"set -euo pipefail\n{shell}"
+
+
+def test_the_suites_of_the_tutorial_pass_in_a_new_folder(tmp_path):
+    python, _ = scripts(fences(ROOT / "docs" / "PLUGIN_TUTORIAL.md"))
+    (tmp_path / "script.py").write_text(python)
+    quick = "not TestInterpreters or interruption or its_type"  # an interpreter for each call takes minutes in all
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "script.py", "-k", quick]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1500:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 35
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

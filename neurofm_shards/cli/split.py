@@ -77,7 +77,7 @@ def _add_pairs(parser: argparse.ArgumentParser, flag: str, metavar: str, text: s
 
 
 def _divided(args: argparse.Namespace, collection: ShardCollection, columns: Columns) -> Splits:
-    from neurofm_shards.loading.splits import divided, groups_of  # noqa: PLC0415  (after --help)
+    from neurofm_shards.loading.splits import check_subjects, divided, groups_of  # noqa: PLC0415  (after --help)
     from neurofm_shards.loading.subsets import known_splits  # noqa: PLC0415
 
     fractions = {name: sum(shares) for name, shares in _pairs("--fractions", args.fractions, float).items()}
@@ -89,6 +89,8 @@ def _divided(args: argparse.Namespace, collection: ShardCollection, columns: Col
             f"{args.folder} is split already ({counts}): --extend leaves what is in a split and divides the rest, "
             "--overwrite divides all samples anew"
         )
+    if args.by == "subject":
+        check_subjects(columns, collection.manifest)
     for name, groups in groups_of(columns, args.by, there).items() if args.extend else ():
         named[name] = list(dict.fromkeys([*groups, *named.get(name, ())]))
     return divided(

@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from neurofm_shards.convert.input_plan import InputPlan
-from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.manifest import Manifest
-from neurofm_shards.recordings.group_splits import divide, shares_off
+from neurofm_shards.recordings.group_splits import check_subjects_are_known, divide, shares_off
 from neurofm_shards.recordings.options import SplitOptions
 
-_LISTED = 20
+_REMEDY = "Say whose they are with --subject-id FILE=ID or --subject-template (Python: subject_ids, subject_template)"
 
 
 def with_splits(
@@ -39,7 +38,8 @@ def with_splits(
         return list(planned)
     todo = [i for i, item in enumerate(planned) if item.is_recording and item.num_samples and not item.spec.split]
     if split.by == "subject":
-        _check_subjects_are_known([planned[i] for i in todo])
+        unknown = [planned[i] for i in todo if _facts(planned[i]).get("subject_is_unknown")]
+        check_subjects_are_known([f"{item.session_id} ({item.name})" for item in unknown], len(todo), _REMEDY)
     if not split.balanced:
         return list(planned)
     sizes, fixed = _present(split, manifest)
@@ -77,18 +77,6 @@ def _in_split(item: InputPlan, name: str) -> InputPlan:
     counts = {name: item.num_samples}
     plan = replace(item.plan, splits=tuple(counts.items()), metadata={**item.plan.metadata, "splits": counts})
     return replace(item, spec=replace(item.spec, split=name), plan=plan)
-
-
-def _check_subjects_are_known(giving: Sequence[InputPlan]) -> None:
-    """Refuse a split by subject of sessions whose subject is unknown: one animal would be in several splits."""
-    unknown = [item for item in giving if _facts(item).get("subject_is_unknown")]
-    if unknown:
-        shown = ", ".join(f"{item.session_id} ({item.name})" for item in unknown[:_LISTED])
-        more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
-        raise ConfigError(
-            f"split by subject: {len(unknown)} of {len(giving)} sessions name no subject: {shown}{more}. Say whose "
-            "they are with subject_ids (FILE=ID) or subject_template, or split by session"
-        )
 
 
 def split_warnings(

@@ -19,9 +19,11 @@ import numpy.typing as npt
 from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
+from neurofm_shards.format.manifest import Manifest
 from neurofm_shards.loading.subsets import Columns, Splits, TableColumns
 from neurofm_shards.reading.collection import ShardCollection
-from neurofm_shards.recordings.group_splits import divide, shares_off, split_of
+from neurofm_shards.reading.samples import SampleCollection
+from neurofm_shards.recordings.group_splits import check_subjects_are_known, divide, shares_off, split_of
 from neurofm_shards.recordings.options import DEFAULT_FRACTIONS
 
 By = Literal["session", "subject", "trial", "time"]
@@ -76,9 +78,10 @@ def split(
     ConfigError
         A column is missing, fractions do not add up to 1, there is no group of a name, or a split would be empty.
     """
-    found = divided(
-        _columns(data), by, fractions, seed, named=named or {}, purge=purge, column=column, balanced=balanced
-    )
+    columns, manifest = _opened(data)
+    if by == "subject":
+        check_subjects(columns, manifest)
+    found = divided(columns, by, fractions, seed, named=named or {}, purge=purge, column=column, balanced=balanced)
     if shares_off(found.counts(), found.fractions):
         _LOG.warning("split by %s: %s", by, found.notes[-1])
     return found
@@ -159,13 +162,32 @@ def _fixed(named: Named, by: str) -> dict[str, str]:
     return fixed
 
 
-def _columns(data: Any) -> Columns:
+def _opened(data: Any) -> tuple[Columns, Manifest | None]:
+    """Return metadata columns, and the manifest of a data set."""
     if isinstance(data, Mapping):
-        return {name: np.asarray(values) for name, values in data.items()}
+        return {name: np.asarray(values) for name, values in data.items()}, None
     if isinstance(data, (str, os.PathLike)):
         with ShardCollection.open(os.fspath(data)) as collection:
-            return TableColumns(collection.metadata_table())
-    return TableColumns(data.metadata_table() if hasattr(data, "metadata_table") else data)
+            return TableColumns(collection.metadata_table()), collection.manifest
+    if isinstance(data, SampleCollection):
+        return TableColumns(data.metadata_table()), data.manifest
+    return TableColumns(data), None
+
+
+def check_subjects(columns: Columns, manifest: Manifest | None) -> None:
+    """Refuse to split by subject where the manifest says that sessions name none.
+
+    Raises
+    ------
+    ConfigError
+        Listing them.
+    """
+    sources = manifest.sources if manifest is not None else ()
+    unknown = {str(each.get("session_id")) for each in sources if (each.get("facts") or {}).get("subject_is_unknown")}
+    if unknown:
+        sessions = list(dict.fromkeys(map(str, _column(columns, "session_id").tolist())))
+        remedy = "Convert them with --subject-id FILE=ID or --subject-template"
+        check_subjects_are_known([name for name in sessions if name in unknown], len(sessions), remedy)
 
 
 def _check_fractions(fractions: Mapping[str, float]) -> None:

@@ -29,6 +29,7 @@ from neurofm_shards.streams import (
     EventStream,
     IntervalStream,
     IrregularStream,
+    Recording,
     RegularStream,
     SortedEvents,
 )
@@ -362,3 +363,8 @@ def _unreadable(said: Mapping[str, Any], _arrays: StoredArrays) -> AnyStream:
         return EventStream(**_base(said), read=fail, owners=())
     shape = tuple(int(n) for n in said["shape"])
     return IrregularStream(**_base(said), shape=shape, dtype="<f8", read=fail, timestamps=fail)
+
+
+def unknown_subject(recording: Recording) -> dict[str, bool]:
+    """Return what facts say of a recording that names no subject: splits by subject must not take it for one."""
+    return {} if recording.subject_is_known else {"subject_is_unknown": True}

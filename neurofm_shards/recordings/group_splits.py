@@ -11,6 +11,7 @@ import numpy.typing as npt
 import xxhash
 
 from neurofm_shards._typing import Ints
+from neurofm_shards.errors import ConfigError
 from neurofm_shards.recordings.options import SplitOptions
 
 #: Ways to divide groups that are all tried, where there are no more; else as many groups at a time as give fewer.
@@ -21,6 +22,8 @@ _ROUNDS = 400
 _ROUNDS_WITHOUT_GAIN = 80
 #: A split whose share is further from what was asked for is warned of.
 _OFF = 0.05 + 1e-9
+#: Sessions that a message lists.
+_LISTED = 20
 
 
 def group_hash(identity: str, seed: int) -> int:
@@ -188,3 +191,28 @@ def shares_off(counts: Mapping[str, int], fractions: Mapping[str, float]) -> str
         return ""
     off = [name for name in fractions if abs(shares[name] - fractions[name]) > _OFF]
     return ", ".join(f"{name} has {shares[name]:.1%} of the samples instead of {fractions[name]:.1%}" for name in off)
+
+
+def check_subjects_are_known(unknown: Sequence[str], total: int, remedy: str) -> None:
+    """Refuse to split by subject where sessions name none: one animal would be in several splits.
+
+    Parameters
+    ----------
+    unknown : sequence of str
+        What to call the sessions without a subject.
+    total : int
+        Number of sessions.
+    remedy : str
+        How to say whose they are.
+
+    Raises
+    ------
+    ConfigError
+        There are some; the message lists them.
+    """
+    if unknown:
+        more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
+        raise ConfigError(
+            f"split by subject: {len(unknown)} of {total} sessions name no subject: {', '.join(unknown[:_LISTED])}"
+            f"{more}. {remedy}, or split by session"
+        )

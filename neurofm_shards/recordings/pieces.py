@@ -119,6 +119,7 @@ class RecordingPieces(Samples):
             "pieces": len(self),
             "rows": self._rows,
             "streams": said,
+            **description.unknown_subject(recording),
         }
 
     def __len__(self) -> int:
@@ -143,6 +144,7 @@ class RecordingPieces(Samples):
                 "source_file": recording.source_file,
                 "facts": dict(recording.facts),
                 "streams": {said["path"]: said["field"] for said in self._description["streams"] if said["field"]},
+                **description.unknown_subject(recording),
             },
             problems=tuple(self._problems),
             sample_bytes=tuple(self._bytes(i) for i in range(len(self))),

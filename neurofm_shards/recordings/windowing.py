@@ -22,6 +22,7 @@ from neurofm_shards.recordings.assembly import (
     chosen_epochs,
     invalid_times,
 )
+from neurofm_shards.recordings.description import unknown_subject
 from neurofm_shards.recordings.modality import WindowedModality, nothing
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.spikes import BinnedEvents
@@ -278,9 +279,8 @@ class RecordingSamples(Samples):
             "splits": self._split_sizes(),
             "modalities": {part.name: dict(part.facts) for part in self._parts if part.facts},
             "valid_share": {name: round(share, 4) for name, share in self._shares.items()},
+            **unknown_subject(self._recording),
         }
-        if not self._recording.subject_is_known and options.split is not None and options.split.by == "subject":
-            facts["subject_is_unknown"] = True
         if len(when.pauses):
             facts["recorded_s"] = float(to_seconds(int((when.recorded[:, 1] - when.recorded[:, 0]).sum())))
         if options.extent != "auto":

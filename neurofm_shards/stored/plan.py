@@ -19,7 +19,7 @@ from neurofm_shards.convert.tasks import by_split
 from neurofm_shards.errors import NeurofmShardsError, NothingToConvertError
 from neurofm_shards.format.sidecar import Arrays
 from neurofm_shards.reading.collection import ShardCollection
-from neurofm_shards.recordings.group_splits import divide, shares_off
+from neurofm_shards.recordings.group_splits import check_subjects_are_known, divide, shares_off
 from neurofm_shards.recordings.options import SplitOptions, WindowOptions
 from neurofm_shards.recordings.windowing import RecordingSamples, windowed
 from neurofm_shards.recordings.windows import Cut
@@ -134,6 +134,7 @@ class _Group:
     columns: tuple[ColumnSpec, ...]
     tables: Mapping[str, Sequence[Mapping[str, Any]]]
     subject_id: str
+    subject_is_known: bool
     split: str = ""
 
 
@@ -146,9 +147,13 @@ def _find(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowP
             plan = samples.plan()
             drops.update(plan.drops)
             if plan.num_samples:
-                subject = str(plan.metadata["subject_id"])
-                groups.append(_Group(recording, kind, samples.cut, plan.splits, plan.columns, plan.tables, subject))
+                whose = str(plan.metadata["subject_id"]), not plan.metadata.get("subject_is_unknown", False)
+                groups.append(_Group(recording, kind, samples.cut, plan.splits, plan.columns, plan.tables, *whose))
     _check_all_give(collection, cuts, groups, drops)
+    if cuts[0].split is not None and cuts[0].split.by == "subject":
+        sessions = dict.fromkeys(group.recording.session_id for group in groups)
+        unknown = dict.fromkeys(group.recording.session_id for group in groups if not group.subject_is_known)
+        check_subjects_are_known(list(unknown), len(sessions), "Store them with --subject-id FILE=ID")
     groups = _with_splits(groups, cuts[0].split)
     names = cuts[0].split.names if cuts[0].split is not None else []
     windows, splits = [(i, 0, len(group.cut)) for i, group in enumerate(groups)], [group.splits for group in groups]

@@ -92,6 +92,7 @@ class StoredRecording(Recording):
         said = self.description
         try:
             self.session_id, self.subject_id = str(said["session_id"]), str(said["subject_id"])
+            self.subject_is_known = not said.get("subject_is_unknown", False)
             self.source_file, self.fingerprint = str(said["source_file"]), str(said["fingerprint"])
             self.facts, self.problems = dict(said["facts"]), problems_from_json(said["problems"])
             self.timelines = timelines_from_json(said["timelines"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurofm_shards import ShardDataset
+from neurofm_shards import ShardDataset, split
 from neurofm_shards.cli.main import run
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.parts import Part, commit_parts, join_parts, plan_part, run_part
@@ -67,8 +67,8 @@ def content(folder):
 
 def counts(folder):
     found = Counter()
-    for (*_, split), number in content(folder).items():
-        found[split] += number
+    for (*_, name), number in content(folder).items():
+        found[name] += number
     return found
 
 
@@ -177,6 +177,35 @@ def test_a_subject_must_be_known_when_it_is_added_too(lengths, tmp_path):
     says = "1 of 1 sessions name no subject: d .*--subject-id FILE=ID.*--subject-template"
     with pytest.raises(ConfigError, match=says):
         convert_inputs([tmp_path / "d.nobody"], tmp_path / "out", mode="append")
+
+
+def test_a_finished_data_set_is_not_split_by_subjects_that_are_unknown(lengths, tmp_path, capsys):
+    class Nobody(Lengths):
+        def open(self, paths):
+            made = super().open(paths)
+            made.subject_is_known = made.session_id.startswith("a")
+            return made
+
+    register_source(SourceEntry(name="nobody", summary="sessions", factory=Nobody, suffixes=(".nobody",)))
+    for name in ("a1", "b1", "c1"):
+        (tmp_path / f"{name}.nobody").write_text("20")
+    files = [tmp_path / f"{name}.nobody" for name in ("a1", "b1", "c1")]
+    convert_inputs(files, tmp_path / "out", {"windows": {"overlap": 0.0}})
+    says = "2 of 3 sessions name no subject: b1, c1. .*--subject-id FILE=ID or --subject-template"
+    with pytest.raises(ConfigError, match=says):
+        split(tmp_path / "out", "subject")
+    assert run(["split", str(tmp_path / "out"), "--by", "subject"]) == 2
+    assert "b1, c1" in capsys.readouterr().err
+    split(tmp_path / "out", "session")
+    convert_inputs(files, tmp_path / "stored", {"layout": "recordings"})
+    windows = options("subject")["windows"]
+    with pytest.raises(ConfigError, match="2 of 3 sessions name no subject: b1, c1. .*--subject-id FILE=ID"):
+        ShardDataset(tmp_path / "stored", windows=windows)
+    with pytest.raises(ConfigError, match="2 of 3 sessions name no subject: b1 "):
+        convert_inputs(tmp_path / "stored", tmp_path / "again", {"windows": windows})
+    subjects = {"subject_ids": ("b1.nobody=m", "c1.nobody=n")}
+    convert_inputs(files, tmp_path / "named", {"layout": "recordings", **subjects})
+    assert len({s["metadata"]["split"] for s in ShardDataset(tmp_path / "named", windows=windows)}) == 3
 
 
 def without_balanced(folder):

@@ -50,8 +50,12 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: np.floor_divide,
     ast.Mod: np.mod,
 }
-#: Functions of the language: how many arguments they take.
-_FUNCTIONS = {"startswith": 2, "matches": 2, "between": 3}
+#: Functions of the language, and how they are called.
+_FUNCTIONS = {
+    "startswith": "startswith(name, 'text')",
+    "matches": "matches(name, 'regular expression')",
+    "between": "between(name, lowest, highest)",
+}
 #: A text in quotes, which is left alone, or a name in backquotes.
 _QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`([^`]+)`""")
 _BARE = (ast.expr_context, ast.boolop, ast.cmpop, ast.operator, ast.unaryop)
@@ -214,10 +218,14 @@ class _Names(ast.NodeTransformer):
         return node
 
 
-def _is_function(node: ast.Call) -> bool:
-    """Return whether this calls one of the functions of the language, with as many arguments as it takes."""
+def _check_call(node: ast.Call, text: str) -> None:
+    """Refuse what is no function of the language, or has other arguments than it takes."""
     name = node.func.id if isinstance(node.func, ast.Name) else ""
-    return not node.keywords and len(node.args) == _FUNCTIONS.get(name)
+    form = _FUNCTIONS.get(name)
+    if form is None:
+        raise ConfigError(f"in the expression {text[:200]!r}, {unknown_name('function', name[:60], _FUNCTIONS)}")
+    if node.keywords or len(node.args) != form.count(",") + 1:
+        raise ConfigError(f"{ast.unparse(node)[:60]!r} in the expression {text[:200]!r}: write {form}")
 
 
 def _depth(tree: ast.AST) -> int:
@@ -236,7 +244,8 @@ def _check(node: ast.AST, text: str) -> None:
             return
         case ast.BinOp(op=op) if type(op) in _ARITHMETIC:
             return
-        case ast.Call() if _is_function(node):
+        case ast.Call(func=ast.Name()):
+            _check_call(node, text)
             return
         case (
             ast.UnaryOp(op=ast.Not() | ast.USub())

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from neurofm_shards import ShardDataset, create_webdataset_dataloader
+from neurofm_shards import ShardDataset, create_shards_from_arrays, create_webdataset_dataloader
 
 # Their own deprecations and advice are no findings here.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -128,6 +131,51 @@ def test_two_ranks_of_an_example_together_see_every_sample_once(name, samples, w
         assert len(of_ranks["0"]) == len(of_ranks["1"])
         assert sorted({*of_ranks["0"], *of_ranks["1"]}) == list(range(samples))
         assert len(of_ranks["0"]) <= samples // 2 + 16  # the last batch may be padded
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """Write 96 samples into 4 shards."""
+    folder = tmp_path_factory.mktemp("numbered")
+    data = {"x": np.ones((96, 4), np.float32), "number": np.arange(96)}
+    create_shards_from_arrays(folder, data, shard_size=24)
+    return folder
+
+
+def run_ranks(world_size, *arguments):
+    """Run resumed_loops.py on so many ranks, as torchrun does; return the samples of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    shared |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size), "TORCHELASTIC_RUN_ID": "none"}
+    shared |= {"GROUP_RANK": "0", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, Path(__file__).with_name("resumed_loops.py"), *map(str, arguments)]
+    ranks = [
+        subprocess.Popen(
+            command,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    said = [rank.communicate(timeout=300) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * world_size, said[0][1][-3000:]
+    return [json.loads(re.search(r"samples: (.*)", out)[1]) for out, _ in said]
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("ddp", "torch"), ("accelerate",) * 2, ("lightning",) * 2, ("trainer", "transformers")]
+)
+@pytest.mark.parametrize("later", [1, 3])
+def test_a_run_of_two_ranks_goes_on_with_another_number(numbered, tmp_path, name, module, later):
+    pytest.importorskip(module)
+    before = run_ranks(2, name, numbered, tmp_path / "checkpoint", 3)
+    assert [len(of_rank) for of_rank in before] == [24, 24]
+    after = run_ranks(later, name, numbered, tmp_path / "checkpoint", 0)
+    assert {len(of_rank) for of_rank in after} == {48 // later}
+    assert sorted(itertools.chain(*before, *after)) == list(range(96))
 
 
 TWICE = """

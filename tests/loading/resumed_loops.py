@@ -1,0 +1,136 @@
+"""One rank of a run of a framework, over one epoch; it is stopped after some steps, or goes on where one was stopped.
+
+``python resumed_loops.py FRAMEWORK SHARDS CHECKPOINT STEPS`` with the variables that torchrun sets; STEPS is 0 for all.
+The samples that this rank was given are printed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from neurofm_shards import create_webdataset_dataloader
+
+BATCH = 8
+
+
+class Model(torch.nn.Module):
+    """A linear layer that gives the loss, as the Trainer expects, and notes the samples that it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 1)
+        self.numbers = []
+
+    def forward(self, x, number):
+        self.numbers += number.tolist()
+        return {"loss": self.linear(x).square().mean()}
+
+
+def make(shards):
+    return create_webdataset_dataloader(shards, BATCH, 1, metadata=False, seed=5)
+
+
+def ddp(shards, checkpoint, steps):
+    torch.distributed.init_process_group("gloo")
+    model, loader = Model(), make(shards)
+    if checkpoint.exists():
+        loader.load_state_dict(json.loads(checkpoint.read_text()))
+    wrapped = torch.nn.parallel.DistributedDataParallel(model)
+    for step, batch in enumerate(loader, 1):
+        wrapped(**batch)["loss"].backward()
+        if step == steps:
+            break
+    if steps and torch.distributed.get_rank() == 0:
+        checkpoint.write_text(json.dumps(loader.state_dict()))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    return model.numbers
+
+
+def accelerate(shards, checkpoint, steps):
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    model = Model()
+    wrapped, loader = accelerator.prepare(model, make(shards))
+    if checkpoint.exists():
+        accelerator.load_state(checkpoint)
+    for step, batch in enumerate(loader, 1):
+        accelerator.backward(wrapped(**batch)["loss"])
+        if step == steps:
+            break
+    if steps:
+        accelerator.save_state(checkpoint)
+    accelerator.end_training()
+    return model.numbers
+
+
+def lightning(shards, checkpoint, steps):
+    from lightning import LightningModule, Trainer
+    from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+
+    class Module(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model, self.steps = Model(), 0
+
+        def training_step(self, batch, _):
+            return self.model(**batch)["loss"]
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 1e-6)
+
+        def on_train_batch_end(self, *_):
+            self.steps += 1
+            if self.steps == steps:
+                self.trainer.save_checkpoint(checkpoint)
+                self.trainer.should_stop = True
+
+    module, environment = Module(), TorchElasticEnvironment()
+    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
+    options = dict.fromkeys(quiet, False) | {"accelerator": "cpu", "strategy": "ddp", "max_epochs": 1}
+    trainer = Trainer(devices=environment.world_size(), plugins=[environment], **options)
+    trainer.fit(module, make(shards), ckpt_path=checkpoint if checkpoint.exists() else None)
+    torch.distributed.destroy_process_group()
+    return module.model.numbers
+
+
+def trainer(shards, checkpoint, steps):
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    loader = make(shards)
+
+    class OurTrainer(Trainer):
+        def get_train_dataloader(self):
+            return self.accelerator.prepare(loader)
+
+    class SaveLoader(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_save = control.should_training_stop = state.global_step == steps
+            return control
+
+        def on_save(self, args, state, control, **_):
+            if state.is_world_process_zero:
+                folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+                (folder / "loader.json").write_text(json.dumps(loader.state_dict()))
+
+    arguments = TrainingArguments(
+        output_dir=str(checkpoint), num_train_epochs=1, use_cpu=True, report_to=[], save_strategy="no",
+        disable_tqdm=True, remove_unused_columns=False, ignore_data_skip=True, ddp_find_unused_parameters=False,
+    )  # fmt: skip
+    model, saved = Model(), sorted(checkpoint.glob("checkpoint-*"))
+    ours = OurTrainer(model, arguments, train_dataset=loader.dataset, callbacks=[SaveLoader()])
+    if saved:
+        loader.load_state_dict(json.loads((saved[-1] / "loader.json").read_text()))
+    ours.train(resume_from_checkpoint=str(saved[-1]) if saved else None)
+    ours.accelerator.end_training()
+    return model.numbers
+
+
+if __name__ == "__main__":
+    run = {"ddp": ddp, "accelerate": accelerate, "lightning": lightning, "trainer": trainer}[sys.argv[1]]
+    print("samples:", json.dumps(run(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))), flush=True)

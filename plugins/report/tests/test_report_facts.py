@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from made_shards import make
 
+from neurofm_shards_report import measures
 from neurofm_shards_report.facts import DatasetFacts, drawn_rows
 from neurofm_shards_report.figures import joined, short_names
 from neurofm_shards_report.measures import DrawnSamples, validity
@@ -77,6 +78,14 @@ def test_validity_over_time_is_that_of_the_masks(shards):
     assert found.name == "behavior"
     assert found.share.tolist() == masks.mean(axis=(1, 2)).tolist()
     assert found.stretches(1)[:3] == [(0.0, 1.0, 1.0), (1.0, 2.0, pytest.approx(0.8)), (2.0, 3.0, 1.0)]
+
+
+def test_windows_that_were_left_out_of_a_look_leave_no_gap_in_validity(tmp_path, monkeypatch):
+    facts = DatasetFacts(make(tmp_path / "shards", sessions=1, windows=100))
+    monkeypatch.setattr(measures, "MAX_WINDOWS", 67)  # steps of one and of two windows
+    (found,) = validity(facts, [0])
+    assert len(found.share) == 67
+    assert found.start[1:].tolist() == found.stop[:-1].tolist()
 
 
 def test_numbers_of_a_sample_are_those_of_its_values(shards):

@@ -22,11 +22,11 @@ from neurofm_shards.plugins.entries import SourceEntry
 from neurofm_shards.plugins.interfaces import SampleSequence, Source
 from neurofm_shards.plugins.registry import register_source, registry
 from neurofm_shards.recordings import InMemoryRecording
-from neurofm_shards.recordings.memory import regular
+from neurofm_shards.recordings.memory import events, regular
 from neurofm_shards.types import ColumnSpec, SourcePlan
 from neurofm_shards_report import report
 from neurofm_shards_report.facts import DatasetFacts
-from neurofm_shards_report.recording import _trace
+from neurofm_shards_report.recording import _stream, _trace
 
 VOID = {"meta", "link", "br", "img", "input"}
 
@@ -222,6 +222,14 @@ def test_the_axis_of_a_single_trace_says_its_values():
     assert set(figure.axes[0].lines[0].get_ydata().tolist()) == {1300.0}
     assert caption == "lfp: all 500 values, in V."
     assert behind.rows == [["lfp", "0", "V", "1,300", "1,300", "1,300", "100%"]]
+
+
+def test_events_without_a_time_are_not_drawn():
+    assert _stream(events("ttl", {"on": [np.nan, np.nan]}, modality="events")) == []
+    ((figure, caption, behind),) = _stream(events("ttl", {"on": [1.0, np.nan, 3.0]}, modality="events"))
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [1.0, 3.0]
+    assert caption == "ttl: all 2 events."
+    assert behind.rows == [["on", "2", "1", "3"]]
 
 
 def test_an_input_of_samples_is_drawn(tmp_path):

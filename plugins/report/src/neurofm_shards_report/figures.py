@@ -61,7 +61,7 @@ def timeline(facts: DatasetFacts, validity: Sequence[Validity] = ()) -> Figure |
             Patch(color=colours[name], label=of_none if name == NO_SPLIT else name) for name in facts.splits_of.names
         ]
         if any(session.summary.extent_s for session in facts.sessions):
-            handles.append(Patch(color=FAINT, alpha=0.35, label="recorded, in no window"))
+            handles.append(Patch(color=FAINT, alpha=0.35, label="in no window"))
         handles += [Patch(color=_of_validity(colours, i), label=f"{one.name} valid") for i, one in enumerate(validity)]
         legend_above(figure, handles)
     return figure
@@ -231,6 +231,7 @@ def spectrum(found: Spectrum) -> Figure:
         )
         axes.plot(found.frequency, found.median, color=INK, linewidth=1, label="median channel")
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(numticks=7))
         axes.set_xlabel("frequency (Hz)")
         axes.set_ylabel(f"power ({found.unit})")
         axes.set_title(f"{found.column}: mean over {found.samples} windows")

@@ -142,7 +142,7 @@ def _spread(rows: npt.NDArray[np.int64], most: int, facts: DatasetFacts) -> tupl
     rows = rows[np.argsort(start[rows], kind="stable")]
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), max(2, most))).round().astype(np.int64))]
     step = np.append(np.diff(start[rows]), 0.0)
-    usual = 1.5 * float(np.median(step[:-1])) if len(rows) > 1 else 0.0
+    usual = 3 * float(np.median(step[:-1])) if len(rows) > 1 else 0.0
     return rows, np.where(step <= usual, np.maximum(start[rows] + step, stop[rows]), stop[rows])
 
 

@@ -23,7 +23,20 @@ from neurofm_shards.recordings.inspection import inspect_input
 from neurofm_shards.recordings.stream_rows import grouped, stream_rows
 from neurofm_shards_report import figures
 from neurofm_shards_report.numbers import sample_table, value_rows
-from neurofm_shards_report.page import Alarm, Facts, Figures, Gallery, Page, Part, Section, Table, Text, cell, table
+from neurofm_shards_report.page import (
+    Alarm,
+    Facts,
+    Figures,
+    Gallery,
+    Page,
+    Part,
+    Section,
+    Table,
+    Text,
+    cell,
+    counted,
+    table,
+)
 from neurofm_shards_report.pictures import SampleView, panels_of, plot_view, thinned
 from neurofm_shards_report.signals import SAMPLE_WIDTH
 from neurofm_shards_report.style import INK, SPIKES, colour, styled
@@ -176,16 +189,22 @@ def _timeline(spans: Sequence[tuple[str, str, float, float]]) -> Figure:
         axes = figure.subplots()
         for row, (_, modality, first, last) in enumerate(shown):
             axes.barh(row, max(last - first, 1e-9), left=first, height=0.6, color=colour(modalities.index(modality)))
-        figures.label_rows(axes, [path for path, *_ in shown])
+        figures.label_rows(axes, _called([path for path, *_ in shown]))
         axes.set_xlabel("time (s)")
         figures.legend_above(figure, [Patch(color=colour(i), label=name) for i, name in enumerate(modalities)])
     return figure
 
 
+def _called(paths: Sequence[str]) -> list[str]:
+    """Return the last parts of paths where they differ, else the paths."""
+    last = [path.rsplit("/", 1)[-1] for path in paths]
+    return last if len(set(last)) == len(last) else list(paths)
+
+
 def _stream(stream: object) -> list[tuple[Figure, str, Table]]:
     try:
         if isinstance(stream, EventStream):
-            return [_raster(stream)] if len(stream.read()[0]) else []
+            return [_raster(stream)] if np.isfinite(stream.read()[0]).any() else []
         if isinstance(stream, (RegularStream, IrregularStream)) and stream.shape[0] > 1 and len(stream.shape) <= 2:
             return [_trace(stream)]
     except NeurofmShardsError:
@@ -199,7 +218,7 @@ def _raster(stream: EventStream) -> tuple[Figure, str, Table]:
     times, owner = times[known], owner[known]
     first = float(times.min()) if len(times) else 0.0
     near = times <= (first + SHOWN_S if len(times) > MAX_EVENTS else np.inf)
-    who = "units" if stream.modality == "spikes" else "ids"
+    who = "unit" if stream.modality == "spikes" else "id"
     with styled():
         figure = Figure(figsize=(figures.WIDTH, 0.8 + float(np.clip(0.03 * len(stream.owners), 0.5, 2.5))))
         axes = figure.subplots()
@@ -209,7 +228,7 @@ def _raster(stream: EventStream) -> tuple[Figure, str, Table]:
         )  # fmt: skip
         axes.set_ylim(len(stream.owners) - 0.5, -0.5)
         axes.set_yticks([])
-        axes.set_ylabel(f"{len(stream.owners)} {who}")
+        axes.set_ylabel(counted(len(stream.owners), who))
         axes.set_xlabel("time (s)")
         axes.set_title(figures.shortened(stream.path, 60))
     shown = f"{int(near.sum()):,} of {len(times):,} events, those of the first {SHOWN_S:g} s"

@@ -179,7 +179,7 @@ def _alarms(facts: DatasetFacts, drawn: DrawnSamples) -> list[Alarm]:
     found += _in_several_splits(facts)
     severe = sum(group.sources for group in facts.problems() if group.severity in ("warning", "error"))
     if severe:
-        found.append(Alarm("warning", f"{severe:,} warnings about the sources; see Problems."))
+        found.append(Alarm("warning", f"{counted(severe, 'warning')} about the sources; see Problems."))
     empty = [name for name, share in drawn.valid_shares().items() if share == 0]
     found += [
         Alarm("warning", f"No value of {name} is valid in the {len(drawn.rows)} samples looked at.") for name in empty

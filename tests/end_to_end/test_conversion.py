@@ -136,7 +136,7 @@ def test_wrong_inputs_are_explained(toys, tmp_path):
 
 def test_equal_session_ids_are_refused_and_a_template_helps(toys, tmp_path):
     paths = toys(a={"n": 2, "session": "s"}, b={"n": 2, "session": "s"})
-    with pytest.raises(ConfigError, match="session-template"):
+    with pytest.raises(ConfigError, match="session_template"):
         convert_inputs(paths, tmp_path / "out")
     convert_inputs(paths, tmp_path / "out", {"session_template": "{subject_id}_{stem}"})
     got = ShardCollection.open(tmp_path / "out").metadata(np.arange(4))
@@ -182,7 +182,7 @@ def test_columns_that_differ_are_refused_by_name(toy, toys, tmp_path, monkeypatc
         return found if self.said["seed"] == 0 else type(found)(2, found.columns[:1], found.fingerprint)
 
     monkeypatch.setattr(toy.ToySamples, "plan", other)
-    with pytest.raises(ConfigError, match=r"b\.toy has no column 'unit_ids', which .*a\.toy has"):
+    with pytest.raises(ConfigError, match=r"b\.toy: it has no column 'unit_ids', which .*a\.toy has"):
         convert_inputs(paths, tmp_path / "out")
 
 

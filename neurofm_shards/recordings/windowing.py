@@ -144,7 +144,7 @@ class RecordingSamples(Samples):
         self._trials = trials
         self._cut = cut
         self._valid = valid
-        self._shares = {part.name: _valid_share(part, cut) for part in assembly.parts if len(cut)}
+        self._shares = {part.name: _valid_share(part, cut, grid) for part in assembly.parts if len(cut)}
         self._labels = Labels(trials, options.labels("metadata"), options.labels("code"))
         self._masked = _masked(options)
         self._counts = {part.name: part for part in assembly.parts if isinstance(part, BinnedEvents)}
@@ -351,16 +351,22 @@ def _enough(cut: Cut, assembly: Assembly, options: WindowOptions, grid: TimeGrid
     frame_valid: Floats = grid.mask(valid, cut.starts).mean(axis=1)
     cut = cut.keep(np.flatnonzero(frame_valid >= options.min_valid_fraction), TOO_LITTLE)
     for part in assembly.parts:
-        share = np.minimum(part.valid_fraction(cut.starts), (cut.stops - cut.starts) / grid.window_ticks)
+        share = _valid_fraction(part, cut.starts, cut.stops, grid)
         cut = cut.keep(np.flatnonzero(share >= options.min_valid_fraction), f"{TOO_LITTLE}: {part.name}")
     return cut
 
 
-def _valid_share(part: WindowedModality, cut: Cut) -> float:
+def _valid_fraction(part: WindowedModality, starts: Ints, stops: Ints, grid: TimeGrid) -> Floats:
+    """Return the share of each window in which a modality is valid: none of it is where the window was cut short."""
+    share: Floats = np.minimum(part.valid_fraction(starts), (stops - starts) / grid.window_ticks)
+    return share
+
+
+def _valid_share(part: WindowedModality, cut: Cut, grid: TimeGrid) -> float:
     """Return in which share of windows a modality is valid throughout; of many values, in evenly chosen windows."""
     most = max(_FEWEST_LOOKED_AT, _VALUES_LOOKED_AT // max(1, part.values_per_window))
     rows = np.unique(np.linspace(0, len(cut) - 1, min(len(cut), most)).astype(np.int64))
-    return float((part.valid_fraction(cut.starts[rows]) >= 1).mean())
+    return float((_valid_fraction(part, cut.starts[rows], cut.stops[rows], grid) >= 1).mean())
 
 
 def _beyond(cut: Cut, when: Timeline) -> list[Problem]:

@@ -157,3 +157,12 @@ def test_sweeps_change_nothing_where_they_are_not_asked_for():
         InMemoryRecording([*streams, table]), WindowOptions(lfp={"path": "e0s0"}, sequence_length=10)
     ) as made:
         assert np.array_equal(made.read(0, 1).columns["lfp"][0, :, 0], values["e0s0"])
+
+
+def test_a_sweep_that_does_not_fill_its_window_is_not_valid_throughout():
+    streams = [clamp(f"s{n}", np.ones(n), 1000.0) for n in (100, 80, 100, 120)]
+    table = table_of([([(stream.path, 0, -1)], []) for stream in streams])
+    plan, block = opened([*streams, table], sequence_length=10)
+    assert plan.metadata["valid_share"] == {"lfp": 0.75} == {"lfp": block.columns["lfp_valid"].all(axis=1).mean()}
+    plan, _ = opened([*streams, table], sequence_length=10, min_valid_fraction=1.0)
+    assert plan.num_samples == 3

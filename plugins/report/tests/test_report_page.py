@@ -24,7 +24,7 @@ from neurofm_shards.plugins.registry import register_source, registry
 from neurofm_shards.recordings import InMemoryRecording
 from neurofm_shards.recordings.memory import events, regular
 from neurofm_shards.types import ColumnSpec, SourcePlan
-from neurofm_shards_report import report
+from neurofm_shards_report import page, report
 from neurofm_shards_report.facts import DatasetFacts
 from neurofm_shards_report.recording import _stream, _trace
 
@@ -124,6 +124,16 @@ def test_nothing_is_said_of_sessions_that_the_samples_do_not_name(tmp_path):
     assert "more than one split" not in text
     assert "What splits share" not in text
     assert not re.search(r"<th[^>]*>sessions</th>", text)
+
+
+def test_pages_stay_small(shards, tmp_path, monkeypatch):
+    whole = report(shards, tmp_path / "whole.html").stat().st_size
+    monkeypatch.setattr(page, "MAX_BYTES", 200_000)
+    text = report(shards, tmp_path / "small.html").read_text(encoding="utf-8")
+    assert len(text) < 0.8 * whole
+    assert "Further samples are not drawn, so that the page stays below 5 MB." in text
+    (drawn,) = re.findall(r"<p>(\d+) samples?, some of every split", text)
+    assert 0 < int(drawn) == len(re.findall(r"<figcaption>Sample ", text)) < 12
 
 
 def test_a_missing_path_is_an_error(tmp_path):

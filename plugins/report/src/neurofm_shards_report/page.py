@@ -14,6 +14,8 @@ from neurofm_shards_report.style import svg
 
 #: Most rows of a table.
 MAX_TABLE_ROWS = 300
+#: Bytes of pictures after which no further sample or stream is drawn, so that a page stays below 5 MB.
+MAX_BYTES = 3_800_000
 
 
 @dataclass(frozen=True)
@@ -162,12 +164,19 @@ class Figures:
     """Turns figures into pictures with ids of their own."""
 
     def __init__(self) -> None:
-        self._number = 0
+        self._number = self._bytes = 0
+
+    @property
+    def are_many(self) -> bool:
+        """Whether further pictures would make the page too large."""
+        return self._bytes >= MAX_BYTES
 
     def picture(self, figure: Figure, caption: str, behind: Table | None = None) -> Picture:
         """Return a figure as a picture; the caption is also the text for those who do not see it."""
         self._number += 1
-        return Picture(svg(figure, f"f{self._number}", caption), caption, behind)
+        text = svg(figure, f"f{self._number}", caption)
+        self._bytes += len(text)
+        return Picture(text, caption, behind)
 
 
 def render(page: Page) -> str:

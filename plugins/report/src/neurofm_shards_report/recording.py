@@ -132,10 +132,13 @@ def _drawn(recording: Recording, canvas: Figures) -> list[Section]:
         parts.append(canvas.picture(_timeline(spans), "When each stream was recorded.", behind))
         sections.append(Section("time", "Time", parts))
     pictures: list[Part] = [
-        canvas.picture(*drawn) for stream in recording.streams[:MAX_STREAMS] for drawn in _stream(stream)
+        canvas.picture(*drawn)
+        for stream in recording.streams[:MAX_STREAMS]
+        if not canvas.are_many
+        for drawn in _stream(stream)
     ]
-    if len(recording.streams) > MAX_STREAMS:
-        pictures.append(Text(f"The first {MAX_STREAMS} of {len(recording.streams):,} streams are drawn."))
+    if len(recording.streams) > MAX_STREAMS or canvas.are_many:
+        pictures.append(Text(f"The first {len(pictures)} pictures of {len(recording.streams):,} streams."))
     if pictures:
         sections.append(Section("streams", "Streams", pictures))
     return sections

@@ -65,19 +65,24 @@ def _behaviour_table(found: Sequence[Distribution]) -> Table:
 def sample_parts(facts: DatasetFacts, drawn: DrawnSamples, canvas: Figures) -> list[Part]:
     """Return samples that represent the data set, and its extremes."""
     chosen = drawn_rows(facts, SAMPLES_DRAWN).tolist()
-    pictures = [_sample(drawn, row, canvas) for row in chosen]
-    odd = [_sample(drawn, one.row, canvas, one.why) for one in drawn.oddest()]
+    pictures = _pictures(drawn, [(row, "") for row in chosen], canvas)
+    extremes = [(one.row, one.why) for one in drawn.oddest()]
+    odd = _pictures(drawn, extremes, canvas)
     spread = (
         "some of every split, spread over sessions and time" if facts.has_splits else "spread over sessions and time"
     )
-    parts: list[Part] = [
-        Text(f"{counted(len(chosen), 'sample')}, {spread}."),
-        Gallery([picture for picture in pictures if picture is not None]),
-    ]
+    parts: list[Part] = [Text(f"{counted(len(pictures), 'sample')}, {spread}."), Gallery(pictures)]
     if odd:
-        shown = Gallery([one for one in odd if one is not None])
-        parts += [Text(f"The extremes among {len(drawn.rows)} samples."), shown]
+        parts += [Text(f"The extremes among {len(drawn.rows)} samples."), Gallery(odd)]
+    if canvas.are_many and len(pictures) + len(odd) < len(chosen) + len(extremes):
+        parts.append(Text("Further samples are not drawn, so that the page stays below 5 MB."))
     return parts
+
+
+def _pictures(drawn: DrawnSamples, rows: Sequence[tuple[int, str]], canvas: Figures) -> list[Picture]:
+    """Draw samples until there are too many bytes of pictures."""
+    found = (_sample(drawn, row, canvas, why) for row, why in rows if not canvas.are_many)
+    return [picture for picture in found if picture is not None]
 
 
 def _sample(drawn: DrawnSamples, row: int, canvas: Figures, why: str = "") -> Picture | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurofm_shards.cli.options import ModelFlags
-from neurofm_shards.convert.config import ConversionConfig
+from neurofm_shards.convert.config import FLAGS, ConversionConfig
 from neurofm_shards.convert.job import Job, read_job
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Command
@@ -39,7 +39,7 @@ class _Flags:
     @classmethod
     def of(cls, source_names: Sequence[str]) -> _Flags:
         return cls(
-            ModelFlags(ConversionConfig, "conversion", skip=_OWN_FIELDS, called={"subject_ids": "subject-id"}),
+            ModelFlags(ConversionConfig, "conversion", skip=_OWN_FIELDS, called=FLAGS),
             ModelFlags(WindowOptions, "windows"),
             _source_flags(source_names),
         )

@@ -20,6 +20,8 @@ SOURCE_RUN_FIELDS = frozenset({"allow_links"})
 RECORDING_FIELDS = frozenset({"layout", "shard_bytes", "piece_bytes"})
 #: Fields that say whose recordings these are; recorded where they are used.
 SUBJECT_FIELDS = ("subject_template", "subject_ids")
+#: Flags that are not called as their field is: one of a list that may be repeated.
+FLAGS = {"subject_ids": "subject-id"}
 #: What a session id can be made of.
 TEMPLATE_FIELDS = ("session_id", "subject_id", "stem", "parent")
 

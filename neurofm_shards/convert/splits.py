@@ -12,7 +12,7 @@ from neurofm_shards.format.manifest import Manifest
 from neurofm_shards.recordings.group_splits import check_subjects_are_known, divide, shares_off
 from neurofm_shards.recordings.options import SplitOptions
 
-_REMEDY = "Say whose they are with --subject-id FILE=ID or --subject-template (Python: subject_ids, subject_template)"
+_REMEDY = "Say whose they are with subject_ids=FILE=ID or subject_template"
 
 
 def with_splits(

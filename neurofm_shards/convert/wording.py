@@ -6,7 +6,7 @@ import json
 import re
 from functools import cache
 
-from neurofm_shards.convert.config import ConversionConfig
+from neurofm_shards.convert.config import FLAGS, ConversionConfig
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.recordings.options import BehaviorOptions, SeriesOptions, SplitOptions, WindowOptions
 
@@ -74,7 +74,7 @@ def _patterns() -> tuple[re.Pattern[str], ...]:
 
 
 def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return f"--{FLAGS.get(name) or name.replace('_', '-')}"
 
 
 def _said(value: str) -> str:

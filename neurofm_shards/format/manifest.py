@@ -398,7 +398,9 @@ def split_counts(manifest: Manifest) -> dict[str, int]:
     samples = sum(source.get("num_samples") or 0 for source in manifest.sources)
     if manifest.splits or samples != manifest.total_samples:
         return dict(manifest.splits)
-    return _counted((source.get("facts") or {}).get("splits") or {} for source in manifest.sources)
+    counts = _counted((source.get("facts") or {}).get("splits") or {} for source in manifest.sources)
+    order = [shard.split for shard in manifest.shards if shard.split in counts]
+    return {name: counts[name] for name in dict.fromkeys([*order, *counts]) if name is not None}
 
 
 def _counted(drops: Iterable[Mapping[str, int]]) -> dict[str, int]:

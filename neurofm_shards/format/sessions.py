@@ -27,7 +27,7 @@ class SessionSummary:
         Its samples; None where the sources' numbers do not add up to those of the data set, because a transform dropped
         some or they were withdrawn.
     splits : mapping of str to int
-        Samples by split; empty where the data set has no splits, or ``samples`` is None.
+        Samples by split; empty where the data set has none or saved ones, or ``samples`` is None.
     extent_s : tuple of (float, float) or None
         First and last second of the recording.
     recorded_s : float or None
@@ -68,9 +68,11 @@ def session_summaries(manifest: Manifest) -> list[SessionSummary]:
         name = source.get("session_id")
         by_name.setdefault(str(name) if name else f"\0{number}", []).append(source)
     found = [_session(name if name[0] != "\0" else "", sources) for name, sources in by_name.items()]
-    if sum(session.samples or 0 for session in found) == manifest.total_samples:
-        return found
-    return [replace(session, samples=None, splits={}) for session in found]
+    if sum(session.samples or 0 for session in found) != manifest.total_samples:
+        return [replace(session, samples=None, splits={}) for session in found]
+    if manifest.splits:  # saved ones count, and nobody says here which of them a session is in
+        return [replace(session, splits={}) for session in found]
+    return found
 
 
 def _session(name: str, sources: Sequence[Mapping[str, Any]]) -> SessionSummary:

@@ -186,7 +186,7 @@ def check_subjects(columns: Columns, manifest: Manifest | None) -> None:
     unknown = {str(each.get("session_id")) for each in sources if (each.get("facts") or {}).get("subject_is_unknown")}
     if unknown:
         sessions = list(dict.fromkeys(map(str, _column(columns, "session_id").tolist())))
-        remedy = "Convert them with --subject-id FILE=ID or --subject-template"
+        remedy = "Convert them with subject_ids=FILE=ID or subject_template"
         check_subjects_are_known([name for name in sessions if name in unknown], len(sessions), remedy)
 
 

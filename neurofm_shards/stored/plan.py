@@ -153,7 +153,9 @@ def _find(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowP
     if cuts[0].split is not None and cuts[0].split.by == "subject":
         sessions = dict.fromkeys(group.recording.session_id for group in groups)
         unknown = dict.fromkeys(group.recording.session_id for group in groups if not group.subject_is_known)
-        check_subjects_are_known(list(unknown), len(sessions), "Store them with --subject-id FILE=ID")
+        check_subjects_are_known(
+            list(unknown), len(sessions), "Store them with subject_ids=FILE=ID or subject_template"
+        )
     groups = _with_splits(groups, cuts[0].split)
     names = cuts[0].split.names if cuts[0].split is not None else []
     windows, splits = [(i, 0, len(group.cut)) for i, group in enumerate(groups)], [group.splits for group in groups]

@@ -174,7 +174,7 @@ def test_a_subject_must_be_known_when_it_is_added_too(lengths, tmp_path):
     convert_inputs(lengths(a_1=50, b_1=25, c_1=25), tmp_path / "out", options("subject"))
     register_source(SourceEntry(name="nobody", summary="sessions", factory=Nobody, suffixes=(".nobody",)))
     (tmp_path / "d.nobody").write_text("20")
-    says = "1 of 1 sessions name no subject: d .*--subject-id FILE=ID.*--subject-template"
+    says = "1 of 1 sessions name no subject: d .*subject_ids=FILE=ID.*subject_template"
     with pytest.raises(ConfigError, match=says):
         convert_inputs([tmp_path / "d.nobody"], tmp_path / "out", mode="append")
 
@@ -191,15 +191,15 @@ def test_a_finished_data_set_is_not_split_by_subjects_that_are_unknown(lengths, 
         (tmp_path / f"{name}.nobody").write_text("20")
     files = [tmp_path / f"{name}.nobody" for name in ("a1", "b1", "c1")]
     convert_inputs(files, tmp_path / "out", {"windows": {"overlap": 0.0}})
-    says = "2 of 3 sessions name no subject: b1, c1. .*--subject-id FILE=ID or --subject-template"
+    says = "2 of 3 sessions name no subject: b1, c1. .*subject_ids=FILE=ID or subject_template"
     with pytest.raises(ConfigError, match=says):
         split(tmp_path / "out", "subject")
     assert run(["split", str(tmp_path / "out"), "--by", "subject"]) == 2
-    assert "b1, c1" in capsys.readouterr().err
+    assert "b1, c1. Convert them with --subject-id FILE=ID or --subject-template, or" in capsys.readouterr().err
     split(tmp_path / "out", "session")
     convert_inputs(files, tmp_path / "stored", {"layout": "recordings"})
     windows = options("subject")["windows"]
-    with pytest.raises(ConfigError, match="2 of 3 sessions name no subject: b1, c1. .*--subject-id FILE=ID"):
+    with pytest.raises(ConfigError, match="2 of 3 sessions name no subject: b1, c1. .*subject_ids=FILE=ID"):
         ShardDataset(tmp_path / "stored", windows=windows)
     with pytest.raises(ConfigError, match="2 of 3 sessions name no subject: b1 "):
         convert_inputs(tmp_path / "stored", tmp_path / "again", {"windows": windows})

@@ -51,7 +51,8 @@ def subjects(done_dir: Path) -> dict[str, tuple[str, str]]:
 def test_a_split_by_subject_refuses_sessions_without_one_and_lists_them(sessions, tmp_path):
     config = {"windows": {"split": {"by": "subject"}}}
     with pytest.raises(
-        ConfigError, match=r"2 of 3 sessions name no subject: s0 .*day0.*, s1 .*day1.*subject-id FILE=ID"
+        ConfigError,
+        match=r"2 of 3 sessions name no subject: s0 .*day0.*, s1 .*day1.*subject_ids=FILE=ID or subject_template",
     ):
         convert_inputs(sessions, tmp_path / "out", config)
 

@@ -55,3 +55,14 @@ def test_pauses_are_not_recorded_time():
     paused = source("a", 14, {}, [0.0, 40.0])
     paused["facts"]["recorded_s"] = 20.0
     assert session_summaries(manifest(paused))[0].recorded_s == 20.0
+
+
+def test_splits_are_in_the_order_of_shards_and_saved_ones_count():
+    made = manifest(source("a", 5, {"test": 5}, [0.0, 9.0]), source("b", 7, {"train": 7}, [0.0, 9.0]), total=12)
+    assert list(split_counts(made)) == ["test", "train"]
+    (shard,) = made.shards
+    shards = [shard.model_copy(update={"split": name}) for name in ("train", "test")]
+    assert list(split_counts(made.model_copy(update={"shards": shards}))) == ["train", "test"]
+    saved = made.model_copy(update={"splits": {"x": 12}})
+    assert split_counts(saved) == {"x": 12}
+    assert [session.splits for session in session_summaries(saved)] == [{}, {}]

@@ -211,7 +211,7 @@ class OutputFolder:
         others = sorted(name for name in names_in(self.folder) if name not in {SIDECAR_DIR, *pending})
         if pending or not self.sidecars.is_dir():
             return others
-        ours = {LOCK_NAME, PENDING_DELETIONS_NAME}
+        ours = {LOCK_NAME, PENDING_DELETIONS_NAME, PACK_NAME}
         found = sorted(names_in(self.sidecars))
         inside = (name for name in found if not (name in ours or belongs_to_conversion(name) or is_partial(name)))
         return others + [f"{SIDECAR_DIR}/{name}" for name in inside if not name.startswith(STAGING_PREFIX)]

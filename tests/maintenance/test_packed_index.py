@@ -15,6 +15,7 @@ from neurofm_shards.maintenance.merge import merge
 from neurofm_shards.maintenance.repair import repair
 from neurofm_shards.reading import catalog
 from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.writing.output_folder import OutputFolder
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +95,10 @@ def test_repairing_makes_one_where_it_alone_is_gone(folder, monkeypatch, damage)
     assert place.read_bytes() == whole
     assert not repair(folder).findings
     check(folder, range(8), monkeypatch)
+
+
+def test_one_that_a_killed_writer_left_alone_is_in_nobodys_way(folder, tmp_path, monkeypatch):
+    (tmp_path / "new" / ".neurofm").mkdir(parents=True)
+    (folder / ".neurofm" / PACK_NAME).rename(tmp_path / "new" / ".neurofm" / PACK_NAME)
+    OutputFolder(tmp_path / "new").check_free()
+    check(write(tmp_path / "new", 5, 9), range(5, 9), monkeypatch)

@@ -20,6 +20,22 @@ from neurofm_shards.errors import EncodeError
 EXACT_INTEGERS = 1 << 53
 
 
+#: The constants of SplitMix64: an odd number close to 2**64 / golden ratio, and two multipliers that spread bits.
+SPREAD = np.uint64(0x9E3779B97F4A7C15)
+MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def splitmix64(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Hash 64-bit words one by one (the finalizer of SplitMix64)."""
+    words = words ^ (words >> np.uint64(30))
+    words = words * MIX_1
+    words = words ^ (words >> np.uint64(27))
+    words = words * MIX_2
+    words ^= words >> np.uint64(31)
+    return words
+
+
 def starts_of(sizes: npt.ArrayLike) -> Ints:
     """Return where stretches of these sizes begin, end to end, and where the last one ends: int64, shape (n + 1,)."""
     lengths = np.asarray(sizes, dtype=np.int64)

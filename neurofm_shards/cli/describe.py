@@ -40,14 +40,14 @@ class Inspect(Command):
 
         found = [inspect_input(item.source, item.paths) for item in find_inputs(args.inputs, args.format, {})]
         if args.json:
-            print_json([_plain(inspection) for inspection in found])
+            print_json([_to_json(inspection) for inspection in found])
         else:
             for inspection in found:
                 _print(inspection, everything=args.all)
         return int(any(problem.severity == "error" for inspection in found for problem in inspection.problems))
 
 
-def _plain(inspection: Inspection) -> dict[str, Any]:
+def _to_json(inspection: Inspection) -> dict[str, Any]:
     problems = [
         {"severity": p.severity, "where": p.where, "what": p.what, "consequence": p.consequence}
         for p in inspection.problems

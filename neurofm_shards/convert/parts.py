@@ -361,8 +361,8 @@ def _check_complete(output: OutputFolder, header: PlanHeader, lines: Mapping[int
     ]
     raise ConfigError(
         f"{output.folder}: {len(missing):,} of {header.total_shards:,} shards are missing, of part"
-        f"{'s' if len(parts) > 1 else ''} {_ranges(parts)} of {header.parts}; run "
-        f"{'them' if len(parts) > 1 else 'it'} again with --part K/{header.parts}, then --commit"
+        f"{'s' if len(parts) > 1 else ''} {_ranges(parts)} of {header.parts}; run {'them' if len(parts) > 1 else 'it'} "
+        f"again with --part {'K' if len(parts) > 1 else parts[0]}/{header.parts}, then --commit"
     )
 
 

@@ -269,7 +269,7 @@ def _by_trial(columns: Columns, fractions: Mapping[str, float], seed: int, purge
     sessions, trials = _ids(columns, "session_id"), _column(columns, "trial")
     inside = np.array([value is not None and value == value and value != -1 for value in trials.tolist()])  # noqa: PLR0124
     ids = np.array(
-        [f"{s}\0{_plain(t)}" for s, t in zip(sessions[inside].tolist(), trials[inside].tolist(), strict=True)],
+        [f"{s}\0{_whole_or_same(t)}" for s, t in zip(sessions[inside].tolist(), trials[inside].tolist(), strict=True)],
         dtype=np.str_,
     )
     of, of_samples = _grouped(ids, fractions, seed, {}, balanced=balanced)
@@ -287,7 +287,7 @@ def _by_trial(columns: Columns, fractions: Mapping[str, float], seed: int, purge
     return Splits(rows, counts, _counted(of, fractions), notes)
 
 
-def _plain(value: Any) -> Any:
+def _whole_or_same(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

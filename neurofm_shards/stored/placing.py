@@ -10,7 +10,7 @@ import numpy.typing as npt
 from neurofm_shards._typing import Ints
 from neurofm_shards.stored.options import LoadedWindows
 from neurofm_shards.stored.plan import WindowPlan
-from neurofm_shards.values import starts_of
+from neurofm_shards.values import SPREAD, splitmix64, starts_of
 
 
 class Placed(NamedTuple):
@@ -131,14 +131,6 @@ class Placing:
 
 
 def _hashes(seed: int, epochs: Ints, keys: Ints) -> npt.NDArray[np.uint64]:
-    """Return a number for each epoch and key: the finaliser of SplitMix64, once for each of the three."""
-    seeds = _mixed(np.full(len(keys), seed, dtype=np.uint64))
-    return _mixed(keys.astype(np.uint64) ^ _mixed(epochs.astype(np.uint64) ^ seeds))
-
-
-def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    z: npt.NDArray[np.uint64] = values + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    return z
+    """Return a number for each epoch and key: SplitMix64, once for each of the three."""
+    seeds = splitmix64(np.full(len(keys), seed, dtype=np.uint64) + SPREAD)
+    return splitmix64((keys.astype(np.uint64) ^ splitmix64((epochs.astype(np.uint64) ^ seeds) + SPREAD)) + SPREAD)

@@ -93,7 +93,9 @@ def test_a_commit_says_which_parts_are_missing(paths, toy, tmp_path):
     plan_parts(paths, tmp_path / "out", CONFIG, parts=7)
     for k in (1, 5):
         run_part(tmp_path / "out", Part(k, 7))
-    with pytest.raises(ConfigError, match=r"5 of 7 shards are missing, of parts 2-4,6-7 of 7; run them again"):
+    with pytest.raises(
+        ConfigError, match=r"5 of 7 shards are missing, of parts 2-4,6-7 of 7; run them again with --part K/7,"
+    ):
         commit_parts(tmp_path / "out")
 
 
@@ -102,7 +104,9 @@ def test_a_finished_part_has_nothing_to_do_and_a_damaged_shard_is_written_again(
     assert run_part(tmp_path / "out", Part(1, 1)) == 7
     assert run_part(tmp_path / "out", Part(1, 1)) == 0
     (tmp_path / "out/shard_000002.tar.gz").unlink()
-    with pytest.raises(ConfigError, match="1 of 7 shards are missing, of part 1 of 1"):
+    with pytest.raises(
+        ConfigError, match="1 of 7 shards are missing, of part 1 of 1; run it again with --part 1/1, then"
+    ):
         commit_parts(tmp_path / "out")
     assert run_part(tmp_path / "out", Part(1, 1)) == 1
     commit_parts(tmp_path / "out")

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards.values import MIX_1, MIX_2, SPREAD, splitmix64
+
 Words = npt.NDArray[np.uint64]
 
 #: Largest ``n``: both halves must fit into 31 bits.
@@ -35,9 +37,6 @@ _PASS = 1 << 13
 #: Wider halves are not tabulated: the tables would leave the cache, and take a millisecond to make.
 _WIDEST = 1 << 13
 
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
 _HALF = np.uint64(32)
 
 
@@ -47,19 +46,9 @@ def derive_key(*words: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
-def mix(words: Words) -> Words:
-    """Hash 64-bit words one by one (the finalizer of splitmix64)."""
-    words = words ^ (words >> np.uint64(30))
-    words = words * _MIX_1
-    words = words ^ (words >> np.uint64(27))
-    words = words * _MIX_2
-    words ^= words >> np.uint64(31)
-    return words
-
-
 def combine(key: Words | int, words: Words) -> Words:
     """Return one 64-bit key per word, all different from each other for one ``key``."""
-    return mix((np.asarray(words, dtype=np.uint64) + np.uint64(1)) * _SPREAD ^ np.asarray(key, dtype=np.uint64))
+    return splitmix64((np.asarray(words, dtype=np.uint64) + np.uint64(1)) * SPREAD ^ np.asarray(key, dtype=np.uint64))
 
 
 def sorting_order(words: Words) -> npt.NDArray[np.int64]:
@@ -79,12 +68,12 @@ _CONSTANTS = [np.uint64(derive_key("neurofm_shards round", i)) for i in range(SM
 
 def _hashed(half: Words, key: Words, size: Words) -> Words:
     """Return a keyed hash of ``half`` in ``[0, size)``."""
-    words: Words = half * _SPREAD
+    words: Words = half * SPREAD
     words ^= key
     words ^= words >> _HALF
-    words *= _MIX_1
+    words *= MIX_1
     words ^= words >> np.uint64(29)
-    words *= _MIX_2
+    words *= MIX_2
     words >>= _HALF
     words *= size
     words >>= _HALF

@@ -116,7 +116,7 @@ def divided(
             found = _by_time(columns, fractions, purge)
         case _:
             raise ConfigError(f"by={by!r}; choose session, subject, trial or time")
-    _check_filled(found, by, fractions)
+    _check_filled(found, by, fractions, balanced=balanced)
     return _with_shares(found, by, fractions, balanced=balanced)
 
 
@@ -195,13 +195,13 @@ def _check_fractions(fractions: Mapping[str, float]) -> None:
         raise ConfigError(f"fractions={dict(fractions)} must be non-negative and add up to 1")
 
 
-def _check_filled(found: Splits, by: str, fractions: Mapping[str, float]) -> None:
+def _check_filled(found: Splits, by: str, fractions: Mapping[str, float], *, balanced: bool) -> None:
     empty = [name for name, share in fractions.items() if share > 0 and not len(found.rows[name])]
     if empty:
+        remedy = "a smaller purge, " if by == "time" else "" if balanced else "balanced=True, another seed, "
         raise ConfigError(
             f"split by {by} leaves {' and '.join(empty)} empty ({_told('groups', found.groups)}; "
-            f"{_told('samples dropped', found.dropped)}): use balanced=True, other fractions or another seed, or split "
-            "by something finer"
+            f"{_told('samples dropped', found.dropped)}): use {remedy}other fractions, or split by something finer"
         )
 
 

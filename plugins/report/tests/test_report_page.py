@@ -133,7 +133,13 @@ def test_pages_stay_small(shards, tmp_path, monkeypatch):
     assert len(text) < 0.8 * whole
     assert "Further samples are not drawn, so that the page stays below 5 MB." in text
     (drawn,) = re.findall(r"<p>(\d+) samples?, some of every split", text)
-    assert 0 < int(drawn) == len(re.findall(r"<figcaption>Sample ", text)) < 12
+    rows = [int(row) for row in re.findall(r"<figcaption>Sample (\d+)", text)]
+    assert 0 < int(drawn) == len(rows) < 12
+    assert rows == sorted(rows)
+    assert min(rows) < 5
+    assert max(rows) > 9
+    monkeypatch.setattr(page, "MOST_BYTES", 1000)
+    assert "<figcaption>Sample " not in report(shards, tmp_path / "none.html").read_text(encoding="utf-8")
 
 
 def test_a_missing_path_is_an_error(tmp_path):

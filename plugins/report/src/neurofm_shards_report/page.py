@@ -14,8 +14,9 @@ from neurofm_shards_report.style import svg
 
 #: Most rows of a table.
 MAX_TABLE_ROWS = 300
-#: Bytes of pictures after which no further sample or stream is drawn, so that a page stays below 5 MB.
-MAX_BYTES = 3_800_000
+#: Bytes of pictures after which no further sample or stream is drawn, and which the last may not exceed, so that a page
+#: stays below 5 MB.
+MAX_BYTES, MOST_BYTES = 3_600_000, 4_400_000
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,11 @@ class Figures:
     def are_many(self) -> bool:
         """Whether further pictures would make the page too large."""
         return self._bytes >= MAX_BYTES
+
+    @property
+    def are_too_many(self) -> bool:
+        """Whether the last picture makes the page too large."""
+        return self._bytes > MOST_BYTES
 
     def picture(self, figure: Figure, caption: str, behind: Table | None = None) -> Picture:
         """Return a figure as a picture; the caption is also the text for those who do not see it."""

@@ -24,7 +24,7 @@ from neurofm_shards_report.style import FAINT, INK, SMALL, SPIKES, bare, colour,
 
 Array = npt.NDArray[Any]
 #: Most traces, features and points in one panel; more are left out, and the panel says so.
-MAX_TRACES, MAX_FEATURES, MAX_POINTS = 10, 6, 800
+MAX_TRACES, MAX_FEATURES, MAX_POINTS = 10, 6, 600
 
 
 @dataclass(frozen=True)

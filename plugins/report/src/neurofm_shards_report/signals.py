@@ -80,9 +80,13 @@ def sample_parts(facts: DatasetFacts, drawn: DrawnSamples, canvas: Figures) -> l
 
 
 def _pictures(drawn: DrawnSamples, rows: Sequence[tuple[int, str]], canvas: Figures) -> list[Picture]:
-    """Draw samples until there are too many bytes of pictures."""
-    found = (_sample(drawn, row, canvas, why) for row, why in rows if not canvas.are_many)
-    return [picture for picture in found if picture is not None]
+    """Draw samples until there are too many bytes of pictures: those that are drawn are spread over all, too."""
+    found: dict[int, Picture] = {}
+    for place in sorted(range(len(rows)), key=lambda i: f"{i:032b}"[::-1]):
+        picture = None if canvas.are_many else _sample(drawn, rows[place][0], canvas, rows[place][1])
+        if picture is not None and not canvas.are_too_many:
+            found[place] = picture
+    return [found[place] for place in sorted(found)]
 
 
 def _sample(drawn: DrawnSamples, row: int, canvas: Figures, why: str = "") -> Picture | None:

@@ -8,6 +8,9 @@ a modality refused for its unit of measure.
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+
 import numpy as np
 import pytest
 from reference_files import spike_trains, to_ns
@@ -150,7 +153,7 @@ def test_windows_of_different_trials_share_no_bin(convert, options):
 
 @pytest.mark.parametrize("by", ["session", "subject"])
 def test_a_session_or_subject_is_in_one_split_as_a_whole(convert, by):
-    split = {"by": by, "fractions": {"train": 0.5, "test": 0.5}, "seed": 3}
+    split = {"by": by, "fractions": {"train": 0.5, "test": 0.5}, "seed": 3, "balanced": False}
     together = read_samples(convert(SESSIONS, modalities=("spikes",), split=split, overlap=0.0))
     alone = read_samples(convert(SESSIONS[:1], modalities=("spikes",), split=split, overlap=0.0))
     splits = {s["metadata"][f"{by}_id"]: set() for s in together}
@@ -158,6 +161,19 @@ def test_a_session_or_subject_is_in_one_split_as_a_whole(convert, by):
         splits[sample["metadata"][f"{by}_id"]].add(sample["metadata"]["split"])
     assert all(len(names) == 1 for names in splits.values())
     assert {s["metadata"]["split"] for s in alone} == splits[alone[0]["metadata"][f"{by}_id"]]
+
+
+@pytest.mark.parametrize("by", ["session", "subject"])
+def test_whole_sessions_or_subjects_come_as_near_to_the_fractions_as_they_can(convert, by):
+    split = {"by": by, "fractions": {"train": 0.5, "test": 0.5}}
+    found = read_samples(convert(SESSIONS, modalities=("spikes",), split=split, overlap=0.0))
+    groups = Counter(sample["metadata"][f"{by}_id"] for sample in found)
+    placed = {(sample["metadata"][f"{by}_id"], sample["metadata"]["split"]) for sample in found}
+    assert len(placed) == len(groups)
+    train = sum(sample["metadata"]["split"] == "train" for sample in found)
+    chosen = itertools.product([False, True], repeat=len(groups))
+    sums = [sum(itertools.compress(groups.values(), some)) for some in chosen]
+    assert abs(train - len(found) / 2) == min(abs(total - len(found) / 2) for total in sums)
 
 
 def test_a_session_without_lfp_goes_with_one_that_has_it(convert):

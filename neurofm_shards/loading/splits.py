@@ -20,6 +20,7 @@ from neurofm_shards._typing import Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.format.manifest import Manifest
+from neurofm_shards.format.metadata_table import MetadataTable
 from neurofm_shards.loading.subsets import Columns, Splits, TableColumns
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.reading.samples import SampleCollection
@@ -171,7 +172,12 @@ def _opened(data: Any) -> tuple[Columns, Manifest | None]:
             return TableColumns(collection.metadata_table()), collection.manifest
     if isinstance(data, SampleCollection):
         return TableColumns(data.metadata_table()), data.manifest
-    return TableColumns(data), None
+    if isinstance(data, MetadataTable):
+        return TableColumns(data), None
+    raise ConfigError(
+        f"split() takes a folder, an opened data set or a mapping of metadata columns, not {type(data).__name__}; of a "
+        "ShardDataset, give its .collection"
+    )
 
 
 def check_subjects(columns: Columns, manifest: Manifest | None) -> None:

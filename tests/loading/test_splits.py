@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neurofm_shards import ShardDataset, create_shards_from_arrays
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.splits import Splits, split
 
@@ -210,3 +211,9 @@ def test_splits_that_the_metadata_names_are_honoured():
 def test_what_cannot_be_split_is_explained(table, arguments, says):
     with pytest.raises(ConfigError, match=says):
         split(table, **arguments)
+
+
+def test_what_is_no_data_set_is_refused_with_what_to_give_instead(tmp_path):
+    create_shards_from_arrays(tmp_path / "d", {"x": np.zeros((4, 2))})
+    with pytest.raises(ConfigError, match=r"not ShardDataset; .*give its \.collection"):
+        split(ShardDataset(tmp_path / "d"))

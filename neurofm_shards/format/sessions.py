@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,6 +36,8 @@ class SessionSummary:
         Width of a bin, and bins in a window.
     drops : mapping of str to int
         Windows left out, by reason.
+    left_out_s : mapping of str to list of (float, float)
+        Stretches of time that are in no window, by the reason for which they were left out.
     tables : mapping of str to int
         Rows in each side table (units, channels, features).
     """
@@ -50,6 +52,7 @@ class SessionSummary:
     bin_size_ms: float | None = None
     window_bins: int | None = None
     drops: Mapping[str, int] = field(default_factory=dict)
+    left_out_s: Mapping[str, list[tuple[float, float]]] = field(default_factory=dict)
     tables: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -90,6 +93,7 @@ def _session(name: str, sources: Sequence[Mapping[str, Any]]) -> SessionSummary:
         bin_size_ms=facts[0].get("bin_size_ms"),
         window_bins=facts[0].get("window_bins"),
         drops=_added(source.get("drops") for source in sources),
+        left_out_s=_stretches(said.get("left_out_s") for said in facts),
         tables=_added(tables),
     )
 
@@ -98,6 +102,14 @@ def _recorded(facts: Mapping[str, Any]) -> float:
     first, last = facts.get("extent_s") or (0.0, 0.0)
     recorded = facts.get("recorded_s")
     return float(last - first if recorded is None else recorded)
+
+
+def _stretches(told: Iterable[Mapping[str, Any] | None]) -> dict[str, list[tuple[float, float]]]:
+    found: dict[str, list[tuple[float, float]]] = {}
+    for some in told:
+        for reason, spans in (some or {}).items():
+            found.setdefault(reason, []).extend((float(start), float(stop)) for start, stop in spans)
+    return found
 
 
 def _added(counts: Any) -> dict[str, int]:

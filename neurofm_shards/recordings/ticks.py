@@ -225,6 +225,16 @@ def subtract(first: Ints, second: Ints) -> Ints:
     return normalise(np.stack([edges[:-1], edges[1:]], axis=1)[keep])
 
 
+def coarse(spans: Ints, most: int) -> Ints:
+    """Return the set as at most so many spans, those that are nearest to each other taken as one."""
+    if len(spans) <= most:
+        return spans
+    gaps = spans[1:, 0] - spans[:-1, 1]
+    widest = np.sort(np.argsort(gaps, kind="stable")[len(gaps) - most + 1 :])
+    first, last = np.concatenate([[0], widest + 1]), np.concatenate([widest, [len(spans) - 1]])
+    return np.stack([spans[first, 0], spans[last, 1]], axis=1)
+
+
 def covered(spans: Ints, starts: Ints, stops: Ints) -> Ints:
     """Return how many ticks of each interval lie in the set."""
     if len(spans) == 0:

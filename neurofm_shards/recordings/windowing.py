@@ -28,7 +28,7 @@ from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.recordings.spikes import BinnedEvents
 from neurofm_shards.recordings.stamps import in_seconds
 from neurofm_shards.recordings.sweeps import check_sweep_options, sweep_streams
-from neurofm_shards.recordings.ticks import EMPTY, intersect, normalise, subtract, to_seconds
+from neurofm_shards.recordings.ticks import EMPTY, coarse, intersect, normalise, subtract, to_seconds
 from neurofm_shards.recordings.timeline import TimeGrid, Timeline, known_timeline, timeline
 from neurofm_shards.recordings.trials import Coded, Labels, MetadataValues, Trials, load_trials
 from neurofm_shards.recordings.windows import (
@@ -58,6 +58,8 @@ _HARDLY = 0.01
 #: So many values are looked at to find out where a modality is valid, in so many windows at least.
 _VALUES_LOOKED_AT = 1 << 22
 _FEWEST_LOOKED_AT = 256
+#: Stretches that are told of the time that was left out for one reason: more than a picture shows.
+_MOST_SPANS = 50
 
 
 def windowed(
@@ -283,6 +285,9 @@ class RecordingSamples(Samples):
         }
         if len(when.pauses):
             facts["recorded_s"] = float(to_seconds(int((when.recorded[:, 1] - when.recorded[:, 0]).sum())))
+        if left := self._cut.left_out(when.whole):
+            spans = {reason: to_seconds(coarse(found, _MOST_SPANS)) for reason, found in left.items()}
+            facts["left_out_s"] = {reason: found.round(6).tolist() for reason, found in spans.items()}
         if options.extent != "auto":
             facts["extent"] = options.extent
         if options.sampling != "fixed":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -160,6 +160,8 @@ class Cut:
         Windows left out, by reason.
     latest : numpy.ndarray of int64, shape (n,)
         The last tick at which each could start and still lie in the stretch that it was cut from.
+    lost : mapping of str to numpy.ndarray of int64, shape (m, 2)
+        Time of what was left out, by reason, in any order; other windows may lie in it.
     """
 
     starts: Ints
@@ -168,17 +170,26 @@ class Cut:
     origin: Ints
     drops: Mapping[str, int]
     latest: Ints
+    lost: Mapping[str, Ints] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def keep(self, rows: Ints, reason: str) -> Cut:
         """Return the windows at these positions; the others count as dropped for this reason."""
-        drops = Counter(self.drops)
+        drops, lost = Counter(self.drops), self.lost
         if len(rows) < len(self):
             drops[reason] += len(self) - len(rows)
+            left = np.delete(np.column_stack([self.starts, self.stops]), rows, axis=0)
+            lost = {**lost, reason: np.concatenate([lost.get(reason, EMPTY), left])}
         splits = tuple(self.splits[i] for i in rows)
-        return Cut(self.starts[rows], self.stops[rows], splits, self.origin[rows], dict(drops), self.latest[rows])
+        return Cut(self.starts[rows], self.stops[rows], splits, self.origin[rows], dict(drops), self.latest[rows], lost)
+
+    def left_out(self, whole: Ints) -> dict[str, Ints]:
+        """Return the time of ``whole`` that is in no window, by the reason for which it was left out."""
+        kept = normalise(np.column_stack([self.starts, self.stops]))
+        found = {reason: intersect(whole, subtract(normalise(spans), kept)) for reason, spans in self.lost.items()}
+        return {reason: spans for reason, spans in found.items() if len(spans)}
 
     def in_order_of(self, names: Sequence[str]) -> Cut:
         """Return the same windows split by split, in the order of these names, those of one split as they were."""
@@ -205,23 +216,28 @@ def cut_fixed(grid: TimeGrid, last: LastWindow, removals: Mapping[str, Ints], re
     _check_number(grid)
     timeline = grid.timeline
     drops: Counter[str] = Counter()
+    lost: dict[str, list[tuple[int, int]]] = {}
     found: list[tuple[Ints, Ints, Ints, str]] = []
     for start, stop, reason in partition((timeline.start, timeline.stop), {**regions.removals, **removals}):
         if reason:
             drops[reason] += sum(_number(start, stop, grid))
+            lost.setdefault(reason, []).append((start, stop))
             continue
         piece = np.array([[start, stop]], dtype=np.int64)
         for split, spans in regions.spans.items():
             for low, high in intersect(piece, spans):
                 starts, stops, left = _tile(int(low), int(high), grid, last)
                 found.append((starts, stops, np.maximum(starts, int(high) - grid.window_ticks), split))
-                drops[INCOMPLETE] += left
+                if left:
+                    drops[INCOMPLETE] += left
+                    lost.setdefault(INCOMPLETE, []).append((int(stops[-1]) if len(stops) else int(low), int(high)))
     starts, stops, latest = (np.concatenate([_NONE, *(part[k] for part in found)]) for k in range(3))
     splits = [split for part, *_, split in found for _ in range(len(part))]
     order = np.argsort(starts, kind="stable")
     counted = {reason: count for reason, count in drops.items() if count}
     named, none = tuple(splits[i] for i in order), np.full(len(starts), -1)
-    return Cut(starts[order], stops[order], named, none, counted, latest[order])
+    times = {reason: np.array(spans, dtype=np.int64) for reason, spans in lost.items()}
+    return Cut(starts[order], stops[order], named, none, counted, latest[order], times)
 
 
 def _check_number(grid: TimeGrid) -> None:

@@ -57,6 +57,14 @@ def test_pauses_are_not_recorded_time():
     assert session_summaries(manifest(paused))[0].recorded_s == 20.0
 
 
+def test_time_that_was_left_out_is_that_of_all_inputs():
+    one, two = source("a", 7, {}, [0.0, 40.0]), source("a", 7, {}, [50.0, 60.0])
+    one["facts"]["left_out_s"] = {"not recorded": [[1, 2.5]], "short": [[39.5, 40.0]]}
+    two["facts"]["left_out_s"] = {"not recorded": [[55.0, 56.0]]}
+    (found,) = session_summaries(manifest(one, two))
+    assert found.left_out_s == {"not recorded": [(1.0, 2.5), (55.0, 56.0)], "short": [(39.5, 40.0)]}
+
+
 def test_splits_are_in_the_order_of_shards_and_saved_ones_count():
     made = manifest(source("a", 5, {"test": 5}, [0.0, 9.0]), source("b", 7, {"train": 7}, [0.0, 9.0]), total=12)
     assert list(split_counts(made)) == ["test", "train"]

@@ -11,6 +11,7 @@ from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed
 from neurofm_shards.recordings.memory import events, intervals
 from neurofm_shards.recordings.ticks import (
+    coarse,
     contains,
     count_grid,
     count_windows,
@@ -92,6 +93,16 @@ def test_sets_of_time_behave_like_sets(first, second):
         len(members(first) & set(range(i, j))) for i, j in zip(starts, stops, strict=True)
     ]
     assert (np.diff(a.ravel()) > 0).all(), "sorted, disjoint, and joined where they touch"
+
+
+@given(spans, st.integers(1, 4))
+def test_a_coarse_set_joins_what_is_nearest(found, most):
+    whole = normalise(found)
+    told = coarse(whole, most)
+    assert len(told) == min(len(whole), most)
+    assert members(whole) <= members(told)
+    gaps = sorted((whole[1:, 0] - whole[:-1, 1]).tolist())
+    assert len(members(told)) == len(members(whole)) + sum(gaps[: max(0, len(whole) - most)])
 
 
 @given(first=spans, second=spans)

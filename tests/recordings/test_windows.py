@@ -67,6 +67,35 @@ def test_no_sample_shares_a_time_bin_with_another_split(rows, by, sampling, poli
         assert len(shown) <= 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    by=st.sampled_from(["time", "session"]),
+    policy=st.sampled_from(["drop", "overlap", "pad"]),
+    length=st.integers(20, 250),
+    gaps=st.lists(st.tuples(st.integers(1, 58), st.integers(1, 60)), max_size=3),
+    least=st.sampled_from([0.0, 1.0]),
+)
+def test_all_time_is_in_a_window_or_left_out_for_a_reason(by, policy, length, gaps, least):
+    options = WindowOptions(
+        split=SplitOptions(by=by, fractions=THIRDS), on_last_window=policy, sequence_length=length, overlap=0.25,
+        min_valid_fraction=least, invalid="drop" if least == 0 else "mask",
+    )  # fmt: skip
+    recorded = session([])
+    bad = intervals("invalid_times", [a for a, _ in gaps], [a + n / 10 for a, n in gaps], modality="invalid")
+    samples = windowed(InMemoryRecording([*recorded.streams, bad]), options)
+    facts, block = samples.plan().metadata, samples.read(0, samples.plan().num_samples)
+    bins = np.zeros(6000, int)
+    for w, said in enumerate(block.metadata):
+        start, known = round(said["window_start_s"] * 100), np.isfinite(block.columns["behavior"][w, :, 0])
+        bins[start : start + np.flatnonzero(known).max() + 1] = -1  # a padded one holds nothing behind it
+    for spans in facts.get("left_out_s", {}).values():
+        for start, stop in spans:
+            inside = slice(round(start * 100), round(stop * 100))
+            assert (bins[inside] != -1).all(), "what lies in a window is not left out"
+            bins[inside] += 1
+    assert (bins != 0).all()
+
+
 def test_time_is_divided_in_order_by_the_share_of_valid_time():
     split = SplitOptions(by="time", fractions={"train": 0.8, "val": 0.1, "test": 0.1})
     samples = windowed(session([], stop=1000.0), WindowOptions(split=split, overlap=0))

@@ -168,6 +168,11 @@ def test_a_real_recording_as_windows(real):
     assert {row["windows left out because"]: row["windows"] for row in page.table("windows left out because")} == {
         reason: f"{count:,}" for reason, count in drops.items()
     }
+    seconds = sum(float(row["to (s)"].replace(",", "")) - float(row["from (s)"].replace(",", ""))
+                  for row in page.table("left out because"))  # fmt: skip
+    covered = sum(float(row["in windows (s)"].replace(",", "")) for row in page.table("session"))
+    recorded = sum(float(row["recorded (s)"].replace(",", "")) for row in page.table("session"))
+    assert seconds == pytest.approx(recorded - covered, abs=0.01)
 
 
 @pytest.mark.parametrize("layout", ["windows", "stored"])

@@ -25,6 +25,13 @@ Floats = npt.NDArray[np.float64]
 MAX_ROWS = 40
 #: Most regions that get a colour of their own.
 MAX_REGIONS = 6
+#: Most reasons for leaving time out that are told apart in a figure; the others are drawn alike.
+MAX_REASONS = 4
+#: Letters of a label of which three stand side by side in a legend.
+_MOST_IN_THIRD = 22
+#: Colours of time that was left out, apart from those of splits, and that of the other reasons.
+REASONS, REST = ("#8c564b", "#9a9a3c", "#5f6f8c", "#84577a"), "#b5a89a"
+OTHER_REASONS = "other reasons"
 #: Width of figures in inches.
 WIDTH = 5.4
 
@@ -36,17 +43,17 @@ def split_colours(facts: DatasetFacts) -> dict[str, str]:
 
 
 def timeline(facts: DatasetFacts, validity: Sequence[Validity] = ()) -> Figure | None:
-    """Draw when each session was recorded, where its windows lie, by split, and where each modality is valid."""
+    """Draw when each session was recorded, where its windows lie, by split, what was left out, and what is valid."""
     if facts.start is None or facts.stop is None:
         return None
     shown = spread_over(len(facts.sessions), MAX_ROWS)
-    colours = split_colours(facts)
+    colours, reasons = split_colours(facts), _reason_colours(facts, shown)
     line = 0.45 / max(3, len(validity))
     with styled():
         figure = Figure(figsize=(WIDTH, 0.9 + (0.2 + 0.06 * len(validity)) * len(shown)))
         axes = figure.subplots()
         for place, number in enumerate(shown):
-            origin = _draw_session(axes, facts, number, place - 0.42, colours)
+            origin = _draw_session(axes, facts, number, place - 0.42, colours, reasons)
             for i, one in enumerate(validity):
                 top = place + 0.1 + i * line
                 for start, stop, share in one.stretches(number):
@@ -62,23 +69,40 @@ def timeline(facts: DatasetFacts, validity: Sequence[Validity] = ()) -> Figure |
         ]
         if any(session.summary.extent_s for session in facts.sessions):
             handles.append(Patch(color=FAINT, alpha=0.35, label="in no window"))
+        handles += [Patch(color=own, label=reason) for reason, own in reasons.items()]
         handles += [Patch(color=_of_validity(colours, i), label=f"{one.name} valid") for i, one in enumerate(validity)]
         legend_above(figure, handles)
     return figure
+
+
+def _reason_colours(facts: DatasetFacts, shown: Sequence[int]) -> dict[str, str]:
+    """Return a colour for each reason for leaving time out, that of most time first."""
+    seconds: dict[str, float] = defaultdict(float)
+    for number in shown:
+        for reason, spans in facts.sessions[number].summary.left_out_s.items():
+            seconds[reason] += sum(stop - start for start, stop in spans)
+    reasons = sorted(seconds, key=lambda reason: -seconds[reason])
+    named = dict(zip(reasons[:MAX_REASONS], REASONS, strict=False))
+    return named | ({OTHER_REASONS: REST} if len(reasons) > MAX_REASONS else {})
 
 
 def _of_validity(colours: Mapping[str, str], number: int) -> str:
     return colour(len(colours) + number)
 
 
-def _draw_session(axes: Axes, facts: DatasetFacts, number: int, top: float, colours: Mapping[str, str]) -> float:
-    """Draw one session's recording and its windows; return its first second."""
+def _draw_session(
+    axes: Axes, facts: DatasetFacts, number: int, top: float, colours: Mapping[str, str], reasons: Mapping[str, str]
+) -> float:
+    """Draw one session's recording, its windows and what was left out; return its first second."""
     extent = facts.sessions[number].summary.extent_s
     own = np.flatnonzero(facts.sessions_of.codes == number)
     start, stop = cast("tuple[Floats, Floats]", (facts.start, facts.stop))
     origin = extent[0] if extent is not None else float(start[own].min())
     if extent is not None:
         axes.broken_barh([(0, extent[1] - extent[0])], (top, 0.5), color=FAINT, alpha=0.35, linewidth=0)
+    for reason, spans in facts.sessions[number].summary.left_out_s.items():
+        stretches = [(first - origin, last - first) for first, last in spans]
+        axes.broken_barh(stretches, (top, 0.5), color=reasons.get(reason, REST), linewidth=0)
     for code, name in enumerate(facts.splits_of.names):
         rows = own[facts.splits_of.codes[own] == code]
         axes.broken_barh(
@@ -96,9 +120,10 @@ def label_rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def legend_above(figure: Figure, handles: Sequence[Patch]) -> None:
-    """Draw a legend over a figure, in rows of three."""
-    figure.legend(handles=list(handles), loc="outside upper left", ncols=3)
-    figure.set_figheight(figure.get_figheight() + 0.18 * (-(-len(handles) // 3) - 1))
+    """Draw a legend over a figure, in rows of three, or of two where labels are long."""
+    columns = 3 if all(len(str(handle.get_label())) <= _MOST_IN_THIRD for handle in handles) else 2
+    figure.legend(handles=list(handles), loc="outside upper left", ncols=columns)
+    figure.set_figheight(figure.get_figheight() + 0.18 * (-(-len(handles) // columns) - 1))
 
 
 def joined(start: Floats, stop: Floats) -> list[tuple[float, float]]:

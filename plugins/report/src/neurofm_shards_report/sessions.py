@@ -18,19 +18,32 @@ def session_parts(facts: DatasetFacts, canvas: Figures) -> list[Part]:
     shown = figures.spread_over(rows, figures.MAX_ROWS)
     valid = validity(facts, shown)
     listed = _session_table(facts)
+    left_out = _left_out_table(facts)
     figure = figures.timeline(facts, valid)
     if figure is None:
         parts += [Text("The samples say no times, so there is no timeline."), *([listed] if _are_told(facts) else [])]
     else:
-        caption = (
-            f"When each session was recorded and where its windows lie.{_few(rows, 'sessions')}{_looked_at(valid)}"
-        )
+        what = "When each session was recorded, where its windows lie, and why time is in none."
+        caption = f"{what}{_few(rows, 'sessions')}{_looked_at(valid)}"
         parts.append(canvas.picture(figure, caption, listed))
+        parts += [left_out] if left_out is not None else []
     drops = facts.drops()
     if drops:
         title = "Windows left out"
         parts.append(table("windows left out because|windows", drops.items(), title=title, numbers=(1,)))
     return parts
+
+
+def _left_out_table(facts: DatasetFacts) -> Table | None:
+    cells = [
+        (reason, session.summary.name or "(none)", round(start, 3), round(stop, 3))
+        for session in facts.sessions
+        for reason, spans in session.summary.left_out_s.items()
+        for start, stop in spans
+    ]
+    title = f"Time in no window, and why ({counted(len(cells), 'span')})"
+    heads = "left out because|session|from (s)|to (s)"
+    return table(heads, cells, title=title, folded=True, numbers=(2, 3)) if cells else None
 
 
 def _are_told(facts: DatasetFacts) -> bool:

@@ -28,6 +28,8 @@ from neurofm_shards.types import Block, ColumnSpec, SourcePlan
 #: A hang is given minutes: no check passes or fails by how fast a machine is.
 _HANG_S = 300.0
 _NAP_S = 3600.0
+#: One of many calls takes this long, so that a busy machine has not made half of them before the error is seen.
+_NOTE_S = 0.05
 #: What waited for a call that was ended is given this long to notice.
 _END_S = 60.0
 
@@ -236,6 +238,7 @@ def _nap(seconds: float) -> None:
 
 
 def _note(folder: str, i: int) -> None:
+    time.sleep(_NOTE_S)
     (Path(folder) / str(i)).touch()
 
 

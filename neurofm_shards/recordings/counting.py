@@ -87,13 +87,12 @@ def count_trains(
     """
     starts, stops = spans
     cells = bins * widths
-    first = np.cumsum(cells) - cells
+    ends = cells.cumsum()
+    first = ends - cells
     held = np.minimum((stops - starts) // bin_ticks, bins)
-    out = np.empty(int(cells.sum()), dtype=types[1])
+    out = np.empty(int(ends[-1]) if len(ends) else 0, dtype=types[1])
     if COMPILED and types[1] in COUNT_TYPES:
-        windows = np.empty((len(which), 6), dtype=np.int64)
-        for column, values in enumerate((which, starts, held, first, widths, bins)):
-            windows[:, column] = values
+        windows = np.array((which, starts, held, first, widths, bins), dtype=np.int64).T.copy()
         _events.count_events(list(trains), windows, bin_ticks, _MOST[types[0]], out)
         return out
     for number, length in sorted(set(zip(which.tolist(), bins.tolist(), strict=True))):

@@ -75,7 +75,7 @@ class Placing:
         """Return the epochs and rows of numbers; a negative number is a row that is not there."""
         asked = np.asarray(numbers, dtype=np.int64)
         if not self._windows.moves:
-            return np.zeros_like(asked), asked
+            return np.zeros(asked.shape, dtype=np.int64), asked
         epochs, rows = np.divmod(asked, self._rows)
         return epochs, np.where(asked < 0, asked, rows)
 
@@ -99,7 +99,7 @@ class Placing:
         return found
 
     def _run(self, rows: Ints) -> Ints:
-        found: Ints = np.searchsorted(self.first, rows, side="right") - 1
+        found: Ints = self.first.searchsorted(rows, side="right") - 1
         return found
 
     def _jittered(self, epochs: Ints, rows: Ints, groups: Ints) -> Ints:

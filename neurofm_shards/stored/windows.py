@@ -111,6 +111,7 @@ class WindowCollection(SampleCollection):
         self._open: OrderedDict[int, RecordingSamples] = OrderedDict()
         self._table: MetadataTable | None = None
         self._reads = itertools.count()
+        self._may_fill_memory = int(self.catalog.file_bytes.sum()) > MAPPED_BYTES // 8  # others may be open, too
 
     @classmethod
     def open(
@@ -226,7 +227,7 @@ class WindowCollection(SampleCollection):
             left = [name for name in names if name not in found]
             if left:
                 found |= self._grouped(placed, left, given, types)
-        if next(self._reads) % _READS_BETWEEN == 0 and mapped_bytes() > MAPPED_BYTES:
+        if self._may_fill_memory and next(self._reads) % _READS_BETWEEN == 0 and mapped_bytes() > MAPPED_BYTES:
             self._collection.forget_pages()
         return {name: found[name] for name in names}
 
@@ -481,6 +482,7 @@ def _reopen(collection: ShardCollection, windows: LoadedWindows, verify: bool, f
     return reopened(WindowCollection(collection, windows, verify=verify), fingerprint)
 
 
+@cache
 @cache
 def _type_name(dtype: np.dtype[Any]) -> str:
     return str(dtype.name)

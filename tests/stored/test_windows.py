@@ -467,6 +467,7 @@ def test_mapped_pages_are_let_go_and_read_again(store, monkeypatch):
         windows._collection.forget_pages()
         assert mapped_bytes() < held - values.nbytes / 2
         monkeypatch.setattr("neurofm_shards.stored.windows.MAPPED_BYTES", 0)
+        monkeypatch.setattr(windows, "_may_fill_memory", True)
         forgotten = []
         forget = windows._collection.forget_pages
         monkeypatch.setattr(windows._collection, "forget_pages", lambda: forgotten.append(forget()))

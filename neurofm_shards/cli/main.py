@@ -8,7 +8,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -121,7 +122,7 @@ def _run(argv: list[str], program: str) -> int:
             command, chosen = _made(name), sub
             sub.set_defaults(early=early)
             command.add_arguments(sub)
-    args, unknown = parser.parse_known_args(argv)
+    args, unknown = _parsed(parser, chosen, argv)
     if unknown:
         flags = [word for word in unknown if word.startswith("-")]
         hint = _close_options(flags, chosen) if flags else getattr(command, "bare_words", "")
@@ -130,6 +131,32 @@ def _run(argv: list[str], program: str) -> int:
         parser.print_help()
         return 2
     return command.run(args)
+
+
+def _parsed(
+    parser: argparse.ArgumentParser, command: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parse the words; where a command lacks one because a list before it took it, the list gives it back."""
+    try:
+        return parser.parse_known_args(argv)
+    except ConfigError:
+        for words in _given_back(command, list(argv)):
+            with suppress(ConfigError):
+                return parser.parse_known_args(words)
+        raise
+
+
+def _given_back(command: argparse.ArgumentParser, words: list[str]) -> Iterator[list[str]]:
+    """Yield the words with the last of an option's list, as many as a command may need, before the option."""
+    actions = command._actions  # noqa: SLF001  (no other way)
+    lists = {option: action for action in actions if action.nargs == "+" for option in action.option_strings}
+    needed = sum(not action.option_strings and action.nargs not in ("?", "*") for action in actions)
+    for at in (i for i, word in enumerate(words) if word in lists):
+        stop = next((i for i in range(at + 1, len(words)) if words[i].startswith("-")), len(words))
+        for first in range(stop - 1, max(stop - 1 - needed, at + 1), -1):
+            back = words[first:stop]
+            if not ("=" in str(lists[words[at]].metavar) and any("=" in word for word in back)):  # pairs stay
+                yield [*words[:at], *back, *words[at:first], *words[stop:]]
 
 
 def _close_options(flags: Sequence[str], parser: argparse.ArgumentParser) -> str:

@@ -97,14 +97,6 @@ def split_warnings(
     before: Counter[str] = Counter()
     for source in manifest.sources if manifest is not None else ():
         before.update((source.get("facts") or {}).get("splits") or {})
-    off = shares_off({name: before[name] + added.get(name, 0) for name in split.names}, split.fractions)
-    if off:
-        yield f"split by {split.by}: {off}: {_why(split)}"
-
-
-def _why(split: SplitOptions) -> str:
-    if split.by == "time":
-        return "gaps between splits, and windows that were dropped, are not in them"
-    if split.by == "trial" or not split.balanced:
-        return "a hash of each id decides, which does not look at sizes"
-    return f"whole {split.by}s do not divide better"
+    counts = {name: before[name] + added.get(name, 0) for name in split.names}
+    if off := shares_off(counts, split.fractions, split.by, balanced=split.balanced):
+        yield f"split by {split.by}: {off}"

@@ -83,7 +83,7 @@ def split(
     if by == "subject":
         check_subjects(columns, manifest)
     found = divided(columns, by, fractions, seed, named=named or {}, purge=purge, column=column, balanced=balanced)
-    if shares_off(found.counts(), found.fractions):
+    if shares_off(found.counts(), found.fractions, by, balanced=balanced):
         _LOG.warning("split by %s: %s", by, found.notes[-1])
     return found
 
@@ -123,12 +123,8 @@ def divided(
 
 def _with_shares(found: Splits, by: str, fractions: Mapping[str, float], *, balanced: bool) -> Splits:
     """Note what was asked for, and where the shares are far from it."""
-    off = shares_off(found.counts(), fractions)
-    if not off:
-        return replace(found, fractions=dict(fractions))
-    why = "samples were dropped" if by == "time" else f"whole {by}s do not divide better"
-    note = f"{off}: {why if balanced or by == 'time' else 'a hash does not look at sizes (balanced=True does)'}"
-    return replace(found, fractions=dict(fractions), notes=(*found.notes, note))
+    off = shares_off(found.counts(), fractions, by, balanced=balanced)
+    return replace(found, fractions=dict(fractions), notes=(*found.notes, off) if off else found.notes)
 
 
 def groups_of(columns: Columns, by: By, splits: Mapping[str, Rows]) -> dict[str, list[str]]:

@@ -87,6 +87,44 @@ def divide(
     return {group: known[group] for group in sizes}
 
 
+def in_proportion(
+    identity: str, names: Sequence[str], sizes: Ints, fractions: Mapping[str, float], seed: int
+) -> list[str]:
+    """Divide the trials of one session so that each split has its fraction of them, to within one trial.
+
+    Trials stand in the order of their hashes, one behind the other; splits are stretches of that line, which begin
+    where the session's hash says: what few trials leave over goes to other splits in other sessions. Other sessions
+    need not be known, and move none.
+
+    Parameters
+    ----------
+    identity : str
+        The session.
+    names : sequence of str
+        What the trials are called, the session included.
+    sizes : numpy.ndarray of int64, shape (trials,)
+        What each counts.
+    fractions : mapping of str to float
+        Share of each split; they add up to 1.
+    seed : int
+        Decides the order and where splits begin.
+
+    Returns
+    -------
+    list of str
+        The split of each trial.
+    """
+    order = np.argsort(np.array([group_hash(name, seed) for name in names], dtype=np.uint64), kind="stable")
+    weights = sizes[order].astype(np.float64) if sizes.any() else np.ones(len(order))
+    middles = (np.cumsum(weights) - weights / 2) / weights.sum() if len(order) else weights
+    positions = (middles + group_hash(identity, seed) / 2**64) % 1
+    splits = [name for name, fraction in fractions.items() if fraction > 0]
+    places = np.searchsorted(np.cumsum([fractions[name] for name in splits])[:-1], positions, side="right")
+    found = np.empty(len(order), dtype=object)
+    found[order] = [splits[place] for place in places.tolist()]
+    return [str(name) for name in found]
+
+
 @dataclass(frozen=True)
 class _Division:
     """Groups to divide, in an order that the seed decides.
@@ -181,8 +219,8 @@ def sample_shares(counts: Mapping[str, int]) -> dict[str, float]:
     return {name: count / total if total else 0.0 for name, count in counts.items()}
 
 
-def shares_off(counts: Mapping[str, int], fractions: Mapping[str, float]) -> str:
-    """Return which splits are more than 5 points off their fractions, in words; empty where none is.
+def shares_off(counts: Mapping[str, int], fractions: Mapping[str, float], by: str, *, balanced: bool) -> str:
+    """Return which splits are more than 5 points off their fractions, and why, in words; empty where none is.
 
     Splits without a fraction, which have the groups that were named for them, are not counted.
     """
@@ -190,7 +228,19 @@ def shares_off(counts: Mapping[str, int], fractions: Mapping[str, float]) -> str
     if not any(shares.values()):
         return ""
     off = [name for name in fractions if abs(shares[name] - fractions[name]) > _OFF]
-    return ", ".join(f"{name} has {shares[name]:.1%} of the samples instead of {fractions[name]:.1%}" for name in off)
+    if not off:
+        return ""
+    told = (f"{name} has {shares[name]:.1%} of the samples instead of {fractions[name]:.1%}" for name in off)
+    return f"{', '.join(told)}: {_why(by, balanced=balanced)}"
+
+
+def _why(by: str, *, balanced: bool) -> str:
+    if by == "time":
+        return "gaps between splits, and windows that were dropped, are not in them"
+    if not balanced:
+        return f"a hash of each {by}'s id decides, which does not look at sizes (balanced=True does)"
+    gaps = ", without the gaps between splits," if by == "trial" else ""
+    return f"whole {by}s{gaps} do not divide better"
 
 
 def check_subjects_are_known(unknown: Sequence[str], total: int, remedy: str) -> None:

@@ -122,8 +122,8 @@ class SplitOptions(_Options):
     )
     balanced: bool = Field(
         True,
-        description="divide sessions or subjects so that fractions of samples are met as nearly as whole ones allow; "
-        "otherwise, and trials always, by a hash of the id, which more data never moves",
+        description="divide sessions, subjects, or the trials of each session, so that fractions of samples are met as "
+        "nearly as whole ones allow; otherwise by a hash of the id, which more data never moves",
     )
     seed: int = Field(
         0, description="decides between divisions that are equally good, and is mixed into the hash of ids"
@@ -160,7 +160,7 @@ class SplitOptions(_Options):
     def _what_matters(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave ``balanced`` out where it decides nothing, as in what earlier releases wrote."""
         values: dict[str, Any] = dumped(self)
-        if self.by not in ("session", "subject"):
+        if self.by == "time":
             values.pop("balanced", None)
         return values
 

@@ -331,7 +331,7 @@ def _cut(
     elif split.by == "time":
         regions = by_time(split, grid, valid)
     elif trials is not None and aligned is None:
-        regions = by_trial(split, grid, trials)
+        regions = by_trial(split, grid, trials, valid)
     else:
         regions = everywhere("", when)
     if aligned is None or trials is None:
@@ -340,7 +340,7 @@ def _cut(
     cut = cut_trials(options, grid, aligned, removals, regions, ends)
     if split is None or split.by != "trial":
         return cut
-    names = trial_splits(split, recording.session_id, trials)
+    names = trial_splits(split, recording.session_id, trials, np.bincount(cut.origin, minlength=len(aligned)))
     cut = cut.assigned([names[i] for i in cut.origin])
     cut = cut.keep(np.array([i for i, name in enumerate(cut.splits) if name], dtype=np.int64), UNSPLIT)
     if options.sampling == "sweep":  # which share nothing, however near they are

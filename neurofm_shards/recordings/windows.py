@@ -10,7 +10,7 @@ import numpy as np
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.errors import SourceError
-from neurofm_shards.recordings.group_splits import share
+from neurofm_shards.recordings.group_splits import in_proportion, share
 from neurofm_shards.recordings.options import LastWindow, SplitOptions, WindowOptions
 from neurofm_shards.recordings.ticks import EMPTY, covered, intersect, normalise, partition, subtract, to_seconds
 from neurofm_shards.recordings.timeline import TimeGrid, Timeline
@@ -77,24 +77,29 @@ def by_time(split: SplitOptions, grid: TimeGrid, valid: Ints) -> SplitRegions:
     return _regions(stretches, purge_ticks(split, grid))
 
 
-def by_trial(split: SplitOptions, grid: TimeGrid, trials: Trials) -> SplitRegions:
+def by_trial(split: SplitOptions, grid: TimeGrid, trials: Trials, valid: Ints) -> SplitRegions:
     """Give each trial, with the time until the next one starts, to a split; a gap follows each change."""
     timeline = grid.timeline
-    names = trial_splits(split, grid.session_id, trials)
     starts, first = np.unique(np.clip(trials.start, timeline.start, timeline.stop), return_index=True)
     if len(starts) == 0:
         return SplitRegions({}, {UNSPLIT: timeline.whole})
     edges = np.concatenate([starts, [timeline.stop]])
     edges[0] = timeline.start
+    sizes = np.zeros(len(trials.start), dtype=np.int64)
+    sizes[first] = covered(valid, edges[:-1], edges[1:])
+    names = trial_splits(split, grid.session_id, trials, sizes)
     stretches = [(int(a), int(b), names[i]) for a, b, i in zip(edges[:-1], edges[1:], first, strict=True) if b > a]
     return _regions(stretches, purge_ticks(split, grid))
 
 
-def trial_splits(split: SplitOptions, session_id: str, trials: Trials) -> list[str]:
-    """Return the split of each trial: as its table says, else by hash; ``""`` where the table names none of ours."""
+def trial_splits(split: SplitOptions, session_id: str, trials: Trials, sizes: Ints) -> list[str]:
+    """Return the split of each trial: as its table says, else by sizes; ``""`` where the table names none of ours."""
     said = trials.columns.get(split.column) if split.column is not None else None
     if said is None:
-        return [share(split, f"{session_id}\0{row}") for row in trials.rows]
+        ids = [f"{session_id}\0{row}" for row in trials.rows]
+        if split.balanced:
+            return in_proportion(session_id, ids, sizes, split.fractions, split.seed)
+        return [share(split, name) for name in ids]
     return [name if (name := str(to_json(value))) in split.fractions else "" for value in said]
 
 

@@ -157,6 +157,7 @@ def _find(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowP
             list(unknown), len(sessions), "Store them with subject_ids=FILE=ID or subject_template"
         )
     groups = _with_splits(groups, cuts[0].split)
+    _warn_of_shares(groups, cuts[0].split)
     names = cuts[0].split.names if cuts[0].split is not None else []
     windows, splits = [(i, 0, len(group.cut)) for i, group in enumerate(groups)], [group.splits for group in groups]
     runs = list(chain.from_iterable(by_split(windows, dict(enumerate(splits)), names)))
@@ -188,15 +189,18 @@ def _with_splits(groups: Sequence[_Group], split: SplitOptions | None) -> list[_
     for name, group in zip(names, groups, strict=True):
         sizes[name] += len(group.cut)
     of = divide(sizes, split.fractions, split.seed, split.by_name)
-    counts: Counter[str] = Counter()
-    for name, size in sizes.items():
-        counts[of[name]] += size
-    if off := shares_off(counts, split.fractions):
-        _LOG.warning("split by %s: %s: whole %ss do not divide better", split.by, off, split.by)
     return [
         replace(group, split=of[name], splits=((of[name], len(group.cut)),))
         for name, group in zip(names, groups, strict=True)
     ]
+
+
+def _warn_of_shares(groups: Sequence[_Group], split: SplitOptions | None) -> None:
+    counts: Counter[str] = Counter()
+    for name, count in chain.from_iterable(group.splits for group in groups):
+        counts[name] += count
+    if split is not None and (off := shares_off(counts, split.fractions, split.by, balanced=split.balanced)):
+        _LOG.warning("split by %s: %s", split.by, off)
 
 
 def _check_all_give(

@@ -142,6 +142,23 @@ def test_what_cannot_be_done_is_an_error_and_saves_nothing(folder, capsys, words
     assert splits_of(folder) == {}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--named", "test=a", "DIR", "--by", "subject"),
+        ("--by", "subject", "--named", "test=a", "DIR"),
+        ("--by", "subject", "--fractions", "train=0.5", "test=0.5", "--named", "test=a", "DIR"),
+        ("--by", "subject", "--named", "test=a", "DIR", "--fractions", "train=0.5", "test=0.5"),
+    ],
+    ids=" ".join,
+)
+def test_the_folder_may_follow_a_list(folder, capsys, words):
+    assert run(["split", *(folder if word == "DIR" else word for word in words)]) == 0
+    table = capsys.readouterr().out
+    assert "saved in" in table
+    assert set(splits_of(folder)) >= {"train", "test"}
+
+
 def test_extending_needs_whole_groups(folder, capsys):
     from neurofm_shards import save_splits
 

@@ -90,5 +90,5 @@ def test_ten_thousand_groups_are_divided_to_the_sample():
     ],
 )
 def test_shares_that_are_more_than_five_points_off_are_named(counts, says):
-    assert shares_off(counts, {"train": 0.8, "test": 0.2}).startswith(says)
-    assert bool(shares_off(counts, {"train": 0.8, "test": 0.2})) == bool(says)
+    assert shares_off(counts, {"train": 0.8, "test": 0.2}, "session", balanced=True).startswith(says)
+    assert bool(shares_off(counts, {"train": 0.8, "test": 0.2}, "session", balanced=True)) == bool(says)

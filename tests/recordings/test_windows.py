@@ -8,6 +8,7 @@ that show what belongs to the next split.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -159,6 +160,46 @@ def test_a_split_column_of_the_trial_table_is_honoured():
     assert fixed.plan().drops["in no split"] >= 8
     ignored = windowed(recording, WindowOptions(split=SplitOptions(by="trial", column=None), sampling="trial"))
     assert "in no split" not in ignored.plan().drops
+
+
+@pytest.mark.parametrize("sampling", ["fixed", "trial"])
+@given(lengths=st.lists(st.sampled_from([2.0, 3.0, 4.5, 8.0]), min_size=12, max_size=40), seed=st.integers(0, 9))
+@settings(max_examples=10, deadline=None)
+def test_trials_are_divided_by_the_fractions_to_within_one_trial(sampling, lengths, seed):
+    starts = np.cumsum([0.0, *lengths]).tolist()
+    recording = session([(a, b - 0.5) for a, b in itertools.pairwise(starts)], stop=starts[-1])
+    split = SplitOptions(by="trial", seed=seed, purge=0)
+    options = WindowOptions(split=split, sampling=sampling, sequence_length=50, overlap=0)
+    samples = windowed(recording, options)
+    counts = dict(samples.plan().splits)
+    one_trial = 1 if sampling == "trial" else int(max(lengths) / 0.5)
+    lost = sum(samples.plan().drops.values())
+    for name, fraction in split.fractions.items():
+        assert abs(counts.get(name, 0) - fraction * sum(counts.values())) <= one_trial + lost
+    of = {}
+    for row in samples.read(0, samples.plan().num_samples).metadata:
+        if row["trial"] >= 0:
+            assert of.setdefault(row["trial"], row["split"]) == row["split"]
+
+
+def test_trials_of_small_sessions_meet_the_fractions_together():
+    rows = [(k * 5.0, k * 5.0 + 4) for k in range(3)]
+    counts = Counter()
+    for k in range(300):
+        made = session(rows, stop=15.0, session_id=f"s{k}")
+        counts.update(
+            dict(windowed(made, WindowOptions(split=SplitOptions(by="trial"), sampling="trial")).plan().splits)
+        )
+    assert [round(counts[name] / sum(counts.values()), 1) for name in ("train", "val", "test")] == [0.8, 0.1, 0.1]
+
+
+def test_a_hash_of_its_id_alone_decides_on_request_for_a_trial():
+    rows = [(k * 5.0, k * 5.0 + 4) for k in range(40)]
+    split = SplitOptions(by="trial", fractions=THIRDS, balanced=False, purge=0)
+    samples = windowed(session(rows, stop=200.0, session_id="ses"), WindowOptions(split=split, sampling="trial"))
+    said = {row["trial"]: row["split"] for row in samples.read(0, samples.plan().num_samples).metadata}
+    assert said == {k: share(split, f"ses\0{k}") for k in said}
+    assert len(said) == 40
 
 
 def test_a_split_by_trial_needs_trials():

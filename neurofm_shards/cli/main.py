@@ -122,7 +122,7 @@ def _run(argv: list[str], program: str) -> int:
             command, chosen = _made(name), sub
             sub.set_defaults(early=early)
             command.add_arguments(sub)
-    args, unknown = _parsed(parser, chosen, argv)
+    args, unknown = _parsed(parser, chosen, argv, early.command or "")
     if unknown:
         flags = [word for word in unknown if word.startswith("-")]
         hint = _close_options(flags, chosen) if flags else getattr(command, "bare_words", "")
@@ -134,29 +134,29 @@ def _run(argv: list[str], program: str) -> int:
 
 
 def _parsed(
-    parser: argparse.ArgumentParser, command: argparse.ArgumentParser, argv: Sequence[str]
+    parser: argparse.ArgumentParser, command: argparse.ArgumentParser, argv: list[str], name: str
 ) -> tuple[argparse.Namespace, list[str]]:
     """Parse the words; where a command lacks one because a list before it took it, the list gives it back."""
     try:
         return parser.parse_known_args(argv)
     except ConfigError:
-        for words in _given_back(command, list(argv)):
+        for words in _given_back(command, argv, argv.index(name) + 1 if name in argv else len(argv)):
             with suppress(ConfigError):
                 return parser.parse_known_args(words)
         raise
 
 
-def _given_back(command: argparse.ArgumentParser, words: list[str]) -> Iterator[list[str]]:
-    """Yield the words with the last of an option's list, as many as a command may need, before the option."""
+def _given_back(command: argparse.ArgumentParser, words: list[str], begin: int) -> Iterator[list[str]]:
+    """Yield the words with the last of an option's list, as many as a command may need, where its own words begin."""
     actions = command._actions  # noqa: SLF001  (no other way)
     lists = {option: action for action in actions if action.nargs == "+" for option in action.option_strings}
     needed = sum(not action.option_strings and action.nargs not in ("?", "*") for action in actions)
-    for at in (i for i, word in enumerate(words) if word in lists):
+    for at in (i for i in range(begin, len(words)) if words[i] in lists):
         stop = next((i for i in range(at + 1, len(words)) if words[i].startswith("-")), len(words))
         for first in range(stop - 1, max(stop - 1 - needed, at + 1), -1):
             back = words[first:stop]
             if not ("=" in str(lists[words[at]].metavar) and any("=" in word for word in back)):  # pairs stay
-                yield [*words[:at], *back, *words[at:first], *words[stop:]]
+                yield [*words[:begin], *back, *words[begin:first], *words[stop:]]
 
 
 def _close_options(flags: Sequence[str], parser: argparse.ArgumentParser) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neurofm_shards._console import print_table
+from neurofm_shards._wording import size_text
 from neurofm_shards.blocks import dtype_name
 from neurofm_shards.cli.console import print_json, result_console
 from neurofm_shards.convert.agreement import without_name
-from neurofm_shards.convert.progress import size_text
 from neurofm_shards.convert.wording import in_flags
 from neurofm_shards.recordings.group_splits import sample_shares
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from neurofm_shards._console import print_table
+from neurofm_shards._wording import size_text
 from neurofm_shards.cli.console import print_json, result_console
-from neurofm_shards.convert.progress import duration_text, size_text
+from neurofm_shards.convert.progress import duration_text
 from neurofm_shards.plugins.interfaces import Command
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from neurofm_shards._console import SafeConsole
+from neurofm_shards._wording import size_text
 from neurofm_shards.events import (
     ActivityProgressed,
     CallRetried,
@@ -143,15 +144,6 @@ class Bars(Progress):
 def duration_text(seconds: float) -> str:
     """Return a duration as hours, minutes and seconds."""
     return str(timedelta(seconds=round(seconds)))
-
-
-def size_text(number: float) -> str:
-    """Return a number of bytes with a unit."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"
 
 
 class NotebookBars:

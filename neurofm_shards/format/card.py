@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from neurofm_shards._wording import counted, first_part
 from neurofm_shards.blocks import dtype_name
 from neurofm_shards.errors import InputNotFoundError, UnsafePathError
 from neurofm_shards.format import croissant
@@ -39,10 +40,10 @@ configs:
 ---
 {mark}
 
-# {samples:,} samples in {shards:,} shards
+# {title}
 
 {about}
-
+{splits}
 ## Columns
 
 | column | dtype | shape of one sample | unit | codec |
@@ -114,9 +115,9 @@ def card_text(manifest: Manifest) -> str:
         split=next(iter(claimed), _UNSPLIT if mixed else "train"),
         mixed=_MIXED if mixed else "",
         mark=_MARKS[_README],
-        samples=manifest.total_samples,
-        shards=manifest.total_shards,
+        title=f"{counted(manifest.total_samples, 'sample')} in {counted(manifest.total_shards, 'shard')}",
         about="\n".join(f"- {name}: {markdown(text)}" for name, text in _about(manifest, sessions) if text),
+        splits=_splits(manifest) if claimed else "",
         columns="\n".join(map(_row, manifest.columns)),
         first=manifest.shards[0].shard_name if manifest.shards else "shard_000000.tar",
         decode=".decode()" if all(column.codec in ("pyd", "npy", "json") for column in manifest.columns) else "",
@@ -153,7 +154,7 @@ def _data_files(manifest: Manifest, claimed: Mapping[str, Sequence[str]], *, mix
 
 def markdown(text: object) -> str:
     """Return text that came from a file so that Markdown shows it as it is, in one line."""
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(str(text).split()))[:500]
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", first_part(str(text)))
 
 
 def _about(manifest: Manifest, sessions: Sequence[SessionSummary]) -> Iterator[tuple[str, str]]:
@@ -162,13 +163,22 @@ def _about(manifest: Manifest, sessions: Sequence[SessionSummary]) -> Iterator[t
     splits = split_counts(manifest)
     recorded = sum(session.recorded_s or 0.0 for session in named)
     stored = sum(shard.shard_bytes for shard in manifest.shards)
-    yield "size", f"{stored:,} bytes" + ("" if manifest.compression == "none" else f", {manifest.compression}")
-    yield "sessions", f"{len(named):,} of {len(subjects):,} subjects" if named else ""
+    yield "size", counted(stored, "byte") + ("" if manifest.compression == "none" else f", {manifest.compression}")
+    yield "sessions", f"{len(named):,} of {counted(len(subjects), 'subject')}" if named else ""
     yield "recorded", f"{recorded / 3600:.2f} h" if recorded else ""
     yield "splits", ", ".join(f"{name} {count:,}" for name, count in splits.items())
     yield from ((name, f"{table.rows:,}") for name, table in manifest.tables.items())
-    for name in ("species", "institution", "lab", "experimenter", "license", "related_publications"):
-        yield name.replace("_", " "), said_by_sources(manifest, name)
+    yield from said_by_sources(manifest).items()
+
+
+def _splits(manifest: Manifest) -> str:
+    """Return the sizes of splits, where each has shards of its own."""
+    lines = ["", "## Splits", "", "| split | samples | shards | bytes |", "|---|---|---|---|"]
+    for split in dict.fromkeys(shard.split for shard in manifest.shards):
+        own = [shard for shard in manifest.shards if shard.split == split]
+        samples, stored = sum(shard.num_samples for shard in own), sum(shard.shard_bytes for shard in own)
+        lines.append(f"| {markdown(split or 'none')} | {samples:,} | {len(own):,} | {stored:,} |")
+    return "\n".join(lines) + "\n"
 
 
 def _sessions(sessions: Sequence[SessionSummary]) -> str:
@@ -194,11 +204,11 @@ def _problems(manifest: Manifest) -> str:
         of_input = [(str(problem.get("what")), str(problem.get("consequence"))) for problem in found]
         kinds.update(list(dict.fromkeys(of_input)))
     lines = [
-        f"- {markdown(what)} ({count:,} inputs): {markdown(then)}"
+        f"- {markdown(what)} ({counted(count, 'input')}): {markdown(then)}"
         for (what, then), count in kinds.most_common(MOST_ROWS)
     ]
     if manifest.failures:
-        lines.append(f"- {len(manifest.failures):,} inputs could not be converted; the manifest says why")
+        lines.append(f"- {counted(len(manifest.failures), 'input')} could not be converted; the manifest says why")
     return "\n".join(["", "## What was odd about the inputs", "", *lines]) + "\n" if lines else ""
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import orjson
 import xxhash
 
+from neurofm_shards._wording import counted
 from neurofm_shards.blocks import dtype_name
 from neurofm_shards.format.manifest import ColumnEntry, Manifest
-from neurofm_shards.format.sessions import said_by_sources
+from neurofm_shards.format.sessions import texts_of_sources
 
 #: Tells a description that this program wrote, and replaces, from one that somebody wrote or took over.
 MARK = "Written by neurofm-shards and replaced whenever the data set changes; to keep edits, remove sdPublisher."
@@ -81,7 +82,7 @@ def croissant(manifest: Manifest, name: str, *, url: str = "", description: str 
         One file set for all shards, whose checksums are in the manifest, and one record set with a field for each
         column.
     """
-    count = f"{manifest.total_samples:,} samples in {manifest.total_shards:,} WebDataset shards"
+    count = f"{counted(manifest.total_samples, 'sample')} in {counted(manifest.total_shards, 'WebDataset shard')}"
     found: dict[str, Any] = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -93,11 +94,14 @@ def croissant(manifest: Manifest, name: str, *, url: str = "", description: str 
         "distribution": [_shards(manifest)],
         "recordSet": [_samples(manifest)],
     }
-    said = {"license": "license", "citeAs": "related_publications", "creator": "experimenter"}
-    for term, fact in said.items():
-        if text := said_by_sources(manifest, fact):
-            found[term] = {"@type": "sc:Person", "name": text} if term == "creator" else text
-    return found | ({"url": url} if url else {})
+    said = {
+        "license": "; ".join(texts_of_sources(manifest, "license")),
+        "citeAs": "; ".join(texts_of_sources(manifest, "related_publications")),
+        "creator": [{"@type": "sc:Person", "name": name} for name in texts_of_sources(manifest, "experimenter")],
+        "keywords": texts_of_sources(manifest, "keywords"),
+        "url": url,
+    }
+    return found | {term: value for term, value in said.items() if value}
 
 
 def croissant_bytes(manifest: Manifest) -> bytes:
@@ -127,7 +131,7 @@ def _samples(manifest: Manifest) -> dict[str, Any]:
         "@type": "cr:RecordSet",
         "@id": "samples",
         "name": "samples",
-        "description": f"One record for each of {manifest.total_samples:,} samples.",
+        "description": f"One record for each sample: {manifest.total_samples:,} in all.",
         "field": [_field(column) for column in manifest.columns],
     }
 

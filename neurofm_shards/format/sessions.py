@@ -7,10 +7,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from neurofm_shards._wording import first_part
 from neurofm_shards.format.manifest import Manifest
 
 #: Sessions, texts of inputs, and kinds of problems, that a description of a data set lists.
 MOST_ROWS = 20
+#: Facts of inputs that a description of a data set tells, as sources name them, and the words for each.
+TOLD: Mapping[str, str] = {
+    "species": "species",
+    "license": "licence",
+    "related_publications": "publications",
+    "experimenter": "experimenter",
+    "lab": "lab",
+    "institution": "institution",
+    "keywords": "keywords",
+    "experiment_description": "experiment",
+    "protocol": "protocol",
+    "data_collection": "data collection",
+    "notes": "notes",
+    "source_script": "made from",
+    "nwb_version": "NWB version",
+}
 
 
 @dataclass(frozen=True)
@@ -56,12 +73,24 @@ class SessionSummary:
     tables: Mapping[str, int] = field(default_factory=dict)
 
 
-def said_by_sources(manifest: Manifest, name: str) -> str:
-    """Return what the inputs say under a name, each text once."""
-    facts = [(source.get("facts") or {}).get("facts") or {} for source in manifest.sources]
-    texts = list(dict.fromkeys(str(said[name]) for said in facts if said.get(name)))
+def texts_of_sources(manifest: Manifest, name: str) -> list[str]:
+    """Return the texts that the inputs have under a name, which may be lists of them, each once."""
+    facts = [source.get("facts") or {} for source in manifest.sources]
+    found = [(said.get("facts") or said).get(name) for said in facts]
+    listed = [value if isinstance(value, (list, tuple)) else [value] for value in found]
+    return list(dict.fromkeys(str(text) for texts in listed for text in texts if text))
+
+
+def said_by_sources(manifest: Manifest) -> dict[str, str]:
+    """Return what the inputs say of themselves, by the words for it; that they name no licence, too."""
+    said = {words: _in_a_line(texts_of_sources(manifest, name)) for name, words in TOLD.items()}
+    said["licence"] = said["licence"] or ("none is named in the sources" if manifest.sources else "")
+    return {words: text for words, text in said.items() if text}
+
+
+def _in_a_line(texts: Sequence[str]) -> str:
     more = f"; and {len(texts) - MOST_ROWS} more" if len(texts) > MOST_ROWS else ""
-    return "; ".join(texts[:MOST_ROWS]) + more
+    return first_part("; ".join(texts[:MOST_ROWS])) + more
 
 
 def session_summaries(manifest: Manifest) -> list[SessionSummary]:

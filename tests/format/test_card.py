@@ -12,7 +12,7 @@ import pytest
 from neurofm_shards.cli.main import run
 from neurofm_shards.format.card import CARD_NAMES, card_text, markdown, our_cards, write_cards
 from neurofm_shards.format.croissant import croissant
-from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry
+from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry, read_manifest
 from neurofm_shards.writing.arrays import create_shards_from_arrays
 
 HOSTILE = "a|b\n# title <script> `code` [x](y) *z*"
@@ -22,7 +22,7 @@ HOSTILE = "a|b\n# title <script> `code` [x](y) *z*"
 def manifest():
     facts = {
         "subject_id": "m|1", "extent_s": [0.0, 7200.0], "splits": {"train": 6, "test": 2},
-        "facts": {"species": "Mus musculus", "license": "CC-BY-4.0", "experimenter": "A. Person"},
+        "facts": {"species": "Mus musculus", "license": "CC-BY-4.0", "experimenter": ["A. Person", "B. Person"]},
     }  # fmt: skip
     problem = {"severity": "warning", "what": HOSTILE, "where": "units", "consequence": "masked"}
     source = {"files": ["a.nwb"], "session_id": HOSTILE, "num_samples": 8, "facts": facts, "problems": [problem]}
@@ -43,10 +43,32 @@ def manifest():
 
 def test_it_tells_sizes_splits_sessions_and_dtypes_as_people_write_them(manifest):
     text = card_text(manifest)
-    for words in ("# 8 samples in 1 shards", "- splits: train 6, test 2", "- recorded: 2.00 h", "- license: CC-BY-4.0"):
+    said = "# 8 samples in 1 shard\n", "- splits: train 6, test 2", "- recorded: 2.00 h", "- licence: CC-BY-4.0"
+    for words in (*said, "- experimenter: A. Person; B. Person", "- sessions: 1 of 1 subject\n"):
         assert words in text
+    assert "## Splits" not in text, "no split has a shard of its own"
     assert "| spikes | uint8 | (100, 4) | count | pyd |" in text
     assert "| note | JSON |  |  | json |" in text
+
+
+def test_sizes_of_splits_are_those_of_their_shards(tmp_path):
+    made(tmp_path, 10)
+    unsplit = read_manifest(tmp_path)
+    shards = [
+        shard.model_copy(update={"split": split})
+        for shard, split in zip(unsplit.shards, ("train", "train", "test"), strict=True)
+    ]
+    text = card_text(unsplit.model_copy(update={"shards": shards}))
+    sizes = [path.stat().st_size for path in sorted(tmp_path.glob("*.tar"))]
+    assert f"| train | 8 | 2 | {sizes[0] + sizes[1]:,} |\n| test | 2 | 1 | {sizes[2]:,} |\n" in text
+
+
+def test_that_the_sources_name_no_licence_is_said(manifest):
+    source = {**manifest.sources[0], "facts": {"facts": {"lab": "a lab " * 200}}}
+    described = manifest.model_copy(update={"sources": [source]})
+    assert "- licence: none is named in the sources\n" in card_text(described)
+    assert re.search("- lab: a lab .*…\n", card_text(described)), "cut, and visibly so"
+    assert "license" not in croissant(described, "reaches")
 
 
 def test_tables_keep_their_columns_whatever_files_say(manifest):
@@ -73,9 +95,9 @@ def test_croissant_has_a_field_for_each_column_and_what_the_files_say(manifest):
     assert {name: field["dataType"] for name, field in fields.items()} == {"spikes": "sc:Integer", "note": "sc:Text"}
     assert fields["spikes"]["@id"] == "samples/spikes"
     assert found["distribution"][0]["includes"] == ["shard_*.tar"]
-    assert (found["license"], found["creator"]["name"], found["url"]) == (
+    assert (found["license"], [one["name"] for one in found["creator"]], found["url"]) == (
         "CC-BY-4.0",
-        "A. Person",
+        ["A. Person", "B. Person"],
         "https://example.org/reaches",
     )
 
@@ -138,4 +160,4 @@ def test_problems_come_in_the_order_in_which_they_were_found(manifest):
     sources = [{**manifest.sources[0], "problems": [*problems, problems[0]]}]
     text = card_text(manifest.model_copy(update={"sources": sources}))
     assert re.findall(r"problem \d+", text) == found[: len(re.findall(r"problem \d+", text))]
-    assert "problem 0 (1 inputs)" in text
+    assert "problem 0 (1 input)" in text

@@ -148,6 +148,8 @@ def _unwritten(data: Any) -> str:
 
 def text(value: object) -> str:
     """Return stored text, which is bytes in some files and str in others, as str without surrounding blanks."""
+    if getattr(value, "shape", ()) is None:  # h5py.Empty: a dataset without a dataspace
+        return ""
     if isinstance(value, np.ndarray):
         value = value.item() if value.size == 1 else " ".join(text(part) for part in value.ravel())
     if isinstance(value, bytes):

@@ -28,6 +28,7 @@ from neurofm_shards_nwb.content import (
     python_value,
     text,
 )
+from neurofm_shards_nwb.facts import PLACES, facts_of
 from neurofm_shards_nwb.hdf5_tree import Node, attribute, scalar
 from neurofm_shards_nwb.outside import without_folders
 
@@ -90,7 +91,6 @@ _CONTAINERS = frozenset(
 _EVENT_LISTS = ("Events", "LabeledEvents", "TTLs")
 #: Where tables of events were before they came into the core.
 _EVENTS_NAMESPACE = "ndx-events"
-_SUBJECT_FACTS = ("subject_id", "species", "sex", "age", "genotype", "strain")
 
 
 class TypeTree:
@@ -431,11 +431,8 @@ def _measured(data: Any) -> dict[str, Any]:
 
 def _facts(nodes: Mapping[str, Node]) -> dict[str, Any]:
     """Return the facts about the session that a file holds, those that are not empty."""
-    places = {"identifier": "", "session_id": "general", "session_description": "", "institution": "general"}
-    places |= {"lab": "general", **dict.fromkeys(_SUBJECT_FACTS, "general/subject"), "session_start_time": ""}
-    stored = {name: nodes[place].get(name) for name, place in places.items() if place in nodes}
-    said = {name: text(scalar(item)) for name, item in stored.items() if item is not None}
-    return {name: value for name, value in said.items() if value}
+    stored = {name: nodes[place].get(name) for name, place in PLACES.items() if place in nodes}
+    return facts_of({name: scalar(item) for name, item in stored.items() if hasattr(item, "shape")})
 
 
 def name_resolver(dataset: Any) -> Callable[[object], str] | None:

@@ -12,19 +12,8 @@ import numpy as np
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.content import StoredArray, python_value, text
-
-_FACTS = {"identifier": "identifier", "session_description": "session_description"} | {
-    "session_start_time": "session_start_time",
-    "session_id": "general/session_id",
-    "institution": "general/institution",
-    "lab": "general/lab",
-    "subject_id": "general/subject/subject_id",
-    "species": "general/subject/species",
-    "sex": "general/subject/sex",
-    "age": "general/subject/age",
-    "genotype": "general/subject/genotype",
-}
+from neurofm_shards_nwb.content import StoredArray, text
+from neurofm_shards_nwb.facts import PLACES, facts_of
 
 
 def version_1(file: Any) -> str:
@@ -36,8 +25,8 @@ def version_1(file: Any) -> str:
 
 def facts_1(file: Any) -> dict[str, Any]:
     """Return the facts about the session that NWB 1.x files hold, those that are not empty."""
-    facts = {name: text(file[path][()]) for name, path in _FACTS.items() if path in file}
-    return {name: python_value(value) for name, value in facts.items() if value}
+    paths = {name: f"{place}/{name}" for name, place in PLACES.items()}
+    return facts_of({name: file[path][()] for name, path in paths.items() if hasattr(file.get(path), "shape")})
 
 
 def streams_1(path: str, file: Any) -> tuple[list[AnyStream], list[Problem]]:

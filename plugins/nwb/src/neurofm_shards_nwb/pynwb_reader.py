@@ -13,6 +13,7 @@ import numpy as np
 from neurofm_shards.errors import MissingPluginError, SourceError
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.content import Column, FileContent, Region, Series, StoredArray, Table, python_value, text
+from neurofm_shards_nwb.facts import PLACES, facts_of
 from neurofm_shards_nwb.hdf5_reader import hidden_columns, name_resolver
 
 
@@ -62,8 +63,6 @@ _NOT_ABOUT_DATA = (
     "does not match",
     "appears to be transposed",
 )
-_FACTS = ("identifier", "session_id", "session_description", "institution", "lab")
-_SUBJECT_FACTS = ("subject_id", "species", "sex", "age", "genotype", "strain")
 
 
 def read_with_pynwb(path: str, io: Any, release: Callable[[], None]) -> FileContent:
@@ -280,12 +279,10 @@ def _is_pickled(column: Any) -> bool:
 
 
 def _facts(nwbfile: Any, root: Any) -> dict[str, Any]:
-    subject = nwbfile.subject
-    facts = {name: text(getattr(nwbfile, name, None)) for name in _FACTS}
-    facts |= {name: text(getattr(subject, name, None)) for name in _SUBJECT_FACTS if subject is not None}
+    holders = {"general/subject": nwbfile.subject}
+    stored = {name: _value(getattr(holders.get(place, nwbfile), name, None)) for name, place in PLACES.items()}
     # as the file says it: pynwb gives a time without a zone that of the machine it runs on
-    facts["session_start_time"] = text(root.datasets["session_start_time"].data)
-    return {name: python_value(value) for name, value in facts.items() if value}
+    return facts_of({**stored, "session_start_time": root.datasets["session_start_time"].data})
 
 
 def _problems(caught: Sequence[warnings.WarningMessage]) -> list[Problem]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import FormatError
 from neurofm_shards.format.manifest import read_manifest
 from neurofm_shards.format.sessions import session_summaries
 from neurofm_shards.maintenance.validate import validate_dataset
 from neurofm_shards.types import Problem
 from neurofm_shards_report.facts import DatasetFacts
-from neurofm_shards_report.page import Alarm, Facts, Page, Part, Section, Text, counted, table
+from neurofm_shards_report.page import Alarm, Facts, Page, Part, Section, Text, table
 from neurofm_shards_report.sessions import some
 
 #: Larger data sets are not compared with their checksums for a report, which draws from indexes and few samples.

@@ -156,11 +156,6 @@ def cell(value: Any) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
-def counted(count: int, what: str) -> str:
-    """Return a number of things, in the plural where it is not one."""
-    return f"{count:,} {what}{'s' * (count != 1)}"
-
-
 class Figures:
     """Turns figures into pictures with ids of their own."""
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from neurofm_shards._wording import counted
 from neurofm_shards.blocks import samples_of
 from neurofm_shards.convert.inputs import find_inputs
 from neurofm_shards.errors import ConfigError, NeurofmShardsError
@@ -34,7 +35,6 @@ from neurofm_shards_report.page import (
     Table,
     Text,
     cell,
-    counted,
     table,
 )
 from neurofm_shards_report.pictures import SampleView, panels_of, plot_view, thinned

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from neurofm_shards._wording import counted, size_text
 from neurofm_shards.blocks import dtype_name
 from neurofm_shards.errors import FormatError, InputNotFoundError
 from neurofm_shards.format.files import write_atomically
@@ -29,7 +30,6 @@ from neurofm_shards_report.page import (
     Section,
     Table,
     Text,
-    counted,
     render,
     table,
 )
@@ -207,7 +207,7 @@ def _card(facts: DatasetFacts, drawn: DrawnSamples) -> list[Part]:
     rows = [
         ("samples", f"{facts.num_samples:,}"),
         ("shards", f"{len(collection.catalog.names):,}"),
-        ("size on disk", size(int(collection.catalog.file_bytes.sum()))),
+        ("size on disk", size_text(int(collection.catalog.file_bytes.sum()))),
         ("compression", manifest.compression if manifest else "as the shards' names say"),
         ("sources", _files(facts)),
         ("sessions", _known(facts.sessions_of)),
@@ -216,7 +216,7 @@ def _card(facts: DatasetFacts, drawn: DrawnSamples) -> list[Part]:
         ("recorded", span(sum(recorded)) if recorded else ""),
         ("time in windows", _hours(facts) or "unknown"),
         ("windows", _windows(facts)),
-        *_said_by_sources(facts),
+        *(said_by_sources(manifest).items() if manifest else ()),
         ("made by", ", ".join(f"{name} {text}" for name, text in (manifest.software if manifest else {}).items())),
     ]
     values, windows = drawn.valid_shares(), facts.valid_windows()
@@ -266,35 +266,11 @@ def _windows(facts: DatasetFacts) -> str:
     return f"{bins} bins of {width:g} ms, {bins * width / 1000:g} s{often}"
 
 
-#: What is taken over from sources, and how it is called.
-_SAID = {
-    "species": "species", "license": "licence", "institution": "institution", "lab": "lab",
-    "experimenter": "experimenter", "related_publications": "publications", "nwb_version": "NWB version",
-}  # fmt: skip
-
-
-def _said_by_sources(facts: DatasetFacts) -> list[tuple[str, str]]:
-    """Return what the sources say of species, licence and the like, each distinct text once."""
-    if facts.manifest is None:
-        return []
-    said = [(shown, said_by_sources(facts.manifest, name)) for name, shown in _SAID.items()]
-    unlicensed = [("licence", "the sources name none")] if facts.source_facts() else []
-    return [*(row for row in said if row[1]), *(row for row in unlicensed if not dict(said)["licence"])]
-
-
 def shape_text(shape: Sequence[int | None] | None, dtype: str | None) -> str:
     """Return the shape of a sample's array, with ``?`` for a length that varies."""
     if dtype is None:
         return ""
     return "varies" if shape is None else " × ".join("?" if n is None else str(n) for n in shape) or "one number"
-
-
-def size(count: int) -> str:
-    """Return a number of bytes in decimal units."""
-    value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.3g} {units[0]}" if units[0] != "bytes" else f"{count} bytes"
 
 
 def _problems(facts: DatasetFacts) -> list[Part]:

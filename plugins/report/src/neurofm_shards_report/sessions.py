@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from neurofm_shards._wording import counted
 from neurofm_shards_report import figures
 from neurofm_shards_report.facts import DatasetFacts, Session
 from neurofm_shards_report.measures import Validity, validity
-from neurofm_shards_report.page import Figures, Part, Table, Text, counted, table
+from neurofm_shards_report.page import Figures, Part, Table, Text, table
 
 
 def session_parts(facts: DatasetFacts, canvas: Figures) -> list[Part]:

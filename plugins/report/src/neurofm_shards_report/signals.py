@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError
 from neurofm_shards_report import figures
 from neurofm_shards_report.facts import DatasetFacts, drawn_rows
 from neurofm_shards_report.measures import Distribution, DrawnSamples, Spectrum
 from neurofm_shards_report.numbers import sample_table
-from neurofm_shards_report.page import Figures, Gallery, Part, Picture, Table, Text, counted, table
+from neurofm_shards_report.page import Figures, Gallery, Part, Picture, Table, Text, table
 from neurofm_shards_report.pictures import describe, plot_view
 
 #: Samples drawn in a report, and how wide each is in inches.

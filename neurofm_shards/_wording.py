@@ -1,0 +1,41 @@
+"""Numbers and texts as messages and descriptions say them."""
+
+from __future__ import annotations
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things, in the plural where it is not one.
+
+    Examples
+    --------
+    >>> counted(1, "shard"), counted(1200, "shard"), counted(0, "box of index"), counted(2, "entry")
+    ('1 shard', '1,200 shards', '0 boxes of index', '2 entries')
+    """
+    return f"{count:,} {what if count == 1 else plural(what)}"
+
+
+def plural(what: str) -> str:
+    """Return the plural of a noun, which ends before ``of`` where there is one."""
+    noun, of, rest = what.partition(" of ")
+    if noun.endswith("series"):
+        return what
+    if noun.endswith(("x", "ch", "s")):
+        return f"{noun}es{of}{rest}"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{noun[:-1]}ies{of}{rest}"
+    return f"{noun}s{of}{rest}"
+
+
+def size_text(number: float) -> str:
+    """Return a number of bytes with a decimal unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
+
+
+def first_part(text: str, longest: int = 500) -> str:
+    """Return a text in one line, cut where it is longer than that."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"

@@ -125,6 +125,30 @@ def cannot_be_stored(name: str, columns: Sequence[ColumnSpec]) -> str:
     return ""
 
 
+def shared_ids(sessions: Iterable[tuple[str, str]]) -> str:
+    """Return which inputs have one session id, in words; empty where each has its own.
+
+    Parameters
+    ----------
+    sessions : iterable of (name, session id)
+        The inputs.
+    """
+    inputs: dict[str, list[str]] = {}
+    for name, session in sessions:
+        inputs.setdefault(session, []).append(name)
+    shared = {session: names for session, names in inputs.items() if len(names) > 1}
+    if not shared:
+        return ""
+    told = [f"{session!r} ({_first(names)})" for session, names in shared.items()]
+    number = sum(map(len, shared.values()))
+    return f"{number:,} inputs share {len(shared):,} session id{'s' * (len(shared) > 1)}: {_first(told)}"
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
+    return f"{', '.join(names[:_NAMES_SHOWN])}{more}"
+
+
 def without_name(error: str, names: Iterable[str]) -> str:
     """Return an error without the names of its input at its beginning, where they stand before it already."""
     for name in names:
@@ -150,8 +174,6 @@ def all_that_is_wrong(failures: Sequence[tuple[str, str]], total: int) -> str:
     remedy = "on_error='skip' leaves them out"
     lines = [f"{len(failures):,} of {total:,} inputs cannot be converted; {remedy}"]
     for alike in by_cause.values():
-        names = ", ".join(name for name, _ in alike[:_NAMES_SHOWN])
-        more = f" and {len(alike) - _NAMES_SHOWN:,} more" if len(alike) > _NAMES_SHOWN else ""
         first, error = alike[0]
-        lines.append(f"{names}{more}: {error.removeprefix(f'{first}: ')}")
+        lines.append(f"{_first([name for name, _ in alike])}: {error.removeprefix(f'{first}: ')}")
     return "\n  ".join(lines)

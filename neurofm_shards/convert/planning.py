@@ -18,6 +18,7 @@ from neurofm_shards.convert.agreement import (
     is_masked,
     misfits,
     modalities_of,
+    shared_ids,
 )
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Call, Dispatcher
@@ -258,12 +259,16 @@ def _with_all_modalities(
 def _refuse_failures(planned: Sequence[InputPlan]) -> None:
     """Raise what is wrong with any input; one that holds nothing is left out where others hold something."""
     failed = [item for item in planned if item.failure is not None and not item.empty]
+    clash = _clash([item for item in planned if item.num_samples])
     if not failed or failed[0].failure is None:
+        if clash:
+            raise ConfigError(clash)
         return
     first = failed[0].failure
     if len(planned) == 1:
         raise first
-    raise type(first)(all_that_is_wrong([(item.name, item.cause) for item in failed], len(planned))) from first
+    wrong = all_that_is_wrong([(item.name, item.cause) for item in failed], len(planned))
+    raise type(first)("\n".join([wrong, clash] if clash else [wrong])) from first
 
 
 def check_any_holds_something(planned: Sequence[InputPlan]) -> None:
@@ -410,18 +415,32 @@ def check_sessions(planned: Sequence[InputPlan], present: Mapping[str, str] | No
             f"--where '{where}'`. If it is another session, choose ids that differ, with "
             'session_template="{parent}_{stem}" or the like'
         )
-    owners: dict[str, str] = {}
-    for item in planned:
-        other = owners.setdefault(item.session_id, item.name)
-        if other != item.name:
-            raise ConfigError(
-                f"{other} and {item.name} both have session id {item.session_id!r}; choose ids that differ with "
-                'session_template, for example "{subject_id}_{session_id}", "{parent}_{stem}" or "{stem}"'
-            )
+    if clash := _clash(planned):
+        raise ConfigError(clash)
 
 
 #: Sessions that a message names.
 _SHOWN = 5
+#: Templates that a message offers where session ids are not unique.
+_TEMPLATES = ("{subject_id}_{session_id}", "{stem}", "{parent}_{stem}")
+
+
+def _clash(planned: Sequence[InputPlan]) -> str:
+    """Return which inputs share a session id, and which templates give each its own; empty where none does."""
+    shared = shared_ids([(item.name, item.session_id) for item in planned])
+    if not shared:
+        return ""
+    fitting = [repr(template) for template in _TEMPLATES if _separates(template, planned)]
+    if not fitting:
+        return f"{shared}. Rename the files so that session_template can tell them apart, or leave copies out"
+    return f"{shared}. Choose ids that differ with session_template={' or '.join(fitting)}"
+
+
+def _separates(template: str, planned: Sequence[InputPlan]) -> bool:
+    """Return whether a template gives each input an id of its own."""
+    specs = [replace(item.spec, session_template=template) for item in planned]
+    own = [(item.session_id, str(item.plan.metadata.get("subject_id", "")) if item.plan else "") for item in planned]
+    return len({session_name(spec, *ids) for spec, ids in zip(specs, own, strict=True)}) == len(planned)
 
 
 def _check_windows_are_used(planned: Sequence[InputPlan], config: ConversionConfig) -> None:

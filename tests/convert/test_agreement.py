@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from neurofm_shards.convert import progress
-from neurofm_shards.convert.agreement import all_that_is_wrong, cannot_be_stored, misfits, modalities_of
+from neurofm_shards.convert.agreement import all_that_is_wrong, cannot_be_stored, misfits, modalities_of, shared_ids
 from neurofm_shards.convert.input_plan import InputPlan
 from neurofm_shards.convert.inputs import Input, InputSpec
 from neurofm_shards.convert.progress import Bars
@@ -39,6 +39,31 @@ def test_inputs_with_one_cause_are_named_together():
     told = all_that_is_wrong([("d/a.x", "d/a.x: a.x is empty"), ("d/b.x", "d/b.x: b.x is empty"), ("c", "is torn")], 7)
     assert told.splitlines()[0].startswith("3 of 7 inputs cannot be converted; on_error=")
     assert told.splitlines()[1:] == ["  d/a.x, d/b.x: a.x is empty", "  c: is torn"]
+
+
+def test_every_shared_session_id_is_told_with_its_inputs():
+    assert shared_ids([("a", "1"), ("b", "2")]) == ""
+    told = shared_ids([*((f"f{k}", "1") for k in range(7)), ("g", "2"), ("h", "2"), ("i", "3")])
+    assert told == "9 inputs share 2 session ids: '1' (f0, f1, f2, f3, f4 and 2 more), '2' (g, h)"
+
+
+@pytest.mark.plugins
+def test_inputs_with_one_session_id_are_told_with_all_else_and_a_template_that_helps(tmp_path):
+    paths = []
+    for folder in "pqr":
+        (tmp_path / folder).mkdir()
+        paths += archives(tmp_path / folder, same="x", other="x")
+    (tmp_path / "bad.npz").write_bytes(paths[0].read_bytes()[:100])
+    with pytest.raises(ConfigError, match="6 inputs share 2 session ids") as caught:
+        convert_inputs(paths, tmp_path / "out")
+    assert str(caught.value).endswith("Choose ids that differ with session_template='{parent}_{stem}'")
+    with pytest.raises(SourceError) as caught:
+        convert_inputs([*paths, tmp_path / "bad.npz"], tmp_path / "out")
+    assert "1 of 7 inputs cannot be converted" in str(caught.value)
+    assert "6 inputs share 2 session ids: 'same' (" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    made = convert_inputs(paths, tmp_path / "out", {"session_template": "{parent}_{stem}"})
+    assert made["total_samples"] == 24
 
 
 def test_modalities_are_known_by_their_columns():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from neurofm_shards.loading import checkpoint
 from neurofm_shards.loading.checkpoint import SIGNALS, SignalHandlers
 
 SCRIPT = """
-import json, os, signal, sys, time
+import json, signal, sys
 from neurofm_shards import ResumableWebDatasetLoader, create_webdataset_dataloader
 from neurofm_shards.loading import checkpoint
 
@@ -39,8 +38,7 @@ else:
 try:
     for step, _ in enumerate(loader, 1):
         if step == 5:
-            os.kill(os.getpid(), number)
-            time.sleep(0.05)
+            signal.raise_signal(number)
             print("still here", flush=True)
             break
 finally:
@@ -88,10 +86,10 @@ def test_handlers_that_are_removed_in_another_order_stay_out_of_the_way():
         one = SignalHandlers(lambda: seen.append("one"))
         two = SignalHandlers(lambda: seen.append("two"))
         one.remove()
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert seen == ["two", "first of all"]
         two.remove()
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert seen == ["two", "first of all"] * 1 + ["first of all"]
     finally:
         signal.signal(number, original)

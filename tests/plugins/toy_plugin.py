@@ -34,7 +34,10 @@ class ToySource(Source):
 
 
 class ToySamples(Samples):
-    """``{"n": samples, "units": channels, "seed": s, "broken_at": row, "kill_at": row, "slow_s": seconds a block}``."""
+    """``{"n": samples, "units": channels, "seed": s, "broken_at": row, "kill_at": row, "slow_s": seconds a block}``.
+
+    With ``"waits_at": row``, the block with that row is not given before there is a file of the same name with ``.go``.
+    """
 
     def __init__(self, path, config):
         self.path = path
@@ -61,6 +64,8 @@ class ToySamples(Samples):
             raise OSError("bad chunk")
         if start <= self.said.get("kill_at", -1) < stop:
             os.kill(os.getpid(), signal.SIGKILL)
+        while start <= self.said.get("waits_at", -1) < stop and not Path(self.path).with_suffix(".go").exists():
+            time.sleep(0.01)
         time.sleep(self.said.get("slow_s", 0))
         units = self.said.get("units", 3)
         x = np.stack([values(self.said.get("seed", 0), i, units) for i in range(start, stop)]) * np.float32(self.scale)

@@ -65,14 +65,18 @@ def test_an_uncaught_exception_ends_the_program(written, tmp_path, kind):
 @pytest.mark.parametrize("kind", ["thread", "process"])
 def test_ctrl_c_ends_the_program(written, tmp_path, kind):
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.replace("{body}", "while True:\n    for _ in loader:\n        pass"))
+    script.write_text(
+        SCRIPT.replace(
+            "{body}", "list(iterator)\nprint('all workers have begun', flush=True)\nwhile True:\n    list(loader)"
+        )
+    )
     # Kept workers: Python itself swallows an interrupt that arrives while it forks.
     command = [sys.executable, script, written[0], kind, "in_persistent"]
     program = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    program.stdout.readline()
-    time.sleep(1)
+    assert [program.stdout.readline() for _ in range(2)] == ["first\n", "all workers have begun\n"]
+    time.sleep(0.5)  # into the loop, mostly
     os.killpg(program.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
     _, errors = program.communicate(timeout=300)
     assert program.returncode in {130, -signal.SIGINT}

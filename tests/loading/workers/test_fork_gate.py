@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -175,13 +177,18 @@ def test_a_child_that_a_fork_left_stuck_is_an_error_that_says_so(hundred, monkey
 
 def test_what_is_waited_for_is_in_the_log(hundred, monkeypatch, caplog):
     monkeypatch.setattr(processes, "WATCH_SECONDS", 0.2)
+    said = multiprocessing.get_context("fork").Event()
+    handler = logging.Handler()
+    handler.emit = lambda _: said.set()
+    processes._log.addHandler(handler)
 
     def slow(sample):
         if sample["metadata"]["row"] == 3:
-            time.sleep(1)
+            assert said.wait(300)
         return sample
 
     assert len(list(create_webdataset_dataloader(hundred, 50, 1, False, transform=slow))) == 2
+    processes._log.removeHandler(handler)
     assert "for loader process" in caplog.text
     assert "before position 50" in caplog.text
 

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 import orjson
 
 from neurofm_shards.cli.console import note_console, print_block, print_note
-from neurofm_shards.convert.notes import Note, notes
 from neurofm_shards.convert.progress import OPENING, Bars, Rates, duration_text
 from neurofm_shards.errors import visible
 from neurofm_shards.events import (
     ConversionStarted,
     Event,
     Listener,
+    Note,
     ShardCommitted,
     broadcast,
+    notes,
 )
 
 if TYPE_CHECKING:

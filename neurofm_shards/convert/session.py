@@ -20,7 +20,6 @@ from neurofm_shards.convert.dispatch import DEFAULT_RETRIES, Dispatcher, Executo
 from neurofm_shards.convert.identity import check_same, config_differences, identity, with_earlier_failures
 from neurofm_shards.convert.input_plan import InputPlan
 from neurofm_shards.convert.inputs import find_inputs
-from neurofm_shards.convert.notes import log_notes
 from neurofm_shards.convert.planning import (
     ConversionPlan,
     check_any_holds_something,
@@ -40,6 +39,7 @@ from neurofm_shards.events import (
     Listener,
     ShardCommitted,
     broadcast,
+    log_notes,
 )
 from neurofm_shards.format.manifest import Manifest, shared_rows, summary
 from neurofm_shards.format.unfinished import pending_step

@@ -1,12 +1,14 @@
-"""What windows a data set of recordings gives with some options: found once, kept beside the data."""
+"""What windows a data set of recordings gives with some options: found once, kept beside the data or in the cache."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +18,16 @@ from neurofm_shards._typing import Ints
 from neurofm_shards.blocks import RowBase, add_rows
 from neurofm_shards.convert.agreement import agreed_columns
 from neurofm_shards.convert.tasks import by_split
-from neurofm_shards.errors import NeurofmShardsError, NothingToConvertError
-from neurofm_shards.format.sidecar import Arrays
+from neurofm_shards.errors import FormatError, NeurofmShardsError, NothingToConvertError
+from neurofm_shards.format.files import SIDECAR_DIR
+from neurofm_shards.format.index_io import cache_folder
+from neurofm_shards.format.sidecar import Arrays, read_arrays, write_arrays
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.recordings.group_splits import check_subjects_are_known, divide, shares_off
 from neurofm_shards.recordings.options import SplitOptions, WindowOptions
 from neurofm_shards.recordings.windowing import RecordingSamples, windowed
 from neurofm_shards.recordings.windows import Cut
 from neurofm_shards.stored.catalog import Held, held
-from neurofm_shards.stored.keeping import Kept
 from neurofm_shards.stored.recording import StoredRecording
 from neurofm_shards.types import ColumnSpec
 
@@ -295,3 +298,44 @@ def _plan(header: Mapping[str, Any], arrays: Arrays, cuts: int, pieces: int) -> 
         header["tables"],
         header["drops"],
     )
+
+
+class Kept:
+    """One thing that was found out about windows: beside the data, or in the user's cache if that cannot be written.
+
+    Parameters
+    ----------
+    folder : path
+        The data set.
+    mark : str
+        Identity of the windows it belongs to.
+    what : str
+        Kind of thing; the end of the file's name.
+    """
+
+    def __init__(self, folder: Path, mark: str, what: str) -> None:
+        self._mark = {"kind": f"windows {what}", "mark": mark}
+        self._places = [top / "windows" / f"{mark}.{what}" for top in (folder / SIDECAR_DIR, cache_folder())]
+
+    def read(self) -> tuple[dict[str, Any], Arrays] | None:
+        """Return what was kept; None where there is nothing, or it is damaged: it is found anew then."""
+        for place in self._places:
+            if not os.path.exists(place):  # noqa: PTH110  (Path raises where a folder above may not be searched)
+                continue
+            try:
+                header, arrays = read_arrays(place)
+            except (OSError, FormatError):
+                continue
+            if self._mark.items() <= header.items():
+                return header, arrays
+        return None
+
+    def write(self, header: Mapping[str, Any], arrays: Arrays) -> None:
+        """Keep it in the first place that can be written; nowhere, it is found again each time."""
+        for place in self._places:
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                write_arrays(place, {**header, **self._mark}, arrays)
+            except OSError:
+                continue
+            return

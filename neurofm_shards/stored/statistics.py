@@ -9,7 +9,7 @@ import numpy as np
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.reading.samples import SampleCollection
-from neurofm_shards.stored.keeping import Kept
+from neurofm_shards.stored.plan import Kept
 from neurofm_shards.types import Block
 from neurofm_shards.writing.statistics import (
     COUNTED_SPLITS,

@@ -9,17 +9,15 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
-from itertools import groupby
 from operator import and_
 from pathlib import Path
 from typing import Any
 
 import orjson
 import xxhash
-from typing_extensions import Self
 
 from neurofm_shards.errors import ConfigError, FormatError, OutputExistsError, UnsafePathError
 from neurofm_shards.format.card import CARD_NAMES, our_cards
@@ -41,6 +39,7 @@ from neurofm_shards.format.unfinished import (
 )
 from neurofm_shards.writing.journal import JournalContent, JournalHeader, read_journal, remove_journal
 from neurofm_shards.writing.lock import LOCK_NAME, boot_id
+from neurofm_shards.writing.places import Places, is_data_set_file, is_leftover, move_all
 
 _REMOVED = "removed.json"
 
@@ -434,10 +433,10 @@ class OutputFolder:
 
     def publish(self, staging: Path, tasks: Iterable[str], *, durable: bool) -> None:
         """Move what tasks wrote into folders of theirs in a staging folder into place: sidecars first, shards last."""
-        with Folder.open(staging) as folder, _Places(self.folder) as places:
+        with Folder.open(staging) as folder, Places(self.folder) as places:
             for task in tasks:
                 with folder.child(task) as source:
-                    _move_all(source, places, sorted(source.files(), key=lambda parts: len(parts) == 1))
+                    move_all(source, places, sorted(source.files(), key=lambda parts: len(parts) == 1))
                 folder.remove_tree(task)
             if durable:
                 places.sync()
@@ -472,7 +471,7 @@ class OutputFolder:
         with Folder.open(self.folder) as root, root.child(SIDECAR_DIR) as sidecars:
             with sidecars.child(committed) as step:
                 removed = _names(step, _REMOVED)
-                files = [parts for parts in step.files() if parts != (_REMOVED,) and not _is_leftover(parts)]
+                files = [parts for parts in step.files() if parts != (_REMOVED,) and not is_leftover(parts)]
                 for parts in files:
                     if not is_data_set_file(parts):
                         raise UnsafePathError(
@@ -484,8 +483,8 @@ class OutputFolder:
                 files = [parts for parts in files if parts[0] not in theirs]
                 if (SIDECAR_DIR, PACK_NAME) not in files:
                     sidecars.remove(PACK_NAME)  # it is of other shards
-                with _Places(self.folder) as places:
-                    _move_all(step, places, sorted(files, key=lambda parts: parts == (MANIFEST_NAME,)))
+                with Places(self.folder) as places:
+                    move_all(step, places, sorted(files, key=lambda parts: parts == (MANIFEST_NAME,)))
             for name in removed:
                 self._delete_shard(name)
             self._delete_unlisted_tables()
@@ -507,27 +506,6 @@ class OutputFolder:
                         tables.remove_tree(name)
 
 
-def is_data_set_file(parts: tuple[str, ...]) -> bool:
-    """Return whether a path inside a folder is one that this program gives to a file of a finished data set."""
-    match parts:
-        case (name,):
-            return name in (MANIFEST_NAME, *CARD_NAMES) or is_shard_name(name)
-        case (folder, name) if folder == SIDECAR_DIR:
-            if name == PACK_NAME:
-                return True
-            return any(name.endswith(end) and is_shard_name(name.removesuffix(end)) for end in SIDECAR_SUFFIXES)
-        case (folder, tables, name) if (folder, tables) == (SIDECAR_DIR, TABLES_DIR):
-            return name.endswith(".json") and not name.startswith(".")
-    return False
-
-
-def _is_leftover(parts: tuple[str, ...]) -> bool:
-    """Return whether a file of a step is what a run that ended left: half-written, or in its own staging folder."""
-    if parts[-1].startswith(".") and parts[-1].endswith(".partial"):
-        return True
-    return len(parts) > 1 and parts[0] == SIDECAR_DIR and (parts[1].startswith(STAGING_PREFIX) or parts[1] == LOCK_NAME)
-
-
 def _names(folder: Folder, file: str, *, also: tuple[str, ...] = ()) -> list[str]:
     """Read a list of shards' names that an earlier run wrote; what stands there may come from anyone."""
     try:
@@ -540,52 +518,6 @@ def _names(folder: Folder, file: str, *, also: tuple[str, ...] = ()) -> list[str
         if not (isinstance(name, str) and (is_shard_name(name) or name in also)):
             raise UnsafePathError(f"{folder.path / file} names {name!r:.100}, which is no shard; remove it")
     return names
-
-
-class _Places:
-    """Folders of an output that files are moved into, each of which is opened once; a context manager."""
-
-    def __init__(self, folder: Path) -> None:
-        self._stack = ExitStack()
-        self._folders: dict[tuple[str, ...], Folder] = {(): self._stack.enter_context(Folder.open(folder))}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def folder(self, parents: tuple[str, ...]) -> Folder:
-        """Return a folder of the output, which is made where it is missing."""
-        if parents not in self._folders:
-            child = self.folder(parents[:-1]).child(parents[-1], create=True)
-            self._folders[parents] = self._stack.enter_context(child)
-        return self._folders[parents]
-
-    def sync(self) -> None:
-        """Make what was moved survive a power cut."""
-        for folder in self._folders.values():
-            folder.sync()
-
-
-def _move_all(source: Folder, places: _Places, files: Iterable[tuple[str, ...]]) -> None:
-    """Move files into the same places of an output; those that replace others keep their permissions."""
-    for parents, group in groupby(files, key=lambda parts: parts[:-1]):
-        there = places.folder(parents)
-        with _below(source, parents) as here:
-            for *_, name in group:
-                mode = there.mode(name)
-                if mode is not None:
-                    here.set_mode(name, mode)
-                here.move(name, there)
-
-
-def _below(folder: Folder, parts: Iterable[str]) -> Folder:
-    found = folder.duplicate()
-    for name in parts:
-        with found:
-            found = found.child(name)
-    return found
 
 
 def _new_name(prefix: str) -> str:

@@ -14,11 +14,7 @@ from neurofm_shards.errors import ConfigError, OutputExistsError
 
 @dataclass(frozen=True)
 class _Kind:
-    """What differs between kinds of plugins.
-
-    Their contract, how the factory is called, a summary, a command that uses the plugin, the entry's other lines, and
-    what the tests do.
-    """
+    """What differs between kinds of plugins; ``details`` are the entry's other lines, ``tested`` what its tests do."""
 
     contract: str
     factory: str

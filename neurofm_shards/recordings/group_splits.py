@@ -127,17 +127,7 @@ def in_proportion(
 
 @dataclass(frozen=True)
 class _Division:
-    """Groups to divide, in an order that the seed decides.
-
-    Attributes
-    ----------
-    weights : numpy.ndarray of int64, shape (groups,)
-        Samples of each group.
-    held : numpy.ndarray of int64, shape (splits,)
-        Samples that each split has already.
-    targets : numpy.ndarray of float64, shape (splits,)
-        Samples that each split should have.
-    """
+    """Samples of each group to divide, of each split already, and wanted of each split."""
 
     weights: Ints
     held: Ints

@@ -15,7 +15,7 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.loading.order.bijection import Permutation, derive_key
 from neurofm_shards.loading.order.shuffle import ORDER_VERSION
-from neurofm_shards.loading.plans.block_plan import BlockPlan, Blocks, blocks_per_batch
+from neurofm_shards.loading.plans.block_plan import BlockPlan, EpochBlocks, blocks_per_batch
 from neurofm_shards.loading.plans.mixing import MixPlan, Stop, grouped, mixed
 from neurofm_shards.loading.plans.options import DEFAULT_OPTIONS, PlanOptions, RankSharding
 from neurofm_shards.loading.plans.plan import EpochPlan, OrderedRows
@@ -42,7 +42,7 @@ class BatchingRule(Protocol):
         """
 
 
-class SessionBlocks(Blocks):
+class SessionBlocks(EpochBlocks):
     """Each group's samples in a keyed random order, cut into blocks of ``size``; all blocks in a keyed random order.
 
     A group's last block may be shorter. Where those are follows from the inverse of the blocks' order, so the number of
@@ -70,11 +70,11 @@ class SessionBlocks(Blocks):
         return int(self._first[-1])
 
     def before(self, number: int) -> int:
-        """See :meth:`Blocks.before`."""
+        """See :meth:`EpochBlocks.before`."""
         return number * self._size - int(self._lacking[np.searchsorted(self._short, number)])
 
     def rows(self, numbers: Rows) -> list[Rows]:
-        """See :meth:`Blocks.rows`."""
+        """See :meth:`EpochBlocks.rows`."""
         blocks = numbers if self._order is None else self._order(numbers)
         owners = np.searchsorted(self._first, blocks, side="right") - 1
         found: list[Rows] = [np.empty(0, np.int64)] * len(numbers)
@@ -112,7 +112,7 @@ class OneSessionPlan(BlockPlan):
         self._seed = options.seed
         self._shuffle = bool(options.shuffle)
 
-    def make_blocks(self, epoch: int) -> Blocks:
+    def make_blocks(self, epoch: int) -> EpochBlocks:
         """See :meth:`BlockPlan.make_blocks`."""
         key = derive_key("one session", ORDER_VERSION, self._seed, epoch)
         return SessionBlocks(self._groups, self._size, key, shuffle=self._shuffle)
@@ -134,7 +134,7 @@ class OneSessionPlan(BlockPlan):
         }
 
 
-class ListedBlocks(Blocks):
+class ListedBlocks(EpochBlocks):
     """Blocks that are listed: rows end to end, in an order of their own."""
 
     def __init__(self, rows: Rows, edges: Rows, order: Rows) -> None:
@@ -147,11 +147,11 @@ class ListedBlocks(Blocks):
         return len(self._order)
 
     def before(self, number: int) -> int:
-        """See :meth:`Blocks.before`."""
+        """See :meth:`EpochBlocks.before`."""
         return int(self._before[number])
 
     def rows(self, numbers: Rows) -> list[Rows]:
-        """See :meth:`Blocks.rows`."""
+        """See :meth:`EpochBlocks.rows`."""
         edges = self._edges
         return [self._rows[edges[i] : edges[i + 1]] for i in self._order[numbers].tolist()]
 
@@ -188,7 +188,7 @@ class TokenBudgetPlan(BlockPlan):
                 f"{self._tokens:,}: raise the budget, or leave such samples out"
             )
 
-    def make_blocks(self, epoch: int) -> Blocks:
+    def make_blocks(self, epoch: int) -> EpochBlocks:
         """See :meth:`BlockPlan.make_blocks`."""
         ordered = self._rows
         rows = ordered(epoch, np.arange(ordered.num_rows, dtype=np.int64))

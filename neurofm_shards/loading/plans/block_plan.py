@@ -17,7 +17,7 @@ from neurofm_shards.reading.samples import SampleCollection
 _CHUNK = 64
 
 
-class Blocks(ABC):
+class EpochBlocks(ABC):
     """The blocks of one epoch, in order."""
 
     @abstractmethod
@@ -42,13 +42,13 @@ class BlockPlan(EpochPlan):
 
     def __init__(self, collection: SampleCollection) -> None:
         self.collection = collection
-        self._epoch: tuple[int, Blocks] | None = None
+        self._epoch: tuple[int, EpochBlocks] | None = None
 
     @abstractmethod
-    def make_blocks(self, epoch: int) -> Blocks:
+    def make_blocks(self, epoch: int) -> EpochBlocks:
         """Return the blocks of an epoch."""
 
-    def blocks(self, epoch: int) -> Blocks:
+    def blocks(self, epoch: int) -> EpochBlocks:
         """Return the blocks of an epoch; those of the last one asked for are kept."""
         kept = self._epoch
         if kept is None or kept[0] != epoch:

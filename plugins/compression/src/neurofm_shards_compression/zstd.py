@@ -82,15 +82,9 @@ class ZstdCompression(Compression):
 
 
 class _WholeFrames:
-    """A file that raises ``EOFError`` when it ends in the middle of a frame, which the library does not notice.
+    """A binary file that raises ``EOFError`` where it ends inside a frame, which the library does not notice."""
 
-    It follows the headers of frames and blocks (RFC 8878, section 3.1) without decoding anything.
-
-    Parameters
-    ----------
-    file : readable binary file
-        The compressed file.
-    """
+    # It follows the headers of frames and blocks (RFC 8878, section 3.1) without decoding anything.
 
     def __init__(self, file: Any) -> None:
         self._file = file

@@ -190,10 +190,8 @@ class _Worker:
 
 
 def _heart(spool: Spool, mark: str) -> int:
-    """Start the process that is heard of while this one lives; return its number.
-
-    A thread would not do: a call may hold the interpreter for as long as a file system likes.
-    """
+    """Start the process that is heard of while this one lives; return its number."""
+    # A thread would not do: a call may hold the interpreter for as long as a file system likes.
     worker = os.getpid()
     child = os.fork()
     if child:

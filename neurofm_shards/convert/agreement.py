@@ -1,4 +1,4 @@
-"""What the inputs of one conversion have in common, and in one message all that is wrong with them."""
+"""Check that the inputs of one conversion go together, and say in one message all that is wrong with them."""
 
 from __future__ import annotations
 

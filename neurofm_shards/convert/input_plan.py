@@ -1,4 +1,4 @@
-"""One input of a conversion, as planning saw it."""
+"""The plan of one input: its samples, columns, facts and problems, as its source told them when it was opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which split each recording belongs to, where that follows from the sizes of all of them."""
+"""Assign recordings to splits where that follows from the sizes of all of them."""
 
 from __future__ import annotations
 

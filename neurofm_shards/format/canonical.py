@@ -1,4 +1,4 @@
-"""Proving in a few numpy calls that a plain shard is exactly what its index says, in our own canonical form."""
+"""Check a whole plain shard against its index in a few NumPy calls, where it is in our canonical form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Joins neighbouring shards that are not full, as appending leaves them, into full ones."""
+"""Join neighbouring shards that are not full, as appending leaves them, into full ones."""
 
 from __future__ import annotations
 

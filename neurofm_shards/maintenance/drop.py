@@ -1,4 +1,4 @@
-"""Withdraws samples from a data set: only the shards that hold some are rewritten, and nothing of them is left."""
+"""Withdraw samples from a data set: only the shards that hold some are rewritten, and nothing of them is left."""
 
 from __future__ import annotations
 

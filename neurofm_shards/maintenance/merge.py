@@ -1,4 +1,4 @@
-"""Joins data sets with equal columns into a new one."""
+"""Join data sets with equal columns into a new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds plugins and asks each for its entries, so that a broken one breaks nothing else."""
+"""Find plugins and ask each for its entries, so that a broken one breaks nothing else."""
 
 from __future__ import annotations
 

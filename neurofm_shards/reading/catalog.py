@@ -29,8 +29,8 @@ from neurofm_shards.format.resolve import find_codec, find_compression
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.format.unfinished import why_unfinished
 from neurofm_shards.reading.address_space import AddressReader, AddressSpace
-from neurofm_shards.reading.elsewhere import check_pattern, matches, pattern_in, refuse_pointer, refuse_url
 from neurofm_shards.reading.frames_cache import Identity, ShardFile, identity_of
+from neurofm_shards.reading.given_paths import check_pattern, matches, pattern_in, refuse_pointer, refuse_url
 from neurofm_shards.types import ColumnSpec
 from neurofm_shards.values import starts_of
 

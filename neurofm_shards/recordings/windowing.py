@@ -1,4 +1,4 @@
-"""From a recording to samples: the one door of this room."""
+"""Turn a recording into samples: ``windowed``, which every source of continuous data calls to cut its windows."""
 
 from __future__ import annotations
 

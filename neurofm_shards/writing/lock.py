@@ -1,4 +1,4 @@
-"""Keeps two writers of one output folder apart, by a lock that ends with the process that holds it."""
+"""Keep two writers of one output folder apart, by a lock that ends with the process that holds it."""
 
 from __future__ import annotations
 

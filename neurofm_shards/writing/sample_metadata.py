@@ -1,4 +1,4 @@
-"""The metadata member of each sample: what every sample says, and what its caller says."""
+"""Make the metadata member of each sample: what every sample says, and what its caller says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the data sets of a mixture are to one another: names, one joint table of units, and what must be alike."""
+"""The parts of a mixture: their names, one joint table of units, and the checks that their samples go together."""
 
 from __future__ import annotations
 

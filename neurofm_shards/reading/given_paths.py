@@ -1,4 +1,4 @@
-"""What people name instead of a folder of shards, or have in it: URLs, patterns, files that only stand for shards."""
+"""Check the paths given for a data set: refuse URLs, expand patterns, notice pointers of Git LFS and git-annex."""
 
 from __future__ import annotations
 

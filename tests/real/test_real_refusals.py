@@ -35,6 +35,11 @@ def test_tables_of_events_are_read_where_pynwb_cannot_construct_them(shared_data
     convert_inputs([path], tmp_path / "out", {"windows": {"overlap": 0.0, "on_last_window": "pad"}})
     data = ShardDataset(tmp_path / "out")
     assert sum(int(data[i]["events"].sum()) for i in range(len(data))) == expected
+    names = [row["unit"] for row in data.table("codes")]
+    with h5py.File(path) as file:
+        kinds = sorted(text.decode() for text in file["events/stimulus_presentations/stimulus_category"])
+        pulses = sorted(map(str, set(file["events/ttl_events/pulse_value"][:].tolist())))
+    assert names == [*kinds, *pulses]
 
 
 @pytest.mark.parametrize("name", ["metadata_only.nwb", "empty_nwb_1.1.2.nwb"])

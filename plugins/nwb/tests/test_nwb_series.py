@@ -278,6 +278,28 @@ def test_an_events_table_gives_events_by_its_text_column(write_nwb, reader):
     assert owner.tolist() == [0, 1, 0]
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_numbers_that_a_table_explains_are_the_codes_of_events(write_nwb, reader):
+    event = pytest.importorskip("pynwb.event", reason="events tables came with pynwb 4")
+    from hdmf.common import MeaningsTable
+
+    def fill(nwbfile):
+        table = event.EventsTable(name="ttl", description="d")
+        table.add_column("trial", "number of the trial")
+        table.add_column("pulse", "value of the pulse")
+        for trial, pulse in enumerate((55, 1, 55)):
+            table.add_row(timestamp=trial + 0.5, trial=trial, pulse=pulse)
+        meanings = MeaningsTable(target=table["pulse"])
+        meanings.add_row(value=55, meaning="start")
+        meanings.add_row(value=1, meaning="stimulus")
+        table.add_meanings_table(meanings)
+        nwbfile.add_events_table(table)
+
+    stream = streams_of(write_nwb(fill), reader)["events/ttl"]
+    assert stream.owners == ("1", "55")
+    assert stream.read()[1].tolist() == [1, 0, 1]
+
+
 def test_an_interval_series_becomes_intervals(write_nwb):
     from pynwb.misc import IntervalSeries
 

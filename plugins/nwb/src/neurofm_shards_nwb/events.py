@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -162,8 +162,10 @@ def interval_series(series: Series) -> IntervalStream:
 _MOST_KINDS = 256
 
 
-def describe_event_table(table: Table) -> tuple[EventStream | None, list[Problem]]:
+def describe_event_table(table: Table, others: Iterable[Table] = ()) -> tuple[EventStream | None, list[Problem]]:
     """Describe an EventsTable: its first text column of few values says what kind each event is.
+
+    Without one, the numbers do whose meanings are in one of the ``others``, the tables of the file.
 
     Returns
     -------
@@ -173,7 +175,7 @@ def describe_event_table(table: Table) -> tuple[EventStream | None, list[Problem
     times = table.columns.get("timestamp")
     if times is None:
         return None, [Problem(table.path, "no timestamp column", "not taken as events")]
-    owners, owner, label = _kinds(table)
+    owners, owner, label = _kinds(table, _with_meanings(table, others))
     other = [name for name in table.columns if name not in ("timestamp", label)]
     problems = [Problem(table.path, f"columns {', '.join(other)}", "left in the file", "info")] if other else []
 
@@ -191,14 +193,21 @@ def describe_event_table(table: Table) -> tuple[EventStream | None, list[Problem
     return stream, problems
 
 
-def _kinds(table: Table) -> tuple[tuple[str, ...], Ints, str]:
+def _with_meanings(table: Table, others: Iterable[Table]) -> list[str]:
+    """Return the columns of a table whose values a MeaningsTable inside of it explains."""
+    inside = [other.path for other in others if "MeaningsTable" in other.types and other.path.startswith(table.path)]
+    return [name for name in table.columns if any(path.endswith(f"/{name}_meanings") for path in inside)]
+
+
+def _kinds(table: Table, explained: Collection[str]) -> tuple[tuple[str, ...], Ints, str]:
     """Return the kinds, each event's number among them, and the column that says so; else one kind, the table."""
-    for name in sorted(small_columns(table), key=lambda name: name != "annotation"):
+    names = sorted(small_columns(table), key=lambda name: name != "annotation")
+    for name, kind in [*((name, str) for name in names), *((name, int) for name in names if name in explained)]:
         values = table.columns[name].values()
-        if values and all(isinstance(value, str) for value in values):
+        if values and all(isinstance(value, kind) for value in values):
             different, owner = np.unique(np.asarray(values), return_inverse=True)
             if len(different) <= _MOST_KINDS:
-                return tuple(str(kind) for kind in different), owner.astype(np.int64).ravel(), name
+                return tuple(str(each) for each in different.tolist()), owner.astype(np.int64).ravel(), name
     return (table.path.rpartition("/")[2],), np.zeros(len(table), dtype=np.int64), ""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Ragged, Sample
 from neurofm_shards.values import as_array, starts_of
@@ -58,7 +59,7 @@ def block_from_samples(
     """
     if len(metadata) != len(samples) or (keys is not None and len(keys) != len(samples)):
         raise ConfigError(
-            f"{len(samples)} samples came with {len(metadata)} metadata and "
+            f"{counted(len(samples), 'sample')} came with {len(metadata)} metadata and "
             f"{'no' if keys is None else len(keys)} keys: give one per sample"
         )
     fields = dict.fromkeys(chain.from_iterable(samples))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from neurofm_shards._html import html_table
 from neurofm_shards._typing import Floats, Ints
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import SourceError, did_you_mean
 from neurofm_shards.types import Problem
 
@@ -246,7 +247,7 @@ def _size(stream: AnyStream) -> str:
     """Return how much a stream holds, without reading its values."""
     if isinstance(stream, EventStream):
         return f"{len(stream.owners):,} ids"
-    return f"{len(stream.start):,} rows" if isinstance(stream, IntervalStream) else str(tuple(stream.shape))
+    return counted(len(stream.start), "row") if isinstance(stream, IntervalStream) else str(tuple(stream.shape))
 
 
 class Recording(ABC):

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import visible
 
 if TYPE_CHECKING:
@@ -110,5 +111,7 @@ def print_report(report: Report, verdict: str) -> None:
             f"[{colour}]{finding.severity}[/{colour}] {escape(where or report.folder)}: {escape(finding.what)}"
         )
         console.print(f"  -> {finding.consequence}", markup=False)
-    size = f"{report.num_samples:,} samples in {report.num_shards:,} shards, {report.num_bytes:,} bytes"
+    size = (
+        f"{counted(report.num_samples, 'sample')} in {counted(report.num_shards, 'shard')}, {report.num_bytes:,} bytes"
+    )
     console.print(f"{report.folder}: {size}: {verdict}", markup=False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurofm_shards._wording import counted
 from neurofm_shards.cli.options import ModelFlags
 from neurofm_shards.convert.config import FLAGS, ConversionConfig
 from neurofm_shards.convert.job import Job, read_job
@@ -243,14 +244,15 @@ def _plan_parts(args: argparse.Namespace, request: _Request) -> int:
         elif args.part:
             part = Part.parse(args.part, args.parts, os.environ)
             count = plan_part(request.inputs, output, request.config, part, **running, observer=observer)
-            _say(args, f"part {part} of the planning: {count:,} inputs", {"inputs": count})
+            _say(args, f"part {part} of the planning: {counted(count, 'input')}", {"inputs": count})
             return 0
         else:
             options = {"parts": parts, "overwrite": args.overwrite, "observer": observer}
             header = plan_parts(request.inputs, output, request.config, **options, **running)
     facts = {name: getattr(header, name) for name in ("total_inputs", "total_samples", "total_shards", "parts")}
-    said = f"{header.total_inputs:,} inputs, {header.total_samples:,} samples, {header.total_shards:,} shards"
-    _say(args, f"{said} in {header.parts:,} parts are planned in {output}", facts)
+    numbers = {"input": header.total_inputs, "sample": header.total_samples, "shard": header.total_shards}
+    said = ", ".join(counted(number, what) for what, number in numbers.items())
+    _say(args, f"planned in {output}: {said} in {counted(header.parts, 'part')}", facts)
     return 0
 
 
@@ -264,7 +266,7 @@ def _run_part(args: argparse.Namespace, request: _Request) -> int:
         header = check_options(output, _merged(args.job, args.flags.given(args)))
         part = Part.parse(args.part, header.parts, os.environ)
         count = run_part(output, part, **request.running, observer=observer)
-    _say(args, f"part {part} is finished: {count:,} shards were written in {output}", {"shards": count})
+    _say(args, f"part {part} is finished: {counted(count, 'shard')} written in {output}", {"shards": count})
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neurofm_shards._console import print_table
-from neurofm_shards._wording import size_text
+from neurofm_shards._wording import counted, size_text
 from neurofm_shards.blocks import dtype_name
 from neurofm_shards.cli.console import print_json, result_console
 from neurofm_shards.convert.agreement import without_name
@@ -21,7 +21,7 @@ def print_summary(result: Mapping[str, Any], *, as_json: bool) -> None:
         return
     console = result_console()
     console.print(
-        f"{result['total_samples']:,} samples in {result['total_shards']:,} shards "
+        f"{counted(result['total_samples'], 'sample')} in {counted(result['total_shards'], 'shard')} "
         f"({size_text(result['total_bytes'])}), columns {', '.join(result['modalities'])}, in {result['output_dir']}",
         markup=False,
     )
@@ -47,7 +47,7 @@ def print_preview(described: Mapping[str, Any], *, as_json: bool) -> None:
     for line in (*split_line(described["splits"]), *warnings, *validity_notes(described["valid_shares"])):
         console.print(line, markup=False)
     console.print(
-        f"{described['total_samples']:,} samples in {described['total_shards']:,} shards, "
+        f"{counted(described['total_samples'], 'sample')} in {counted(described['total_shards'], 'shard')}, "
         f"about {size_text(described['estimated_bytes'])} before compression",
         markup=False,
     )

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from neurofm_shards._console import print_table
+from neurofm_shards._wording import counted
 from neurofm_shards.cli.console import COLOURS, has_blocks, print_json, result_console
 from neurofm_shards.plugins.interfaces import Command
 from neurofm_shards.recordings.stream_rows import StreamRow, grouped, stream_rows
@@ -79,7 +80,7 @@ def _session_line(inspection: Inspection) -> str:
     said += (
         [f"{time['seconds']:,.1f} s ({time['start_s']:,.1f} to {time['stop_s']:,.1f} s)"] if "seconds" in time else []
     )
-    said += [f"{inspection.tree['samples']:,} samples"] if "samples" in inspection.tree else []
+    said += [counted(inspection.tree["samples"], "sample")] if "samples" in inspection.tree else []
     return "  |  ".join(said) or "nothing is known of the session"
 
 

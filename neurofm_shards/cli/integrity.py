@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neurofm_shards._wording import counted
 from neurofm_shards.cli.console import print_json, print_report, result_console
 from neurofm_shards.cli.progress import progress_listener
 from neurofm_shards.errors import InputNotFoundError, NoShardsError
@@ -107,5 +108,5 @@ class Index(Command):
         if args.json:
             print_json({index.shard_name: index.num_samples for index in indexes})
         else:
-            result_console().print(f"{samples:,} samples in {len(indexes):,} shards are indexed")
+            result_console().print(f"indexed: {counted(samples, 'sample')} in {counted(len(indexes), 'shard')}")
         return 0

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from neurofm_shards._console import print_table
+from neurofm_shards._wording import counted, plural
 from neurofm_shards.cli.console import print_json, result_console
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Command
@@ -84,7 +85,7 @@ class Plan(Command):
             return 0
         console = result_console()
         console.print(
-            f"{report.num_samples:,} samples in global batches of {report.global_batch:,} "
+            f"{counted(report.num_samples, 'sample')} in global batches of {report.global_batch:,} "
             f"({report.world_size} ranks of {report.batch_size}): {report.padded:,} repeated, "
             f"{report.dropped:,} left out"
         )
@@ -114,13 +115,14 @@ class ShuffleReport(Command):
         if args.json:
             print_json(asdict(report))
             return 0
-        groups = f"{report.grouped_by.removesuffix('_id')}s"
+        group = report.grouped_by.removesuffix("_id")
         console = result_console()
         console.print(
-            f"{report.num_samples:,} samples of {report.num_groups:,} {groups} in {report.num_shards:,} shards; "
-            f"batches of {report.batch_size}, buffer of {report.buffer_size:,}, {report.looked_at:,} samples looked at"
+            f"{counted(report.num_samples, 'sample')} of {counted(report.num_groups, group)} in "
+            f"{counted(report.num_shards, 'shard')}; batches of {report.batch_size}, buffer of {report.buffer_size:,}, "
+            f"{counted(report.looked_at, 'sample')} looked at"
         )
-        heads = ("shuffle", f"{groups} per batch", "longest run", "neighbours kept", "storage correlation")
+        heads = ("shuffle", f"{plural(group)} per batch", "longest run", "neighbours kept", "storage correlation")
         print_table(console, heads, _mode_rows(report.modes))
         return 0
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from neurofm_shards._wording import counted
 from neurofm_shards.cli.console import note_console, print_block, print_note
 from neurofm_shards.convert.progress import OPENING, Bars, Rates, duration_text
 from neurofm_shards.errors import visible
@@ -89,13 +90,15 @@ class _Lines:
             plan, done = event.plan, event.finished_shards
             again = f", {done} of them already there" if done else ""
             total, empty = len(plan["inputs"]), len(plan["inputs_without_samples"])
-            inputs = f"{total - empty:,} of {total:,} inputs" if empty else f"{total:,} input{'s' * (total != 1)}"
-            _print(f"{inputs}, {plan['total_samples']:,} samples, {plan['total_shards']:,} shards{again}")
+            inputs = f"{total - empty:,} of {counted(total, 'input')}" if empty else f"{counted(total, 'input')}"
+            _print(
+                f"{inputs}, {counted(plan['total_samples'], 'sample')}, {counted(plan['total_shards'], 'shard')}{again}"
+            )
         if isinstance(event, ShardCommitted) and time.monotonic() - self._last >= _LINE_EVERY_S:
             self._last = time.monotonic()
             left = self._rates.remaining_s
             eta = f", about {duration_text(left)} left" if left is not None else ""
-            _print(f"{self._rates.done} of {self._rates.total_shards} shards: {self._rates}{eta}")
+            _print(f"{self._rates.done} of {counted(self._rates.total_shards, 'shard')}: {self._rates}{eta}")
 
 
 class SaidNotes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from neurofm_shards._wording import counted
 from neurofm_shards.cli.console import print_json, result_console
 from neurofm_shards.plugins.interfaces import Command
 
@@ -29,8 +30,8 @@ class Drop(Command):
         verb = "would be dropped" if args.dry_run else "were dropped"
         console = result_console()
         console.print(
-            f"{result['dropped']:,} samples {verb}, {result['total_samples']:,} remain; "
-            f"{len(result['shards_rewritten']):,} shards rewritten, {len(result['shards_removed']):,} removed"
+            f"{counted(result['dropped'], 'sample')} {verb}, {result['total_samples']:,} remain; "
+            f"{counted(len(result['shards_rewritten']), 'shard')} rewritten, {len(result['shards_removed']):,} removed"
         )
         for name in result.get("failures_left", ()):
             console.print(f"an input that was not converted stays named in the manifest: {name}", markup=False)
@@ -58,8 +59,8 @@ class Compact(Command):
             return 0
         verb = "would become" if args.dry_run else "became"
         result_console().print(
-            f"{result['shards_before']:,} shards {verb} {result['shards_after']:,}; "
-            f"{len(result['shards_rewritten']):,} rewritten, with {result['samples_rewritten']:,} samples"
+            f"{counted(result['shards_before'], 'shard')} {verb} {result['shards_after']:,}; "
+            f"{len(result['shards_rewritten']):,} rewritten, with {counted(result['samples_rewritten'], 'sample')}"
         )
         return 0
 
@@ -83,7 +84,7 @@ class Merge(Command):
             print_json(summary)
         else:
             result_console().print(
-                f"{summary['total_samples']:,} samples of {len(args.input)} data sets "
-                f"in {summary['total_shards']:,} shards: {args.output}"
+                f"{counted(summary['total_samples'], 'sample')} of {counted(len(args.input), 'data set')} "
+                f"in {counted(summary['total_shards'], 'shard')}: {args.output}"
             )
         return 0

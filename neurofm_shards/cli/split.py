@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from neurofm_shards._wording import counted
 from neurofm_shards.cli.console import note_console, print_json, print_note, result_console
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Command
@@ -149,7 +150,7 @@ def _show(described: Mapping[str, Any], folder: str, path: str | None) -> None:
     console = result_console()
     print_table(console, _HEADS, [(_row(name, said), "") for name, said in described["splits"].items()])
     for reason, count in described["dropped"].items():
-        console.print(f"{count:,} samples in no split: {reason}", markup=False)
+        console.print(f"{counted(count, 'sample')} in no split: {reason}", markup=False)
     for note in described["notes"]:
         print_note(note_console(), note, "warning")
     saved = f"saved in {path}: split={next(iter(described['splits']))!r} selects one when {folder} is loaded"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from neurofm_shards._console import print_table
-from neurofm_shards._wording import size_text
+from neurofm_shards._wording import counted, size_text
 from neurofm_shards.cli.console import print_json, result_console
 from neurofm_shards.convert.progress import duration_text
 from neurofm_shards.plugins.interfaces import Command
@@ -61,9 +61,11 @@ def _summary(status: Status) -> str:
     if status.state == "nothing":
         return f"{status.folder}: no conversion was begun here"
     if status.state == "planning":
-        return f"{status.folder}: {status.finished_shards} of {status.total_shards} parts of the planning are done"
-    done = f"{status.finished_shards:,} of {status.total_shards:,} shards"
-    held = f"{status.num_samples:,} samples, {size_text(status.num_bytes)}"
+        return (
+            f"{status.folder}: {status.finished_shards} of {counted(status.total_shards, 'part')} of the planning done"
+        )
+    done = f"{status.finished_shards:,} of {counted(status.total_shards, 'shard')}"
+    held = f"{counted(status.num_samples, 'sample')}, {size_text(status.num_bytes)}"
     speed = f", {status.shards_per_s:.3g} shards/s" if status.shards_per_s else ""
     left = f", about {duration_text(status.remaining_s)} left" if status.remaining_s else ""
     return f"{status.folder}: {status.state}, {done} ({held}){speed}{left}"
@@ -77,7 +79,7 @@ def _print_parts(console: Console, parts: tuple[PartStatus, ...]) -> None:
     if len(shown) < len(parts):
         states = [part.state for part in parts]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        console.print(f"{len(parts):,} parts: {counts}")
+        console.print(f"{counted(len(parts), 'part')}: {counts}")
 
 
 def _row(part: PartStatus) -> tuple[Sequence[str], str]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from neurofm_shards._wording import counted
 from neurofm_shards.codecs.arrays import check_storable
 from neurofm_shards.errors import ConfigError, EncodeError
 from neurofm_shards.types import ColumnSpec
@@ -172,7 +173,7 @@ def all_that_is_wrong(failures: Sequence[tuple[str, str]], total: int) -> str:
         base = os.path.basename(name)  # noqa: PTH119  (a name, not a place)
         by_cause.setdefault(error.replace(name, "").replace(base, ""), []).append((name, error))
     remedy = "on_error='skip' leaves them out"
-    lines = [f"{len(failures):,} of {total:,} inputs cannot be converted; {remedy}"]
+    lines = [f"{len(failures):,} of {counted(total, 'input')} cannot be converted; {remedy}"]
     for alike in by_cause.values():
         first, error = alike[0]
         lines.append(f"{_first([name for name, _ in alike])}: {error.removeprefix(f'{first}: ')}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import (
     ConfigError,
     InputChangedError,
@@ -114,8 +115,8 @@ def _check_names(paths: Sequence[str]) -> None:
     if odd:
         more = f" and {len(odd) - _NAMES_SHOWN} more" if len(odd) > _NAMES_SHOWN else ""
         raise SourceError(
-            f"{len(odd)} of {len(paths)} inputs have names that are not UTF-8, as what samples say of themselves is: "
-            f"{', '.join(odd[:_NAMES_SHOWN])}{more}. Rename them"
+            f"the names of {len(odd)} of {counted(len(paths), 'input')} are not UTF-8, as what samples say of "
+            f"themselves is: {', '.join(odd[:_NAMES_SHOWN])}{more}. Rename them"
         )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from neurofm_shards._process import host_name
+from neurofm_shards._wording import counted
 from neurofm_shards.convert.commit import commit
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import DEFAULT_RETRIES, ExecutorChoice, dispatcher
@@ -360,7 +361,7 @@ def _check_complete(output: OutputFolder, header: PlanHeader, lines: Mapping[int
         if any(i not in lines for i in Part(k, header.parts).share(header.total_shards))
     ]
     raise ConfigError(
-        f"{output.folder}: {len(missing):,} of {header.total_shards:,} shards are missing, of part"
+        f"{output.folder} lacks {len(missing):,} of {counted(header.total_shards, 'shard')}, of part"
         f"{'s' if len(parts) > 1 else ''} {_ranges(parts)} of {header.parts}; run {'them' if len(parts) > 1 else 'it'} "
         f"again with --part {'K' if len(parts) > 1 else parts[0]}/{header.parts}, then --commit"
     )

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from typing_extensions import Self
 
+from neurofm_shards._wording import counted
 from neurofm_shards.convert.commit import commit
 from neurofm_shards.convert.config import SOURCE_RUN_FIELDS, ConversionConfig, as_stored
 from neurofm_shards.convert.dispatch import DEFAULT_RETRIES, Dispatcher, ExecutorChoice, dispatcher
@@ -443,8 +444,8 @@ class IncrementalConversion:
         if pending is not None:
             raise ConfigError(pending)
         warnings.warn(
-            f"{output.folder} already holds a data set of {base.total_samples:,} samples: new files are added to it "
-            "(overwrite=True would replace it)",
+            f"{output.folder} already holds a data set of {counted(base.total_samples, 'sample')}: new files are "
+            "added to it (overwrite=True would replace it)",
             UserWarning,
             stacklevel=6,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from neurofm_shards._wording import counted
 from neurofm_shards.blocks import RowBase
 from neurofm_shards.convert.inputs import Expected, InputSpec
 
@@ -71,7 +72,7 @@ class ShardTask:
     def what(self) -> str:
         """What a worker does when it runs the task, for messages."""
         names = [task_input.spec.input.name for task_input in self.inputs.values()]
-        more = f" and {len(names) - 1} more inputs" if len(names) > 1 else ""
+        more = f" and {counted(len(names) - 1, 'more input')}" if len(names) > 1 else ""
         return f"writing shard {self.shard_idx} of {names[0]}{more}"
 
 

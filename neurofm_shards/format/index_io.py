@@ -15,6 +15,7 @@ import numpy as np
 import xxhash
 
 from neurofm_shards._typing import AnyArray
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import FormatError, InputNotFoundError, NeurofmShardsError
 from neurofm_shards.format.files import SIDECAR_DIR, Folder, open_error, open_regular
 from neurofm_shards.format.index import ColumnIndex, Encoded, IndexLog, ShardIndex
@@ -202,8 +203,9 @@ def load_index(shard_path: Path | str, checksum: str | None = None, *, mapped: b
     index = build_index(path, mapped=mapped)
     if checksum not in (None, index.checksum):
         raise FormatError(
-            f"{path}: not the shard that the manifest lists ({index.num_samples:,} samples in {index.tar_bytes:,} "
-            f"bytes with checksum {index.checksum}, expected {checksum}); restore it, or run `neurofm-shards repair`"
+            f"{path}: not the shard that the manifest lists ({counted(index.num_samples, 'sample')} in "
+            f"{index.tar_bytes:,} bytes with checksum {index.checksum}, expected {checksum}); restore it, or run "
+            "`neurofm-shards repair`"
         )
     if stored is not None:
         _forget_table(path, index.fingerprint)  # it was made of the same old shard

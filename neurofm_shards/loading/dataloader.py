@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler
 
 from neurofm_shards._typing import Rows
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.checkpoint import Checkpoint, OnSignal, make_checkpoint
@@ -234,7 +235,7 @@ class ShardDataLoader(DataLoader[Batch]):
 
     def __repr__(self) -> str:
         data = " + ".join(reader.collection.catalog.summary() for reader in self.setup.fetch.readers)
-        size = f"{len(self):,} batches of up to {self.setup.options.batch_size:,}"
+        size = f"{counted(len(self), 'batch')} of up to {self.setup.options.batch_size:,}"
         return f"ShardDataLoader({size}, {self._progress.summary()}; {data})"
 
     @property

@@ -16,6 +16,7 @@ from typing_extensions import Self
 from neurofm_shards._html import html_table
 from neurofm_shards._process import usable_memory
 from neurofm_shards._typing import Rows
+from neurofm_shards._wording import counted
 from neurofm_shards.blocks import dtype_name
 from neurofm_shards.compression.frames import FRAME_BYTES
 from neurofm_shards.errors import ConfigError, MissingPluginError, SampleIndexError, SampleNotFoundError
@@ -361,7 +362,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
     def _repr_html_(self) -> str:
         """Return the columns as a table, for notebooks."""
         rows = [(name, dtype_name(spec.dtype), spec.shape, spec.unit) for name, spec in self.columns.items()]
-        title = f"{len(self):,} of {self.collection.num_samples:,} samples"
+        title = f"{len(self):,} of {counted(self.collection.num_samples, 'sample')}"
         return html_table(title, rows, ("column", "dtype", "shape", "unit"))
 
     def __len__(self) -> int:
@@ -442,7 +443,9 @@ class ShardDataset(Dataset[dict[str, Any]]):
     def _chosen(self, indices: Rows) -> Rows:
         wrong = (indices < -len(self)) | (indices >= len(self))
         if wrong.any():
-            raise SampleIndexError(f"there is no sample {int(indices[wrong][0])}: the data set has {len(self)} samples")
+            raise SampleIndexError(
+                f"there is no sample {int(indices[wrong][0])}: the data set has {counted(len(self), 'sample')}"
+            )
         places = np.where(indices < 0, indices + len(self), indices)
         return places if self._rows is None else self._rows[places]
 

@@ -16,6 +16,7 @@ import torch
 from typing_extensions import Self
 
 from neurofm_shards._typing import Rows
+from neurofm_shards._wording import counted
 from neurofm_shards.blocks import MISSING, concat_blocks, take
 from neurofm_shards.errors import ConfigError, FormatError, TransformError
 from neurofm_shards.format.keys import METADATA_FIELD
@@ -368,7 +369,7 @@ class BatchFetch(LookingAhead):
             if at < len(rows):
                 return self.readers[number].describe(rows, at)
             at -= len(rows)
-        raise IndexError(f"{place} of {len(kept)} samples")
+        raise IndexError(f"{place} of {counted(len(kept), 'sample')}")
 
     def in_epoch(self, epoch: int, requests: Iterable[Request]) -> Iterator[Request]:
         """Give requests with their rows under the numbers that they have in this epoch."""
@@ -422,7 +423,7 @@ class BatchFetch(LookingAhead):
 
 def _check_any_left(failures: Sequence[tuple[int, str]], asked: int) -> None:
     if failures and len(failures) == asked:
-        raise FormatError(f"none of the {asked} samples of a batch can be read; the first: {failures[0][1]}")
+        raise FormatError(f"no sample of a batch of {asked:,} can be read; the first: {failures[0][1]}")
 
 
 def _order(request: Request) -> Rows:
@@ -562,8 +563,8 @@ class SkipCounter:
             _log.warning("left out a sample that cannot be read: %s", text)
             if self._in_a_row >= MOST_IN_A_ROW:
                 raise FormatError(
-                    f"{self._in_a_row} samples in a row cannot be read, the last of them: {text}. This is more than "
-                    "single damaged samples: check the storage, run `neurofm-shards validate`"
+                    f"{counted(self._in_a_row, 'sample')} in a row cannot be read, the last of them: {text}. This "
+                    "is more than single damaged samples: check the storage, run `neurofm-shards validate`"
                 )
         if after < len(asked):
             self._in_a_row = 0

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import Rows
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.format.manifest import Manifest
@@ -221,7 +222,7 @@ def _ids(columns: Columns, name: str) -> npt.NDArray[np.str_]:
     values = _column(columns, name).tolist()
     missing = sum(value is None or value == "" or value != value for value in values)  # noqa: PLR0124  (NaN)
     if missing:
-        raise ConfigError(f"cannot split: {missing} samples have no {name}; split by something else")
+        raise ConfigError(f"cannot split: {counted(missing, 'sample')} without {name}; split by something else")
     return np.array([str(value) for value in values], dtype=np.str_)
 
 

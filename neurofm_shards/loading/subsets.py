@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from neurofm_shards._html import html_table
 from neurofm_shards._typing import Rows
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.expressions import compile_expression, unknown_name
 from neurofm_shards.format.card import our_cards, write_cards
@@ -219,10 +220,11 @@ def _path(collection: SampleCollection) -> Path:
 def _place(codes: npt.NDArray[np.int16], code: int, name: str, rows: Rows) -> None:
     """Note which rows are in one split, in place."""
     if rows.ndim != 1 or (len(rows) and (rows.min() < 0 or rows.max() >= len(codes))):
-        raise ConfigError(f"split {name!r} has rows outside of the data set's {len(codes):,} samples")
+        raise ConfigError(f"split {name!r} has rows outside of the data set's {counted(len(codes), 'sample')}")
     twice = int((codes[rows] != -1).sum())
     if twice:
-        raise ConfigError(f"{twice} samples of split {name!r} are in another split already; splits must not overlap")
+        shared = counted(twice, "sample")
+        raise ConfigError(f"split {name!r} shares {shared} with another split; splits must not overlap")
     codes[rows] = code
 
 
@@ -348,7 +350,8 @@ def group_rows(collection: SampleCollection, by: str | Sequence[str], subset: Ro
         missing = sum(value is None or value != value for value in values)  # noqa: PLR0124  (NaN)
         if missing:
             raise ConfigError(
-                f"cannot group by {name!r}: {missing} samples have no value of it; leave them out by where="
+                f"cannot group by {name!r}: {counted(missing, 'sample')} without a value of it; leave them out by "
+                "where="
             )
         parts.append(values)
     labels = np.array([" / ".join(map(str, each)) for each in zip(*parts, strict=True)], dtype=np.str_)

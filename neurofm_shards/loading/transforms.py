@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar, cast, get_args
 
 from pydantic import BaseModel
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError, TransformError
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.plugins.registry import registry
@@ -142,7 +143,7 @@ def apply(transforms: Sequence[Transform], block: Block, describe: Describe) -> 
 
 def between(describe: Describe, count: int) -> str:
     """Describe the samples of a batch."""
-    return describe(0) if count == 1 else f"the {count} samples from {describe(0)} to {describe(count - 1)}"
+    return describe(0) if count == 1 else f"the {counted(count, 'sample')} from {describe(0)} to {describe(count - 1)}"
 
 
 def choose_workers(

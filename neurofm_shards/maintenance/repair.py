@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import FormatError, InputNotFoundError, UnsupportedError
 from neurofm_shards.format.card import our_cards, write_cards
 from neurofm_shards.format.dataset_record import column_entries, make_manifest, shard_entry
@@ -171,7 +172,7 @@ class _Repair:
             manifest = output.manifest()
             if manifest is not None:
                 write_cards(self._folder, manifest, our_cards(self._folder), durable=True)  # they may tell the addition
-            what = f"an addition of which {given_up:,} shards were written was never finished"
+            what = f"an addition was never finished, of which {counted(given_up, 'shard')} had been written"
             self._say("info", "", what, "they were deleted; convert --append adds them again")
         if output.give_up_replacement():
             what = "a data set that was to replace this one was never finished"
@@ -186,7 +187,7 @@ class _Repair:
         verdicts = [_examine(present[name], entry) for name, entry in entries.items() if name in present]
         for name, entry in entries.items():
             if name not in present and entry is not None:
-                gone = f"it is gone, with {entry.num_samples:,} samples"
+                gone = f"it is gone, with {counted(entry.num_samples, 'sample')}"
                 self._say("error", name, gone, "it is no longer listed in the manifest")
         self._output.remove_orphans()
         with self._output.staging() as staging:
@@ -285,7 +286,7 @@ class _Repair:
                 keep_original(self._folder / found.path.name)
         self._output.replace(staging, [], durable=True)
         self._output.unmark()
-        what = f"{manifest.total_samples:,} samples in {manifest.total_shards:,} shards"
+        what = f"{counted(manifest.total_samples, 'sample')} in {counted(manifest.total_shards, 'shard')}"
         self._say("info", "", "the manifest was made anew", f"it lists {what}")
 
 
@@ -304,7 +305,7 @@ def _has_table(path: Path, index: ShardIndex) -> bool:
 def _losses(verdict: _Verdict, saved: ShardIndex, *, kept: bool) -> list[Problem]:
     name, former = verdict.path.name, verdict.former
     where = f"; the damaged one is in .neurofm/{REPLACED_NAME}" if kept else ""
-    done = f"it was replaced by one of its {saved.num_samples:,} whole samples{where}"
+    done = f"it was replaced by one of its {counted(saved.num_samples, 'whole sample')}{where}"
     said = [Problem(name, verdict.why, done)]
     if former is None:
         unknown = "what else it held is not known: there was no index"

@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from neurofm_shards._process import usable_cpus
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import FormatError, InputNotFoundError, NeurofmShardsError, NoShardsError
 from neurofm_shards.format.canonical import is_canonical
 from neurofm_shards.format.files import SIDECAR_DIR, SPLITS_NAME, names_in
@@ -331,7 +332,7 @@ def _compare_folder(manifest: Manifest, shards: Sequence[Path], findings: list[P
     present = {path.name for path in shards}
     for entry in manifest.shards:
         if entry.shard_name not in present:
-            what = f"it is listed in the manifest but is not there ({entry.num_samples:,} samples)"
+            what = f"it is listed in the manifest but is not there ({counted(entry.num_samples, 'sample')})"
             findings.append(Problem(entry.shard_name, what, "its samples are lost", "error"))
     for name in sorted(present - listed):
         what = "it is not listed in the manifest"

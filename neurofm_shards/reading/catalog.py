@@ -18,6 +18,7 @@ import xxhash
 
 from neurofm_shards._process import after_fork
 from neurofm_shards._typing import Ints
+from neurofm_shards._wording import counted
 from neurofm_shards.blocks import native_spec
 from neurofm_shards.errors import FormatError, InputNotFoundError, IntegrityError, NoShardsError, SampleNotFoundError
 from neurofm_shards.format.files import names_in
@@ -114,7 +115,8 @@ class Catalog:
         """Return what the data set is, in one line: samples, shards, folder, columns."""
         columns = [f"{name} {_form(column.spec)}" for name, column in self.columns.items()]
         listed = ", ".join(columns[:_LISTED] + (["..."] if len(columns) > _LISTED else []))
-        return f"{int(self.num_samples.sum()):,} samples in {len(self.names):,} shards of {self.folder}: {listed}"
+        size = f"{counted(int(self.num_samples.sum()), 'sample')} in {counted(len(self.names), 'shard')}"
+        return f"{size} of {self.folder}: {listed}"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", self.folder.absolute())  # the working directory may change

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
 
 _URL = re.compile(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://")
@@ -91,7 +92,9 @@ def _choices(text: str) -> list[str]:
         return text.split(",") if "," in text else []
     first, last = int(ends[1]), int(ends[2])
     if last - first >= _MOST_NAMES:
-        raise ConfigError(f"{{{text}}} stands for {last - first + 1:,} names; at most {_MOST_NAMES:,} are taken")
+        raise ConfigError(
+            f"{{{text}}} stands for {counted(last - first + 1, 'name')}; at most {_MOST_NAMES:,} are taken"
+        )
     return [str(number).zfill(len(ends[1])) for number in range(first, last + 1)]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurofm_shards._html import html_table
+from neurofm_shards._wording import counted
 from neurofm_shards.blocks import dtype_name, is_count
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.format.croissant import croissant
@@ -192,8 +193,8 @@ class ShardedDatasetInfo:
         entries = [] if whole is None else [entry for entry in whole.shards if entry.checksum in checksums]
         if whole is not None and len(entries) == len(names):
             return (
-                f"part of the data set {folder} ({whole.total_samples:,} samples in {whole.total_shards:,} shards): "
-                "give the folder for its sessions, splits and tables"
+                f"part of the data set {folder} ({counted(whole.total_samples, 'sample')} in "
+                f"{counted(whole.total_shards, 'shard')}): give the folder for its sessions, splits and tables"
             )
         return "not written by this program: indexes were made from the shards"
 
@@ -243,7 +244,7 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
         size += f" ({summary['tar_bytes']:,} decoded)"
     facts = {
         "samples": f"{summary['total_samples']:,}",
-        "shards": f"{summary['total_shards']:,} of up to {summary['shard_size']:,} samples",
+        "shards": f"{summary['total_shards']:,} of up to {counted(summary['shard_size'], 'sample')}",
         "compression": summary["compression"],
         "size": size,
         "sources": f"{len(summary['sources']):,}",
@@ -273,7 +274,7 @@ def _sessions_text(summary: dict[str, Any]) -> str:
     sessions = summary["sessions"]
     if not sessions:
         return ""
-    text = f"{len(sessions):,} of {len(summary['subjects']):,} subjects"
+    text = f"{len(sessions):,} of {counted(len(summary['subjects']), 'subject')}"
     lengths = [session["seconds"] for session in sessions if session["seconds"]]
     return text + (f", {min(lengths):,.0f} to {max(lengths):,.0f} s" if lengths else "")
 
@@ -285,7 +286,7 @@ def _print_sessions(console: Console, sessions: list[dict[str, Any]], most: int 
     rows = [(_session_cells(session, largest), _session_note(session)) for session in sessions[:most]]
     print_table(console, ("session", "samples", "", "seconds", "bins", "left out"), rows)
     if len(sessions) > most:
-        console.print(f"and {len(sessions) - most:,} more sessions")
+        console.print(f"and {counted(len(sessions) - most, 'more session')}")
 
 
 def _session_cells(session: dict[str, Any], largest: int) -> list[str]:

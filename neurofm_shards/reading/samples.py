@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import Ints
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError, SampleIndexError, StateError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
@@ -288,7 +289,7 @@ class SampleCollection(ABC):
             len(where) and not count
         ):  # negative numbers become huge
             bad = int(where[(where < 0) | (where >= count)][0])
-            raise SampleIndexError(f"row {bad} is out of range: the data set has {count} samples")
+            raise SampleIndexError(f"row {bad} is out of range: the data set has {counted(count, 'sample')}")
         return where
 
     def _no_column(self, name: str) -> ConfigError:

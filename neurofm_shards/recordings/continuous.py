@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.expressions import compile_expression
 from neurofm_shards.recordings.modality import WindowedModality, cut_short, row_numbers
@@ -184,8 +185,8 @@ class WindowedSeries(WindowedModality):
         when = clock(stream, gap)
         if options.rate is None and when.times is not None and len(when.times) and when.interval <= 0:
             raise SourceError(
-                f"{stream.path}: its {len(when.times)} time stamps say no rate (there is one, or most of them are the "
-                f"same): say {name}.rate, or leave {name} out"
+                f"{stream.path}: no rate follows from its {counted(len(when.times), 'time stamp')} (there is one, "
+                f"or most of them are the same): say {name}.rate, or leave {name} out"
             )
         self._tracks = tracks(scaled, when, options.rate, gap)
         nominal = options.rate or (self._tracks[0].rate if self._tracks else 1.0)
@@ -345,7 +346,7 @@ def _filtered(stream: Series, names: Sequence[str], picked: list[int], expressio
     rows = [{**_single(stream.table[i] if stream.table else {}), "channel": names[i]} for i in picked]
     chosen = compile_expression(expression)(table_columns(rows))
     if not chosen.any():
-        raise ConfigError(f"{stream.path}: none of {len(picked)} channels is let through by {expression!r}")
+        raise ConfigError(f"{stream.path}: none of {counted(len(picked), 'channel')} is let through by {expression!r}")
     return [i for i, good in zip(picked, chosen, strict=True) if good]
 
 

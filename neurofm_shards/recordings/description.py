@@ -155,7 +155,7 @@ def described_series(stream: RegularStream | IrregularStream, field: str) -> tup
         return {**said, "rate": floats_to_json(stream.rate), "t0": floats_to_json(stream.t0)}, None
     stamps = np.asarray(stream.timestamps(), dtype=np.float64)
     if stamps.shape != stream.shape[:1]:
-        raise SourceError(f"{stream.path}: {len(stamps)} time stamps for {stream.shape[0]} samples")
+        raise SourceError(f"{stream.path}: {len(stamps):,} time stamps for {stream.shape[0]} samples")
     return {**said, "kind": "irregular"}, stamps
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.streams import IrregularStream, RegularStream
 from neurofm_shards.types import Problem
@@ -89,9 +90,9 @@ def check_series(stream: Series) -> None:
     width = int(np.prod(stream.shape[1:])) if len(stream.shape) > 1 else 1
     for what, value in (("scales", stream.scale), ("offsets", stream.offset)):
         if np.ndim(value) and np.size(value) != width:
-            raise SourceError(f"{stream.path}: {np.size(value)} {what} for {width} channels")
+            raise SourceError(f"{stream.path}: {np.size(value)} {what} for {counted(width, 'channel')}")
     if stream.channels and len(stream.channels) != width:
-        raise SourceError(f"{stream.path}: {len(stream.channels)} channel ids for {width} channels")
+        raise SourceError(f"{stream.path}: {len(stream.channels)} channel ids for {counted(width, 'channel')}")
     if isinstance(stream, RegularStream) and not (stream.rate > 0 and np.isfinite(stream.t0)):
         raise SourceError(f"{stream.path}: rate {stream.rate} Hz from {stream.t0} s is not a clock")
 
@@ -123,7 +124,7 @@ def clock(stream: Series, max_gap: float | None = None) -> Clock:
         return Clock((Segment(0, stream.shape[0], stream.t0, stream.rate),), None, None, 1 / stream.rate)
     times = np.asarray(stream.timestamps(), dtype=np.float64)
     if times.shape != stream.shape[:1]:
-        raise SourceError(f"{stream.path}: {len(times)} time stamps for {stream.shape[0]} samples")
+        raise SourceError(f"{stream.path}: {counted(len(times), 'time stamp')} for {stream.shape[0]} samples")
     times, order, problems = ascending(stream.path, times)
     interval = typical_step(times)
     cuts = steps_where(times, lambda steps: steps > (max_gap or _GAP_INTERVALS * interval)) + 1
@@ -159,7 +160,7 @@ def ascending(path: str, times: Floats) -> tuple[Floats, Ints | None, tuple[Prob
         return times, None, ()
     order = np.flatnonzero(known)
     order = order[np.argsort(times[order], kind="stable")]
-    what = f"{int((~known).sum())} time stamps are not a number, {steps_back} go back in time"
+    what = f"{counted(int((~known).sum()), 'time stamp')} not a number, {steps_back} going back in time"
     return times[order], order, (Problem(path, what, "dropped and sorted"),)
 
 
@@ -263,7 +264,7 @@ class SeriesTimes:
             return
         stamps = np.asarray(stream.timestamps(), dtype=np.float64)
         if stamps.shape != stream.shape[:1]:
-            raise SourceError(f"{stream.path}: {len(stamps)} time stamps for {stream.shape[0]} samples")
+            raise SourceError(f"{stream.path}: {counted(len(stamps), 'time stamp')} for {stream.shape[0]} samples")
         self._stamps, self._order, self.problems = ascending(stream.path, stamps)
         self.count = len(self._stamps)
         self.interval = typical_step(self._stamps)

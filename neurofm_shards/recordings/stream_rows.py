@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from neurofm_shards._wording import counted
 from neurofm_shards.plugins.interfaces import Inspection
 
 #: Branches of an inspection's tree that hold no streams.
@@ -95,7 +96,7 @@ def _row(modality: str, path: str, leaf: Any) -> StreamRow:
 
 def _size(leaf: Mapping[str, Any]) -> str:
     if "number" in leaf:
-        return f"{leaf['number']:,} x {leaf.get('events', 0):,} events"
+        return f"{leaf['number']:,} x {counted(leaf.get('events', 0), 'event')}"
     if "rows" in leaf:
         return f"{leaf['rows']:,} row{'s' * (leaf['rows'] != 1)}"
     return " x ".join(f"{n:,}" if isinstance(n, int) else "?" for n in leaf.get("shape", ()))
@@ -121,7 +122,7 @@ def _times(leaf: Mapping[str, Any]) -> tuple[float | None, float | None]:
 
 
 def _notes(leaf: Mapping[str, Any]) -> str:
-    said = [f"{leaf['gaps']:,} gaps"] if leaf.get("gaps") else []
+    said = [counted(leaf["gaps"], "gap")] if leaf.get("gaps") else []
     said += [str(leaf["values"])] if leaf.get("values") not in (None, "continuous") else []
     said += [f"{leaf['without a stop time']:,} without a stop time"] if leaf.get("without a stop time") else []
     said += [f"cannot be used: {leaf['cannot be used']}"] if leaf.get("cannot be used") else []

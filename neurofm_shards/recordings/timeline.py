@@ -15,6 +15,7 @@ from typing import Literal, NoReturn, TypeAlias, get_args
 import numpy as np
 
 from neurofm_shards._typing import Bools, Floats, Ints
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import NothingToConvertError, SourceError
 from neurofm_shards.recordings.series import steps_where, typical_step
 from neurofm_shards.recordings.ticks import (
@@ -197,7 +198,7 @@ def _no_time(streams: Sequence[AnyStream], source_file: str, failures: list[Sour
         )
     raise NothingToConvertError(
         f"{source_file}: nothing in it has a time: looked for spikes, LFP, imaging, behaviour, other series, events "
-        f"and trials among {len(streams)} streams"
+        f"and trials among {counted(len(streams), 'stream')}"
     )
 
 
@@ -241,7 +242,7 @@ def _epochs(stream: IntervalStream, streams: Sequence[AnyStream], problems: list
         near = _near(start, stop, streams)
         if not near.all():
             odd = int(np.argmin(near))
-            what = f"{int((~near).sum())} epochs lie far from all else ({start[odd]:.6g} to {stop[odd]:.6g} s)"
+            what = f"{counted(int((~near).sum()), 'epoch')} far from all else ({start[odd]:.6g} to {stop[odd]:.6g} s)"
             problems.append(_distrust(stream.path, what))
         start, stop = start[near], stop[near]
     if len(start) == 0:
@@ -393,7 +394,7 @@ def _paused(when: Timeline, silent: Ints, usual: int) -> Timeline:
         return when
     seconds = float(to_seconds(int((found[:, 1] - found[:, 0]).sum())))
     first = f"{to_seconds(int(found[0, 0])):.6g} to {to_seconds(int(found[0, 1])):.6g} s"
-    what = f"nothing was recorded for {seconds:.6g} s in {len(found)} pauses (the first: {first})"
+    what = f"nothing was recorded for {seconds:.6g} s in {counted(len(found), 'pause')} (the first: {first})"
     problem = Problem(when.said_by, what, "no windows there, and no part of rates; extent=all takes it for silence")
     return replace(when, problems=(*when.problems, problem), pauses=found)
 

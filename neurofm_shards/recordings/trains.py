@@ -164,7 +164,7 @@ def choose(trains: Trains, unit_filter: str | None, min_rate: float) -> Trains:
     problems = trains.problems
     if not keep.any():
         where = trains.table[0]["table"] if trains.table else ""
-        problems += (Problem(where, f"none of {len(keep)} units is left by the filters", "samples hold no units"),)
+        problems += (Problem(where, f"none of {len(keep):,} units is left by the filters", "samples hold no units"),)
     table = tuple(row for row, good in zip(trains.table, keep, strict=True) if good)
     return replace(
         trains,

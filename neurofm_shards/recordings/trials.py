@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
+from neurofm_shards._wording import counted
 from neurofm_shards.blocks import SHARED_TABLE
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.expressions import compile_expression
@@ -208,7 +209,9 @@ def _usable(stream: IntervalStream, options: WindowOptions, timeline: Timeline) 
     keep &= is_time(stop)
     rows = np.flatnonzero(keep)
     rows = rows[np.argsort(stream.start[rows], kind="stable")]
-    problems = [Problem(stream.path, f"{count} rows: {reason}", "left out") for reason, count in drops.items()]
+    problems = [
+        Problem(stream.path, f"{counted(count, 'row')}: {reason}", "left out") for reason, count in drops.items()
+    ]
     return Trials(
         rows=rows,
         start=to_ticks(stream.start[rows]),

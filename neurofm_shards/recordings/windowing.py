@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from neurofm_shards._typing import Floats, Ints
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import SampleIndexError
 from neurofm_shards.plugins.interfaces import Samples
 from neurofm_shards.recordings.assembly import (
@@ -380,9 +381,8 @@ def _beyond(cut: Cut, when: Timeline) -> list[Problem]:
     if not count:
         return []
     start, stop = float(to_seconds(when.start)), float(to_seconds(when.stop))
-    what = (
-        f"{count} windows around trials reach beyond the recording ({start:.6g} to {stop:.6g} s, as {when.said_by} say)"
-    )
+    recorded = f"({start:.6g} to {stop:.6g} s, as {when.said_by} say)"
+    what = f"{counted(count, 'window')} around trials would reach beyond the recording {recorded}"
     return [Problem("trials", what, "left out; extent=all, or seconds from and to, takes more for recorded")]
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from rich.progress import Progress
 
 from neurofm_shards._process import usable_cpus
+from neurofm_shards._wording import counted
 from neurofm_shards.blocks import column_of, rows_between
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
 from neurofm_shards.format.dataset_record import ShardRecord, dataset_manifest
@@ -218,7 +219,9 @@ class _Described:
     ) -> None:
         for name, values in (("sample_ids", ids), ("metadata", metadata)):
             if values is not None and not isinstance(values, Mapping) and len(values) != count:
-                raise ConfigError(f"{name} has {len(values)} entries for {count} samples: give one per sample")
+                raise ConfigError(
+                    f"{name} has {len(values)} entries for {counted(count, 'sample')}: give one per sample"
+                )
         self._ids = ids
         self._metadata = metadata
         said = metadata.items() if isinstance(metadata, Mapping) else ()
@@ -307,7 +310,7 @@ def _content(job: _Job, entry: ShardEntry, start: int, stop: int, first: int | N
 
 def _tell_of_repetition(folder: Path, count: int) -> None:
     warnings.warn(
-        f"{folder} holds these {count:,} samples already, from an earlier call: nothing was added",
+        f"{folder} holds these {counted(count, 'sample')} already, from an earlier call: nothing was added",
         UserWarning,
         stacklevel=3,
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import track
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.dataset_record import ShardRecord, dataset_manifest
 from neurofm_shards.format.keys import automatic_key, automatic_number, named_keys
@@ -371,8 +372,9 @@ class WebDatasetWriter:
             self._records.append(shard.close())
         except BaseException as error:
             self._closed_because = (
-                f"{shard.path.name} could not be written ({error}), and its {shard.num_samples:,} samples are lost: "
-                "give this writer up with abort(), or keep the shards before with `neurofm-shards repair`"
+                f"{shard.path.name} could not be written ({error}), and is lost with its "
+                f"{counted(shard.num_samples, 'sample')}: give this writer up with abort(), or keep the shards "
+                "before with `neurofm-shards repair`"
             )
             raise
 
@@ -434,7 +436,7 @@ def _matching(values: Sequence[Any] | None, count: int, name: str) -> Iterable[A
     if values is None:
         return repeat(None)
     if len(values) != count:
-        raise ConfigError(f"{name} has {len(values)} entries for {count} samples: give one per sample")
+        raise ConfigError(f"{name} has {len(values)} entries for {counted(count, 'sample')}: give one per sample")
     return values
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 import xxhash
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError, FormatError, OutputExistsError, UnsafePathError
 from neurofm_shards.format.card import CARD_NAMES, our_cards
 from neurofm_shards.format.files import SIDECAR_DIR, TABLES_DIR, Folder, is_partial, names_in
@@ -136,8 +137,8 @@ class OutputFolder:
         if journal is not None:
             raise OutputExistsError(
                 f"{self.folder} holds an unfinished conversion ({len(journal.shards)} of "
-                f"{journal.header.total_shards} shards are written); go on with mode='resume', or start again with "
-                "mode='overwrite'"
+                f"{counted(journal.header.total_shards, 'shard')} written); go on with mode='resume', or start "
+                "again with mode='overwrite'"
             )
         if self.is_marked:
             raise OutputExistsError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._wording import counted
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, EncodeError
 from neurofm_shards.format.dataset_record import ShardRecord, metadata_part, shard_record
@@ -463,4 +464,6 @@ def _check_lengths(block: Block) -> None:
         lengths["(keys)"] = len(block.keys)
     wrong = {name: length for name, length in lengths.items() if length != n}
     if wrong:
-        raise ConfigError(f"a block has metadata for {n} samples, but {wrong}: all must have the same length")
+        raise ConfigError(
+            f"a block has metadata for {counted(n, 'sample')}, but {wrong}: all must have the same length"
+        )

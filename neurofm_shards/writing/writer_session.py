@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import OutputExistsError
 from neurofm_shards.format.card import write_cards
 from neurofm_shards.format.dataset_record import check_compression
@@ -96,8 +97,8 @@ class WriterSession:
             return
         lost = "; its statistics, which do not cover what is added, are left out" if self.base.statistics else ""
         warnings.warn(
-            f"{self.folder} already holds a data set of {self.base.total_samples:,} samples: new samples are added to "
-            f"it{lost} (overwrite=True would replace it)",
+            f"{self.folder} already holds a data set of {counted(self.base.total_samples, 'sample')}: new samples "
+            f"are added to it{lost} (overwrite=True would replace it)",
             UserWarning,
             stacklevel=3,
         )

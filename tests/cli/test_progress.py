@@ -161,8 +161,8 @@ def test_a_log_gets_a_line_every_five_seconds(clock, capsys):
         tell(committed(100, failures=("a.nwb: samples 3 to 5: bad chunk",)))
     assert capsys.readouterr().err.splitlines() == [
         "2 inputs, 100,000 samples, 1,000 shards, 10 of them already there",
-        "60 of 1000 shards: 10 shards/s, 1,000 samples/s, 20 MB/s, 2 workers, about 0:01:34 left",
-        "110 of 1000 shards: 10 shards/s, 1,000 samples/s, 20 MB/s, 2 workers, about 0:01:29 left",
+        "60 of 1,000 shards: 10 shards/s, 1,000 samples/s, 20 MB/s, 2 workers, about 0:01:34 left",
+        "110 of 1,000 shards: 10 shards/s, 1,000 samples/s, 20 MB/s, 2 workers, about 0:01:29 left",
         "error: left out: a.nwb: samples 3 to 5: bad chunk",
     ]
 
@@ -174,7 +174,7 @@ def test_a_log_gets_a_line_every_five_seconds(clock, capsys):
         (("a",), (), "1 input, "),
         (("a", "b", "c"), (), "3 inputs, "),
         (("a", "b", "c"), ("b",), "2 of 3 inputs, "),
-        (("a",), ("a",), "0 of 1 inputs, "),
+        (("a",), ("a",), "0 of 1 input, "),
     ],
 )
 def test_inputs_that_give_nothing_are_not_counted(named, empty, said, capsys):

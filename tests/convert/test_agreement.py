@@ -156,7 +156,7 @@ def test_a_name_that_is_not_utf_8_is_refused_by_name(tmp_path):
         path.rename(odd)
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    with pytest.raises(SourceError, match=r"1 of 1 inputs have names that are not UTF-8.*caf.udce9\.npz"):
+    with pytest.raises(SourceError, match=r"the names of 1 of 1 input are not UTF-8.*caf.udce9\.npz"):
         convert_inputs(odd, tmp_path / "out")
 
 

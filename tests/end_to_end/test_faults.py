@@ -212,7 +212,7 @@ def test_python_writers_keep_everybody_else_away(toys, tmp_path):
     with pytest.raises(OutputLockedError):
         WebDatasetWriter(tmp_path / "out")
     writer.finalize()
-    with pytest.warns(UserWarning, match="1 samples: new samples are added"):
+    with pytest.warns(UserWarning, match="1 sample: new samples are added"):
         create_shards_from_arrays(tmp_path / "out", {"x": np.zeros(3)})
     assert ShardCollection.open(tmp_path / "out").num_samples == 4
     assert not (tmp_path / "out/.neurofm/lock").exists()

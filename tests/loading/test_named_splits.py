@@ -112,7 +112,7 @@ def test_a_torn_file_of_splits_is_an_error(folder, kept):
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ({"a": [1, 2], "b": [2]}, "1 samples of split 'b' are in another split"),
+        ({"a": [1, 2], "b": [2]}, "split 'b' shares 1 sample with another split"),
         ({"a": [60]}, "'a' has rows outside of the data set's 60"),
         ({"a": [-1]}, "'a' has rows outside"),
     ],

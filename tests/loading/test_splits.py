@@ -198,7 +198,7 @@ def test_splits_that_the_metadata_names_are_honoured():
     ("table", "arguments", "says"),
     [
         ({"trial": np.arange(3)}, {}, "no metadata column 'session_id'; there are: trial"),
-        ({"session_id": text(["a", None, ""])}, {}, "2 samples have no session_id"),
+        ({"session_id": text(["a", None, ""])}, {}, "2 samples without session_id"),
         ({"session_id": text("abc")}, {"fractions": {"a": 0.5}}, "add up to 1"),
         ({"session_id": text("abc")}, {"by": "hour"}, "by='hour'"),
         (

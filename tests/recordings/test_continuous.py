@@ -227,7 +227,7 @@ def test_time_stamps_that_go_back_or_are_not_a_number_are_sorted_and_reported():
     plan, block = read_all(
         [irregular("lfp", values[:, None], times, modality="lfp")], overlap=0, lfp={"max_gap_ms": 50}
     )
-    assert any("1 time stamps are not a number" in problem.what for problem in plan.problems)
+    assert any("1 time stamp not a number" in problem.what for problem in plan.problems)
     np.testing.assert_allclose(block.columns["lfp"][:2, :, 0].ravel(), np.arange(200), atol=1e-4)
 
 
@@ -235,7 +235,7 @@ def test_time_stamps_that_go_back_or_are_not_a_number_are_sorted_and_reported():
 def test_time_stamps_that_say_no_rate_need_one_and_invent_no_samples(stamps):
     stream = irregular("lfp", np.ones((len(stamps), 2)), stamps, modality="lfp")
     spikes = events("units", {"a": np.arange(0, 10, 0.01)})
-    with pytest.raises(SourceError, match=r"say no rate .* say lfp\.rate"):
+    with pytest.raises(SourceError, match=r"no rate follows from .* say lfp\.rate"):
         read_all([stream, spikes], overlap=0)
     _, block = read_all([stream, spikes], overlap=0, lfp={"rate": 100.0}, gaps="mask")
     assert block.columns["lfp_valid"].sum() == len(set(stamps))

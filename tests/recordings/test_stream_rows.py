@@ -20,7 +20,7 @@ TREE = {
     },
     "trials": {"trials": {"rows": 12, "columns": ["start"], "without a stop time": 12}},
     "events": {"bad": {"cannot be used": "3 time stamps for 4 values"}},
-    "not converted": {"scratch": "DynamicTable, 1 rows"},
+    "not converted": {"scratch": "DynamicTable, 1 row"},
 }  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_each_stream_is_a_row_with_what_is_known_of_it():
     assert (lfp.size, lfp.rate, lfp.unit, lfp.last_s, lfp.notes) == ("9,000 x 4", "1000 Hz", "V", 9.0, "step")
     assert rows["trials"].notes == "12 without a stop time"
     assert rows["bad"].notes == "cannot be used: 3 time stamps for 4 values"
-    assert rows["scratch"].notes == "DynamicTable, 1 rows"
+    assert rows["scratch"].notes == "DynamicTable, 1 row"
 
 
 def test_streams_that_are_alike_share_a_row():

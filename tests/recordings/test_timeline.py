@@ -50,7 +50,7 @@ def test_an_epoch_years_away_from_all_streams_is_left_out(start, stop):
     table = epochs([0.0, start, 5.0], [5.0, stop, 10.0])
     first, last, problems = extent(table, units(np.linspace(0, 9, 50)))
     assert (first, last) == (0.0, 10.0)
-    assert "1 epochs lie far from all else" in problems[0]
+    assert "1 epoch far from all else" in problems[0]
 
 
 def test_epochs_longer_than_a_day_are_believed_where_the_streams_agree_or_there_are_none():

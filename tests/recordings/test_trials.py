@@ -275,5 +275,5 @@ def test_trials_outside_of_the_recording_are_said_with_the_option():
     plan, _ = opened(table, sampling="trial")
     assert plan.num_samples == 2
     (problem,) = [problem for problem in plan.problems if problem.where == "trials"]
-    assert problem.what.startswith("1 windows around trials reach beyond the recording (0 to 20 s")
+    assert problem.what.startswith("1 window around trials would reach beyond the recording (0 to 20 s")
     assert "extent=all" in problem.consequence

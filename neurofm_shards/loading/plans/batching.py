@@ -11,6 +11,7 @@ import numpy as np
 import xxhash
 
 from neurofm_shards._typing import Rows
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.loading.order.bijection import Permutation, derive_key
@@ -287,8 +288,8 @@ class Balanced:
         block = options.sharding().global_size if self.block is None else self.block
         if block < len(sources):
             raise ConfigError(
-                f"a global batch of {block} samples cannot hold {len(sources)} groups of {self.by!r}: make batch_size "
-                "larger, or group by something coarser"
+                f"a global batch of {block} samples cannot hold {counted(len(sources), 'group')} of {self.by!r}: "
+                "make batch_size larger, or group by something coarser"
             )
         return MixPlan(found, replace(options, shuffle_shards=None), block)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from neurofm_shards._typing import Rows
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError, StateError
 from neurofm_shards.loading.plans.options import Share
 from neurofm_shards.loading.plans.plan import EpochPlan, Request
@@ -92,7 +93,7 @@ class BlockPlan(EpochPlan):
         if position < 0 or blocks.before(low) != position:
             raise StateError(
                 f"position {position:,} of epoch {epoch} is not between two batches; the epoch has "
-                f"{blocks.before(len(blocks)):,} samples in {len(blocks):,} batches"
+                f"{counted(blocks.before(len(blocks)), 'sample')} in {counted(len(blocks), 'batch')}"
             )
         return low
 

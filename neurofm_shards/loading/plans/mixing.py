@@ -11,6 +11,7 @@ import numpy as np
 import xxhash
 
 from neurofm_shards._typing import Rows
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.order.bijection import derive_key
 from neurofm_shards.loading.order.shuffle import ORDER_VERSION, Schedule
@@ -87,7 +88,7 @@ class Mix:
             for source, weight in zip(self.sources, self.weights, strict=True)
         ]
         listed = ", ".join(shares[:_LISTED] + (["..."] if len(shares) > _LISTED else []))
-        return f"Mix({len(self.sources)} sources until {self.stop}: {listed})"
+        return f"Mix({counted(len(self.sources), 'source')} until {self.stop}: {listed})"
 
     @property
     def collections(self) -> list[SampleCollection]:
@@ -242,7 +243,9 @@ def mix(
     """
     chosen = [None] * len(collections) if subsets is None else list(subsets)
     if len(chosen) != len(collections):
-        raise ConfigError(f"{len(collections)} data sets and {len(chosen)} subsets: give one per data set")
+        raise ConfigError(
+            f"{counted(len(collections), 'data set')} and {counted(len(chosen), 'subset')}: give one per data set"
+        )
     opened = [_opened(collection) for collection in collections]
     pairs = enumerate(zip(opened, chosen, strict=True))
     sources = [MixSource(each, i, rows, f"data set {i}") for i, (each, rows) in pairs]
@@ -282,8 +285,8 @@ def mixed(
         raise ConfigError(f"nothing to draw from: {', '.join(empty) or 'no data sets were given'}")
     if weights is not None and (temperature is not None or len(weights) != len(sources)):
         raise ConfigError(
-            f"{len(weights)} weights for {len(sources)} sources, temperature={temperature}: give one weight per "
-            "source, or a temperature instead"
+            f"{counted(len(weights), 'weight')} for {counted(len(sources), 'source')}, temperature={temperature}: "
+            "give one weight per source, or a temperature instead"
         )
     if temperature is not None and not temperature > 0:
         raise ConfigError(f"temperature is {temperature}; it must be positive")

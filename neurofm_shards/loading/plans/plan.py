@@ -15,6 +15,7 @@ import numpy as np
 import xxhash
 
 from neurofm_shards._typing import Rows
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError, StateError
 from neurofm_shards.loading.order.shuffle import ShuffleOrder
 from neurofm_shards.loading.plans.options import DEFAULT_OPTIONS, PlanOptions, RankSharding, Share
@@ -202,7 +203,9 @@ class SamplePlan(EpochPlan):
         """See :meth:`EpochPlan.share`."""
         length = self.length(epoch)
         if not 0 <= position <= length:
-            raise StateError(f"position {position:,} lies outside of epoch {epoch}, which has {length:,} samples")
+            raise StateError(
+                f"position {position:,} lies outside of epoch {epoch}, which has {counted(length, 'sample')}"
+            )
         return self.sharding.share(length - position)
 
     def totals(self, epoch: int) -> tuple[int, int]:

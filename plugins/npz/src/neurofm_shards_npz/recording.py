@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import NothingToConvertError, SourceError
 from neurofm_shards.plugins.toolkit import file_fingerprint
 from neurofm_shards.streams import AnyStream, IrregularStream, Recording, RegularStream
@@ -121,7 +122,7 @@ class NpzRecording(Recording):
         names = tuple(str(name) for name in self._archive.array(self._config.channels).reshape(-1))
         if len(names) != shape[1]:
             raise SourceError(
-                f"{self._archive.path}: {self._config.channels!r} names {len(names)} channels, "
+                f"{self._archive.path}: {self._config.channels!r} names {counted(len(names), 'channel')}, "
                 f"but the data has {shape[1]}"
             )
         return names

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import AnyArray, Floats, Ints
+from neurofm_shards._wording import counted
 from neurofm_shards.streams import EventStream, IntervalStream
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.content import EventList, Series, StoredArray, Table, small_columns, text
@@ -237,7 +238,7 @@ def describe_event_list(listed: EventList) -> tuple[EventStream | None, list[Pro
         np.zeros(len(stamps), dtype=np.int64) if listed.codes is None else listed.codes.all().astype(np.int64).ravel()
     )
     if len(codes) != len(stamps):
-        what = f"{len(codes)} codes for {len(stamps)} time stamps"
+        what = f"{len(codes)} codes for {counted(len(stamps), 'time stamp')}"
         return None, [Problem(listed.path, what, "which event is which is unknown: not taken", "error")]
     used, owner = np.unique(codes, return_inverse=True)
     labels = [listed.labels[code] if 0 <= code < len(listed.labels) else str(code) for code in used.tolist()]

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards._typing import Floats
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import SourceError
 from neurofm_shards.streams import AnyStream, Continuity, IrregularStream, RegularStream
 from neurofm_shards.types import Problem
@@ -271,7 +272,7 @@ def _trouble_with_stamps(series: Series, stamps: StoredArray) -> str:
     if _time_axis(series) is None:
         shape = () if series.data is None else series.data.shape
         return (
-            f"{series.path} has data of shape {shape} and {len(stamps)} time stamps: which value "
+            f"{series.path} has data of shape {shape} and {counted(len(stamps), 'time stamp')}: which value "
             "belongs to which time is unknown; mend the file or leave this modality out"
         )
     return ""
@@ -288,7 +289,8 @@ def _trouble_with_factors(series: Series) -> str:
     if factors is None or factors.size == channels:
         return ""
     return (
-        f"{series.path} has {factors.size} factors in channel_conversion for {channels} channels: its values in "
+        f"{series.path} has {counted(factors.size, 'factor')} in channel_conversion for "
+        f"{counted(channels, 'channel')}: its values in "
         f"{series.unit or 'physical units'} are unknown; mend the file or leave this modality out"
     )
 
@@ -445,7 +447,7 @@ def _channels(
     table = series.region.table
     outside = rows[(rows < 0) | (rows >= len(table))]
     if len(rows) != width or len(outside):
-        what = f"{len(rows)} rows of {table.path} for {width} channels of data"
+        what = f"{counted(len(rows), 'row')} of {table.path} for {counted(width, 'channel')} of data"
         what += f", among them row {outside[0]} of {len(table)}" if len(outside) else ""
         return (), [], (Problem(series.path, what, "channels are numbered instead of named"),)
     ids = table.row_ids

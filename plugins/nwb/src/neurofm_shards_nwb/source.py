@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import InputNotFoundError, NeurofmShardsError, NothingToConvertError, SourceError
 from neurofm_shards.plugins.interfaces import Inspection, Source
 from neurofm_shards.streams import Recording
@@ -277,7 +278,7 @@ def _not_converted(opened: OpenedFile) -> dict[str, str]:
         return {}
     converted = {stream.path for stream in opened.recording.streams}
     tables = {
-        table.path: f"{(*table.types, 'table')[0]}, {len(table)} rows: {', '.join(table.columns)}"
+        table.path: f"{(*table.types, 'table')[0]}, {counted(len(table), 'row')}: {', '.join(table.columns)}"
         for table in opened.content.tables
     }
     series = {item.path: item.types[0] for item in opened.content.series}

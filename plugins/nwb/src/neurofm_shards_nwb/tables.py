@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from neurofm_shards._typing import Floats, Ints
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import SourceError
 from neurofm_shards.streams import EventStream, IntervalStream
 from neurofm_shards.types import Problem
@@ -36,7 +37,7 @@ def describe_units(path: str, table: Table) -> tuple[EventStream | None, list[Pr
     """
     spikes = table.columns.get("spike_times")
     if spikes is None or not len(table):
-        what = f"{len(table)} units" if spikes is None else "no units"
+        what = counted(len(table), "unit") if spikes is None else "no units"
         return None, [Problem(table.path, f"{what}, without spike times", "not taken as spikes", "info")]
     owners, problems, refusal = _owners(table)
     problems += _unowned(spikes)
@@ -176,7 +177,7 @@ def describe_intervals(table: Table) -> tuple[IntervalStream | None, list[Proble
         if len(column) == len(table):
             columns[name] = column.values()
         else:
-            what = f"{len(column)} values for {len(table)} rows"
+            what = f"{len(column)} values for {counted(len(table), 'row')}"
             problems.append(Problem(f"{table.path}/{name}", what, "the column is left out"))
     relative = tuple(name for name, values in columns.items() if _is_relative(name, values, start))
     stream = IntervalStream(

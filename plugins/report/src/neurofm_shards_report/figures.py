@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
+from neurofm_shards._wording import counted
 from neurofm_shards_report.facts import NO_SPLIT, DatasetFacts
 from neurofm_shards_report.measures import Distribution, Spectrum, Validity
 from neurofm_shards_report.style import FAINT, INK, SMALL, colour, styled
@@ -229,7 +230,7 @@ def firing_rates(units: Sequence[Mapping[str, Any]]) -> Figure | None:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         silent = sum(rate == 0 for rates in by_region.values() for rate in rates)
         number = sum(map(len, by_region.values()))
-        axes.set_title(f"{number:,} units{f', {silent:,} without a spike' if silent else ''}")
+        axes.set_title(f"{counted(number, 'unit')}{f', {silent:,} without a spike' if silent else ''}")
         handles, texts = axes.get_legend_handles_labels()
         figure.legend(handles, texts, loc="outside upper left", ncols=3)
     return figure
@@ -259,7 +260,7 @@ def spectrum(found: Spectrum) -> Figure:
         axes.yaxis.set_major_locator(LogLocator(numticks=7))
         axes.set_xlabel("frequency (Hz)")
         axes.set_ylabel(f"power ({found.unit})")
-        axes.set_title(f"{found.column}: mean over {found.samples} windows")
+        axes.set_title(f"{found.column}: mean over {counted(found.samples, 'window')}")
         axes.legend()
     return figure
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._wording import counted
 from neurofm_shards_report.page import Table, table
 from neurofm_shards_report.pictures import SampleView, feature_names, panels_of
 
@@ -66,7 +67,7 @@ def _train_rows(view: SampleView, times: npt.NDArray[Any]) -> Iterator[tuple[Any
     for number in numbers[:MAX_ROWS].tolist():
         own = times[owner == number].astype(np.float64)
         span = (float(own.min()), float(own.mean()), float(own.max())) if len(own) else (None, None, None)
-        yield ("spike_times", f"unit {number}: {len(own)} spikes", "s", *span, "")
+        yield ("spike_times", f"unit {number}: {counted(len(own), 'spike')}", "s", *span, "")
 
 
 def _said(view: SampleView, column: str, count: int) -> list[Mapping[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import jinja2
 from matplotlib.figure import Figure
 
+from neurofm_shards._wording import counted
 from neurofm_shards_report.style import svg
 
 #: Most rows of a table.
@@ -136,7 +137,7 @@ def table(
         Columns that are aligned as numbers.
     """
     cells = [[cell(value) for value in row] for row in rows]
-    more = f"{len(cells) - MAX_TABLE_ROWS:,} more rows are not shown." if len(cells) > MAX_TABLE_ROWS else ""
+    more = f"{counted(len(cells) - MAX_TABLE_ROWS, 'more row')} not shown." if len(cells) > MAX_TABLE_ROWS else ""
     names = [Head(text, i in numbers) for i, text in enumerate(heads.split("|"))]
     filled = [i for i in range(len(names)) if not cells or any(row[i] for row in cells)]
     shown = [[row[i] for i in filled] for row in cells[:MAX_TABLE_ROWS]]

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.format.sessions import session_summaries
@@ -357,7 +358,7 @@ def draw_counts(axes: Axes, view: SampleView, column: str) -> None:
     _image(axes, view, column, counts.T[order], SPIKES)
     _shade(axes, view, column, view.invalid(column))
     _label_regions(axes, regions, "unit")
-    axes.set_title(f"{column}: {counts.shape[1]} units, at most {counts.max(initial=0):g} in a bin")
+    axes.set_title(f"{column}: {counted(counts.shape[1], 'unit')}, at most {counts.max(initial=0):g} in a bin")
 
 
 def draw_raster(axes: Axes, view: SampleView, column: str) -> None:
@@ -380,7 +381,7 @@ def draw_raster(axes: Axes, view: SampleView, column: str) -> None:
     axes.set_ylim(len(numbers) - 0.5, -0.5)
     axes.set_xlabel(label)
     _label_regions(axes, regions, "unit")
-    axes.set_title(f"{column}: {len(times)} spikes of {len(numbers)} units")
+    axes.set_title(f"{column}: {counted(len(times), 'spike')} of {counted(len(numbers), 'unit')}")
 
 
 def draw_masked(axes: Axes, view: SampleView, column: str) -> None:

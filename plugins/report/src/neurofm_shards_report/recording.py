@@ -57,7 +57,8 @@ def recording_page(path: str, format_name: str) -> Page:
     found = find_inputs([path], format_name, {})
     if len(found) != 1:
         raise ConfigError(
-            f"{path} holds {len(found)} inputs: name one of them, for example {found[0].name if found else path}"
+            f"{path} holds {counted(len(found), 'input')}: name one of them, for example "
+            f"{found[0].name if found else path}"
         )
     inspection = inspect_input(found[0].source, found[0].paths)
     canvas = Figures()
@@ -104,7 +105,7 @@ def _streams(inspection: Inspection) -> Part:
     if not rows:
         return Text("No stream of data was found.")
     cells = [(row.modality, row.name, row.size, row.rate, row.unit, row.notes) for row in grouped(rows)]
-    return table("modality|stream|size|rate|unit|notes", cells, title=f"{len(rows):,} streams")
+    return table("modality|stream|size|rate|unit|notes", cells, title=counted(len(rows), "stream"))
 
 
 def _problems(inspection: Inspection) -> Part:
@@ -138,7 +139,9 @@ def _drawn(recording: Recording, canvas: Figures) -> list[Section]:
         for drawn in _stream(stream)
     ]
     if len(recording.streams) > MAX_STREAMS or canvas.are_many:
-        pictures.append(Text(f"The first {len(pictures)} pictures of {len(recording.streams):,} streams."))
+        pictures.append(
+            Text(f"The first {counted(len(pictures), 'picture')} of {counted(len(recording.streams), 'stream')}.")
+        )
     if pictures:
         sections.append(Section("streams", "Streams", pictures))
     return sections
@@ -234,8 +237,9 @@ def _raster(stream: EventStream) -> tuple[Figure, str, Table]:
         axes.set_ylabel(counted(len(stream.owners), who))
         axes.set_xlabel("time (s)")
         axes.set_title(figures.shortened(stream.path, 60))
-    shown = f"{int(near.sum()):,} of {len(times):,} events, those of the first {SHOWN_S:g} s"
-    caption = f"{stream.path}: {shown if len(times) > MAX_EVENTS else f'all {len(times):,} events'}."
+    events = counted(len(times), "event")
+    shown = f"{int(near.sum()):,} of {events}, those of the first {SHOWN_S:g} s"
+    caption = f"{stream.path}: {shown if len(times) > MAX_EVENTS else f'all {events}'}."
     return figure, caption, _event_table(stream, times, owner)
 
 
@@ -277,7 +281,7 @@ def _trace(stream: RegularStream | IrregularStream) -> tuple[Figure, str, Table]
         axes.set_xlabel("time (s)")
         axes.set_title(figures.shortened(stream.path, 60))
     length = f"all {stop:,}" if stop == stream.shape[0] else f"the first {stop:,} of {stream.shape[0]:,}"
-    some = "" if one else f" of {len(shown)} of {values.shape[1]:,} channels"
+    some = "" if one else f" of {len(shown)} of {counted(values.shape[1], 'channel')}"
     names = [str(i) for i in shown]
     unit = stream.unit or "stored values"
     rows = list(value_rows(stream.path, names, unit, traces))

@@ -162,7 +162,9 @@ def _alarms(facts: DatasetFacts, drawn: DrawnSamples) -> list[Alarm]:
     if manifest is None:
         found.append(Alarm("info", "There is no manifest: nothing is known of sources, options and checksums."))
     elif manifest.failures:
-        found.append(Alarm("error", f"{len(manifest.failures):,} inputs could not be converted; see Problems."))
+        found.append(
+            Alarm("error", f"{counted(len(manifest.failures), 'input')} could not be converted; see Problems.")
+        )
     if facts.stores_recordings:
         said = "Recordings are stored as they are; this page shows the windows that loaders cut of them by default."
         found.append(Alarm("info", said))
@@ -170,7 +172,8 @@ def _alarms(facts: DatasetFacts, drawn: DrawnSamples) -> list[Alarm]:
     found += [
         Alarm(
             "error",
-            f"Splits {leak['splits'][0]} and {leak['splits'][1]} share time: {leak['overlapping']:,} windows overlap.",
+            f"Splits {leak['splits'][0]} and {leak['splits'][1]} share time: "
+            f"{counted(leak['overlapping'], 'overlapping window')}.",
         )
         for leak in leaks
     ]
@@ -182,7 +185,8 @@ def _alarms(facts: DatasetFacts, drawn: DrawnSamples) -> list[Alarm]:
         found.append(Alarm("warning", f"{counted(severe, 'warning')} about the sources; see Problems."))
     empty = [name for name, share in drawn.valid_shares().items() if share == 0]
     found += [
-        Alarm("warning", f"No value of {name} is valid in the {len(drawn.rows)} samples looked at.") for name in empty
+        Alarm("warning", f"No value of {name} is valid in the {counted(len(drawn.rows), 'sample')} looked at.")
+        for name in empty
     ]
     return found
 
@@ -225,7 +229,7 @@ def _card(facts: DatasetFacts, drawn: DrawnSamples) -> list[Part]:
          _share(windows.get(name) if name in values else None), _share(values.get(name)))
         for name, spec in collection.columns.items()
     ]  # fmt: skip
-    heads = f"column|dtype|shape of a sample|unit|valid windows|valid values, in {len(drawn.rows)} samples"
+    heads = f"column|dtype|shape of a sample|unit|valid windows|valid values, in {counted(len(drawn.rows), 'sample')}"
     listed = table(heads, cells, title="Columns", numbers=(4, 5))
     return [Facts([row for row in rows if row[1]]), listed]
 

@@ -54,7 +54,7 @@ def _are_told(facts: DatasetFacts) -> bool:
 def _looked_at(valid: Sequence[Validity]) -> str:
     if not valid:
         return ""
-    return f" Paler where fewer values are valid, in {len(valid[0].share):,} windows looked at."
+    return f" Paler where fewer values are valid, in {counted(len(valid[0].share), 'window')} looked at."
 
 
 def _session_table(facts: DatasetFacts) -> Table:

@@ -22,11 +22,13 @@ def signal_parts(drawn: DrawnSamples, canvas: Figures) -> list[Part]:
     """Return firing rates, power spectra and distributions of behaviour."""
     parts: list[Part] = [*_rates(drawn, canvas)]
     for found in drawn.spectra():
-        caption = f"Power spectral density of {found.column}, from {found.samples} windows without masked values."
+        caption = (
+            f"Power spectral density of {found.column}, from {counted(found.samples, 'window')} without masked values."
+        )
         parts.append(canvas.picture(figures.spectrum(found), caption, _spectrum_table(found)))
     behaviour = drawn.distributions()
     if behaviour:
-        caption = f"Behaviour between its 0.1st and 99.9th percentile, from {len(drawn.rows)} samples."
+        caption = f"Behaviour between its 0.1st and 99.9th percentile, from {counted(len(drawn.rows), 'sample')}."
         parts.append(canvas.picture(figures.distributions(behaviour), caption, _behaviour_table(behaviour)))
     return parts
 
@@ -41,7 +43,7 @@ def _rates(drawn: DrawnSamples, canvas: Figures) -> list[Part]:
     behind = table(
         "unit|mean count in a bin", enumerate(counts.tolist()), title="As a table", folded=True, numbers=(1,)
     )
-    caption = f"Mean count in a bin of each unit, over {len(drawn.rows)} samples."
+    caption = f"Mean count in a bin of each unit, over {counted(len(drawn.rows), 'sample')}."
     return [canvas.picture(figures.mean_counts(counts), caption, behind)]
 
 
@@ -74,7 +76,7 @@ def sample_parts(facts: DatasetFacts, drawn: DrawnSamples, canvas: Figures) -> l
     )
     parts: list[Part] = [Text(f"{counted(len(pictures), 'sample')}, {spread}."), Gallery(pictures)]
     if odd:
-        parts += [Text(f"The extremes among {len(drawn.rows)} samples."), Gallery(odd)]
+        parts += [Text(f"The extremes among {counted(len(drawn.rows), 'sample')}."), Gallery(odd)]
     if canvas.are_many and len(pictures) + len(odd) < len(chosen) + len(extremes):
         parts.append(Text("Further samples are not drawn, so that the page stays below 5 MB."))
     return parts

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError
 from neurofm_shards_transforms.base import Array, FieldsConfig, FieldTransform
 
@@ -39,7 +40,7 @@ class Crop(FieldTransform):
         length = array.shape[lead]
         stop = length if self.stop is None else self.stop
         if self.start >= length or stop > length:
-            raise ConfigError(f"crop: bins {self.start} to {stop} of a sample with {length} bins")
+            raise ConfigError(f"crop: bins {self.start} to {stop} of a sample with {counted(length, 'bin')}")
         return array[(slice(None),) * lead + (slice(self.start, stop),)]
 
 

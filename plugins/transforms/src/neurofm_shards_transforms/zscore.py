@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.types import Block, ColumnData, Metadata, Ragged, Sample
@@ -149,7 +150,7 @@ def _usable(numbers: Mapping[str, Any]) -> Moments:
 def _scale(array: Array, mean: Array, std: Array) -> Array:
     channels = array.shape[-1] if array.ndim else 1
     if len(mean) not in (1, channels) or len(std) not in (1, channels):
-        raise ConfigError(f"zscore: {max(len(mean), len(std))} means or deviations for {channels} channels")
+        raise ConfigError(f"zscore: {max(len(mean), len(std))} means or deviations for {counted(channels, 'channel')}")
     dtype = np.float64 if array.dtype == np.float64 else np.float32
     scaled: Array = (array.astype(dtype, copy=False) - mean.astype(dtype)) / std.astype(dtype)
     return scaled

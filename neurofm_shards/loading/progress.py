@@ -157,6 +157,12 @@ class Progress:
         """The epoch that is running, or comes next where none has begun."""
         return self.standing[0]
 
+    @property
+    def batches_behind(self) -> int:
+        """Batches of this epoch that lie behind, counted as this number of ranks would have shared them."""
+        epoch, position = self.standing
+        return self.plan.num_batches(epoch) - self.plan.num_batches(epoch, position)
+
     def summary(self) -> str:
         """Return order, rank and epoch in a few words, for ``repr``."""
         options, place = self._options, self._place

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import forkserver
 from pathlib import Path
 from types import MethodType
 from typing import Any, cast
@@ -19,6 +21,17 @@ _renewals: weakref.WeakKeyDictionary[object, list[Callable[[Any], object]]] = we
 def host_name() -> str:
     """Return this machine's name; asks the kernel, never the network."""
     return os.uname().nodename
+
+
+def worker_name(pid: int | None = None) -> str:
+    """Return what a process that runs calls is known by: this one, or another one of this machine."""
+    return f"{host_name()}/{os.getpid() if pid is None else pid}"
+
+
+def prepare_forkserver() -> None:
+    """Start the process that conversion's workers are forked from, without waiting for it to import what they need."""
+    multiprocessing.set_forkserver_preload(["neurofm_shards.convert.work"])
+    forkserver.ensure_running()
 
 
 class WatchedTime:

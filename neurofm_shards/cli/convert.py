@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurofm_shards._process import prepare_forkserver
 from neurofm_shards._wording import counted
 from neurofm_shards.cli.options import ModelFlags
 from neurofm_shards.convert.config import FLAGS, ConversionConfig
@@ -190,6 +191,8 @@ def _convert(args: argparse.Namespace, request: _Request) -> int:
 
     output = str(request.output)
     mode: Mode = next((mode for mode in _MODES if getattr(args, mode)), "new")
+    if request.running["workers"] > 1 and request.running["executor"] is None:
+        prepare_forkserver()  # it imports what workers need while this process does
     try:
         with conversion_listener(args.events) as observer:
             from neurofm_shards.convert.session import convert_inputs  # noqa: PLC0415  (takes a second: with a bar)

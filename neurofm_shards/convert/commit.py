@@ -186,12 +186,15 @@ def _names(item: InputPlan) -> dict[str, Any]:
 
 def _without_folders(said: dict[str, Any], item: InputPlan) -> dict[str, Any]:
     # A data set must not depend on where its inputs lay, and says nothing of the folders of whoever made it.
+    spelled = [
+        (spelling, Path(path).name)
+        for path in item.spec.input.paths
+        for spelling in (os.path.realpath(path), os.path.abspath(path), path)  # noqa: PTH100  (links kept)
+    ]
+
     def shortened(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        for path in item.spec.input.paths:
-            for spelling in (str(Path(path).resolve()), os.path.abspath(path), path):  # noqa: PTH100  (links kept)
-                value = value.replace(spelling, Path(path).name)
+        for spelling, name in spelled if isinstance(value, str) else ():
+            value = value.replace(spelling, name)
         return value
 
     return {name: shortened(value) for name, value in said.items()}

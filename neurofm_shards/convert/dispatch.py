@@ -8,6 +8,9 @@ An executor is a :class:`concurrent.futures.Executor`. What it is asked for beyo
     The number of live workers. A run that had some and has none for a while ends with an error instead of waiting.
 ``patience_s`` (attribute)
     How long to go on without a live worker, where that is not 10 seconds: a queue may give others, minutes later.
+``submit_near(worker, function, ...)``
+    As ``submit``, preferably on the worker that :func:`~neurofm_shards._process.worker_name` calls so: it has open what
+    the call reads.
 ``kill_workers()``
     End everything at once; ``shutdown(wait=False, cancel_futures=True)`` is called where it is missing.
 
@@ -64,11 +67,14 @@ class Call(Generic[T]):
         Picklable.
     what : str
         What the worker does, for messages: ``"writing shard 3 (a.nwb)"``.
+    near : str
+        The worker that has open what the call reads, where one is known.
     """
 
     function: Callable[..., T]
     arguments: tuple[Any, ...]
     what: str
+    near: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,6 +209,11 @@ class Dispatcher:
         """Whether calls run in this process."""
         return bool(getattr(self._executor, "shares_memory", False))
 
+    @property
+    def knows_workers(self) -> bool:
+        """Whether a call can go to the worker that has open what it reads: of one there is no other."""
+        return self.workers == 1 or hasattr(self._executor, "submit_near")
+
     def check(self, folder: Path, *, shared: bool = True) -> None:
         """See that workers have the same versions and, where it is ``shared``, see the output folder.
 
@@ -331,6 +342,8 @@ class Dispatcher:
                 "use one worker"
             ) from error
         try:
+            if call.near and hasattr(self._executor, "submit_near"):
+                return cast("_Future", self._executor.submit_near(call.near, run_call, self._context, payload))
             return self._executor.submit(run_call, self._context, payload)
         except (BrokenExecutor, NeurofmShardsError):
             raise

@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -19,7 +20,7 @@ from typing import Any, Literal, TypeVar, cast
 from pydantic import Field
 from typing_extensions import ParamSpec
 
-from neurofm_shards._process import host_name
+from neurofm_shards._process import host_name, prepare_forkserver, worker_name
 from neurofm_shards.convert.inputs import worker_reader
 from neurofm_shards.errors import ConfigError, WorkerError, portable
 from neurofm_shards.plugins.interfaces import PluginConfig
@@ -92,14 +93,22 @@ def make_process_pool(config: ProcessesConfig) -> Executor:
     """Return a pool of processes; of threads in a daemonic process, which may not start others."""
     if multiprocessing.current_process().daemon:
         return make_thread_pool(ThreadsConfig(workers=config.workers))
-    context = multiprocessing.get_context(config.start)
     if config.start == "forkserver":
-        context.set_forkserver_preload(["neurofm_shards.convert.work"])
-    return ProcessPool(config.workers, context)
+        prepare_forkserver()
+    return ProcessPool(config.workers, multiprocessing.get_context(config.start))
 
 
 class LostWorkerError(BrokenExecutor):
     """The worker that ran a call died, or could not be started; other calls are not concerned."""
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A pickled call that no worker has taken, and the worker that would do it quickest."""
+
+    call: bytes
+    near: str
+    future: Future[Any] = field(default_factory=Future)
 
 
 class ProcessPool(Executor):
@@ -128,15 +137,32 @@ class ProcessPool(Executor):
         self._mine = threading.local()
         self._lock = threading.Lock()
         self._workers: list[_Worker] = []
+        self._waiting: list[_Waiting] = []
         self._killed = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Start a call, which is pickled now."""
-        return self._threads.submit(self._run, pickle.dumps((fn, args, kwargs)))
+        return self.submit_near("", fn, *args, **kwargs)
+
+    def submit_near(self, worker: str, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Start a call on the worker of this name, as :func:`~neurofm_shards._process.worker_name` gives it there.
+
+        Another one takes it when it has nothing else to do.
+        """
+        waiting = _Waiting(pickle.dumps((fn, args, kwargs)), worker)
+        with self._lock:
+            self._threads.submit(self._run_one)
+            self._waiting.append(waiting)
+        return waiting.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the workers when what was submitted is finished."""
-        self._threads.shutdown(wait=False, cancel_futures=cancel_futures)
+        self._threads.shutdown(wait=False)
+        if cancel_futures:
+            with self._lock:
+                given_up, self._waiting = self._waiting, []
+            for waiting in given_up:
+                waiting.future.cancel()
         if wait:
             self._end()
         else:
@@ -159,6 +185,32 @@ class ProcessPool(Executor):
         self._threads.shutdown()
         for worker in self._workers:
             worker.close()
+
+    def _run_one(self) -> None:
+        """Run one of the calls that wait, of which there are as many as runs of this method to come."""
+        waiting = self._take()
+        if waiting is None or not waiting.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self._run(waiting.call)
+        except BaseException as error:  # noqa: BLE001  (kept in the future, as every executor does)
+            waiting.future.set_exception(error)
+        else:
+            waiting.future.set_result(result)
+
+    def _take(self) -> _Waiting | None:
+        """Take a call that this thread's worker is near to; else one that no other is near to; else the last."""
+        with self._lock:
+            if not self._waiting:
+                return None
+            mine: _Worker | None = getattr(self._mine, "worker", None)
+            others = {worker.name for worker in self._workers if worker is not mine}
+            ranks = [
+                (0 if mine is not None and waiting.near == mine.name else 2 if waiting.near in others else 1, number)
+                for number, waiting in enumerate(self._waiting)
+            ]
+            rank, first = min(ranks)
+            return self._waiting.pop(-1 if rank == 2 else first)
 
     def _run(self, call: bytes) -> Any:
         worker = self._worker()
@@ -201,6 +253,7 @@ class _Worker:
             raise LostWorkerError(f"a worker process could not be started: {error}") from error
         finally:
             theirs.close()
+        self.name = worker_name(self._process.pid)
         self._started = False
 
     def run(self, call: bytes) -> Any:

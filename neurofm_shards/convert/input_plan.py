@@ -34,6 +34,8 @@ class InputPlan:
         The error itself, where it failed in this run.
     empty : bool
         Whether it is sound and holds nothing to convert; such an input stops no others.
+    opened_by : str
+        The worker that planned it and may have it open still.
     """
 
     spec: InputSpec
@@ -45,6 +47,7 @@ class InputPlan:
     again: bool = False
     failure: NeurofmShardsError | None = field(default=None, compare=False)
     empty: bool = False
+    opened_by: str = field(default="", compare=False)
 
     @property
     def name(self) -> str:

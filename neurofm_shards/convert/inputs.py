@@ -427,6 +427,15 @@ def signature(paths: tuple[str, ...]) -> Signature:
     return tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
 
 
+def bytes_of(paths: tuple[str, ...], otherwise: int) -> int:
+    """Return the size of files; ``otherwise`` where one is a folder, or cannot be looked at."""
+    try:
+        found = [os.stat(path) for path in paths]  # noqa: PTH116
+    except OSError:  # whoever opens it says what is wrong
+        return otherwise
+    return otherwise if any(stat.S_ISDIR(one.st_mode) for one in found) else sum(one.st_size for one in found)
+
+
 def _files(path: str) -> list[str]:
     if not os.path.isdir(path):  # noqa: PTH112
         return [path]

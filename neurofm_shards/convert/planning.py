@@ -21,24 +21,17 @@ from neurofm_shards.convert.agreement import (
     shared_ids,
 )
 from neurofm_shards.convert.config import ConversionConfig
-from neurofm_shards.convert.dispatch import Call, Dispatcher
+from neurofm_shards.convert.dispatch import Dispatcher
 from neurofm_shards.convert.input_plan import InputPlan
-from neurofm_shards.convert.inputs import (
-    KEPT_BYTES,
-    Input,
-    InputSpec,
-    find_inputs,
-    session_name,
-    worker_reader,
-)
+from neurofm_shards.convert.inputs import Input, find_inputs, session_name
+from neurofm_shards.convert.opening import failed_plan, open_inputs, spec_of
 from neurofm_shards.convert.splits import split_warnings, with_splits
 from neurofm_shards.convert.tasks import Segment, ShardTask, Stretch, TaskInput, by_split, cut, cut_by_bytes
-from neurofm_shards.errors import ConfigError, NeurofmShardsError, NothingToConvertError, SourceError, portable
+from neurofm_shards.errors import ConfigError, NothingToConvertError
 from neurofm_shards.events import InputPlanned, Listener, ModalityMasked, PlanningStarted, ignore
 from neurofm_shards.format.manifest import Manifest
 from neurofm_shards.format.resolve import compression_object
 from neurofm_shards.format.shard_names import ShardNames
-from neurofm_shards.plugins.entries import Entry
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.types import ColumnSpec
@@ -161,6 +154,7 @@ class ConversionPlan:
             item.expected,
             None if item.is_recording else item.session_id,
             tuple(self.bases[i].items()) if self.bases else (),
+            item.opened_by,
         )
 
 
@@ -216,7 +210,7 @@ def plan_inputs(
     """
     listener(PlanningStarted(len(inputs)))
     planned: list[InputPlan] = []
-    for item in _planned([spec_of(item, config) for item in inputs], dispatcher):
+    for item in open_inputs([spec_of(item, config) for item in inputs], dispatcher):
         planned.append(item)
         told = config.on_error == "skip" or item.empty or not item.error
         listener(InputPlanned(item.name, item.num_samples, item.notes if told else (), item.error * (not item.empty)))
@@ -225,13 +219,6 @@ def plan_inputs(
     if config.on_error == "fail" and any(item.plan is None for item in planned):
         _refuse_failures(_fitting(planned, config, known))
     return planned
-
-
-def _planned(specs: Sequence[InputSpec], dispatcher: Dispatcher) -> Iterable[InputPlan]:
-    entries = registry().code_entries()
-    kept = KEPT_BYTES // dispatcher.workers**2  # each has its share, and few inputs come back to who planned them
-    calls = (Call(plan_input, (entries, spec, kept), f"opening {spec.input.name}") for spec in specs)
-    return dispatcher.in_order(calls)
 
 
 def _with_all_modalities(
@@ -245,7 +232,7 @@ def _with_all_modalities(
     lacking = {i: every.difference(names) for i, names in giving.items() if every.difference(names)}
     specs = [replace(planned[i].spec, others=tuple(sorted(every))) for i in lacking]
     result = list(planned)
-    for i, item in zip(lacking, _planned(specs, dispatcher), strict=True):
+    for i, item in zip(lacking, open_inputs(specs, dispatcher), strict=True):
         result[i] = item
     for name in sorted(every):
         without = tuple(
@@ -276,38 +263,6 @@ def check_any_holds_something(planned: Sequence[InputPlan]) -> None:
     failures = [item.failure for item in planned if item.plan is None]
     if planned and len(failures) == len(planned) and failures[0] is not None:
         raise failures[0]
-
-
-def spec_of(item: Input, config: ConversionConfig) -> InputSpec:
-    """Return how a configuration has an input opened."""
-    pieces = config.piece_bytes if config.layout == "recordings" else None
-    return InputSpec(item, config.windows, config.session_template, pieces, config.subject_template, config.subject_ids)
-
-
-def plan_input(entries: list[tuple[str, Entry]], spec: InputSpec, kept_bytes: int = 0) -> InputPlan:
-    """Open one input and say what it will give, or why it fails (runs in a worker, which keeps so much open)."""
-    registry().adopt(entries)
-    try:
-        return _plan_input(spec, kept_bytes)
-    except NeurofmShardsError as error:
-        found = portable(error)
-        failure = found if isinstance(found, NeurofmShardsError) else SourceError(str(error))
-        return _failed(spec, failure)
-
-
-def _failed(spec: InputSpec, failure: NeurofmShardsError) -> InputPlan:
-    empty = isinstance(failure, NothingToConvertError)
-    return InputPlan(spec, None, error=str(failure), failure=failure, empty=empty)
-
-
-def _plan_input(spec: InputSpec, kept_bytes: int) -> InputPlan:
-    opened, plan, expected = worker_reader().plan(spec, kept_bytes)
-    facts = plan.metadata
-    own, subject = str(facts.get("session_id", "")), str(facts.get("subject_id", ""))
-    session = own if opened.is_recording else session_name(spec, own, subject)
-    if plan.num_samples == 0 and not plan.drops:
-        raise NothingToConvertError(f"{spec.input.name} gives no samples")
-    return InputPlan(spec, plan, expected, session, opened.is_recording)
 
 
 def combine(planned: Sequence[InputPlan], config: ConversionConfig) -> ConversionPlan:
@@ -342,7 +297,7 @@ def _fitting(
     remedy = _MODALITIES if any(planned[i].is_recording for i in giving) else ""
     found = misfits([(planned[i].name, planned[i].columns) for i in giving], known, remedy)
     wrong |= {giving[at]: why for at, why in found.items()}
-    return [_failed(item.spec, ConfigError(wrong[i])) if i in wrong else item for i, item in enumerate(planned)]
+    return [failed_plan(item.spec, ConfigError(wrong[i])) if i in wrong else item for i, item in enumerate(planned)]
 
 
 Row: TypeAlias = Mapping[str, Any]

@@ -122,7 +122,9 @@ class ShardRun:
     def run(self, tasks: Iterable[ShardTask], columns: tuple[ColumnSpec, ...]) -> None:
         """Run the tasks whose shards are not there yet."""
         spec = job_spec(self._config, columns, self._staging if self._shares_folder else None, self._output.mode())
-        calls = (Call(run_task, (spec, task), task.what) for task in tasks if task.shard_idx not in self.lines)
+        calls = (
+            Call(run_task, (spec, task), task.what, task.near) for task in tasks if task.shard_idx not in self.lines
+        )
         for answers in self._dispatcher.as_they_come(calls):
             self._finish(answers)
 

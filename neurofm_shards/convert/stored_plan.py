@@ -22,7 +22,8 @@ from neurofm_shards.convert.commit import software
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.input_plan import InputPlan
 from neurofm_shards.convert.inputs import Expected, Input
-from neurofm_shards.convert.planning import ConversionPlan, combine, spec_of
+from neurofm_shards.convert.opening import spec_of
+from neurofm_shards.convert.planning import ConversionPlan, combine
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
 from neurofm_shards.format.dataset_record import versions_of
 from neurofm_shards.format.files import Folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,12 +43,15 @@ class TaskInput:
         Id to write into samples that are not windows of a recording.
     bases : mapping of str to RowBase
         Where this input's rows stand in each data-set-wide table.
+    opened_by : str
+        The worker that may have it open still.
     """
 
     spec: InputSpec
     expected: Expected
     session_id: str | None
     bases: tuple[tuple[str, RowBase], ...]
+    opened_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,12 @@ class ShardTask:
         names = [task_input.spec.input.name for task_input in self.inputs.values()]
         more = f" and {counted(len(names) - 1, 'more input')}" if len(names) > 1 else ""
         return f"writing shard {self.shard_idx} of {names[0]}{more}"
+
+    @property
+    def near(self) -> str:
+        """The worker that planned most of the inputs."""
+        opened = Counter(task_input.opened_by for task_input in self.inputs.values())
+        return max(opened, key=opened.__getitem__)
 
 
 Stretch = tuple[int, int, int]

@@ -10,8 +10,9 @@ import time
 from concurrent.futures import wait
 
 import pytest
-from toy_calls import big, die, fail, fail_stubbornly, nap, pid
+from toy_calls import big, die, fail, fail_stubbornly, nap, pid, pid_once_there
 
+from neurofm_shards._process import worker_name
 from neurofm_shards.convert.executors import LostWorkerError, ProcessesConfig, make_process_pool
 from neurofm_shards.errors import ConfigError, WorkerError
 
@@ -34,6 +35,35 @@ def test_calls_run_at_the_same_time_in_processes_of_their_own(pool):
     found = {future.result() for future in [pool.submit(pid, 0.3) for _ in range(3)]}
     assert len(found) == 3
     assert os.getpid() not in found
+
+
+def test_a_call_goes_to_the_worker_that_is_near_and_to_another_that_is_idle(tmp_path):
+    gates = [tmp_path / "first", tmp_path / "second"]
+    with make_process_pool(ProcessesConfig(workers=2)) as pool:
+        first, second = sorted({future.result() for future in [pool.submit(pid, 1.0) for _ in range(2)]})
+        busy = [pool.submit(pid_once_there, str(gate)) for gate in gates]
+        far, near = (pool.submit_near(worker_name(one), pid, 0) for one in (second, first))
+        gates[0].touch()
+        freed = busy[0].result(60)
+        mine, others = (near, far) if freed == first else (far, near)
+        assert mine.result(60) == freed, "a call that another worker is near to went first"
+        assert others.result(60) == freed, "an idle worker left a call to one that is busy"
+        gates[1].touch()
+        assert busy[1].result(60) == ({first, second} - {freed}).pop()
+
+
+def test_calls_that_wait_are_cancelled_when_the_pool_is_shut(tmp_path):
+    pool = make_process_pool(ProcessesConfig(workers=1))
+    running = pool.submit(pid_once_there, str(tmp_path / "gate"))
+    while not running.running():
+        time.sleep(0.005)
+    waiting = [pool.submit(abs, -1) for _ in range(3)]
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert all(future.cancelled() for future in waiting)
+    (tmp_path / "gate").touch()
+    assert running.result(60)
+    with pytest.raises(RuntimeError, match="shutdown"):
+        pool.submit(abs, -1)
 
 
 def test_errors_come_back_with_their_type_and_where_they_arose(pool):
@@ -112,6 +142,7 @@ def test_a_program_that_forgets_its_pool_ends():
 
 WITHOUT_GUARD = """
 import os
+from neurofm_shards._process import worker_name
 from neurofm_shards.convert.executors import ProcessesConfig, make_process_pool
 
 try:
@@ -135,6 +166,7 @@ def test_a_program_without_a_guard_is_told_so(tmp_path, how):
 
 IN_A_POOL = """
 import multiprocessing, os
+from neurofm_shards._process import worker_name
 from neurofm_shards.convert.executors import ProcessesConfig, make_process_pool
 
 def job(_):

@@ -10,7 +10,7 @@ import pytest
 
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.inputs import Input, InputReader
-from neurofm_shards.convert.planning import spec_of
+from neurofm_shards.convert.opening import spec_of
 from neurofm_shards.errors import InputChangedError
 from neurofm_shards.plugins.interfaces import Samples, Source
 from neurofm_shards.plugins.toolkit import file_fingerprint

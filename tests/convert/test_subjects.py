@@ -10,7 +10,7 @@ import pytest
 from neurofm_shards.cli.main import run
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.inputs import Input, name_subject
-from neurofm_shards.convert.planning import spec_of
+from neurofm_shards.convert.opening import spec_of
 from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed

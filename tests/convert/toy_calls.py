@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 from neurofm_shards.errors import ConfigError
 
@@ -16,6 +17,13 @@ class StubbornError(Exception):
 
 def pid(seconds):
     time.sleep(seconds)
+    return os.getpid()
+
+
+def pid_once_there(path):
+    """Wait for a file, then say which process this is."""
+    while not Path(path).exists():
+        time.sleep(0.005)
     return os.getpid()
 
 

@@ -228,14 +228,14 @@ class Note:
 
 
 def log_notes(event: Event) -> None:
-    """Log what an event says that must not be lost."""
+    """Log the notes of an event."""
     for note in notes(event):
         text = f"{note.input}: {note.text}" if note.input else note.text
         _LOG.log(logging.INFO if note.severity == "info" else logging.WARNING, "%s", text)
 
 
 def notes(event: Event) -> list[Note]:
-    """Return what an event says that must not be lost."""
+    """Return the notes of an event."""
     if isinstance(event, InputPlanned):
         return [Note("error" if event.error else "warning", line, event.input) for line in event.notes]
     if isinstance(event, ModalityMasked):

@@ -179,7 +179,7 @@ _OPERATORS = {"and", "or", "not", "in", "is", "None", "True", "False"}
 
 
 def _remedy(text: str) -> str:
-    """Return what to do about a text that is no expression."""
+    """Return the remedy for a text that is no expression."""
     words = re.findall(r"[A-Za-z_]\w*", re.sub(r"'[^']*'|\"[^\"]*\"", "", text))
     taken = next((word for word in words if keyword.iskeyword(word) and word not in _OPERATORS), None)
     if taken is not None:

@@ -16,7 +16,7 @@ Sample: TypeAlias = dict[str, Any]
 """One sample: field name to value (an array, or something JSON can hold)."""
 
 Metadata: TypeAlias = dict[str, Any]
-"""What is said about one sample: JSON values only."""
+"""Metadata of one sample: JSON values only."""
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Anything the tar writer can write without copying."""
@@ -63,7 +63,7 @@ class ColumnSpec:
         return self.dtype is not None and (self.shape is None or None in self.shape)
 
     def merge(self, other: ColumnSpec) -> ColumnSpec:
-        """Return what holds for the samples of both: what differs (dtype, axes, unit, table) becomes None."""
+        """Return the column of both: properties that differ (dtype, axes, unit, table) become None."""
         dtype = self.dtype if self.dtype == other.dtype else None
         return ColumnSpec(
             self.name,

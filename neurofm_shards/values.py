@@ -124,7 +124,7 @@ def _json_default(value: Any) -> Any:
 
 
 def _numpy_to_json(value: Any) -> Any:
-    """Return what orjson does not know of NumPy: times and spans, arrays that are not contiguous, rare types."""
+    """Convert the NumPy values that orjson does not: times, time spans, arrays that are not contiguous, rare types."""
     if value.dtype.kind not in "mM":
         return value.tolist()
     if isinstance(value, np.ndarray):

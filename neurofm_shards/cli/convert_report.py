@@ -71,7 +71,7 @@ def validity_notes(shares: Mapping[str, float]) -> list[str]:
 
 
 def _input_row(item: Mapping[str, Any]) -> tuple[Sequence[str], str]:
-    """Return what an input gives, and as a note what is left out of it, or why it failed."""
+    """Return an input's row, and as a note what is left out of it or why it failed."""
     more = f" and {len(item['files']) - 1} more" if len(item["files"]) > 1 else ""
     name = item["files"][0] + more
     if "error" in item:

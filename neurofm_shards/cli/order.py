@@ -128,7 +128,7 @@ class ShuffleReport(Command):
 
 
 def _rank_row(share: RankShare) -> tuple[Sequence[str], str]:
-    """Return what a rank gets, and as a note what its workers do."""
+    """Return a rank's row, and as a note how its batches fall to workers."""
     counts = [f"{share.rank}", f"{share.batches:,}", f"{share.samples:,}", f"{share.padding:,}"]
     return counts, f"batches per worker: {', '.join(map(str, share.worker_batches))}"
 

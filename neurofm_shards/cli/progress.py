@@ -102,7 +102,7 @@ class _Lines:
 
 
 class SaidNotes:
-    """Prints notes as they come; the like of what was said of one input already is counted, and said at the end.
+    """Prints notes as they come; repetitions for other inputs are counted, and summed up at the end.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class SaidNotes:
         self._like: dict[str, list[str]] = {}
 
     def __call__(self, event: Event) -> None:
-        """Print what an event says, in one block where it is about one input, unless it was said before."""
+        """Print the notes of an event, in one block where they are about one input, unless they were printed before."""
         new = [note for note in notes(event) if self._is_new(note)]
         for about, alike in groupby(new, key=attrgetter("input")):
             said = [(note.severity, note.text) for note in alike]
@@ -128,7 +128,7 @@ class SaidNotes:
             self._print_counts()
 
     def _is_new(self, note: Note) -> bool:
-        """Return whether nothing like it was said; count it where it was."""
+        """Return whether no such note was printed before; count it otherwise."""
         kind = _NUMBER.sub("#", note.text) if note.input else ""
         if kind in self._like:
             self._like[kind].append(note.input)

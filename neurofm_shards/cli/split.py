@@ -121,7 +121,7 @@ def _pairs(flag: str, words: Sequence[str], read: Callable[[str], T]) -> dict[st
 
 
 def _described(found: Splits, columns: Columns) -> dict[str, Any]:
-    """Return what is in each split, as JSON values."""
+    """Return the contents of each split as JSON values."""
     counts, shares = found.counts(), found.shares()
     return {
         "splits": {

@@ -135,7 +135,7 @@ class ArrayCodec(Codec):
         return hasattr(value, "__array__") and not isinstance(value, type)
 
     def encode(self, value: Any) -> Sequence[Buffer]:
-        """Return what stands before the data, the data, and what stands behind; data in C order is not copied."""
+        """Return header, data and footer; data in C order is not copied."""
         try:
             array = storable(value)
         except EncodeError as error:
@@ -145,4 +145,4 @@ class ArrayCodec(Codec):
 
     @abstractmethod
     def envelope(self, dtype: str, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
-        """Return what stands before and behind the data."""
+        """Return the bytes before and behind the data."""

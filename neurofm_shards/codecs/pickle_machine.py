@@ -52,7 +52,7 @@ class Global:
 
 
 def find_global(allowed: Mapping[str, Global], module: object, name: object) -> Global:
-    """Return what stands for a global.
+    """Return the substitute for a global.
 
     Raises
     ------
@@ -110,7 +110,7 @@ class Machine:
         self._memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        """Return what the pickle describes; arrays as records, bytes as spans.
+        """Return the value of the pickle, with arrays as records and bytes as spans.
 
         Raises
         ------

@@ -67,7 +67,7 @@ class PydCodec(ArrayCodec):
         return ArrayLayout(record.dtype.str, record.shape, offset, record.contiguous() == "F")
 
     def envelope(self, dtype: str, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
-        """Return what stands before and behind the data."""
+        """Return the bytes before and behind the data."""
         return _prefix(dtype, shape), _SUFFIX
 
 

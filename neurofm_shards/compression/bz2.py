@@ -71,7 +71,7 @@ class Bz2Compression(Compression):
             raise FormatError(f"{len(decompressor.unused_data)} bytes follow the bz2 stream")
 
     def assembler(self) -> Assembler:
-        """Return what writes one bzip2 stream."""
+        """Return an assembler of one bzip2 stream."""
         return _Stream(self.config.level)
 
     def open(self, file: BinaryIO) -> BinaryIO:

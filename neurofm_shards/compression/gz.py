@@ -83,7 +83,7 @@ class GzCompression(Compression):
         fill(out, part, "gz")
 
     def assembler(self) -> Assembler:
-        """Return what writes one gzip member."""
+        """Return an assembler of one gzip member."""
         return _Member(self.config.level)
 
     def open(self, file: BinaryIO) -> BinaryIO:

@@ -118,7 +118,7 @@ class StreamChain(io.RawIOBase):
         return len(part)
 
     def _input(self) -> bytes | None:
-        """Return what the decoder is to be given next (it may need nothing); None at the end of the file."""
+        """Return the next input of the decoder, empty where it needs none; None at the end of the file."""
         if self._decoder is not None and not self._decoder.eof:
             data = self._file.read(_INPUT_BYTES) if self._decoder.needs_input else b""
             if self._decoder.needs_input and not data:

@@ -91,7 +91,7 @@ class XzCompression(Compression):
         fill(out, part, "xz")
 
     def assembler(self) -> Assembler:
-        """Return what writes one xz stream."""
+        """Return an assembler of one xz stream."""
         return _Stream()
 
     def open(self, file: BinaryIO) -> BinaryIO:

@@ -12,7 +12,7 @@ from neurofm_shards.convert.input_plan import InputPlan
 from neurofm_shards.convert.planning import ConversionPlan
 from neurofm_shards.errors import NothingToConvertError
 from neurofm_shards.format.card import write_cards
-from neurofm_shards.format.dataset_record import make_manifest, versions_of
+from neurofm_shards.format.dataset_record import compression_name, make_manifest, versions_of
 from neurofm_shards.format.manifest import (
     ColumnEntry,
     Manifest,
@@ -96,7 +96,7 @@ def converted_manifest(plan: ConversionPlan, lines: Mapping[int, Line], base: Ma
         [*([base.columns] if base else ()), *map(_columns, ordered)],
         base,
         shard_size=plan.config.shard_size,
-        compression=_compression_name(plan),
+        compression=compression_name(plan.config.compression),
         next_key=plan.first_number + plan.total_samples,
         statistics=_statistics(ordered, base, split=plan.config.windows.split is not None),
         tables=_tables(plan, base),
@@ -109,11 +109,6 @@ def converted_manifest(plan: ConversionPlan, lines: Mapping[int, Line], base: Ma
 
 def _columns(line: Line) -> list[ColumnEntry]:
     return [ColumnEntry.model_validate(values) for values in line["columns"]]
-
-
-def _compression_name(plan: ConversionPlan) -> str:
-    compression = plan.config.compression
-    return compression if isinstance(compression, str) else str(compression["kind"])
 
 
 def _statistics(ordered: Sequence[Line], base: Manifest | None, *, split: bool) -> dict[str, Any]:

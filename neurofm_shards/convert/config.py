@@ -140,7 +140,7 @@ class ConversionConfig(BaseModel):
         return {name: value for name, value in content.items() if getattr(self, name) != defaults.get(name, ...)}
 
     def like(self, stored: Mapping[str, Any]) -> Self:
-        """Return these settings; what they do not say of splits is as in a data set that was made with others."""
+        """Return these settings; whether splits are balanced is as in another data set where these do not choose."""
         split, there = self.windows.split, as_stored(stored).get("windows", {}).get("split")
         if split is None or there is None or "balanced" in split.model_fields_set:
             return self

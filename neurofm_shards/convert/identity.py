@@ -15,7 +15,7 @@ _ONE_SPLIT = "of one split each"
 
 
 def identity(plan: ConversionPlan, base: str = "") -> dict[str, Any]:
-    """Return what a resumed run must have in common with the interrupted one, as JSON values.
+    """Return the identity that a resumed run must share with the interrupted one, as JSON values.
 
     Parameters
     ----------

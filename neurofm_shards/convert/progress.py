@@ -130,7 +130,7 @@ class Bars(Progress):
             self.advance(self._task(_WRITING))
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Return what is drawn (called by rich, ten times a second)."""
+        """Return the bars to draw (called by rich, ten times a second)."""
         yield self.make_tasks_table(self.tasks)
         if self._named.keys() & {OPENING, _WRITING}:
             yield Text(str(self._rates))
@@ -177,7 +177,7 @@ class NotebookBars:
 
 @contextmanager
 def shown_bars() -> Iterator[Listener]:
-    """Give a listener that draws bars, on a terminal or in a notebook; what events say in words is told by others."""
+    """Give a listener that draws bars, on a terminal or in a notebook; notes are for other listeners."""
     console = SafeConsole(stderr=True, highlight=False)
     if not console.is_jupyter:
         with Bars(console, OPENING) as bars:

@@ -264,7 +264,7 @@ class ConversionSession:
         )
 
     def adding_config(self, manifest: Manifest) -> ConversionConfig:
-        """Return the settings to add with: those of the data set, and what it does not say from those given now.
+        """Return the settings to add with: those of the data set, and those given now where it has none.
 
         Raises
         ------

@@ -31,7 +31,7 @@ Staging = Literal["shared", "local"]
 def job_spec(
     config: ConversionConfig, columns: tuple[ColumnSpec, ...], staging: Path | None, mode: int | None
 ) -> JobSpec:
-    """Return what all tasks of a conversion have in common."""
+    """Return the settings that all tasks of a conversion share."""
     writer = {
         "codec": config.codec,
         "codecs": dict(config.codecs),

@@ -82,7 +82,7 @@ def _in_split(item: InputPlan, name: str) -> InputPlan:
 def split_warnings(
     planned: Sequence[InputPlan], split: SplitOptions, added: Mapping[str, int], manifest: Manifest | None
 ) -> Iterator[str]:
-    """Yield what is not as it was asked for: names that no input has, empty splits, shares that are far off."""
+    """Yield warnings: names that no input has, empty splits, shares that are far off."""
     present, _ = _present(split, manifest)
     there = {*present, *(_group(split, item.session_id, _facts(item)) for item in planned)}
     absent = [f"{group!r} ({name})" for group, name in split.by_name.items() if group not in there]

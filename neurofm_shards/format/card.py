@@ -143,7 +143,7 @@ def _has_splits(manifest: Manifest) -> bool:
 
 
 def _data_files(manifest: Manifest, claimed: Mapping[str, Sequence[str]], *, mixed: bool) -> Iterator[str]:
-    """Yield what the header tells ``datasets`` of the shards."""
+    """Yield the lines of the header by which ``datasets`` finds the shards."""
     patterns = sorted({re.sub(r"\d+", "*", shard.shard_name) for shard in manifest.shards})
     listed = claimed or ({_UNSPLIT: patterns} if mixed else {})
     if not listed:  # no split is claimed; `datasets` has a name of its own for that
@@ -197,7 +197,7 @@ def _sessions(sessions: Sequence[SessionSummary]) -> str:
 
 
 def _problems(manifest: Manifest) -> str:
-    """Return what was odd about the inputs, the same problem of several inputs once."""
+    """Return the problems of the inputs, each kind once."""
     kinds: Counter[tuple[str, str]] = Counter()
     for source in manifest.sources:
         found = [problem for problem in source.get("problems") or () if problem.get("severity") != "info"]

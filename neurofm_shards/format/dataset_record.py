@@ -38,7 +38,7 @@ class ShardRecord(FrozenModel):
 def shard_record(
     index: ShardIndex, shard_idx: int, first_metadata: bytes, logs: Mapping[str, ColumnLog], split: str | None
 ) -> ShardRecord:
-    """Return what the manifest says of a shard and its columns."""
+    """Return the manifest's entries of a shard and its columns."""
     counts = {name: log.num_samples for name, log in logs.items()}
     entry = shard_entry(index, shard_idx, orjson.loads(first_metadata), split)
     return ShardRecord(entry=entry, columns=column_entries(index, counts))
@@ -59,7 +59,7 @@ def shard_entry(index: ShardIndex, shard_idx: int, first_metadata: dict[str, Any
 
 
 def column_entries(index: ShardIndex, counts: Mapping[str, int] | None = None) -> list[ColumnEntry]:
-    """Return what the manifest says of a shard's columns; ``counts`` are the samples that have each, where known."""
+    """Return the manifest's entries of a shard's columns; ``counts`` are the samples that have each, where known."""
     if counts is None:
         counts = {name: int((column.payload_offsets >= 0).sum()) for name, column in index.columns.items()}
     entries = []
@@ -86,7 +86,7 @@ def column_entries(index: ShardIndex, counts: Mapping[str, int] | None = None) -
 
 
 def metadata_part(ids: PackedStrings, shard_idx: int, own: list[bytes]) -> TablePart:
-    """Make the metadata table of a shard from what its samples say: their ids, and the inside of their own JSON."""
+    """Make the metadata table of a shard from its samples' ids and the insides of their own JSON."""
     n = ids.length
     alike = len(set(own)) == 1
     said = part_of(_parsed(own[:1]) * n if alike else _parsed(own))
@@ -217,8 +217,10 @@ def check_compression(base: Manifest, compression: str | Compression) -> None:
         )
 
 
-def compression_name(compression: str | Compression) -> str:
+def compression_name(compression: str | Mapping[str, Any] | Compression) -> str:
     """Return the name that the manifest gives a compression."""
+    if isinstance(compression, Mapping):
+        return str(compression["kind"])
     return compression if isinstance(compression, str) else compression.name
 
 

@@ -175,7 +175,7 @@ class Folder:
         return sorted(os.listdir(self.descriptor))  # noqa: PTH208  (of a descriptor, which no Path has)
 
     def status(self, name: str) -> os.stat_result | None:
-        """Return what the system says of an entry itself, never of what it links to; None where there is none."""
+        """Return the status of an entry itself, never of a link's target; None where there is none."""
         try:
             return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except FileNotFoundError:

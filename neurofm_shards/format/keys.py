@@ -143,6 +143,11 @@ def check_extension(extension: str) -> str:
     return extension
 
 
+def key_hash(key: str) -> int:
+    """Return the number by which keys are looked up and compared, before the keys themselves are."""
+    return xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass"))
+
+
 AUTOMATIC_PREFIX = "sample_"
 AUTOMATIC_DIGITS = 9
 

@@ -68,7 +68,7 @@ class MetadataColumn:
         return self.numbers.array() if isinstance(self.numbers, PackedInts) else self.numbers
 
     def missing(self) -> Bools:
-        """Return where nothing is said."""
+        """Return where there is no value."""
         if self.texts is not None:
             missing: Bools = self.array() < 0
             return missing
@@ -122,7 +122,7 @@ def constant_column(value: Any, length: int) -> MetadataColumn | None:
 
 
 def store_column(name: str, number: int, column: MetadataColumn, arrays: Arrays) -> list[Any]:
-    """Return what stands in the sidecar's header."""
+    """Return the column's part of the sidecar's header."""
     stored: Any
     if isinstance(column.numbers, PackedInts):
         stored = store_ints(column.numbers, f"{number}", arrays)

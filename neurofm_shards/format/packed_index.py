@@ -263,7 +263,7 @@ class _Log:
         self.firsts.append(first)
 
     def store(self, name: str, arrays: Arrays) -> list[Any]:
-        """Return what stands in the header; arrays go into ``arrays``."""
+        """Return the part for the header; arrays go into ``arrays``."""
         lists = [self.starts, self.steps, self.firsts, np.concatenate(self.values) if self.values else []]
         return [
             store_ints(pack_ints(values), f"{name}.{part}", arrays)
@@ -293,7 +293,7 @@ class _FormLog:
                 self.logs.setdefault((number, part), _Log()).add(stored, arrays)
 
     def store(self, arrays: Arrays) -> list[Any]:
-        """Return what stands in the header; arrays go into ``arrays``."""
+        """Return the part for the header; arrays go into ``arrays``."""
         stored: list[Any] = [[*column, {}] for column in self.columns]
         for (number, part), log in self.logs.items():
             stored[number][-1][part] = log.store(f"{self.number}.{number}.{part}", arrays)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def find_compression(shard_name: str, name: str = "", distribution: str = "") -> Compression | None:
-    """Return what decompresses a shard of this name; None for a plain tar.
+    """Return the compression of a shard of this name; None for a plain tar.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def find_compression(shard_name: str, name: str = "", distribution: str = "") ->
 
 
 def compression_suffix(shard_name: str) -> str:
-    """Return what follows ``.tar`` in a file name."""
+    """Return the part of a file name after ``.tar``."""
     return shard_name.rpartition(".tar")[2] if ".tar" in shard_name else ""
 
 
@@ -57,7 +57,7 @@ def missing_compression(suffix: str, name: str = "", distribution: str = "") -> 
 
 
 def find_codec(codec: str, column: str, distribution: str = "") -> Codec | None:
-    """Return what decodes a column; None for payloads from elsewhere that are handed out as bytes.
+    """Return the codec of a column; None for foreign payloads that are handed out as bytes.
 
     Parameters
     ----------

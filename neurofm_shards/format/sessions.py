@@ -82,7 +82,7 @@ def texts_of_sources(manifest: Manifest, name: str) -> list[str]:
 
 
 def said_by_sources(manifest: Manifest) -> dict[str, str]:
-    """Return what the inputs say of themselves, by the words for it; that they name no licence, too."""
+    """Return descriptions and licences of the inputs by label; a missing licence is said, too."""
     said = {words: _in_a_line(texts_of_sources(manifest, name)) for name, words in TOLD.items()}
     said["licence"] = said["licence"] or ("none is named in the sources" if manifest.sources else "")
     return {words: text for words, text in said.items() if text}

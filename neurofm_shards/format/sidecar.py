@@ -242,7 +242,7 @@ def pack_ints(values: npt.ArrayLike) -> PackedInts:
 
 
 def store_ints(packed: PackedInts, name: str, arrays: Arrays) -> list[int] | str:
-    """Return what stands in a sidecar's header; arrays go into ``arrays`` under ``name``."""
+    """Return the part for a sidecar's header; arrays go into ``arrays`` under ``name``."""
     if packed.values is None:
         return [packed.start, packed.step]
     arrays[name] = packed.values
@@ -362,7 +362,7 @@ def _series(texts: Sequence[str]) -> PackedStrings | None:
 
 
 def store_strings(packed: PackedStrings, name: str, arrays: Arrays) -> list[Any]:
-    """Return what stands in a sidecar's header; arrays go into ``arrays`` under names that begin with ``name``."""
+    """Return the part for a sidecar's header; arrays go into ``arrays`` under names that begin with ``name``."""
     if packed.numbers is not None:
         return [packed.prefix, packed.width, store_ints(packed.numbers, f"{name}.numbers", arrays)]
     if packed.blob is None or packed.ends is None:

@@ -77,7 +77,7 @@ class Cursor(ABC):
         return self.error("the shard is truncated: it stops inside a member or has no end-of-archive blocks")
 
     def check_tail(self, tail: bytes, length: int) -> bytes:
-        """Return what follows the last member once it is known to be an end of archive and nothing else."""
+        """Return the end of the archive after checking that nothing else follows the last member."""
         if length > MAX_TAIL_BYTES:
             raise self.refusal(f"more than {MAX_TAIL_BYTES:,} bytes follow the end of the archive")
         if tail.count(0) != len(tail):

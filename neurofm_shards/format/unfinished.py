@@ -33,7 +33,7 @@ def belongs_to_conversion(name: str) -> bool:
 
 
 def pending_step(folder: Path) -> str | None:
-    """Return what must be finished or given up before anything is added to the data set of a folder."""
+    """Return the interrupted step that must be finished or given up before anything is added to a data set."""
     sidecars = folder / SIDECAR_DIR
     for name, what in (
         (JOURNAL_NAME, "an addition to"),
@@ -46,7 +46,7 @@ def pending_step(folder: Path) -> str | None:
 
 
 def why_unfinished(folder: Path) -> str | None:
-    """Return what was interrupted in a folder that has no manifest, and what to do; None where nothing was.
+    """Return the interrupted step of a folder that has no manifest, and the remedy; None where there is none.
 
     Shards may lie in such a folder, but they are no data set.
     """

@@ -170,7 +170,7 @@ class PlainCopier:
 
 
 def copier(device: torch.device) -> DeviceCopier | PlainCopier:
-    """Return what copies to this device."""
+    """Return the copier to this device."""
     return PlainCopier(device) if device.type == "cpu" else DeviceCopier(DeviceTransfers(device))
 
 

@@ -175,7 +175,7 @@ def _in_batch_script() -> bool:
 
 
 def _from_lightning() -> Ranks | None:
-    """Read what Lightning's launcher leaves to the processes that it starts: a rank within the node, and the world."""
+    """Read the variables that Lightning's launcher sets: a rank within the node, and the world size."""
     # on further nodes the rank follows from the process group alone, which is there once an iteration begins
     local, size, node = (os.environ.get(name, "").strip() for name in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK"))
     if not size or node not in {"", "0"}:

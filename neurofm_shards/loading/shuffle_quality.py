@@ -116,7 +116,7 @@ def shuffle_report(
 
 
 def _name(mode: bool | str) -> str:
-    """Return what a mode is called in reports."""
+    """Return the name of a mode in reports."""
     if isinstance(mode, str):
         return mode
     return "local" if mode else "none"
@@ -248,7 +248,7 @@ class PlanReport:
 
 
 def plan_report(plans: Sequence[EpochPlan], batch_size: int, workers: int = 0, epoch: int = 0) -> PlanReport:
-    """Return what each rank and worker will get.
+    """Return the samples and batches of each rank and worker.
 
     Parameters
     ----------

@@ -74,7 +74,7 @@ class LoaderState:
 
     @classmethod
     def from_dict(cls, found: Any) -> LoaderState:
-        """Read what :meth:`to_dict` gave.
+        """Make a state from a dict of :meth:`to_dict`.
 
         Raises
         ------
@@ -184,7 +184,7 @@ def _short(value: object) -> str:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return what differs between two identities: what it is called, its value in one, and in the other."""
+    """Return the differences between two identities: name, value in one, value in the other."""
     return [
         (LABELS.get(name, name), _short(one.get(name, "not set")), _short(other.get(name, "not set")))
         for name in {**one, **other}

@@ -109,12 +109,12 @@ def call(function: Callable[..., T], name: str, value: object, where: Callable[[
 
 
 def name_of(function: object) -> str:
-    """Return what a function or object is called in messages."""
+    """Return the name of a function or object for messages."""
     return getattr(function, "__name__", type(function).__name__)
 
 
 def transformed(function: SampleFunction, samples: Iterable[dict[str, Any]], describe: Describe) -> list[Any]:
-    """Return what ``transform=`` makes of samples."""
+    """Return the samples after ``transform=``."""
     name = f"transform={name_of(function)}"
     return [call(function, name, sample, partial(describe, i)) for i, sample in enumerate(samples)]
 

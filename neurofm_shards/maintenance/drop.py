@@ -105,7 +105,7 @@ class _Drop:
         }
 
     def _replacements(self) -> list[Replacement]:
-        """Return what takes the place of each shard that loses samples: a shard of the others, if there are any."""
+        """Return the replacement of each shard that loses samples: a shard of the others, if there are any."""
         found, starts = [], self.data.collection.starts
         for k in range(len(starts) - 1):
             mask = self.gone[starts[k] : starts[k + 1]]
@@ -115,7 +115,7 @@ class _Drop:
         return found
 
     def _prepare(self, withdrawn: Withdrawn, staging: Path) -> dict[str, Any]:
-        """Write the tables that stay, delete what else holds the samples, and return what the manifest is to say."""
+        """Write the tables that stay, delete what else holds the samples, and return the new manifest's values."""
         output, manifest = self.data.output, self.data.manifest
         self._write_tables(staging, withdrawn)
         facts = {

@@ -218,7 +218,7 @@ def _common_settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _agreed(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what two nested mappings have in common."""
+    """Return the entries that two nested mappings share."""
     found = {}
     for name in one.keys() & other.keys():
         a, b = one[name], other[name]
@@ -230,7 +230,7 @@ def _agreed(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _beyond(settings: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a nested mapping says otherwise than another, or beyond it."""
+    """Return the entries of a nested mapping that differ from another's or are not in it."""
     found = {}
     for name, value in settings.items():
         if isinstance(value, Mapping) and isinstance(common.get(name), Mapping):

@@ -118,7 +118,7 @@ class _Listed:
 
 
 def _examine(path: Path, entry: ShardEntry | None) -> _Verdict:
-    """Read a shard from end to end and compare it with what the manifest, else its index, says of it."""
+    """Read a shard from end to end and compare it with the manifest, else with its index."""
     former = former_index(path)
     trusted = former if former is not None and entry is not None and former.checksum == entry.checksum else None
     try:
@@ -337,7 +337,7 @@ def _entry(found: _Listed, number: int) -> ShardEntry:
 
 
 def _facts(entries: list[ShardEntry]) -> dict[str, object]:
-    """Return what is to be said of a data set that nothing but its shards is known of."""
+    """Return the manifest's facts of a data set of which only the shards are known."""
     found = {compression.name if (compression := find_compression(e.shard_name)) else "none" for e in entries}
     return {
         "compression": found.pop() if len(found) == 1 else "mixed",

@@ -26,7 +26,7 @@ from neurofm_shards.format.index_io import (
     read_index,
     shard_fingerprint,
 )
-from neurofm_shards.format.keys import KEY_BYTES, METADATA_FIELD, check_key
+from neurofm_shards.format.keys import KEY_BYTES, METADATA_FIELD, check_key, key_hash
 from neurofm_shards.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, TableEntry, read_manifest, read_table
 from neurofm_shards.format.metadata_table import load_table, metadata_of_shard, split_of_part
 from neurofm_shards.format.resolve import codec_by_extension
@@ -406,7 +406,7 @@ def _compare_entry(entry: ShardEntry, index: ShardIndex, manifest: Manifest) -> 
 
 
 def _compare_split(entry: ShardEntry, found: ShardCheck, manifest: Manifest) -> list[Problem]:
-    """Compare the split that a shard is listed under with what its samples say; saved splits are kept elsewhere."""
+    """Compare the split that a shard is listed under with that of its samples; saved splits are kept elsewhere."""
     if entry.split is None or manifest.splits or found.index is None:
         return []
     if split_of_part(load_table(found.path, found.index).parts[0]) == entry.split:
@@ -443,5 +443,4 @@ def _repeated_keys(indexes: Sequence[ShardIndex]) -> list[Problem]:
 
 
 def _hashes(index: ShardIndex) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    keys = index.keys()
-    return np.array([xxhash.xxh3_64_intdigest(key.encode()) for key in keys], np.uint64)
+    return np.fromiter(map(key_hash, index.keys()), np.uint64, index.num_samples)

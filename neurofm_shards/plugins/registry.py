@@ -240,7 +240,7 @@ class Kind(Generic[E]):
         self._instances.clear()
 
     def get(self, name: str) -> Registered[E]:
-        """Return what is registered under a name or a qualified ``distribution/name``.
+        """Return the entry registered under a name or a qualified ``distribution/name``.
 
         Raises
         ------
@@ -380,7 +380,7 @@ class Registry:
         self._host.notify(hook, **arguments)
 
     def code_entries(self) -> list[tuple[str, Entry]]:
-        """Return what was registered in code, so that worker processes can :meth:`adopt` it.
+        """Return the entries registered in code, for worker processes to :meth:`adopt`.
 
         Workers need no executors and no commands.
         """

@@ -92,5 +92,5 @@ def _plain(size: int) -> Bytes:
 
 
 def _holders(buffers: list[Bytes], i: int) -> int:
-    """Count the references to a buffer; compared only with what this very function says of an idle one."""
+    """Count the references to a buffer; compared only with this function's own count for an idle one."""
     return sys.getrefcount(buffers[i])

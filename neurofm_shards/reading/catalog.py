@@ -23,7 +23,7 @@ from neurofm_shards.blocks import native_spec
 from neurofm_shards.errors import FormatError, InputNotFoundError, IntegrityError, NoShardsError, SampleNotFoundError
 from neurofm_shards.format.files import names_in
 from neurofm_shards.format.index_io import load_index
-from neurofm_shards.format.keys import METADATA_FIELD
+from neurofm_shards.format.keys import METADATA_FIELD, key_hash
 from neurofm_shards.format.manifest import MANIFEST_NAME, read_manifest
 from neurofm_shards.format.packed_index import read_packed_index
 from neurofm_shards.format.resolve import find_codec, find_compression
@@ -112,7 +112,7 @@ class Catalog:
     packed: PackedIndex | None = None
 
     def summary(self) -> str:
-        """Return what the data set is, in one line: samples, shards, folder, columns."""
+        """Return a summary in one line: samples, shards, folder, columns."""
         columns = [f"{name} {_form(column.spec)}" for name, column in self.columns.items()]
         listed = ", ".join(columns[:_LISTED] + (["..."] if len(columns) > _LISTED else []))
         size = f"{counted(int(self.num_samples.sum()), 'sample')} in {counted(len(self.names), 'shard')}"
@@ -122,7 +122,7 @@ class Catalog:
         object.__setattr__(self, "folder", self.folder.absolute())  # the working directory may change
 
     def compression(self, shard: int) -> Compression | None:
-        """Return what decompresses a shard; None for a plain tar, MissingPluginError where nothing does."""
+        """Return the compression of a shard; None for a plain tar, MissingPluginError where there is none."""
         manifest = self.manifest
         known = ("", "") if manifest is None else (manifest.compression, manifest.compression_distribution)
         return find_compression(self.names[shard], *known)
@@ -199,7 +199,7 @@ def read_catalog(
 
 
 def _hint(folder: Path) -> str:
-    """Return what a folder without shards holds that looks like some."""
+    """Return a hint at files in a folder without shards that look like shards."""
     names = names_in(folder)
     if any(name.endswith(".tgz") for name in names):
         return "; it has .tgz files, which are known as .tar.gz: rename them"
@@ -493,7 +493,7 @@ class KeyLookup:
         if self._table is None:
             self._table = _hashes(shards)
         hashes, rows = self._table
-        low, high = (int(np.searchsorted(hashes, np.uint64(_hash(key)), side)) for side in ("left", "right"))
+        low, high = (int(np.searchsorted(hashes, np.uint64(key_hash(key)), side)) for side in ("left", "right"))
         for row in rows[low:high].tolist():
             if shards.key(row) == key:
                 return int(row)
@@ -510,10 +510,6 @@ def _guess(key: str, num_samples: int) -> int | None:
 
 def _hashes(shards: ShardTable) -> tuple[npt.NDArray[np.uint64], Ints]:
     every = chain.from_iterable(shards.index(shard).keys() for shard in range(len(shards.catalog.names)))
-    hashes = np.fromiter(map(_hash, every), np.uint64, int(shards.starts[-1]))
+    hashes = np.fromiter(map(key_hash, every), np.uint64, int(shards.starts[-1]))
     rows = np.argsort(hashes, kind="stable")
     return hashes[rows], rows
-
-
-def _hash(key: str) -> int:
-    return xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass"))

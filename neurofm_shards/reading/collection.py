@@ -163,7 +163,7 @@ class ShardCollection(SampleCollection):
         return list(self.catalog.names)
 
     def prefix_fingerprint(self, num_shards: int) -> str:
-        """Return what the fingerprint would be of the first ``num_shards`` shards alone."""
+        """Return the fingerprint of the first ``num_shards`` shards alone."""
         pairs = zip(self.shard_sizes[:num_shards].tolist(), self.catalog.checksums[:num_shards], strict=True)
         return xxhash.xxh3_128_hexdigest(orjson.dumps(list(pairs)))
 

@@ -193,7 +193,7 @@ Identity: TypeAlias = "tuple[int, ...]"
 
 
 def identity_of(path: Path) -> Identity:
-    """Return what tells a file from one that takes its place; it changes also for reasons that do not matter."""
+    """Return the identity of a file, which changes when it is replaced, and for harmless reasons too."""
     try:
         return _identity(os.stat(path))  # noqa: PTH116  (on a hot path)
     except OSError as error:
@@ -288,7 +288,7 @@ class ShardFile:
             load_index(self.path, self.checksum, mapped=False)
 
     def frames(self, out: Bytes) -> FrameSource:
-        """Return what decodes this shard, frame by frame, into ``out`` (its whole decoded tar)."""
+        """Return the decoder of this shard, frame by frame, into ``out`` (its whole decoded tar)."""
         if self.compression is None:
             raise FormatError(f"{self.path}: not compressed, so it has no frames")
         table = self.table

@@ -238,7 +238,7 @@ def _column(column: CatalogColumn) -> dict[str, Any]:
 
 
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what is said of the whole data set, as names and texts."""
+    """Return the lines about the whole data set, as names and texts."""
     size = f"{summary['total_bytes']:,} bytes"
     if summary["tar_bytes"] != summary["total_bytes"]:
         size += f" ({summary['tar_bytes']:,} decoded)"

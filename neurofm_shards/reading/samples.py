@@ -99,7 +99,7 @@ class SampleCollection(ABC):
 
     @abstractmethod
     def prefix_fingerprint(self, num_shards: int) -> str:
-        """Return what the fingerprint would be of the first ``num_shards`` shards alone."""
+        """Return the fingerprint of the first ``num_shards`` shards alone."""
 
     # -- values
 
@@ -193,7 +193,7 @@ class SampleCollection(ABC):
 
     @abstractmethod
     def statistics(self, columns: Iterable[str] | None = None) -> Mapping[str, Any]:
-        """Return what is known of the values of some columns, or of all, in training data, as a manifest says it."""
+        """Return statistics of some columns, or of all, over training data, as in a manifest."""
 
     @property
     @abstractmethod
@@ -201,7 +201,7 @@ class SampleCollection(ABC):
         """Rows of each side table."""
 
     def timing(self) -> Mapping[str, tuple[float, ...]]:
-        """Return what is known of bins and rates, each in all of its values, ascending; nothing where nobody said."""
+        """Return bin widths, window lengths and rates, all values of each in ascending order; unknown ones left out."""
         sources = self.manifest.sources if self.manifest is not None else ()
         return timing_of(source.get("facts") or {} for source in sources)
 

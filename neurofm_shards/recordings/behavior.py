@@ -381,7 +381,7 @@ class _Feature(Protocol):
 def feature_rows(
     stream: EventStream | Series, picked: Sequence[int], part: _Feature, grid: TimeGrid
 ) -> list[dict[str, Any]]:
-    """Return what is said of the chosen columns, with what values became of them."""
+    """Return the facts of the chosen columns, with how their values were converted."""
     names = stream.owners if isinstance(stream, EventStream) else channel_names(stream)
     rows: list[dict[str, Any]] = []
     for i in picked:

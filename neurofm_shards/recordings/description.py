@@ -1,4 +1,4 @@
-"""A recording as JSON values, and back: all that is said of it and of its streams, without the streams' arrays.
+"""A recording as JSON values, and back: its description and that of its streams, without the streams' arrays.
 
 What windows are planned from is in here (extents, clocks, units with their counts and observed times, interval tables),
 so that a recording that was stored is opened by reading one small text. Numbers come back as they were, not-a-number
@@ -69,7 +69,7 @@ def _spelled(value: Any) -> Any:
 
 
 def floats_from_json(values: Any) -> Floats:
-    """Return what :func:`floats_to_json` was given, as an array."""
+    """Return the array that :func:`floats_to_json` was given."""
     return np.asarray(values, dtype=np.float64)
 
 
@@ -107,7 +107,7 @@ def _unique(name: str, path: str, repeated: bool) -> str:
 
 
 def described_events(stream: EventStream, field: str, when: Timeline) -> tuple[dict[str, Any], SortedEvents]:
-    """Return what is said of events, and the events in time order."""
+    """Return the description of events, and the events in time order."""
     events = stream.in_order() if stream.in_order is not None else sorted_events(stream)
     spans = observed_spans(stream, when)
     said = None if stream.observed is None else stream.observed()
@@ -134,7 +134,7 @@ def described_events(stream: EventStream, field: str, when: Timeline) -> tuple[d
 
 
 def described_series(stream: RegularStream | IrregularStream, field: str) -> tuple[dict[str, Any], Floats | None]:
-    """Return what is said of a series, and its time stamps where it has them."""
+    """Return the description of a series, and its time stamps where it has them."""
     said = {
         **_common(stream, "regular", field),
         "shape": list(stream.shape),
@@ -171,7 +171,7 @@ def described_intervals(stream: IntervalStream) -> dict[str, Any]:
 
 
 def described_failure(stream: AnyStream, error: SourceError) -> dict[str, Any]:
-    """Return what is said of a stream that cannot be read: opening it again fails in the same words."""
+    """Return the description of a stream that cannot be read: opening it again fails in the same words."""
     shape = list(stream.shape) if isinstance(stream, (RegularStream, IrregularStream)) else None
     return {**_common(stream, "unreadable", ""), "shape": shape, "error": str(error)}
 
@@ -221,7 +221,7 @@ def timelines_to_json(streams: Sequence[AnyStream], source_file: str) -> dict[st
 
 
 def timelines_from_json(said: Mapping[str, Any]) -> dict[str, Timeline]:
-    """Return what :func:`timelines_to_json` was given."""
+    """Return the timelines that :func:`timelines_to_json` was given."""
     return {
         name: Timeline(
             int(item["span"][0]),
@@ -241,7 +241,7 @@ def problems_to_json(problems: Sequence[Problem]) -> list[list[str]]:
 
 
 def problems_from_json(values: Sequence[Sequence[str]]) -> tuple[Problem, ...]:
-    """Return what :func:`problems_to_json` was given."""
+    """Return the problems that :func:`problems_to_json` was given."""
     return tuple(Problem(*item) for item in values)
 
 
@@ -366,5 +366,5 @@ def _unreadable(said: Mapping[str, Any], _arrays: StoredArrays) -> AnyStream:
 
 
 def unknown_subject(recording: Recording) -> dict[str, bool]:
-    """Return what facts say of a recording that names no subject: splits by subject must not take it for one."""
+    """Return the fact that a recording names no subject: splits by subject must not take it for one."""
     return {} if recording.subject_is_known else {"subject_is_unknown": True}

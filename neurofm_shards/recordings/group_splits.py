@@ -187,7 +187,7 @@ class _Division:
         return counts
 
     def _costs(self, counts: Ints) -> tuple[npt.NDArray[Any], ...]:
-        """Return what is to be small, what matters most first: empty splits, largest difference, sum of them."""
+        """Return the costs to minimise, the most important first: empty splits, largest difference, sum of them."""
         off = np.abs(counts - self.targets).round(6)
         return (counts == 0).sum(axis=1), off.max(axis=1), off.sum(axis=1).round(6)
 

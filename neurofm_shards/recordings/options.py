@@ -295,7 +295,7 @@ class WindowOptions(_Options):
         return tuple(label.column for label in every if label.as_ == kind)
 
     def chosen(self, modality: str) -> tuple[SeriesOptions, ...]:
-        """Return what is chosen of ``lfp`` or ``ophys``, one entry per series."""
+        """Return the options of ``lfp`` or ``ophys``, one entry per series."""
         choice = self.lfp if modality == "lfp" else self.ophys
         return choice if isinstance(choice, tuple) else (choice,)
 

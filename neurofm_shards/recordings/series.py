@@ -425,7 +425,7 @@ class InterpolatedTrack(Track):
 
 
 def tracks(scaled: Scaled, clock: Clock, rate: float | None, max_gap: float | None) -> list[Track]:
-    """Return what a series gives at a rate (None: as stored), one run per gap-free segment."""
+    """Return a series resampled to a rate (None: as stored), one run per gap-free segment."""
     if clock.times is not None:
         return _interpolated(scaled, clock, rate, max_gap)
     found: list[Track] = []

@@ -1,4 +1,4 @@
-"""Time stamps of series that look like sample numbers, milliseconds or microseconds: refused, or taken as is said."""
+"""Time stamps that look like sample numbers, milliseconds or microseconds: refused until ``series_times`` decides."""
 
 from __future__ import annotations
 

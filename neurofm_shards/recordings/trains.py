@@ -308,7 +308,7 @@ def _reports(path: str, facts: Mapping[str, int]) -> list[Problem]:
 
 
 def observed_spans(stream: EventStream, timeline: Timeline) -> tuple[Ints, ...]:
-    """Return when each owner was observed, in ticks; whenever something was recorded where nothing is said."""
+    """Return when each owner was observed, in ticks; by default, whenever something was recorded."""
     recorded = timeline.recorded
     if stream.observed is None:
         return (recorded,) * len(stream.owners)

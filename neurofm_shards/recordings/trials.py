@@ -283,7 +283,7 @@ class Coded:
     codes: Ints
 
     def tolist(self) -> list[Any]:
-        """Return what each window says."""
+        """Return the labels of each window."""
         return [self.values[code] for code in self.codes.tolist()]
 
 

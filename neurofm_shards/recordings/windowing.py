@@ -233,7 +233,7 @@ class RecordingSamples(Samples):
         self._recording.close()
 
     def metadata(self, rows: Ints, starts: Ints | None = None) -> list[Metadata]:
-        """Return what samples say of themselves; ``starts`` are the ticks of windows that were moved."""
+        """Return the metadata of samples; ``starts`` are the ticks of windows that were moved."""
         said = self.metadata_values(rows, starts)
         return [dict(zip(said, entry, strict=True)) for entry in zip(*(v.tolist() for v in said.values()), strict=True)]
 

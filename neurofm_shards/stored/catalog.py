@@ -100,7 +100,7 @@ def shards_by_recording(manifest: Manifest) -> dict[str, list[str]]:
 
 
 def description_of(collection: ShardCollection, recording: Held) -> Mapping[str, Any]:
-    """Return what is said of a recording.
+    """Return the description of a recording.
 
     Raises
     ------

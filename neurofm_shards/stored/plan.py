@@ -103,7 +103,7 @@ def open_samples(
 
 
 def window_identity(collection: ShardCollection, cuts: Sequence[WindowOptions], num_shards: int | None = None) -> str:
-    """Return what the windows of a data set, or of its first shards, belong to: data, options, version."""
+    """Return the identity of the windows of a data set, or of its first shards: data, options, version."""
     data = collection.fingerprint if num_shards is None else collection.prefix_fingerprint(num_shards)
     said = " ".join(options.model_dump_json() for options in cuts)
     return xxhash.xxh3_128_hexdigest(f"{data} {PLAN_VERSION} {said}".encode())
@@ -318,7 +318,7 @@ class Kept:
         self._places = [top / "windows" / f"{mark}.{what}" for top in (folder / SIDECAR_DIR, cache_folder())]
 
     def read(self) -> tuple[dict[str, Any], Arrays] | None:
-        """Return what was kept; None where there is nothing, or it is damaged: it is found anew then."""
+        """Return the kept header and arrays; None where they are missing or damaged, and are made again."""
         for place in self._places:
             if not os.path.exists(place):  # noqa: PTH110  (Path raises where a folder above may not be searched)
                 continue

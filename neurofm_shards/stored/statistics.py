@@ -25,7 +25,7 @@ _VALUES_AT_ONCE = 1 << 22
 
 
 def training_statistics(windows: SampleCollection, columns: Sequence[str]) -> dict[str, Any]:
-    """Return what a manifest would say of the values of some columns: of windows in the split ``train``, or in none.
+    """Return statistics of some columns as in a manifest: of windows in the split ``train``, or in none.
 
     A column that nobody asked for before is read once.
     """

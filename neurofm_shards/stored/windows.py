@@ -175,7 +175,7 @@ class WindowCollection(SampleCollection):
         return self._marked(window_identity(self._collection, self._cuts))
 
     def prefix_fingerprint(self, num_shards: int) -> str:
-        """Return what the fingerprint was when only the recordings of the first stretches were there."""
+        """Return the fingerprint of the recordings of the first stretches alone."""
         if num_shards == len(self.shard_sizes):
             return self.fingerprint
         number = int(self._group_of_stretch[num_shards])
@@ -301,7 +301,7 @@ class WindowCollection(SampleCollection):
         return True
 
     def metadata(self, rows: npt.ArrayLike) -> list[Metadata]:
-        """Return what samples say of themselves."""
+        """Return the metadata of samples."""
         placed = self._placed(rows)
         found: list[Metadata] = [{}] * len(placed.rows)
         modalities = list(self.columns)

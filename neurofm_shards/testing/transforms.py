@@ -39,7 +39,7 @@ class TransformConformance:
         return cast("Transform", registry().transforms.make({"kind": self.name, **self.options}))
 
     def results(self) -> list[dict[str, Any] | None]:
-        """Return what becomes of the samples."""
+        """Return the transformed samples."""
         transform = self.transform
         return [transform(deepcopy(sample), dict(self.metadata)) for sample in self.samples]
 

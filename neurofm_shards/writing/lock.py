@@ -60,7 +60,7 @@ class LockHolder:
 
     @classmethod
     def parse(cls, data: bytes) -> LockHolder | None:
-        """Return what a lock file says; None where it says nothing that this version writes."""
+        """Return the content of a lock file; None where no such file of this version can be read."""
         try:
             match orjson.loads(data):
                 case {"host": str(host), "pid": int(pid), "started": str(started), "stand_in": bool(stand_in)}:
@@ -313,7 +313,7 @@ def _process_view() -> str:
 
 
 def boot_id() -> str:
-    """Return what tells one start of this machine from the next; empty where the system does not say."""
+    """Return the identity of the present start of this machine; empty where the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

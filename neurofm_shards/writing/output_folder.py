@@ -46,7 +46,7 @@ _REMOVED = "removed.json"
 
 
 def manifest_checksum(manifest: Manifest) -> str:
-    """Return what additions remember of the data set that they add to."""
+    """Return the checksum by which an addition knows the data set that it adds to."""
     return xxhash.xxh3_128_hexdigest(manifest_bytes(manifest))
 
 
@@ -381,7 +381,7 @@ class OutputFolder:
         self.unmark()
 
     def replacement(self) -> OutputFolder | None:
-        """Return what an interrupted run wrote of a replacement; None where it came to record nothing."""
+        """Return the replacement that an interrupted run has begun; None where it recorded nothing."""
         replacement = OutputFolder(self.sidecars / REPLACEMENT_NAME)
         return replacement if replacement.is_ours() else None
 

@@ -44,7 +44,7 @@ class FieldWriter:
         self._log: ColumnLog | None = None
 
     def envelope(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, bytes] | None:
-        """Return what the codec puts around such an array; None where it has to encode each."""
+        """Return the codec's header and footer of such an array; None where it has to encode each."""
         try:
             return self._envelopes[dtype, shape]
         except KeyError:

@@ -25,7 +25,7 @@ _MAY_BE_TIMES = frozenset((np.datetime64, np.ndarray))
 
 
 def encode_own(metadata: Mapping[str, Any], key: str) -> bytes:
-    """Return what a caller says of a sample as the inside of a JSON object: ``,"name":value...``.
+    """Return the metadata that a caller gives of a sample as the inside of a JSON object: ``,"name":value...``.
 
     The automatic names are left out: they are written anew.
 
@@ -80,7 +80,7 @@ class OwnMetadata:
 
 
 def encode_all(metadata: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> OwnMetadata:
-    """Return what is said of many samples; see :func:`encode_own`."""
+    """Return the metadata of many samples as :func:`encode_own` does for one."""
     first = metadata[0]
     if all(entry is first for entry in metadata) or not any(metadata):
         return OwnMetadata([encode_own(first, keys[0])] * len(metadata), same=True)
@@ -167,7 +167,7 @@ class _SameRun(MetadataRun):
 
 
 class _OwnRun(MetadataRun):
-    """Samples of which something different is said."""
+    """Samples whose metadata differ from one another."""
 
     def __init__(self, texts: list[bytes]) -> None:
         self.padded_bytes = padded(len(texts[0]))

@@ -93,7 +93,7 @@ class ChannelStats:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Sequence[float | None]]) -> ChannelStats:
-        """Return what :meth:`to_json` made."""
+        """Make statistics from the values of :meth:`to_json`."""
         count = np.asarray(values["count"], np.int64)
         mean, std = _floats(values["mean"], 0.0), _floats(values["std"], 0.0)
         return cls(

@@ -52,7 +52,7 @@ def combine(key: Words | int, words: Words) -> Words:
 
 
 def sorting_order(words: Words) -> npt.NDArray[np.int64]:
-    """Return what sorts words that are all different, each as likely as any other, as ``argsort`` does.
+    """Return the order that sorts uniformly distributed, distinct words, as ``argsort`` does.
 
     Their upper halves are enough, nearly always, and NumPy sorts numbers of 16 bits much faster than longer ones.
     """

@@ -95,7 +95,7 @@ class ShuffleOrder:
         return self.shuffle is False and not self.shuffle_shards
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the order beside the data: version, mode, and buffer and seed where they matter."""
+        """Return the settings that decide the order: version, mode, and buffer and seed where they matter."""
         found: dict[str, Any] = {"order_version": ORDER_VERSION, "shuffle": self.shuffle}
         if self.shuffle != "global":
             found["shuffle_shards"] = self.shuffle_shards

@@ -67,7 +67,7 @@ class RankSharding:
         return self.batch_size * self.world_size
 
     def share(self, left: int) -> Share:
-        """Return what every rank gets of ``left`` units.
+        """Return every rank's share of ``left`` units.
 
         Raises
         ------

@@ -74,7 +74,7 @@ class OrderedRows:
         return found | self.order.settings()
 
     def prefix_identity(self, num_shards: int) -> dict[str, Any] | None:
-        """Return what ``identity`` was when the collection had the first ``num_shards`` shards only."""
+        """Return the ``identity`` of the collection's first ``num_shards`` shards."""
         return self.identity(num_shards) if 0 < num_shards < len(self.starts) else None
 
 
@@ -132,7 +132,7 @@ class EpochPlan(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Return what a saved position belongs to: data, seed, order version and settings (small; JSON values)."""
+        """Return the identity of a saved position: data, seed, order version and settings (small; JSON values)."""
 
     @abstractmethod
     def length(self, epoch: int) -> int:
@@ -140,7 +140,7 @@ class EpochPlan(ABC):
 
     @abstractmethod
     def share(self, epoch: int, position: int = 0) -> Share:
-        """Return what every rank gets of the epoch from ``position`` on: batches per rank, samples padded and dropped.
+        """Return every rank's share of the epoch from ``position`` on: batches, samples padded and dropped.
 
         Raises
         ------

@@ -98,7 +98,7 @@ class _Pickler(pickle.Pickler):
         self.offsets = [0]
 
     def persistent_id(self, obj: Any) -> tuple[int, str, tuple[int, ...]] | None:
-        """Return what stands for a tensor: offset, dtype, shape."""
+        """Return the persistent id of a tensor: offset, dtype, shape."""
         if type(obj) is not self._plain or obj.layout is not self._strided or obj.device.type != "cpu":
             return None
         if obj.requires_grad or obj.is_nested or obj.is_quantized or obj.is_conj() or obj.is_neg():

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from neurofm_shards._typing import Floats, Ints, Rows
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.order.bijection import MAX_SIZE, Permutation, combine, derive_key
-from neurofm_shards.loading.order.windows import ShuffleWindows
+from neurofm_shards.loading.order.shuffle_windows import ShuffleWindows
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,11 +1,11 @@
-"""Locality-preserving shuffle: windows that draw from several shards at once.
+"""Shuffle windows: a shuffle that keeps locality, each of whose windows draws from several shards at once.
 
 Shards are put into a keyed random order and taken ``K`` at a time as a group. A group of ``n`` samples is cut into
-``W = ceil(n / buffer_size)`` windows. Of the ``k``-th shard of the group, which has ``s`` samples, window ``w`` takes
-those from ``floor((s * w + p) / W)`` to ``floor((s * (w + 1) + p) / W)`` with the phase ``p = floor(k * W / K)``, which
-keeps windows equally long, and puts them into a keyed random order of its own. So a window holds ``buffer_size``
-samples of ``K`` shards, each shard is read front to back while its group lasts, and which row lies at which position is
-a formula: nothing of the epoch is stored but the order of the shards.
+``W = ceil(n / buffer_size)`` shuffle windows. Of the ``k``-th shard of the group, which has ``s`` samples, shuffle
+window ``w`` takes those from ``floor((s * w + p) / W)`` to ``floor((s * (w + 1) + p) / W)`` with the phase
+``p = floor(k * W / K)``, which keeps shuffle windows equally long, and puts them into a keyed random order of its own.
+So a shuffle window holds ``buffer_size`` samples of ``K`` shards, each shard is read front to back while its group
+lasts, and which row lies at which position is a formula: nothing of the epoch is stored but the order of the shards.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from neurofm_shards.loading.order.bijection import (
     permute_within,
 )
 
-#: Shards that a window draws from, unless they are so small that more are needed to fill it.
+#: Shards that a shuffle window draws from, unless they are so small that more are needed to fill it.
 INTERLEAVED = 16
-#: Windows per group, at most, so that products stay within 64 bits; reached by windows of 2**62 / 2**31 samples only.
+#: Shuffle windows per group, at most, so that products stay within 64 bits; reached by those of 2**31 samples only.
 _MOST_WINDOWS = 1 << 31
 #: Positions per pass; bounds the memory of a call.
 _PASS = 1 << 13
@@ -39,7 +39,7 @@ class ShuffleWindows:
     sizes : numpy.ndarray of int64, shape (shards,)
         Samples per shard.
     buffer_size : int
-        Samples per window; 1 shuffles shards only.
+        Samples per shuffle window; 1 shuffles shards only.
     key : int
         64 bits, of this epoch.
     shuffle_shards : bool
@@ -98,7 +98,7 @@ class ShuffleWindows:
         return self._picked(self._starts[groups] + begin, end - begin, back, offset)
 
     def _piece(self, group: Rows, window: Rows) -> Rows:
-        """Return where each shard's piece begins for these windows; shape (windows, K)."""
+        """Return where each shard's piece begins for these shuffle windows; shape (windows, K)."""
         windows = self._windows[group][:, None]
         phase = np.arange(self._per_group) * windows // self._per_group
         whole, rest = np.divmod(self._sizes[group], windows)  # keeps products within 64 bits
@@ -108,7 +108,7 @@ class ShuffleWindows:
 
     @staticmethod
     def _picked(starts: Rows, lengths: Rows, back: Rows, offset: Rows) -> Rows:
-        """Return the row at each offset of a window (number ``back``) whose shards' pieces lie end to end."""
+        """Return the row at each offset of a shuffle window (number ``back``) whose shards' pieces lie end to end."""
         ends = np.cumsum(lengths.reshape(-1))
         before = np.concatenate(([0], ends[lengths.shape[1] - 1 :: lengths.shape[1]]))
         along = before[back] + offset
@@ -119,7 +119,7 @@ class ShuffleWindows:
 
 
 def group_length(total: int, shards: int, buffer_size: int) -> int:
-    """Return how many shards a window draws from."""
+    """Return how many shards a shuffle window draws from."""
     if not shards:
         return 1
     filling = -(-buffer_size * shards // total)

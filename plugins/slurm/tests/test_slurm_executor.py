@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -26,6 +29,19 @@ def naps(count, seconds):
     return [Call(time.sleep, (seconds,), f"nap {i}") for i in range(count)]
 
 
+def gated(count, folder):
+    """Make calls that say that they have begun, and end once the file ``go`` is there."""
+    script = f"touch {folder}/begun-$$; until [ -e {folder}/go ]; do sleep 0.1; done"
+    return [Call(subprocess.check_call, (["sh", "-c", script],), f"call {i}") for i in range(count)]
+
+
+def interrupt_one(cluster, folder, interrupt):
+    """Do something to a running job once a call has begun, and only then let calls end."""
+    cluster.wait_for(lambda: list(folder.glob("begun-*")), "no call begins")
+    interrupt(next(line.split()[0] for line in cluster.queue() if "RUNNING" in line))
+    (folder / "go").touch()
+
+
 def test_listing_imports_no_submitit():
     assert registry().executors.get("slurm").distribution == "neurofm-shards-slurm"
 
@@ -44,22 +60,11 @@ def test_what_sbatch_refuses_is_one_error(in_slurm):
         list(made.in_order(naps(1, 0)))
 
 
-def test_a_cancelled_job_leaves_its_call_to_another(in_slurm):
-    cancelled = []
-
-    def cancel():
-        in_slurm.wait_for(lambda: any("RUNNING" in line for line in in_slurm.queue()), "no job runs")
-        time.sleep(3)
-        job = next(line.split()[0] for line in in_slurm.queue() if "RUNNING" in line)
-        in_slurm.call("scancel", job)
-        cancelled.append(job)
-
-    thread = threading.Thread(target=cancel)
-    thread.start()
-    with dispatcher(OPTIONS, 2) as made:
-        assert list(made.in_order(naps(12, 1))) == [None] * 12
-    thread.join()
-    assert cancelled
+def test_a_cancelled_job_leaves_its_call_to_another(in_slurm, tmp_path):
+    with ThreadPoolExecutor(1) as beside, dispatcher(OPTIONS, 2) as made:
+        cancelled = beside.submit(interrupt_one, in_slurm, tmp_path, partial(in_slurm.call, "scancel"))
+        assert list(made.in_order(gated(12, tmp_path))) == [0] * 12
+    cancelled.result()
 
 
 def test_jobs_that_are_all_cancelled_before_they_start_are_started_again(in_slurm):
@@ -80,15 +85,8 @@ def test_jobs_that_are_all_cancelled_before_they_start_are_started_again(in_slur
     assert done
 
 
-def test_a_requeued_job_goes_on(in_slurm):
-    def requeue():
-        in_slurm.wait_for(lambda: any("RUNNING" in line for line in in_slurm.queue()), "no job runs")
-        time.sleep(3)
-        job = next(line.split()[0] for line in in_slurm.queue() if "RUNNING" in line)
-        in_slurm.requeue(job)
-
-    thread = threading.Thread(target=requeue)
-    thread.start()
-    with dispatcher(OPTIONS, 1) as made:
-        assert list(made.in_order(naps(10, 1))) == [None] * 10
-    thread.join()
+def test_a_requeued_job_goes_on(in_slurm, tmp_path):
+    with ThreadPoolExecutor(1) as beside, dispatcher(OPTIONS, 1) as made:
+        requeued = beside.submit(interrupt_one, in_slurm, tmp_path, in_slurm.requeue)
+        assert list(made.in_order(gated(10, tmp_path))) == [0] * 10
+    requeued.result()

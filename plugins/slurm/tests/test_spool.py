@@ -17,8 +17,8 @@ from neurofm_shards_slurm.spool import Spool, call_bytes
 
 
 @pytest.fixture
-def spool(tmp_path):
-    made = Spool(tmp_path / "spool", 3.0)
+def spool(tmp_path, request):
+    made = Spool(tmp_path / "spool", getattr(request, "param", 3.0))
     made.make()
     yield made
     made.withdraw()
@@ -67,8 +67,9 @@ def test_a_worker_whose_node_is_silent_is_lost(spool, worker):
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.parametrize("spool", [10.0], indirect=True)  # longer than a busy machine keeps its processes waiting
 def test_a_call_that_lets_no_thread_run_is_not_taken_for_a_lost_one(spool, worker):
-    spool.put(0, call_bytes(hold_interpreter, (8,), {}))
+    spool.put(0, call_bytes(hold_interpreter, (14,), {}))
     wait_for(spool.taken, spool)
     while not list((spool.folder / "answers").iterdir()):
         assert spool.workers(), "a busy worker was taken for dead"

@@ -37,26 +37,14 @@ _HINTS = {
 
 @lru_cache(maxsize=256)
 def plain_dtype(text: str) -> np.dtype[Any]:
-    """Return the dtype of a dtype string that came from outside.
-
-    Raises
-    ------
-    FormatError
-        It is not a plain number type: boolean, integer, float or complex of the usual sizes.
-    """
+    """Return the dtype of a dtype string that came from outside (raises FormatError)."""
     if _PLAIN_DTYPE.fullmatch(text) is None:
         raise FormatError(f"dtype {text[:40]!r} is not a plain number type (bool, int, uint, float, complex)")
     return np.dtype(text)
 
 
 def checked_shape(shape: Sequence[object]) -> tuple[int, ...]:
-    """Return a shape that came from outside as a tuple of ints.
-
-    Raises
-    ------
-    FormatError
-        It has too many dimensions, or one that is no count.
-    """
+    """Return a shape that came from outside as a tuple of ints (raises FormatError)."""
     if len(shape) > MAX_AXES:
         raise FormatError(f"an array of {len(shape)} dimensions; at most {MAX_AXES} are possible")
     for length in shape:
@@ -107,13 +95,7 @@ def storable(value: object) -> AnyArray:
 
 
 def check_storable(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Refuse arrays that no reader takes.
-
-    Raises
-    ------
-    EncodeError
-        They are no plain numbers, or have too many axes; the message says what to do.
-    """
+    """Refuse arrays that no reader takes."""
     if _PLAIN_DTYPE.fullmatch(dtype.str) is None:
         raise EncodeError(f"an array of dtype {dtype}: {_HINTS.get(dtype.kind, 'convert it to numbers')}")
     if len(shape) > MAX_AXES:

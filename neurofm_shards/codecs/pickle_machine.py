@@ -52,13 +52,7 @@ class Global:
 
 
 def find_global(allowed: Mapping[str, Global], module: object, name: object) -> Global:
-    """Return the substitute for a global.
-
-    Raises
-    ------
-    UnsafePickleError
-        It is not on the allow-list.
-    """
+    """Return the substitute for a global (raises UnsafePickleError)."""
     full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else brief(module)
     found = allowed.get(full)
     if found is None:

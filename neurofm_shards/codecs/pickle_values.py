@@ -46,13 +46,7 @@ class Reading:
             self.spend()
 
     def spend(self, nbytes: int = 0) -> None:
-        """Account for one operation that copies ``nbytes``.
-
-        Raises
-        ------
-        UnsafePickleError
-            More than ``MAX_OPERATIONS`` operations, or more bytes than twice the payload.
-        """
+        """Account for one operation that copies ``nbytes`` (raises UnsafePickleError)."""
         self._operations -= 1
         self._bytes -= nbytes
         if self._operations < 0:

@@ -38,13 +38,7 @@ Line = Mapping[str, Any]
 
 
 def commit(output: OutputFolder, plan: ConversionPlan, lines: Mapping[int, Line], base: Manifest | None) -> Manifest:
-    """Write tables, card and, last, the manifest; then the journal is removed.
-
-    Raises
-    ------
-    NothingToConvertError
-        No sample is left to make a data set of.
-    """
+    """Write tables, card and, last, the manifest; then the journal is removed (raises NothingToConvertError)."""
     manifest = converted_manifest(plan, lines, base)
     if not manifest.shards:
         remove_journal(output.sidecars)

@@ -238,13 +238,7 @@ class Dispatcher:
             )
 
     def in_order(self, calls: Iterable[Call[T]]) -> Iterator[T]:
-        """Yield the results of calls in their order.
-
-        Raises
-        ------
-        WorkerError
-            Workers were lost more often than a call is retried, or the executor failed.
-        """
+        """Yield the results of calls in their order (raises WorkerError)."""
         early: dict[int, T] = {}
         at = 0
         for answers in self._answers(calls):

@@ -52,13 +52,7 @@ def with_earlier_failures(planned: Sequence[InputPlan], before: Mapping[str, Any
 
 
 def check_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-    """Refuse to resume a conversion that would make something else.
-
-    Raises
-    ------
-    ConfigError
-        Saying what differs.
-    """
+    """Refuse to resume a conversion that would make something else."""
     differences = config_differences(now["config"], before["config"])
     differences += _input_differences(now["inputs"], before["inputs"])
     if now.get("shards") != before.get("shards"):

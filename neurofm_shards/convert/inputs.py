@@ -340,13 +340,7 @@ class OpenedInput:
 
 
 def open_input(spec: InputSpec) -> OpenedInput:
-    """Open an input and window it where it is a recording.
-
-    Raises
-    ------
-    SourceError
-        It cannot be read; whatever the plugin raised is named.
-    """
+    """Open an input and window it where it is a recording (raises SourceError)."""
     name = spec.input.name
     try:
         opened = spec.input.source.open(spec.input.paths)
@@ -412,13 +406,7 @@ def name_subject(spec: InputSpec, recording: Recording) -> None:
 
 
 def signature(paths: tuple[str, ...]) -> Signature:
-    """Return size and time of each file: cheap to compare, never written into a data set.
-
-    Raises
-    ------
-    SourceError
-        A file is gone.
-    """
+    """Return size and time of each file: cheap to compare, never written into a data set (raises SourceError)."""
     files = [file for path in paths for file in _files(path)]
     try:
         stats = [os.stat(file) for file in files]  # noqa: PTH116

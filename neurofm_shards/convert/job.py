@@ -62,15 +62,7 @@ class Job(BaseModel):
 
 
 def read_job(path: str) -> Job:
-    """Read a job file.
-
-    Raises
-    ------
-    InputNotFoundError
-        There is none.
-    ConfigError
-        It is no regular file, too large, too deep, no TOML, or a field has the wrong type.
-    """
+    """Read a job file (raises InputNotFoundError, ConfigError)."""
     try:
         text = _text(path)
         _check_depth(text)

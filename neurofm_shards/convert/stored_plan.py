@@ -65,13 +65,7 @@ class PlanHeader:
     total_samples: int = 0
 
     def check_software(self, folder: Path) -> None:
-        """Refuse to go on with other versions.
-
-        Raises
-        ------
-        ConfigError
-            Naming what differs.
-        """
+        """Refuse to go on with other versions."""
         here = versions_of(self.software)
         wrong = [
             f"{name} is {here.get(name, 'missing')} here and was {version}"
@@ -157,13 +151,7 @@ def store_inputs(
 
 
 def read_header(folder: Path, sidecars: Path) -> PlanHeader:
-    """Read the header of a stored plan.
-
-    Raises
-    ------
-    ConfigError
-        There is no plan.
-    """
+    """Read the header of a stored plan (raises ConfigError)."""
     header: PlanHeader = _parsed(_HEADER, _plan_lines(folder, sidecars)[0], sidecars / PLAN_NAME)
     return header
 
@@ -200,13 +188,7 @@ def read_plan(folder: Path, sidecars: Path, *, facts: bool) -> ConversionPlan:
 
 
 def join_inputs(folder: Path, sidecars: Path) -> tuple[list[InputPlan], ConversionConfig]:
-    """Join what all parts of the planning found.
-
-    Raises
-    ------
-    ConfigError
-        Parts are missing, or differ in settings, inputs or versions.
-    """
+    """Join what all parts of the planning found (raises ConfigError)."""
     names = [name for name in _names(sidecars) if name.startswith(INPUTS_PREFIX)]
     if not names:
         raise ConfigError(f"no part of {folder} is planned yet: give the inputs with -i, or plan parts with --part K/N")

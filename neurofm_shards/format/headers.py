@@ -34,13 +34,7 @@ def padded(size: int) -> int:
 
 
 def header_bytes(name: str, size: int) -> bytes:
-    """Return the one canonical header for a member.
-
-    Raises
-    ------
-    ConfigError
-        The name is not ASCII, empty or longer than 100 bytes, or the payload has 8 GiB or more.
-    """
+    """Return the one canonical header for a member (raises ConfigError)."""
     if not name.isascii():
         raise ConfigError(f"member name {name!r} is not ASCII: escape the key first")
     return _header(name.encode(), size)

@@ -98,13 +98,7 @@ def escape_key(text: str) -> str:
 
 
 def check_key(key: str) -> str:
-    """Return the key when it can be written as it stands.
-
-    Raises
-    ------
-    ConfigError
-        It holds other characters than ``[A-Za-z0-9_-]``, starts with ``__``, or is too long.
-    """
+    """Return the key when it can be written as it stands (raises ConfigError)."""
     if len(key) > KEY_BYTES or not _KEY.fullmatch(key):
         raise ConfigError(
             f"key {key!r} cannot be written: use up to {KEY_BYTES} of [A-Za-z0-9_-], not starting with '__' "
@@ -114,13 +108,7 @@ def check_key(key: str) -> str:
 
 
 def check_field(field: str) -> str:
-    """Return the field name when it can be written.
-
-    Raises
-    ------
-    ConfigError
-        It holds other characters than ``[A-Za-z0-9_-]``, starts with ``__``, or is the reserved ``metadata``.
-    """
+    """Return the field name when it can be written (raises ConfigError)."""
     if not isinstance(field, str) or not _FIELD.fullmatch(field):
         raise ConfigError(
             f"field name {field!r} cannot be written: use letters, digits, '_' and '-' (no dots), not '__'"
@@ -131,13 +119,7 @@ def check_field(field: str) -> str:
 
 
 def check_extension(extension: str) -> str:
-    """Return the extension when it can be written: lower-case letters and digits.
-
-    Raises
-    ------
-    ConfigError
-        It holds anything else.
-    """
+    """Return the extension when it can be written: lower-case letters and digits (raises ConfigError)."""
     if not _EXTENSION.fullmatch(extension):
         raise ConfigError(f"extension {extension!r} of a codec cannot be written: use [a-z0-9] only")
     return extension
@@ -196,13 +178,7 @@ def automatic_number(key: str) -> int | None:
 
 
 def automatic_keys(numbers: npt.NDArray[np.int64]) -> SampleKeys:
-    """Return the automatic keys of samples.
-
-    Raises
-    ------
-    ConfigError
-        A number is negative.
-    """
+    """Return the automatic keys of samples (raises ConfigError)."""
     if len(numbers) and int(numbers.min()) < 0:
         raise ConfigError(f"sample number {int(numbers.min())} is negative: automatic keys count from 1")
     keys = [automatic_key(number) for number in numbers.tolist()]
@@ -216,13 +192,7 @@ def one_automatic_key(number: int) -> SampleKeys:
 
 
 def named_keys(ids: Sequence[str | int]) -> SampleKeys:
-    """Return the keys of samples that their caller named, with any text or number.
-
-    Raises
-    ------
-    ConfigError
-        An id is empty, or neither text nor number.
-    """
+    """Return the keys of samples that their caller named, with any text or number (raises ConfigError)."""
     texts = [_text(value) for value in ids]
     keys = [escape_key(text) for text in texts]
     return SampleKeys(texts if keys == texts else keys, texts, len(set(map(len, keys))) == 1)

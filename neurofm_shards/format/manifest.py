@@ -266,13 +266,7 @@ def write_manifest(folder: Path | str, manifest: Manifest, *, durable: bool = Fa
 
 
 def read_manifest(folder: Path | str) -> Manifest | None:
-    """Return the manifest of a folder, None where there is none.
-
-    Raises
-    ------
-    FormatError
-        It is damaged, hostile, or of another version; the message says what is wrong with it.
-    """
+    """Return the manifest of a folder, None where there is none (raises FormatError)."""
     path = Path(folder) / MANIFEST_NAME
     try:
         with os.fdopen(open_regular(path), "rb") as file:
@@ -287,13 +281,7 @@ def read_manifest(folder: Path | str) -> Manifest | None:
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """Check a manifest's bytes, which may come from anyone.
-
-    Raises
-    ------
-    FormatError
-        They are not a manifest of a version this program knows.
-    """
+    """Check a manifest's bytes, which may come from anyone."""
     try:
         values = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -473,13 +461,7 @@ def write_rows(
 
 
 def read_rows(folder: Path, entry: TableEntry, rows: int) -> list[dict[str, Any]]:
-    """Read the first rows of a table; those beyond belong to an addition that never finished.
-
-    Raises
-    ------
-    FormatError
-        The table is damaged or has fewer rows.
-    """
+    """Read the first rows of a table; those beyond belong to an addition that never finished (raises FormatError)."""
     return read_table(folder, entry, rows)[:rows]
 
 

@@ -137,13 +137,7 @@ def store_column(name: str, number: int, column: MetadataColumn, arrays: Arrays)
 
 
 def load_column(stored: object, length: int, arrays: Arrays) -> tuple[str, MetadataColumn]:
-    """Undo :func:`store_column`.
-
-    Raises
-    ------
-    FormatError
-        The stored form is damaged.
-    """
+    """Undo :func:`store_column` (raises FormatError)."""
     match stored:
         case [str(name), str(kind), numbers, nulls, texts] if kind in _KINDS:
             mask = _mask(nulls, length, arrays) if nulls else None
@@ -212,13 +206,7 @@ def joined_texts(columns: Sequence[tuple[MetadataColumn | None, int]]) -> tuple[
 
 
 def metadata_of_shard(path: Path, index: ShardIndex, *, mapped: bool = True) -> Iterator[dict[str, Any]]:
-    """Yield the metadata of each sample of a shard; an empty dict where there is none.
-
-    Raises
-    ------
-    FormatError
-        A metadata member is not JSON.
-    """
+    """Yield the metadata of each sample of a shard; an empty dict where there is none (raises FormatError)."""
     column = index.columns.get(METADATA_FIELD)
     if column is None:
         yield from ({} for _ in range(index.num_samples))
@@ -248,13 +236,7 @@ def _from_stream(reader: TarReader, offsets: list[int]) -> Iterator[memoryview |
 
 
 def parse_metadata(payload: bytes | memoryview | None, where: str) -> dict[str, Any]:
-    """Return one sample's metadata; JSON that is no object is kept under ``value``.
-
-    Raises
-    ------
-    FormatError
-        It is not JSON, or larger than ``MAX_METADATA_BYTES``.
-    """
+    """Return one sample's metadata; JSON that is no object is kept under ``value`` (raises FormatError)."""
     if payload is None:
         return {}
     if len(payload) > MAX_METADATA_BYTES:
@@ -474,15 +456,7 @@ def save_part(part: TablePart, fingerprint: str, path: Path, *, durable: bool = 
 
 
 def read_part(path: Path, fingerprint: str, num_rows: int) -> TablePart:
-    """Read one shard's table.
-
-    Raises
-    ------
-    InputNotFoundError
-        There is no such sidecar.
-    FormatError
-        It is damaged, hostile, of another version, or of another shard.
-    """
+    """Read one shard's table (raises InputNotFoundError, FormatError)."""
     header, arrays = read_arrays(path)
     match header:
         case {"kind": "metadata", "version": 1, "fingerprint": str(mark), "rows": int(rows), "columns": [*columns],

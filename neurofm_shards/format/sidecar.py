@@ -102,15 +102,7 @@ def _body(text: bytes, arrays: list[AnyArray]) -> Iterator[Buffer]:
 
 
 def read_arrays(path: Path | str) -> tuple[dict[str, Any], dict[str, AnyArray]]:
-    """Open a sidecar; its arrays are read-only views of the file.
-
-    Raises
-    ------
-    InputNotFoundError
-        There is no such file.
-    FormatError
-        It is damaged, of another version, or hostile.
-    """
+    """Open a sidecar; its arrays are read-only views of the file (raises InputNotFoundError, FormatError)."""
     data = _contents(os.fspath(path))
     try:
         return parse_arrays(data)
@@ -125,13 +117,7 @@ def _contents(path: str) -> bytes:
 
 
 def parse_arrays(data: bytes) -> tuple[dict[str, Any], dict[str, AnyArray]]:
-    """Take a container's bytes apart, checking everything.
-
-    Raises
-    ------
-    FormatError
-        The bytes are damaged, of another version, or hostile.
-    """
+    """Take a container's bytes apart, checking everything (raises FormatError)."""
     if len(data) < _FIXED.size:
         raise FormatError("it is too short; delete it, and it is rebuilt")
     magic, digest, length, zero = _FIXED.unpack_from(data)
@@ -250,13 +236,7 @@ def store_ints(packed: PackedInts, name: str, arrays: Arrays) -> list[int] | str
 
 
 def load_ints(stored: object, length: int, arrays: Arrays) -> PackedInts:
-    """Undo :func:`store_ints`.
-
-    Raises
-    ------
-    FormatError
-        The stored form is damaged.
-    """
+    """Undo :func:`store_ints` (raises FormatError)."""
     match stored:
         case [int(start), int(step)] if _whole(start, step) and _in_bounds(start, step, length):
             return PackedInts(length, start, step)
@@ -372,13 +352,7 @@ def store_strings(packed: PackedStrings, name: str, arrays: Arrays) -> list[Any]
 
 
 def load_strings(stored: object, length: int, arrays: Arrays) -> PackedStrings:
-    """Undo :func:`store_strings`.
-
-    Raises
-    ------
-    FormatError
-        The stored form is damaged.
-    """
+    """Undo :func:`store_strings` (raises FormatError)."""
     match stored:
         case [str(prefix), int(width), numbers] if _whole(width) and 0 < width <= 18 and len(prefix) <= _MAX_PREFIX:
             packed = load_ints(numbers, length, arrays)

@@ -54,15 +54,7 @@ class Agreement:
         store.set(f"{self._name}/rank {plan.sharding.rank}", said)
 
     def confirm(self, plan: EpochPlan) -> None:
-        """Return when every rank has told the same plan.
-
-        Raises
-        ------
-        ConfigError
-            Another rank has another plan; says which rank and which settings.
-        WorkerError
-            A rank told nothing in time.
-        """
+        """Return when every rank has told the same plan (raises ConfigError, WorkerError)."""
         self.tell(plan)
         if not _divided(plan) or self._agreed == self._told:
             return

@@ -123,13 +123,7 @@ def chosen_rows(
     split: str | None,
     rows: npt.ArrayLike | None = None,
 ) -> Rows | None:
-    """Return the selected rows, ascending, or None for all.
-
-    Raises
-    ------
-    ConfigError
-        Nothing is left.
-    """
+    """Return the selected rows, ascending, or None for all (raises ConfigError)."""
     found = select(collection, where=where, keys=keys, split=split)
     if rows is not None:
         wanted = np.unique(np.asarray(rows, dtype=np.int64))
@@ -159,13 +153,7 @@ def make_reader(
     transforms: Sequence[Transform],
     part: MixPart | None = None,
 ) -> RowReader:
-    """Make a reader with its transforms bound to the data set.
-
-    Raises
-    ------
-    ConfigError
-        There is no such column; known before the first batch.
-    """
+    """Make a reader with its transforms bound to the data set (raises ConfigError)."""
     wanted = None if columns is None else tuple(dict.fromkeys(columns))
     missing = [name for name in wanted or () if name not in collection.columns]
     if missing:

@@ -74,13 +74,7 @@ class LoaderState:
 
     @classmethod
     def from_dict(cls, found: Any) -> LoaderState:
-        """Make a state from a dict of :meth:`to_dict`.
-
-        Raises
-        ------
-        StateError
-            When it is no state, or one of another version of this package.
-        """
+        """Make a state from a dict of :meth:`to_dict` (raises StateError)."""
         if not isinstance(found, Mapping) or _KEYS - set(found):
             raise StateError("this is not the state of a loader: it needs the keys " + ", ".join(sorted(_KEYS)))
         if found["version"] != STATE_VERSION:
@@ -140,13 +134,7 @@ def save_state(path: str | os.PathLike[str], state: LoaderState) -> None:
 
 
 def read_state(path: str | os.PathLike[str]) -> LoaderState:
-    """Read a checkpoint file.
-
-    Raises
-    ------
-    StateError
-        When the file is torn, too large, or not a checkpoint. A missing file is a ``FileNotFoundError``.
-    """
+    """Read a checkpoint file (raises StateError)."""
     path = Path(path)
     try:
         descriptor = open_regular(path)

@@ -132,13 +132,7 @@ class BatchBuilder:
         self.batch: Batch = {}
 
     def put(self, name: str, value: Any, of: str | None = None) -> None:
-        """Add an entry; ``of`` names the column that it says something about.
-
-        Raises
-        ------
-        ConfigError
-            There is one of this name: a stored field, and what is made beside another.
-        """
+        """Add an entry; ``of`` names the column that it says something about (raises ConfigError)."""
         if name in self.batch:
             column = name.rpartition("_")[0] if of is None else of
             raise ConfigError(

@@ -71,13 +71,7 @@ def finished(folder: str | os.PathLike[str], *, locked: bool) -> Iterator[tuple[
 
 
 def finished_manifest(output: OutputFolder) -> Manifest:
-    """Return the manifest of a data set that nothing is being added to.
-
-    Raises
-    ------
-    ConfigError
-        There is none, or an addition or replacement was interrupted.
-    """
+    """Return the manifest of a data set that nothing is being added to (raises ConfigError)."""
     manifest, journal = output.manifest(), output.journal()
     if manifest is None:
         what = "an unfinished conversion" if journal is not None else "no manifest of ours"

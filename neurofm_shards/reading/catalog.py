@@ -408,13 +408,7 @@ class ShardTable:
         return reader.slices(at, size)[0]
 
     def check_records(self, reader: AddressReader, rows: Ints) -> None:
-        """Compare the checksum of each row's whole record.
-
-        Raises
-        ------
-        IntegrityError
-            One does not match; names shard and key.
-        """
+        """Compare the checksum of each row's whole record (raises IntegrityError)."""
         for row in dict.fromkeys(rows.tolist()):
             shard, local = self.locate(row)
             index = self.index(shard)

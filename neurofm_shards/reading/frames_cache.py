@@ -248,15 +248,7 @@ class ShardFile:
             os.close(fd)
 
     def descriptor(self) -> int:
-        """Open the file and return its descriptor, which the caller closes.
-
-        Raises
-        ------
-        InputNotFoundError
-            The file is gone.
-        FormatError
-            The file is not what the index says: it was truncated or replaced.
-        """
+        """Open the file and return its descriptor, which the caller closes (raises InputNotFoundError, FormatError)."""
         try:
             fd = open_regular(self.path)
         except InputNotFoundError:

@@ -21,13 +21,7 @@ _ANNEX = b"/annex/objects/"
 
 
 def refuse_url(shard_dir: str | os.PathLike[str]) -> None:
-    """Refuse a URL or a command, which other loaders stream from.
-
-    Raises
-    ------
-    ConfigError
-        It is one; says what to do instead.
-    """
+    """Refuse a URL or a command, which other loaders stream from."""
     text = os.fspath(shard_dir)
     if _URL.match(text):
         kind = "a command whose output" if text.startswith("pipe:") else "a URL, which"
@@ -43,13 +37,7 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def check_pattern(pattern: str) -> None:
-    """Refuse a pattern that reaches into other folders, or is a URL or a command.
-
-    Raises
-    ------
-    ConfigError
-        It does; says what to do instead.
-    """
+    """Refuse a pattern that reaches into other folders, or is a URL or a command."""
     refuse_url(pattern)
     if "/" in pattern:
         raise ConfigError(
@@ -99,15 +87,7 @@ def _choices(text: str) -> list[str]:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Refuse a file that stands for one which was never fetched.
-
-    Raises
-    ------
-    InputNotFoundError
-        It is a pointer of git-lfs or git-annex; says how to fetch what it stands for.
-    FormatError
-        It is named ``.tgz``, by which no compression is known.
-    """
+    """Refuse a file that stands for one which was never fetched."""
     if path.name.endswith(".tgz"):
         raise FormatError(f"{path}: a compressed tar is known by the end of its name: rename it to .tar.gz")
     if path.is_symlink() and not path.exists() and "annex/objects/" in str(path.readlink()):

@@ -246,13 +246,7 @@ def problems_from_json(values: Sequence[Sequence[str]]) -> tuple[Problem, ...]:
 
 
 def stream_of(said: Mapping[str, Any], arrays: StoredArrays) -> AnyStream:
-    """Return a stored stream, whose arrays are read when they are needed.
-
-    Raises
-    ------
-    FormatError
-        The description is not one that this release wrote.
-    """
+    """Return a stored stream, whose arrays are read when they are needed (raises FormatError)."""
     makers: Mapping[str, Callable[[Mapping[str, Any], StoredArrays], AnyStream]] = {
         "events": _events,
         "regular": _series,

@@ -116,13 +116,7 @@ def _describe(stream: AnyStream, problems: list[Problem]) -> dict[str, Any]:
 
 
 def event_problems(stream: EventStream) -> list[Problem]:
-    """Describe what is odd about the times of events, and what conversion does about it.
-
-    Raises
-    ------
-    SourceError
-        They cannot be read.
-    """
+    """Describe what is odd about the times of events, and what conversion does about it (raises SourceError)."""
     times, _ = stream.read()
     if not np.isfinite(times).any():
         what = f"none of {len(times)} times is a number"

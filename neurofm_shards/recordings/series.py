@@ -80,13 +80,7 @@ class Clock:
 
 
 def check_series(stream: Series) -> None:
-    """Refuse a series whose parts do not fit together.
-
-    Raises
-    ------
-    SourceError
-        There are not as many scales, offsets or channels as columns, or the rate is not positive.
-    """
+    """Refuse a series whose parts do not fit together."""
     width = int(np.prod(stream.shape[1:])) if len(stream.shape) > 1 else 1
     for what, value in (("scales", stream.scale), ("offsets", stream.offset)):
         if np.ndim(value) and np.size(value) != width:

@@ -210,13 +210,7 @@ def _longer(trials: IntervalStream, options: WindowOptions) -> list[Problem]:
 
 
 def check_sweep_options(options: WindowOptions) -> None:
-    """Refuse options that would mix neighbouring sweeps, or that mean nothing for them.
-
-    Raises
-    ------
-    ConfigError
-        Naming the option.
-    """
+    """Refuse options that would mix neighbouring sweeps, or that mean nothing for them."""
     low = 0.0 if options.align_range_ms is None else options.align_range_ms[0]
     mixing = {
         f"align_range_ms={options.align_range_ms}, which begins before the sweep": low < 0,

@@ -23,13 +23,7 @@ _CELLS_AT_ONCE = 1 << 16
 
 
 def to_ticks(seconds: Floats | float) -> Ints:
-    """Return ``rint(seconds * 1e9)`` as int64; not-a-number is not allowed.
-
-    Raises
-    ------
-    SourceError
-        A time does not fit into 64 bits (beyond 285 years) or is not a number.
-    """
+    """Return ``rint(seconds * 1e9)`` as int64; not-a-number is not allowed (raises SourceError)."""
     values = np.asarray(seconds, dtype=np.float64)
     if values.size and not (values.min() >= -_LARGEST_SECOND and values.max() <= _LARGEST_SECOND):
         bad = values[~(np.abs(values) <= _LARGEST_SECOND)].flat[0]

@@ -113,13 +113,7 @@ def load_trains(stream: EventStream, session_id: str, timeline: Timeline, *, sus
 
 
 def sorted_events(stream: EventStream) -> SortedEvents:
-    """Read events, look through them as they were found, and sort those that have a time.
-
-    Raises
-    ------
-    SourceError
-        They cannot be read, or owners are out of range.
-    """
+    """Read events, look through them as they were found, and sort those that have a time (raises SourceError)."""
     times, owner = _checked(stream)
     total = len(times)
     known = np.isfinite(times)
@@ -147,13 +141,7 @@ def counted(events: SortedEvents, timeline: Timeline, width: int, observed: Sequ
 
 
 def choose(trains: Trains, unit_filter: str | None, min_rate: float) -> Trains:
-    """Keep the units that a filter expression and a minimum rate let through.
-
-    Raises
-    ------
-    ConfigError
-        The expression is wrong or names a column that is not there; the message lists the columns.
-    """
+    """Keep the units that a filter expression and a minimum rate let through (raises ConfigError)."""
     keep = np.ones(len(trains.table), dtype=bool)
     if unit_filter is not None:
         keep &= compile_expression(unit_filter)(table_columns(trains.table))
@@ -371,13 +359,7 @@ def listing(streams: Iterable[AnyStream]) -> str:
 
 
 def by_path(streams: Sequence[S], path: str, option: str) -> S:
-    """Return the stream of this path, or the only one whose path ends in it.
-
-    Raises
-    ------
-    SourceError
-        No stream matches, or several do; the message lists those present.
-    """
+    """Return the stream of this path, or the only one whose path ends in it (raises SourceError)."""
     found = [stream for stream in streams if stream.path == path]
     found = found or [stream for stream in streams if ("/" + stream.path).endswith("/" + path.strip("/"))]
     if len(found) == 1:
@@ -400,13 +382,7 @@ def only(streams: Sequence[S], option: str, what: str) -> S:
 
 
 def pick(names: Sequence[str], wanted: Sequence[str] | None, where: str) -> list[int]:
-    """Return the positions of the wanted names, in the order wanted; all of them for None.
-
-    Raises
-    ------
-    ConfigError
-        A name is not there; the message lists those that are.
-    """
+    """Return the positions of the wanted names, in the order wanted; all of them for None (raises ConfigError)."""
     if wanted is None:
         return list(range(len(names)))
     place = {name: i for i, name in enumerate(names)}

@@ -37,13 +37,7 @@ class Held:
 
 
 def check_recordings(collection: ShardCollection) -> None:
-    """Refuse a data set that holds samples which are cut already.
-
-    Raises
-    ------
-    ConfigError
-        It does; the message says what to do.
-    """
+    """Refuse a data set that holds samples which are cut already."""
     if RECORDING_FIELD not in collection.columns:
         raise ConfigError(
             f"{collection.catalog.folder} holds samples that are cut already ({', '.join(collection.columns)}), and "
@@ -53,15 +47,7 @@ def check_recordings(collection: ShardCollection) -> None:
 
 
 def held(collection: ShardCollection) -> list[Held]:
-    """Return the recordings of a data set, in its order.
-
-    Raises
-    ------
-    ConfigError
-        It holds samples that are cut already.
-    FormatError
-        A piece of a recording is missing.
-    """
+    """Return the recordings of a data set, in its order (raises ConfigError, FormatError)."""
     check_recordings(collection)
     table = collection.metadata_table()
     missing = {"session_id", "piece", "pieces"} - set(table.names)
@@ -100,13 +86,7 @@ def shards_by_recording(manifest: Manifest) -> dict[str, list[str]]:
 
 
 def description_of(collection: ShardCollection, recording: Held) -> Mapping[str, Any]:
-    """Return the description of a recording.
-
-    Raises
-    ------
-    FormatError
-        It is damaged, or of a version that this release does not know.
-    """
+    """Return the description of a recording (raises FormatError)."""
     row = int(recording.rows[0])
     if not collection.has(row, RECORDING_FIELD):
         raise FormatError(f"sample {collection.describe(row)} lacks the description of its recording")

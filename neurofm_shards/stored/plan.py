@@ -87,13 +87,7 @@ class WindowPlan:
 def open_samples(
     collection: ShardCollection, recording: Held, options: WindowOptions, split: str = ""
 ) -> RecordingSamples:
-    """Return the windows of one recording, all of them in one split where it is named.
-
-    Raises
-    ------
-    NeurofmShardsError
-        As :func:`~neurofm_shards.recordings.windowing.windowed`; the message names the session.
-    """
+    """Return the windows of one recording, all of them in one split where it is named (raises NeurofmShardsError)."""
     try:
         samples = windowed(StoredRecording(collection, recording), options)
     except NeurofmShardsError as error:

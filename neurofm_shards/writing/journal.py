@@ -105,13 +105,7 @@ def read_journal(sidecars: Path) -> JournalContent | None:
 
 
 def read_one_journal(sidecars: Path, name: str) -> JournalContent | None:
-    """Read one journal file; None where there is none or its first line was never whole.
-
-    Raises
-    ------
-    FormatError
-        It was written by another program, or made up.
-    """
+    """Read one journal file; None where there is none or its first line was never whole (raises FormatError)."""
     try:
         with Folder.open(sidecars) as folder:
             data = folder.read(name)

@@ -121,13 +121,7 @@ class OutputFolder:
         return reduce(and_, modes) if modes else None
 
     def check_free(self) -> None:
-        """Refuse a folder that holds anything; nothing is changed.
-
-        Raises
-        ------
-        OutputExistsError
-            Saying what it holds and which option goes on.
-        """
+        """Refuse a folder that holds anything; nothing is changed."""
         journal = self.journal()
         if self._has_manifest():
             raise OutputExistsError(
@@ -156,13 +150,7 @@ class OutputFolder:
             )
 
     def check_no_links(self) -> None:
-        """Refuse a hidden folder that holds links, pipes or devices; nothing is changed.
-
-        Raises
-        ------
-        UnsafePathError
-            Naming the first.
-        """
+        """Refuse a hidden folder that holds links, pipes or devices; nothing is changed."""
         if os.path.lexists(self.sidecars):
             with Folder.open(self.sidecars) as folder:
                 for _ in folder.files():
@@ -386,13 +374,7 @@ class OutputFolder:
         return replacement if replacement.is_ours() else None
 
     def check_not_being_replaced(self) -> None:
-        """Refuse to change a data set that an interrupted run was replacing.
-
-        Raises
-        ------
-        ConfigError
-            Saying how to finish that, or to give it up.
-        """
+        """Refuse to change a data set that an interrupted run was replacing."""
         if self.replacement() is not None:
             raise ConfigError(
                 f"{self.folder} has an unfinished replacement, begun with mode='overwrite'; finish it first with the "

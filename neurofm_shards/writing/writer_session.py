@@ -104,13 +104,7 @@ class WriterSession:
         )
 
     def shard_path(self, shard_idx: int) -> Path:
-        """Return where a new shard goes.
-
-        Raises
-        ------
-        OutputExistsError
-            A file is there.
-        """
+        """Return where a new shard goes (raises OutputExistsError)."""
         path = self.folder / self.names.name(shard_idx)
         if os.path.lexists(path):
             raise OutputExistsError(

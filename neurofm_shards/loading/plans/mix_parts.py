@@ -63,13 +63,7 @@ def _shifted(data: ColumnData, base: RowBase) -> Any:
 
 
 def mix_parts(collections: Sequence[SampleCollection], on_different: OnDifferent) -> tuple[MixPart, ...]:
-    """Name data sets, and number the rows of their side tables jointly.
-
-    Raises
-    ------
-    ConfigError
-        Bins, rates or units differ, and are not allowed to.
-    """
+    """Name data sets, and number the rows of their side tables jointly (raises ConfigError)."""
     if on_different not in ("error", "allow"):
         raise ConfigError(f"on_different={on_different!r}; choose 'error' or 'allow'")
     names = _names(collections)

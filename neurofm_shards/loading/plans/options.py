@@ -67,13 +67,7 @@ class RankSharding:
         return self.batch_size * self.world_size
 
     def share(self, left: int) -> Share:
-        """Return every rank's share of ``left`` units.
-
-        Raises
-        ------
-        ConfigError
-            With ``even="error"``, when the ranks cannot get equally many.
-        """
+        """Return every rank's share of ``left`` units (raises ConfigError)."""
         full, rest = divmod(left, self.global_size)
         if rest == 0:
             return Share(full, full, 0, 0, 0)

@@ -21,13 +21,7 @@ _ALIGNMENT = 64
 
 
 def anonymous_memory(size: int) -> tuple[mmap.mmap, int]:
-    """Return writeable shared memory and the descriptor by which another process can map it too.
-
-    Raises
-    ------
-    OSError
-        There is not enough memory; said here rather than by SIGBUS at the first write.
-    """
+    """Return writeable shared memory and the descriptor by which another process can map it too (raises OSError)."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("neurofm-shards", os.MFD_CLOEXEC)
     else:  # macOS: a file that loses its name at once

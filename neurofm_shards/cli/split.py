@@ -13,7 +13,8 @@ from neurofm_shards.plugins.interfaces import Command
 from neurofm_shards.recordings.options import DEFAULT_FRACTIONS
 
 if TYPE_CHECKING:
-    from neurofm_shards.loading.subsets import Columns, Splits
+    from neurofm_shards.expressions import Columns
+    from neurofm_shards.loading.subsets import Splits
     from neurofm_shards.reading.collection import ShardCollection
 
 T = TypeVar("T")

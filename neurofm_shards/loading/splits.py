@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +19,15 @@ import numpy.typing as npt
 from neurofm_shards._typing import Rows
 from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.expressions import unknown_name
+from neurofm_shards.expressions import Columns, unknown_name
 from neurofm_shards.format.manifest import Manifest
 from neurofm_shards.format.metadata_table import MetadataTable
-from neurofm_shards.loading.subsets import Columns, Splits, TableColumns
+from neurofm_shards.loading.subsets import Splits, TableColumns
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.reading.samples import SampleCollection
 from neurofm_shards.recordings.group_splits import check_subjects_are_known, divide, shares_off, split_of
-from neurofm_shards.recordings.options import DEFAULT_FRACTIONS
+from neurofm_shards.recordings.options import DEFAULT_FRACTIONS, SplitBy
 
-By = Literal["session", "subject", "trial", "time"]
 #: Names of groups by split.
 Named = Mapping[str, str | Sequence[str]]
 
@@ -39,7 +38,7 @@ _TICKS = 1e9
 
 def split(
     data: Any,
-    by: By = "session",
+    by: SplitBy = "session",
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
     *,
@@ -91,7 +90,7 @@ def split(
 
 def divided(
     columns: Columns,
-    by: By,
+    by: SplitBy,
     fractions: Mapping[str, float],
     seed: int,
     *,
@@ -128,7 +127,7 @@ def _with_shares(found: Splits, by: str, fractions: Mapping[str, float], *, bala
     return replace(found, fractions=dict(fractions), notes=(*found.notes, off) if off else found.notes)
 
 
-def groups_of(columns: Columns, by: By, splits: Mapping[str, Rows]) -> dict[str, list[str]]:
+def groups_of(columns: Columns, by: SplitBy, splits: Mapping[str, Rows]) -> dict[str, list[str]]:
     """Return the sessions or subjects that each split has.
 
     Raises

@@ -18,7 +18,7 @@ from neurofm_shards._html import html_table
 from neurofm_shards._typing import Rows
 from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError, FormatError
-from neurofm_shards.expressions import compile_expression, unknown_name
+from neurofm_shards.expressions import Columns, compile_expression, unknown_name
 from neurofm_shards.format.card import our_cards, write_cards
 from neurofm_shards.format.files import SIDECAR_DIR, SPLITS_NAME
 from neurofm_shards.format.keys import RECORDING_FIELD
@@ -228,7 +228,6 @@ def _place(codes: npt.NDArray[np.int16], code: int, name: str, rows: Rows) -> No
     codes[rows] = code
 
 
-Columns = Mapping[str, npt.NDArray[Any]]
 Where: TypeAlias = "str | Callable[[Columns], Any]"
 
 

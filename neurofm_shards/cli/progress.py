@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _LINE_EVERY_S = 5.0
 #: Numbers, in which notes may differ that say the same of several inputs.
 _NUMBER = re.compile(r"\d[\d.,]*")
-#: So many inputs are named of which the same is said.
+#: Inputs that are named where notes of several are equal.
 _NAMED = 3
 
 

@@ -1,4 +1,4 @@
-"""Bars of a conversion, for terminals and notebooks, and what they count."""
+"""Progress bars of a conversion, for terminals and notebooks, and their rates."""
 
 from __future__ import annotations
 

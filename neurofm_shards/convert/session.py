@@ -522,7 +522,7 @@ def _bars() -> AbstractContextManager[Listener]:
 
 
 def tell_plugins(event: Event) -> None:
-    """Pass what observer hooks are told on to them."""
+    """Pass events on to the observer hooks."""
     if isinstance(event, ConversionStarted):
         registry().notify("neurofm_conversion_started", plan=event.plan)
     elif isinstance(event, ShardCommitted) and event.shard is not None:

@@ -17,14 +17,14 @@ from neurofm_shards.format.manifest import ColumnEntry, Manifest, split_counts
 from neurofm_shards.format.sessions import MOST_ROWS, SessionSummary, said_by_sources, session_summaries
 
 _README = "README.md"
-#: What tells each card of ours, which may be replaced and deleted, from somebody's own file of that name.
+#: Marks of our own cards, which may be replaced and deleted; other files of these names are left alone.
 _MARKS = {
     _README: "<!-- written by neurofm-shards; replaced whenever the data set changes -->",
     "croissant.json": croissant.MARK,
 }
 CARD_NAMES = tuple(_MARKS)
 
-#: What `datasets` is told to call samples whose shards hold several splits.
+#: Name for `datasets` of samples whose shards hold several splits.
 _UNSPLIT = "unsplit"
 
 _MIXED = """

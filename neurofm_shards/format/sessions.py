@@ -1,4 +1,4 @@
-"""Sessions of a data set, as the manifest's sources tell them; nothing else is read."""
+"""Summarise the sessions of a data set from its manifest alone."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def texts_of_sources(manifest: Manifest, name: str) -> list[str]:
 
 
 def said_by_sources(manifest: Manifest) -> dict[str, str]:
-    """Return descriptions and licences of the inputs by label; a missing licence is said, too."""
+    """Return descriptions and licences of the inputs by label; a line says where no licence is named."""
     said = {words: _in_a_line(texts_of_sources(manifest, name)) for name, words in TOLD.items()}
     said["licence"] = said["licence"] or ("none is named in the sources" if manifest.sources else "")
     return {words: text for words, text in said.items() if text}

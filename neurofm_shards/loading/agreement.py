@@ -54,7 +54,7 @@ class Agreement:
         store.set(f"{self._name}/rank {plan.sharding.rank}", said)
 
     def confirm(self, plan: EpochPlan) -> None:
-        """Return when every rank has told the same plan (raises ConfigError, WorkerError)."""
+        """Return once every rank has published the same plan (raises ConfigError, WorkerError)."""
         self.tell(plan)
         if not _divided(plan) or self._agreed == self._told:
             return

@@ -1,4 +1,4 @@
-"""A checkpoint file, written while a loader is iterated, and when the process is told to end."""
+"""Write a checkpoint file while a loader is iterated, and when a signal ends the process."""
 
 from __future__ import annotations
 

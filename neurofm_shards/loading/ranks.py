@@ -32,7 +32,7 @@ class Ranks:
 
 @dataclass(frozen=True)
 class RankRequest:
-    """What a loader was told about ranks; :meth:`find` says what that means now.
+    """A loader's arguments about ranks; :meth:`find` resolves them.
 
     Attributes
     ----------

@@ -95,7 +95,7 @@ class _Drop:
         }
 
     def run(self) -> dict[str, Any]:
-        """Withdraw the samples; return what could not be told to be about them, or still names them."""
+        """Withdraw the samples; return which failures were left, and which fields still name them."""
         withdrawn = Withdrawn.of(self.data.collection, self.data.manifest, self.gone, self.names)
         replacements = self._replacements()
         manifest = replace_shards(self.data, replacements, partial(self._prepare, withdrawn), durable=self.durable)

@@ -146,7 +146,7 @@ class Compression(ABC):
     magic: ClassVar[bytes] = b""
     #: Whether frames can be read alone. False: the whole shard is one frame.
     random_access: ClassVar[bool] = True
-    #: Whether ``tar``, ``tarfile`` (stream mode) and webdataset read the file; said in ``info``.
+    #: Whether ``tar``, ``tarfile`` (stream mode) and webdataset read the file; shown by ``info``.
     universal: ClassVar[bool] = False
 
     @abstractmethod

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def timing_of(facts: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, ...]]:
-    """Return bins and rates that the facts of inputs tell, each in all of its values, ascending."""
+    """Return bin widths, window lengths and rates of inputs, all values of each in ascending order."""
     found: dict[str, set[float]] = {}
     for said in facts:
         bins = {"ms per bin": said.get("bin_size_ms"), "bins in a window": said.get("window_bins")}

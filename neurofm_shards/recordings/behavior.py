@@ -24,7 +24,7 @@ from neurofm_shards.values import to_json
 _VALUES_AT_ONCE = 1 << 22
 _GAP_INTERVALS = 3.0
 _SHORTEST_GAP = 0.1
-#: Values looked at to tell states from measurements.
+#: Values looked at to distinguish states from measurements.
 _LOOKED_AT = 10_000
 _MOST_STATES = 16
 _FEWEST_VALUES = 50

@@ -78,7 +78,7 @@ def _float(value: Any) -> float:
 
 
 def field_names(paths: Sequence[str]) -> list[str]:
-    """Return a field name for the stream of each path: as much of its end as tells it from the others.
+    """Return a field name for the stream of each path: as much of its end as distinguishes it.
 
     >>> field_names(["a/units", "b/units", "processing/licks"])
     ['a_units', 'b_units', 'licks']

@@ -344,7 +344,7 @@ S = TypeVar("S", bound=AnyStream)
 
 
 def describe(stream: AnyStream) -> str:
-    """Return a stream's path with what tells it from others: shape and rate, or numbers of units or rows."""
+    """Return a stream's path with its distinguishing facts: shape and rate, or numbers of units or rows."""
     if isinstance(stream, EventStream):
         return f"{stream.path} ({len(stream.owners)} ids)"
     if isinstance(stream, IntervalStream):

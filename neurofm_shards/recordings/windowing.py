@@ -59,7 +59,7 @@ _HARDLY = 0.01
 #: So many values are looked at to find out where a modality is valid, in so many windows at least.
 _VALUES_LOOKED_AT = 1 << 22
 _FEWEST_LOOKED_AT = 256
-#: Stretches that are told of the time that was left out for one reason: more than a picture shows.
+#: Stretches of left-out time that are listed for each reason: more than a picture shows.
 _MOST_SPANS = 50
 
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 #: Windows that a shuffle takes for neighbours, as a shard of that size would hold them.
 WINDOWS_PER_STRETCH = 1000
-#: Recordings that are kept open: what is said of their streams, their windows and their time stamps.
+#: Recordings that are kept open: descriptions of their streams, their windows and their time stamps.
 MOST_OPEN = 4096
 #: Mapped bytes from which on a process lets all go; what it goes on reading it maps again, from the system's cache.
 MAPPED_BYTES = 1 << 30

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from neurofm_shards.plugins.host import PLUGIN_FILES
 from neurofm_shards.plugins.registry import registry
@@ -21,7 +21,7 @@ from neurofm_shards.reading import frames_cache
 TOY_PLUGIN = Path(__file__).parent / "plugins" / "toy_plugin.py"
 
 # Shared machines pause: how long an example takes is not what these tests are about.
-settings.register_profile("shared", deadline=None)
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 # A shell that starts the tests in the background has them ignore Ctrl-C, and the programs that they start as well.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,11 +7,6 @@ from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import settings
-
-#: A busy machine is no finding.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 
 class Stored:

@@ -22,7 +22,9 @@ from neurofm_shards import ResumableWebDatasetLoader, WebDatasetLoader, create_w
 from neurofm_shards.errors import ConfigError, StateError
 
 SHUFFLES = [False, True, "global"]
-few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def rows_of(batch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neurofm_shards.errors import SourceError
@@ -27,7 +27,7 @@ def datasets(tmp_path_factory):
         yield {name: StoredArray(file[name], f"c.h5: {name}") for name in file}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(name=st.sampled_from(["700x1", "256x2", "100x5", "700x5", "one_axis"]), data=st.data())
 def test_any_ranges_in_any_order_are_right(datasets, name, data):
     reader = spooling.SpooledReader(datasets[name])

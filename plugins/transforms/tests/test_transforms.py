@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -35,6 +35,7 @@ def block_of(x, **more):
 
 
 @pytest.mark.parametrize("config", VALUES, ids=lambda c: c["kind"])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(x=arrays(np.float32, (3, 6, 4), elements=st.floats(0, 9, width=32)))
 def test_a_block_gives_what_its_samples_give(config, x):
     transform = make(config)

@@ -152,7 +152,9 @@ RUNS = st.lists(st.tuples(st.sampled_from([1, 2, 4]), st.sampled_from([0, 2]), s
 
 @pytest.mark.parametrize("name", NAMES)
 @given(runs=RUNS, epoch=st.integers(0, 2))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_any_interruption_continues_with_any_workers_and_ranks(folders, wholes, name, runs, epoch):
     """A run handed on from topology to topology delivers the epoch's sequence, nothing twice and nothing missed."""
     found, state = [], None

@@ -136,28 +136,13 @@ class _Group:
 
 
 def _find(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowPlan:
-    groups: list[_Group] = []
-    drops: Counter[str] = Counter()
-    for recording in held(collection):
-        for kind, options in enumerate(cuts):
-            samples = open_samples(collection, recording, options)
-            plan = samples.plan()
-            drops.update(plan.drops)
-            if plan.num_samples:
-                whose = str(plan.metadata["subject_id"]), not plan.metadata.get("subject_is_unknown", False)
-                groups.append(_Group(recording, kind, samples.cut, plan.splits, plan.columns, plan.tables, *whose))
+    split = cuts[0].split
+    groups, drops = _cut(collection, cuts)
     _check_all_give(collection, cuts, groups, drops)
-    if cuts[0].split is not None and cuts[0].split.by == "subject":
-        sessions = dict.fromkeys(group.recording.session_id for group in groups)
-        unknown = dict.fromkeys(group.recording.session_id for group in groups if not group.subject_is_known)
-        check_subjects_are_known(
-            list(unknown), len(sessions), "Store them with subject_ids=FILE=ID or subject_template"
-        )
-    groups = _with_splits(groups, cuts[0].split)
-    _warn_of_shares(groups, cuts[0].split)
-    names = cuts[0].split.names if cuts[0].split is not None else []
-    windows, splits = [(i, 0, len(group.cut)) for i, group in enumerate(groups)], [group.splits for group in groups]
-    runs = list(chain.from_iterable(by_split(windows, dict(enumerate(splits)), names)))
+    _check_subjects(groups, split)
+    groups = _with_splits(groups, split)
+    _warn_of_shares(groups, split)
+    runs = _runs(groups, split)
     starts, stops, latest = (
         np.concatenate([getattr(groups[i].cut, name)[first:stop] for i, first, stop in runs]) for name in _PLACES
     )
@@ -175,6 +160,37 @@ def _find(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowP
         tables=tables,
         drops=dict(drops),
     )
+
+
+def _cut(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> tuple[list[_Group], Counter[str]]:
+    """Cut each recording with each of the options; return the groups that are not empty, and windows left out."""
+    groups: list[_Group] = []
+    drops: Counter[str] = Counter()
+    for recording in held(collection):
+        for kind, options in enumerate(cuts):
+            samples = open_samples(collection, recording, options)
+            plan = samples.plan()
+            drops.update(plan.drops)
+            if plan.num_samples:
+                whose = str(plan.metadata["subject_id"]), not plan.metadata.get("subject_is_unknown", False)
+                groups.append(_Group(recording, kind, samples.cut, plan.splits, plan.columns, plan.tables, *whose))
+    return groups, drops
+
+
+def _runs(groups: Sequence[_Group], split: SplitOptions | None) -> list[tuple[int, int, int]]:
+    """Return group, first window and end of each run of windows, in the order of conversion."""
+    windows = [(i, 0, len(group.cut)) for i, group in enumerate(groups)]
+    splits = dict(enumerate(group.splits for group in groups))
+    return list(chain.from_iterable(by_split(windows, splits, split.names if split is not None else [])))
+
+
+def _check_subjects(groups: Sequence[_Group], split: SplitOptions | None) -> None:
+    """Refuse a split by subject of recordings that name none."""
+    if split is None or split.by != "subject":
+        return
+    sessions = {group.recording.session_id: group.subject_is_known for group in groups}
+    unknown = [session for session, is_known in sessions.items() if not is_known]
+    check_subjects_are_known(unknown, len(sessions), "Store them with subject_ids=FILE=ID or subject_template")
 
 
 def _with_splits(groups: Sequence[_Group], split: SplitOptions | None) -> list[_Group]:

@@ -1,4 +1,4 @@
-"""Numbers and texts as messages and descriptions say them."""
+"""Build the phrases of messages: counted nouns, sizes in bytes, texts cut to one line."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def run(argv: Sequence[str], program: str = "neurofm-shards") -> int:
     try:
         return _run(list(argv), program)
     except NeurofmShardsError as error:
-        from neurofm_shards.convert.wording import in_flags  # noqa: PLC0415  (models, only where something is wrong)
+        from neurofm_shards.convert.option_names import in_flags  # noqa: PLC0415  (models, only where something is wrong)
 
         return _failed(in_flags(str(error)), error.exit_code, debug=debug, as_json=as_json)
     except BrokenPipeError:

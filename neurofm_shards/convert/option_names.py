@@ -1,4 +1,4 @@
-"""Options in the caller's words: messages have Python's names, and the command line shows its flags instead."""
+"""Names of options in the caller's words: messages have those of Python, and the command line shows flags instead."""
 
 from __future__ import annotations
 

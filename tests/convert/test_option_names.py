@@ -6,8 +6,8 @@ import shlex
 
 import pytest
 
+from neurofm_shards.convert.option_names import in_flags
 from neurofm_shards.convert.session import convert_inputs
-from neurofm_shards.convert.wording import in_flags
 from neurofm_shards.errors import NeurofmShardsError
 
 

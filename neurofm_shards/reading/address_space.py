@@ -25,7 +25,7 @@ from neurofm_shards._process import after_fork
 from neurofm_shards._typing import Bytes, Ints
 from neurofm_shards.errors import ClosedError, ConfigError, FormatError
 from neurofm_shards.reading.address_range import AddressRange, most_maps, places
-from neurofm_shards.reading.frames_cache import FrameCache, FrameSource, ShardFile
+from neurofm_shards.reading.frames_cache import FrameCache, FrameDecoder, ShardFile
 from neurofm_shards.reading.row_copy import RowCopy, make_row_copy
 from neurofm_shards.reading.scratch import Scratch
 
@@ -91,7 +91,7 @@ class AddressSpace(ABC):
             raise FormatError(f"{file.path}: no addresses are left for its {file.tar_bytes:,} bytes") from error
         self.compressed = True  # before anybody learns an address in it
         where, offset = self._room(shard, file.tar_bytes)
-        source: FrameSource = file.frames(where.bytes[offset : offset + file.tar_bytes])
+        source: FrameDecoder = file.frames(where.bytes[offset : offset + file.tar_bytes])
         if lasting and self._scratch is not None:
             source = _DecodedOnce(source, self._scratch, int(self.bases[shard]))
         self._bounds[shard] = source.bounds
@@ -191,7 +191,7 @@ class AddressSpace(ABC):
 class _DecodedOnce:
     """Frames that are decoded into memory which several processes share."""
 
-    def __init__(self, source: FrameSource, scratch: Scratch, base: int) -> None:
+    def __init__(self, source: FrameDecoder, scratch: Scratch, base: int) -> None:
         self._source = source
         self._scratch = scratch
         self._base = base

@@ -30,8 +30,8 @@ _ABSENT, _LOADING, _READY = 0, 1, 2
 _MOST_THREADS = 8
 
 
-class FrameSource(Protocol):
-    """One compressed shard."""
+class FrameDecoder(Protocol):
+    """Decodes one compressed shard, frame by frame."""
 
     @property
     def bounds(self) -> Ints:
@@ -61,7 +61,7 @@ class FrameCache:
         self._drop = weakref.WeakMethod(drop)  # its owner owns this cache
         self._changed = threading.Condition()
         after_fork(self._forget_other_threads)
-        self._shards: list[tuple[FrameSource, int]] = []  # with the number of its first frame
+        self._shards: list[tuple[FrameDecoder, int]] = []  # with the number of its first frame
         self._state = np.zeros(0, np.uint8)
         self._lasting = np.zeros(0, np.bool_)
         self._pins = np.zeros(0, np.int32)
@@ -72,7 +72,7 @@ class FrameCache:
         self.held = 0
         self._threads: ThreadPoolExecutor | None = None
 
-    def add(self, source: FrameSource, base: int, *, lasting: bool = False) -> int:
+    def add(self, source: FrameDecoder, base: int, *, lasting: bool = False) -> int:
         """Add a shard whose first byte lies at address ``base``; return the number of its first frame.
 
         Frames of a ``lasting`` one are decoded into memory that is not counted, and never dropped.
@@ -155,7 +155,7 @@ class FrameCache:
                 self._threads = ThreadPoolExecutor(min(_MOST_THREADS, usable_cpus()), "neurofm-shards-frames")
             return self._threads
 
-    def _shard_of(self, frame: int) -> tuple[FrameSource, int]:
+    def _shard_of(self, frame: int) -> tuple[FrameDecoder, int]:
         low, high = 0, len(self._shards)
         while high - low > 1:
             middle = (low + high) // 2
@@ -279,7 +279,7 @@ class ShardFile:
         else:  # the same at its ends, and in its middle
             load_index(self.path, self.checksum, mapped=False)
 
-    def frames(self, out: Bytes) -> FrameSource:
+    def frames(self, out: Bytes) -> FrameDecoder:
         """Return the decoder of this shard, frame by frame, into ``out`` (its whole decoded tar)."""
         if self.compression is None:
             raise FormatError(f"{self.path}: not compressed, so it has no frames")

@@ -1,4 +1,4 @@
-"""What this plugin tells neurofm-shards of itself."""
+"""What this distribution registers."""
 
 from __future__ import annotations
 

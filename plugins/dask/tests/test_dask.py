@@ -65,7 +65,7 @@ def test_a_run_ends_when_the_scheduler_is_gone(tmp_path):
         options = {"kind": "dask", "scheduler_file": str(file), "connect_timeout_s": 120}
         with dispatcher(options, 1) as started:  # they are up
             next(started.in_order([Call(os.getpid, (), "asking")]))
-        made = Dispatcher(lambda: registry().executors.make({**options, "connect_timeout_s": 1, "patience_s": 1}))
+        made = Dispatcher(lambda: registry().executors.make({**options, "connect_timeout_s": 15, "patience_s": 1}))
         calls = made.in_order([Call(os.getpid, (), "asking"), Call(time.sleep, (600,), "napping")])
         next(calls)
         scheduler.kill()

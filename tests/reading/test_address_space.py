@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +58,18 @@ def test_a_forked_child_does_not_wait_for_readers_that_only_its_parent_has(ours,
         assert found == 0
 
 
+def start_closing(data, closing):
+    """Start a thread that closes a data set, and wait until it has marked it as closed."""
+    closing.start()
+    deadline = time.monotonic() + 300
+    while not data._space._closed and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
 def close_in_child(data):
     with data._space.reading():
         closing = threading.Thread(target=data.close)
-        closing.start()
+        start_closing(data, closing)
         closing.join(0.1)
         waits_for_its_own = closing.is_alive()
     closing.join(300)
@@ -100,7 +109,7 @@ def test_closing_waits_until_the_last_reader_is_done(ours, io):
     data = ShardCollection.open(ours, io=io)
     closing = threading.Thread(target=data.close)
     with data._space.reading():
-        closing.start()
+        start_closing(data, closing)
         closing.join(0.1)
         assert closing.is_alive()
     closing.join(300)

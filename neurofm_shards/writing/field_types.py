@@ -83,8 +83,10 @@ class FieldTypes:
             self._types[name] = _type_of(value)
             self._new.append(name)
         known, found = self._types[name], _type_of(value)
+        if known is not None and value is None:
+            raise EncodeError(f"{where}: {name!r}, its only field, is None, a gap among numbers: leave the sample out")
         if known is None or found is None:
-            if (known is None) is not (found is None) and value is not None:
+            if (known is None) is not (found is None):
                 raise EncodeError(_refusal(name, where, _said(found, value), known))
             return value
         if type(known) is type(found) and known == found:

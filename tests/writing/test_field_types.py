@@ -51,6 +51,18 @@ def test_numbers_of_one_kind_are_one_column_of_one_type(tmp_path, values, shard_
     assert np.array_equal(torch.cat(found).numpy(), np.array([np.asarray(value) for value in values]))
 
 
+@pytest.mark.parametrize("value", [0.5, np.ones(2)], ids=["number", "array"])
+def test_a_sample_whose_only_field_is_a_gap_is_refused(tmp_path, value):
+    with WebDatasetWriter(tmp_path / "out") as writer:
+        writer.write_sample({"x": value})
+        with pytest.raises(EncodeError, match="'x', its only field, is None, a gap among numbers: leave"):
+            writer.write_sample({"x": None}, metadata={"trial": 1})
+        writer.write_sample({"x": value})
+    (batch,) = batches(tmp_path / "out")
+    assert batch["x"].shape[0] == 2
+    assert set(batch) == {"x", "metadata"}
+
+
 def test_none_before_any_number_is_a_gap_too(tmp_path):
     columns = written(tmp_path / "out", [None, np.float32(0.5), 2], 10)
     assert (columns["x"]["dtype"], columns["x"]["optional"]) == ("<f4", True)

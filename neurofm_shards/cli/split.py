@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neurofm_shards._wording import counted
@@ -91,11 +92,10 @@ def _divided(args: argparse.Namespace, collection: ShardCollection, columns: Col
             f"{args.folder} is split already ({counts}): --extend leaves what is in a split and divides the rest, "
             "--overwrite divides all samples anew"
         )
-    if args.by == "subject":
-        check_subjects(columns, collection.manifest)
+    doubt = check_subjects(columns, collection.manifest) if args.by == "subject" else ""
     for name, groups in groups_of(columns, args.by, there).items() if args.extend else ():
         named[name] = list(dict.fromkeys([*groups, *named.get(name, ())]))
-    return divided(
+    found = divided(
         columns,
         args.by,
         fractions or DEFAULT_FRACTIONS,
@@ -105,6 +105,7 @@ def _divided(args: argparse.Namespace, collection: ShardCollection, columns: Col
         column=None,
         balanced=not args.by_hash,
     )
+    return replace(found, notes=(doubt, *found.notes)) if doubt else found
 
 
 def _pairs(flag: str, words: Sequence[str], read: Callable[[str], T]) -> dict[str, list[T]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from neurofm_shards.convert.input_plan import InputPlan
 from neurofm_shards.format.manifest import Manifest
-from neurofm_shards.recordings.group_splits import check_subjects_are_known, divide, shares_off
+from neurofm_shards.recordings.group_splits import check_subjects_are_known, divide, shares_off, subjects_in_doubt
 from neurofm_shards.recordings.options import SplitOptions
 
 _REMEDY = "Say whose they are with subject_ids=FILE=ID or subject_template"
@@ -88,6 +88,8 @@ def split_warnings(
     absent = [f"{group!r} ({name})" for group, name in split.by_name.items() if group not in there]
     if absent and manifest is None:
         yield f"no {split.by} is called {', '.join(absent)}, as `named` has it: nothing is put there by name"
+    if split.by == "subject" and manifest is not None and (doubt := subjects_in_doubt(manifest.sources)):
+        yield doubt
     empty = [name for name, count in added.items() if not count]
     if empty:
         yield (

@@ -25,7 +25,13 @@ from neurofm_shards.format.metadata_table import MetadataTable
 from neurofm_shards.loading.subsets import Splits, TableColumns
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.reading.samples import SampleCollection
-from neurofm_shards.recordings.group_splits import check_subjects_are_known, divide, shares_off, split_of
+from neurofm_shards.recordings.group_splits import (
+    check_subjects_are_known,
+    divide,
+    shares_off,
+    split_of,
+    subjects_in_doubt,
+)
 from neurofm_shards.recordings.options import DEFAULT_FRACTIONS, SplitBy
 
 #: Names of groups by split.
@@ -80,9 +86,10 @@ def split(
         A column is missing, fractions do not add up to 1, there is no group of a name, or a split would be empty.
     """
     columns, manifest = _opened(data)
-    if by == "subject":
-        check_subjects(columns, manifest)
+    doubt = check_subjects(columns, manifest) if by == "subject" else ""
     found = divided(columns, by, fractions, seed, named=named or {}, purge=purge, column=column, balanced=balanced)
+    if doubt:
+        _LOG.warning("split by subject: %s", doubt)
     if shares_off(found.counts(), found.fractions, by, balanced=balanced):
         _LOG.warning("split by %s: %s", by, found.notes[-1])
     return found
@@ -176,8 +183,8 @@ def _opened(data: Any) -> tuple[Columns, Manifest | None]:
     )
 
 
-def check_subjects(columns: Columns, manifest: Manifest | None) -> None:
-    """Refuse to split by subject where the manifest says that sessions name none.
+def check_subjects(columns: Columns, manifest: Manifest | None) -> str:
+    """Refuse to split by subject where the manifest says that sessions name none; return of which it may be true.
 
     Raises
     ------
@@ -190,6 +197,7 @@ def check_subjects(columns: Columns, manifest: Manifest | None) -> None:
         sessions = list(dict.fromkeys(map(str, _column(columns, "session_id").tolist())))
         remedy = "Convert them with subject_ids=FILE=ID or subject_template"
         check_subjects_are_known([name for name in sessions if name in unknown], len(sessions), remedy)
+    return subjects_in_doubt(sources)
 
 
 def _check_fractions(fractions: Mapping[str, float]) -> None:

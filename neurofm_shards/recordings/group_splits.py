@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -231,6 +231,35 @@ def _why(by: str, *, balanced: bool) -> str:
         return f"a hash of each {by}'s id decides, which does not look at sizes (balanced=True does)"
     gaps = ", without the gaps between splits," if by == "trial" else ""
     return f"whole {by}s{gaps} do not divide better"
+
+
+def subjects_in_doubt(sources: Iterable[Mapping[str, Any]]) -> str:
+    """Return which sessions of a data set may name no subject, in words; empty where none may.
+
+    The first release did not say of a session that its subject is unknown, and called it like the session or its file.
+
+    Parameters
+    ----------
+    sources : iterable of mapping
+        What the manifest says of each input.
+    """
+    found: list[str] = []
+    total = 0
+    for source in sources:
+        total += 1
+        facts, files = source.get("facts") or {}, source.get("files") or ()
+        said, own = facts.get("facts") or {}, facts.get("subject_id")
+        names = {source.get("session_id"), said.get("identifier"), *(file.rpartition(".")[0] for file in files)}
+        if own and own in names and "valid_share" not in facts:
+            found.append(str(source.get("session_id")))
+    if not found:
+        return ""
+    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return (
+        f"the subject of {len(found)} of {total} sessions is called like the session or its file, as the first "
+        f"release did where a file names no subject: {', '.join(found[:_LISTED])}{more}. If these name none, one "
+        "animal may be in several splits: convert the files again with subject_ids=FILE=ID, or split by session"
+    )
 
 
 def check_subjects_are_known(unknown: Sequence[str], total: int, remedy: str) -> None:

@@ -41,6 +41,7 @@ from neurofm_shards import (
     create_webdataset_dataloader,
 )
 from neurofm_shards.errors import NeurofmShardsError
+from neurofm_shards.loading.splits import split
 
 HERE = Path(__file__).parent
 
@@ -181,6 +182,15 @@ def test_saved_splits_mean_the_same_samples(copied, made):
     for name, rows in expected.items():
         dataset = ShardDataset(folder, split=name)
         assert [dataset[i]["note"]["row"] for i in range(len(dataset))] == [notes[row] for row in rows]
+
+
+def test_subjects_that_the_first_release_may_have_made_up_are_a_warning(copied, caplog):
+    folder = copied("data_sets", "tables")
+    split(folder, by="subject", fractions={"train": 1.0})
+    assert "the subject of 1 of 1 sessions is called like the session or its file" in caplog.text
+    caplog.clear()
+    split(folder, by="session", fractions={"train": 1.0})
+    assert not caplog.text
 
 
 def check_recording(folder, names):

@@ -37,26 +37,34 @@ def test_calls_run_at_the_same_time_in_processes_of_their_own(pool):
     assert os.getpid() not in found
 
 
+def taken(futures):
+    """Return the futures once workers have taken all of their calls."""
+    while not all(future.running() for future in futures):
+        time.sleep(0.005)
+    return futures
+
+
 def test_a_call_goes_to_the_worker_that_is_near_and_to_another_that_is_idle(tmp_path):
-    gates = [tmp_path / "first", tmp_path / "second"]
+    gates = [tmp_path / name for name in ("start", "first", "second")]
     with make_process_pool(ProcessesConfig(workers=2)) as pool:
-        first, second = sorted({future.result() for future in [pool.submit(pid, 1.0) for _ in range(2)]})
-        busy = [pool.submit(pid_once_there, str(gate)) for gate in gates]
-        far, near = (pool.submit_near(worker_name(one), pid, 0) for one in (second, first))
+        both = taken([pool.submit(pid_once_there, str(gates[0])) for _ in range(2)])
         gates[0].touch()
-        freed = busy[0].result(60)
-        mine, others = (near, far) if freed == first else (far, near)
-        assert mine.result(60) == freed, "a call that another worker is near to went first"
-        assert others.result(60) == freed, "an idle worker left a call to one that is busy"
+        first, second = (future.result(300) for future in both)
+        busy = taken([pool.submit(pid_once_there, str(gate)) for gate in gates[1:]])
+        far, near = (pool.submit_near(worker_name(one), pid, 0) for one in (second, first))
         gates[1].touch()
-        assert busy[1].result(60) == ({first, second} - {freed}).pop()
+        freed = busy[0].result(300)
+        mine, others = (near, far) if freed == first else (far, near)
+        assert mine.result(300) == freed, "a call that another worker is near to went first"
+        assert others.result(300) == freed, "an idle worker left a call to one that is busy"
+        gates[2].touch()
+        assert busy[1].result(300) == ({first, second} - {freed}).pop()
 
 
 def test_calls_that_wait_are_cancelled_when_the_pool_is_shut(tmp_path):
     pool = make_process_pool(ProcessesConfig(workers=1))
     running = pool.submit(pid_once_there, str(tmp_path / "gate"))
-    while not running.running():
-        time.sleep(0.005)
+    taken([running])
     waiting = [pool.submit(abs, -1) for _ in range(3)]
     pool.shutdown(wait=False, cancel_futures=True)
     assert all(future.cancelled() for future in waiting)

@@ -21,8 +21,9 @@ def pid(seconds):
 
 
 def pid_once_there(path):
-    """Wait for a file, then say which process this is."""
-    while not Path(path).exists():
+    """Wait for a file, then say which process this is (five minutes at most: a test may fail first)."""
+    deadline = time.monotonic() + 300
+    while not Path(path).exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     return os.getpid()
 

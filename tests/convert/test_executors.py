@@ -31,17 +31,19 @@ def test_large_results_come_back(pool):
     assert [len(future.result()) for future in [pool.submit(big, 5_000_000) for _ in range(4)]] == [5_000_000] * 4
 
 
-def test_calls_run_at_the_same_time_in_processes_of_their_own(pool):
-    found = {future.result() for future in [pool.submit(pid, 0.3) for _ in range(3)]}
-    assert len(found) == 3
-    assert os.getpid() not in found
-
-
 def taken(futures):
     """Return the futures once workers have taken all of their calls."""
     while not all(future.running() for future in futures):
         time.sleep(0.005)
     return futures
+
+
+def test_calls_run_at_the_same_time_in_processes_of_their_own(pool, tmp_path):
+    together = taken([pool.submit(pid_once_there, str(tmp_path / "gate")) for _ in range(3)])
+    (tmp_path / "gate").touch()
+    found = {future.result() for future in together}
+    assert len(found) == 3
+    assert os.getpid() not in found
 
 
 def test_a_call_goes_to_the_worker_that_is_near_and_to_another_that_is_idle(tmp_path):
@@ -106,11 +108,12 @@ def calls_around_a_death(pool, victims, sizes, delay_s):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_worker_killed_at_any_moment_hangs_nobody_and_costs_its_own_call(seed):
+def test_a_worker_killed_at_any_moment_hangs_nobody_and_costs_its_own_call(seed, tmp_path):
     rng = random.Random(seed)  # noqa: S311
     pool = make_process_pool(ProcessesConfig(workers=4))
-    alive = {future.result() for future in [pool.submit(pid, 0.2) for _ in range(4)]}
-    victims = sorted(alive)[: 1 + seed % 3]
+    together = taken([pool.submit(pid_once_there, str(tmp_path / "gate")) for _ in range(4)])
+    (tmp_path / "gate").touch()
+    victims = sorted(future.result() for future in together)[: 1 + seed % 3]
     futures = calls_around_a_death(pool, victims, iter(lambda: rng.choice((10, 300_000)), 0), rng.random() * 0.05)
     lost = [future.exception() for future in futures if future.exception() is not None]
     assert len(lost) <= len(victims)

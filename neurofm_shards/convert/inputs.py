@@ -553,7 +553,7 @@ def _bytes_of(key: _Key) -> int:
 
 def _changed(spec: InputSpec) -> InputChangedError:
     return InputChangedError(
-        f"{spec.input.name} changed after it was planned; wait until it is complete and run the conversion again"
+        f"{spec.input.name} changed after it was planned; wait until it is complete, and run the conversion again"
     )
 
 

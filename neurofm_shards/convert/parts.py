@@ -28,7 +28,7 @@ from neurofm_shards.convert.planning import ConversionPlan, check_config, combin
 from neurofm_shards.convert.session import ConversionSession, Named, new_failures, overlaid, started, tell_plugins
 from neurofm_shards.convert.shard_run import ShardRun, Staging
 from neurofm_shards.convert.stored_plan import PlanHeader, join_inputs, read_header, read_plan, store_inputs, store_plan
-from neurofm_shards.errors import ConfigError, OutputLockedError
+from neurofm_shards.errors import ConfigError, InputChangedError, OutputLockedError
 from neurofm_shards.events import ConversionFinished, Listener, broadcast, ignore
 from neurofm_shards.format.files import Folder
 from neurofm_shards.format.manifest import summary
@@ -262,8 +262,20 @@ def run_part(
         ):
             missing = plan.total_shards - len(run.lines)
             tell(started(plan, run.lines, splits=False))
-            run.run(plan.tasks(), plan.columns)
+            with _planned_again():
+                run.run(plan.tasks(), plan.columns)
             return missing
+
+
+@contextmanager
+def _planned_again() -> Iterator[None]:
+    """Say of an input that has changed that running the part again is not enough."""
+    try:
+        yield
+    except InputChangedError as error:
+        raise InputChangedError(
+            f"{error}: the plan has it as it was, so plan again with --plan-only --overwrite, then run all parts again"
+        ) from error
 
 
 @contextmanager

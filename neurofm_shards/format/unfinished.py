@@ -54,7 +54,7 @@ def why_unfinished(folder: Path) -> str | None:
     if (sidecars / JOURNAL_NAME).exists():
         return (
             f"{folder} is an unfinished conversion: it has a journal but no {MANIFEST_NAME}. Finish it by running the "
-            "same `neurofm-shards convert` command again with --resume"
+            "same conversion again with mode='resume'"
         )
     if any(sidecars.glob(f"{COMMITTED_PREFIX}*")):
         return (
@@ -63,8 +63,8 @@ def why_unfinished(folder: Path) -> str | None:
         )
     if (sidecars / PENDING_DELETIONS_NAME).exists():
         return (
-            f"{folder} is an unfinished deletion: what was here was being replaced. Run the command that replaces it "
-            "again with --overwrite"
+            f"{folder} is an unfinished deletion: what was here was being replaced. Run the conversion that replaces "
+            "it again with mode='overwrite'"
         )
     if (sidecars / UNFINISHED_NAME).exists():
         return (

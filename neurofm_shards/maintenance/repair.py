@@ -216,7 +216,7 @@ class _Repair:
             return None
         if manifest is None and (self._output.sidecars / JOURNAL_NAME).exists():
             raise FormatError(
-                f"{self._folder} is an unfinished conversion: run the same `neurofm-shards convert` with --resume"
+                f"{self._folder} is an unfinished conversion: run the same conversion again with mode='resume'"
             )
         if manifest is None:
             self._say("info", "", f"there is no {MANIFEST_NAME}", "one is made of the shards that are here")

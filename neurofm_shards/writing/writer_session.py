@@ -148,8 +148,8 @@ class WriterSession:
     def _check_free(self) -> None:
         if (self.output.sidecars / JOURNAL_NAME).exists():
             raise OutputExistsError(
-                f"{self.folder} holds an unfinished conversion: go on with `neurofm-shards convert --resume`, or pass "
-                "overwrite=True"
+                f"{self.folder} holds an unfinished conversion: finish it by running the same conversion again with "
+                "mode='resume', or pass overwrite=True"
             )
         found = next(self.names.found(self.folder), None) if self.folder.is_dir() else None
         if found is not None:

@@ -95,7 +95,7 @@ def test_the_manifest_alone_counts(ours, values, foreign):
 def test_an_unfinished_conversion_is_not_a_data_set(ours):
     (ours / "dataset_metadata.json").unlink()
     (ours / ".neurofm" / "journal").mkdir(exist_ok=True)
-    with pytest.raises(FormatError, match="unfinished conversion.*--resume"):
+    with pytest.raises(FormatError, match="unfinished conversion.*mode='resume'"):
         ShardCollection.open(ours)
 
 

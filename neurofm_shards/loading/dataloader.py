@@ -22,6 +22,7 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.checkpoint import Checkpoint, OnSignal, make_checkpoint
 from neurofm_shards.loading.datasets import (
+    CacheDir,
     MixedDataset,
     ShardDataset,
     chosen_rows,
@@ -321,7 +322,7 @@ def create_webdataset_dataloader(
     io: IO = "auto",
     verify: bool = False,
     cache_bytes: int | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: CacheDir = "auto",
     on_error: OnError = "raise",
     checkpoint_path: str | os.PathLike[str] | None = None,
     on_signal: OnSignal | None = None,
@@ -412,10 +413,12 @@ def create_webdataset_dataloader(
     cache_bytes : int, optional
         Decoded bytes of compressed shards to keep in memory, in each process. By default what the order goes back to,
         which is a shuffle window or, for ``"global"``, all, within half of the memory that the job may use.
-    cache_dir : path-like, optional
+    cache_dir : path-like, "auto" or None
         Folder of a local disk. Where the order goes back to more than ``cache_bytes``, and where several processes
         decode, shards are decoded into a file there, once for all forked processes. It has no name and ends with them.
-        Without it, or where no more than a twentieth of the disk is free, shards are decoded again and again.
+        ``"auto"``: the system's temporary folder (``TMPDIR``), where it is on a local disk whose free room is twice
+        what all ranks of the machine need. With None, or where no more than a twentieth of the disk is free, shards are
+        decoded again and again.
     on_error : "raise" or "skip"
         ``"skip"``: samples that cannot be read are logged, counted (``loader.skips.total``) and left out, so such
         batches are smaller; the number of batches stays the same, on every rank. A batch without any readable sample,
@@ -468,7 +471,7 @@ def create_webdataset_dataloader(
     make_plan: Callable[[PlanOptions], EpochPlan]
     parts: tuple[MixPart | None, ...] = (None,)
     if isinstance(shard_dir, (str, os.PathLike)):
-        collections = [open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows, cache_dir)]
+        collections = [open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows)]
         subsets = [chosen_rows(collections[0], where, keys, split, rows)]
         make_plan = partial(SinglePlan if batching is None else batching.plan, collections[0], subset=subsets[0])
     else:
@@ -501,7 +504,7 @@ def create_webdataset_dataloader(
         checkpoint=make_checkpoint(checkpoint_path, on_signal),
     )
     loader = ShardDataLoader(dataset, setup)
-    grow_caches(collections, loader.plan, cache_bytes, max(1, num_workers) if workers.remote else 1)
+    grow_caches(collections, loader.plan.reach, cache_bytes, cache_dir, max(1, num_workers) if workers.remote else 1)
     return loader
 
 

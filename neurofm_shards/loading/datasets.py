@@ -6,7 +6,7 @@ import logging
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from neurofm_shards._html import html_table
 from neurofm_shards._process import usable_memory
-from neurofm_shards._typing import Rows
+from neurofm_shards._typing import Ints, Rows
 from neurofm_shards._wording import counted
 from neurofm_shards.blocks import dtype_name
 from neurofm_shards.compression.frames import FRAME_BYTES
@@ -25,7 +25,6 @@ from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.fetch import RowReader, SampleFetch
 from neurofm_shards.loading.order.shuffle_windows import INTERLEAVED
 from neurofm_shards.loading.plans.mix_parts import MixPart
-from neurofm_shards.loading.plans.plan import EpochPlan
 from neurofm_shards.loading.subsets import TableColumns, Where, distinct, select
 from neurofm_shards.loading.tensors import Counts, Floats, delivered_dtypes
 from neurofm_shards.loading.transforms import SampleFunction, TransformLike, bind, is_transform, make_transforms
@@ -34,9 +33,13 @@ from neurofm_shards.plugins.registry import registry
 from neurofm_shards.reading.address_space import IO
 from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollection
 from neurofm_shards.reading.samples import SampleCollection
+from neurofm_shards.reading.scratch import temporary_folder
 from neurofm_shards.stored.options import WindowsArgument
 
 _log = logging.getLogger("neurofm_shards.loading")
+#: Where decoded shards are kept that memory has no room for: a folder; "auto": the system's temporary folder, where it
+#: is on a local disk with twice the room; None: nowhere.
+CacheDir: TypeAlias = "str | os.PathLike[str] | None"
 #: The part of the memory that this process may use which caches of decoded bytes may take.
 _SHARE_OF_MEMORY = 0.5
 
@@ -48,7 +51,6 @@ def open_shards(
     verify: bool,
     cache_bytes: int | None = None,
     windows: WindowsArgument | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
 ) -> SampleCollection:
     """Open a folder; the default pattern means what the manifest lists, where there is one.
 
@@ -56,64 +58,99 @@ def open_shards(
     """
     if cache_bytes is not None and cache_bytes < 0:
         raise ConfigError(f"cache_bytes={cache_bytes}: a number of bytes is needed, or None for what the order needs")
-    scratch = None if cache_dir is None else os.fspath(cache_dir)
     folder, names = os.fspath(shard_dir), None if pattern == DEFAULT_SHARD_PATTERN else pattern
     size = DEFAULT_CACHE_BYTES if cache_bytes is None else cache_bytes
     if windows is not None:
         from neurofm_shards.stored.windows import WindowCollection  # noqa: PLC0415  (needed by few)
 
-        opened: SampleCollection = WindowCollection.open(
-            folder, windows, names, io=io, cache_bytes=size, verify=verify, cache_dir=scratch
-        )
+        opened: SampleCollection = WindowCollection.open(folder, windows, names, io=io, cache_bytes=size, verify=verify)
         return opened
-    return ShardCollection.open(folder, names, io=io, cache_bytes=size, verify=verify, cache_dir=scratch)
+    return ShardCollection.open(folder, names, io=io, cache_bytes=size, verify=verify)
 
 
 def grow_caches(
-    collections: Sequence[SampleCollection], plan: EpochPlan, cache_bytes: int | None, processes: int = 1
+    collections: Sequence[SampleCollection],
+    reach: int | None,
+    cache_bytes: int | None,
+    cache_dir: CacheDir,
+    processes: int = 1,
 ) -> None:
-    """Let caches of decoded bytes grow to what the plan's order needs, as far as the memory of the job reaches.
+    """Let caches of decoded bytes grow to what an order needs, as far as the memory of the job reaches.
+
+    What memory has no room for, or what several processes decode, is kept on a disk.
 
     Parameters
     ----------
     collections : sequence of ShardCollection
-        The plan's data sets.
-    plan : EpochPlan
-        Says how many samples an epoch draws from at one time.
+        The data sets.
+    reach : int or None
+        How many samples an epoch draws from at any one time; None: all of them.
     cache_bytes : int or None
-        What each is to keep, whatever the order needs.
+        What each is to keep in memory, whatever the order needs.
+    cache_dir : path-like, "auto" or None
+        See :data:`CacheDir`.
     processes : int
         Processes that each have caches of their own.
     """
-    needed = [_cache_needed(collection, plan) for collection in collections]
-    ranks_here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1))
-    most = _SHARE_OF_MEMORY * usable_memory() / (processes * ranks_here)
+    needed = [_cache_needed(collection, reach) for collection in collections]
+    most = _SHARE_OF_MEMORY * usable_memory() / (processes * _ranks_here())
     part = min(1.0, most / max(1, sum(needed)))
-    for collection, size in zip(collections, needed, strict=True):
-        granted = int(size * part) if cache_bytes is None else cache_bytes
+    granted = [int(size * part) if cache_bytes is None else cache_bytes for size in needed]
+    wanted = [size > 0 and (kept < size or processes > 1) for size, kept in zip(needed, granted, strict=True)]
+    folder = _scratch_folder([each for each, wants in zip(collections, wanted, strict=True) if wants], cache_dir)
+    for collection, size, kept, wants in zip(collections, needed, granted, wanted, strict=True):
         if size:
-            collection.grow_cache(granted, enough=granted >= size and processes == 1)
-        if granted < size and not collection.keeps_decoded:
+            collection.grow_cache(kept, folder if wants else None)
+        if wants and folder is not None:
+            _say_where(collection, folder, visibly=kept < size and cache_dir == "auto")
+        elif kept < size:
             _log.warning(
                 "%s: this order goes back to %d MB of decoded shards, and %d MB are kept in memory, so that they are "
                 "decoded several times; cache_dir= names a folder of a local disk for them",
                 collection.catalog.folder,
                 size >> 20,
-                granted >> 20,
+                kept >> 20,
             )
 
 
-def _cache_needed(collection: SampleCollection, plan: EpochPlan) -> int:
+def _ranks_here() -> int:
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1))
+
+
+def _scratch_folder(collections: Sequence[SampleCollection], cache_dir: CacheDir) -> str | None:
+    """Return the folder for the decoded shards of these; each rank of this machine needs room for them."""
+    if not collections or cache_dir is None:
+        return None
+    if cache_dir != "auto":
+        return os.path.abspath(cache_dir)  # noqa: PTH100  (a copy in another process opens it again)
+    return temporary_folder(_ranks_here() * sum(int(_decoded_bytes(each).sum()) for each in collections))
+
+
+def _say_where(collection: SampleCollection, folder: str, *, visibly: bool) -> None:
+    _log.log(
+        logging.WARNING if visibly else logging.INFO,
+        "%s: %d MB of decoded shards are kept in a file without a name in %s, whose room is free again when this "
+        "process ends; cache_dir= names another folder, and with cache_dir=None they are decoded several times",
+        *(collection.catalog.folder, int(_decoded_bytes(collection).sum()) >> 20, folder),
+    )
+
+
+def _cache_needed(collection: SampleCollection, reach: int | None) -> int:
     """Return the decoded bytes that one epoch goes back to; 0 where nothing is compressed."""
-    catalog = collection.catalog
-    decoded = catalog.tar_bytes[catalog.tar_bytes != catalog.file_bytes]
+    catalog, decoded = collection.catalog, _decoded_bytes(collection)
     total = int(decoded.sum())
-    if plan.reach is None or not total:
+    if reach is None or not total:
         return total
     compression = catalog.compression(0)
     framed = catalog.manifest is not None and compression is not None and compression.random_access
     frame = FRAME_BYTES if framed else int(decoded.max())
-    return min(total, plan.reach * total // max(1, collection.num_samples) + 2 * INTERLEAVED * frame)
+    return min(total, reach * total // max(1, collection.num_samples) + 2 * INTERLEAVED * frame)
+
+
+def _decoded_bytes(collection: SampleCollection) -> Ints:
+    """Return the decoded size of each compressed shard."""
+    catalog = collection.catalog
+    return np.asarray(catalog.tar_bytes[catalog.tar_bytes != catalog.file_bytes], np.int64)
 
 
 def chosen_rows(
@@ -251,8 +288,9 @@ class ShardDataset(Dataset[dict[str, Any]]):
         Check every sample's checksum before it is delivered.
     cache_bytes : int, optional
         Decoded bytes of compressed shards to keep in memory; 256 MiB by default.
-    cache_dir : path-like, optional
-        Folder of a local disk where they are kept instead, in a file without a name that ends with the process.
+    cache_dir : path-like, "auto" or None
+        Folder of a local disk where they are kept instead, if they are more, in a file without a name that ends with
+        the process. ``"auto"``: the system's temporary folder, where it is on a local disk with twice the room.
 
     Attributes
     ----------
@@ -294,7 +332,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
         io: IO = "auto",
         verify: bool = False,
         cache_bytes: int | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
+        cache_dir: CacheDir = "auto",
     ) -> None:
         made = list(make_transforms(transforms))
         if transform is not None and is_transform(transform):
@@ -302,8 +340,9 @@ class ShardDataset(Dataset[dict[str, Any]]):
             transform = None
         if not decode and (made or transform is not None):
             raise ConfigError("decode=False gives bytes as they are stored: transforms cannot be used with it")
-        collection = open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows, cache_dir)
+        collection = open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows)
         try:
+            grow_caches([collection], None, DEFAULT_CACHE_BYTES if cache_bytes is None else cache_bytes, cache_dir)
             reader = make_reader(collection, columns, counts, floats, made)
             chosen = chosen_rows(collection, where, keys, split, rows)
         except BaseException:

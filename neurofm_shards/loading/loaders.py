@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from neurofm_shards.errors import ConfigError, StateError
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.checkpoint import Checkpoint, OnSignal, make_checkpoint
-from neurofm_shards.loading.datasets import chosen_rows, grow_caches, make_reader, open_shards, sample_bytes
+from neurofm_shards.loading.datasets import CacheDir, chosen_rows, grow_caches, make_reader, open_shards, sample_bytes
 from neurofm_shards.loading.fetch import OnError, SampleFetch, SkipCounter
 from neurofm_shards.loading.plans.options import PlanOptions, RemainderPolicy
 from neurofm_shards.loading.plans.plan import Request, SinglePlan
@@ -107,10 +107,10 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         io: IO = "auto",
         verify: bool = False,
         cache_bytes: int | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
+        cache_dir: CacheDir = "auto",
         on_error: OnError = "raise",
     ) -> None:
-        collection = open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows, cache_dir)
+        collection = open_shards(shard_dir, shard_pattern, io, verify, cache_bytes, windows)
         subset = chosen_rows(collection, where, keys, split, rows)
         options = PlanOptions(
             shuffle=shuffle,
@@ -121,7 +121,7 @@ class WebDatasetLoader(IterableDataset[dict[str, Any]]):
         )
         make_plan = partial(SinglePlan, collection, subset=subset)
         self._progress = Progress(make_plan, options, RankRequest(rank, world_size, shard), SharedEpochCounter())
-        grow_caches([collection], self._progress.plan, cache_bytes)
+        grow_caches([collection], self._progress.plan.reach, cache_bytes, cache_dir)
         reader = make_reader(collection, columns, counts, floats, make_transforms(as_list(transforms)))
         self._fetch = SampleFetch(reader, transform, metadata, on_error, decode)
         self._chunk = max(1, min(MOST_IN_CHUNK, CHUNK_BYTES // max(1, sample_bytes(reader))))

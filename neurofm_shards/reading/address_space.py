@@ -44,8 +44,6 @@ class AddressSpace(ABC):
         Decoded size of each shard.
     cache_bytes : int
         Decoded bytes of compressed shards to keep in memory.
-    cache_dir : str, optional
-        Where they are kept instead, in a file, while ``spills``.
 
     Attributes
     ----------
@@ -55,8 +53,6 @@ class AddressSpace(ABC):
         The decoded frames of compressed shards.
     compressed : bool
         Whether any shard that was looked at is compressed.
-    spills : bool
-        Whether shards that are looked at from now on are decoded into that file.
     copy : RowCopy
         Copies rows from addresses.
     maps_files : bool
@@ -66,19 +62,33 @@ class AddressSpace(ABC):
     copy: RowCopy
     maps_files: ClassVar[bool] = True
 
-    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int, cache_dir: str | None = None) -> None:
+    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
         self.name = name
         self.bases: Ints = places(np.asarray(tar_bytes, np.int64))
         self.frames = FrameCache(cache_bytes, self._drop)
         self.compressed = False
-        self.spills = cache_dir is not None
-        self._scratch = None if cache_dir is None else Scratch(cache_dir, int(self.bases[-1]))
+        self._scratch: Scratch | None = None
         self._bounds: dict[int, Ints] = {}
         self._first_frames = np.full(len(tar_bytes), -1, np.int64)
         self._changed = threading.Condition()
         self._readers: set[AddressReader] = set()
         self._closed = False
         after_fork(self._forget_readers)
+
+    def spill_to(self, folder: str | None) -> None:
+        """Decode shards that are looked at from now on into a file in this folder; None: into memory.
+
+        Raises
+        ------
+        ConfigError
+            No file can be made there.
+        """
+        self._scratch = None if folder is None else Scratch(folder, int(self.bases[-1]))
+
+    @property
+    def spills(self) -> bool:
+        """Whether shards that are looked at from now on are decoded into a file."""
+        return self._scratch is not None
 
     def attach(self, shard: int, file: ShardFile) -> None:
         """Make a shard readable."""
@@ -101,7 +111,7 @@ class AddressSpace(ABC):
         """Make room for a compressed shard's tar; return whether that is in the file."""
         where, offset = self._room(shard, size)
         base = int(self.bases[shard])
-        if self._scratch is None or not self.spills or not self._scratch.reserve(base, size):
+        if self._scratch is None or not self._scratch.reserve(base, size):
             where.map_memory(offset, size)
             return False
         where.map_scratch(offset, size, self._scratch.descriptor, base)
@@ -248,8 +258,8 @@ class MappedAddressSpace(AddressSpace):
         The platform does not give so many addresses.
     """
 
-    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int, cache_dir: str | None = None) -> None:
-        super().__init__(name, tar_bytes, cache_bytes, cache_dir)
+    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
+        super().__init__(name, tar_bytes, cache_bytes)
         self._range = AddressRange(int(self.bases[-1]))
         self.copy = make_row_copy(self.everything)
 
@@ -316,8 +326,8 @@ class FileAddressSpace(AddressSpace):
 
     maps_files: ClassVar[bool] = False
 
-    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int, cache_dir: str | None = None) -> None:
-        super().__init__(name, tar_bytes, cache_bytes, cache_dir)
+    def __init__(self, name: str, tar_bytes: Ints, cache_bytes: int) -> None:
+        super().__init__(name, tar_bytes, cache_bytes)
         self.copy = _FileRows(self)
         self._files: dict[int, ShardFile] = {}
         self._decoded: dict[int, AddressRange] = {}
@@ -449,9 +459,7 @@ def _open_files() -> _OpenFiles:
 IO: TypeAlias = Literal["auto", "mmap", "pread"]
 
 
-def open_address_space(
-    name: str, tar_bytes: Ints, io: IO, cache_bytes: int, cache_dir: str | None = None
-) -> AddressSpace:
+def open_address_space(name: str, tar_bytes: Ints, io: IO, cache_bytes: int) -> AddressSpace:
     """Return the space that ``io`` asks for; ``auto``: maps, unless the platform cannot hold as many.
 
     Raises
@@ -460,10 +468,10 @@ def open_address_space(
         Maps were asked for, and are not to be had.
     """
     if io == "pread" or (io == "auto" and len(tar_bytes) > most_maps()):
-        return FileAddressSpace(name, tar_bytes, cache_bytes, cache_dir)
+        return FileAddressSpace(name, tar_bytes, cache_bytes)
     try:
-        return MappedAddressSpace(name, tar_bytes, cache_bytes, cache_dir)
+        return MappedAddressSpace(name, tar_bytes, cache_bytes)
     except OSError as error:
         if io == "mmap":
             raise ConfigError(f"{name}: cannot reserve addresses for a map ({error}); use io='pread'") from error
-        return FileAddressSpace(name, tar_bytes, cache_bytes, cache_dir)
+        return FileAddressSpace(name, tar_bytes, cache_bytes)

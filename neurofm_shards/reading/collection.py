@@ -85,7 +85,8 @@ class ShardCollection(SampleCollection):
         self.catalog = catalog
         self.manifest = catalog.manifest
         self.shard_sizes = catalog.num_samples
-        self._space = open_address_space(str(catalog.folder), catalog.tar_bytes, io, cache_bytes, cache_dir)
+        self._space = open_address_space(str(catalog.folder), catalog.tar_bytes, io, cache_bytes)
+        self._space.spill_to(cache_dir)
         self._shards = ShardTable(catalog, self._space)
         self.starts = self._shards.starts
         self.num_samples = int(self.starts[-1])
@@ -389,12 +390,12 @@ class ShardCollection(SampleCollection):
         """Return the statistics that conversion made, of all columns."""
         return {} if self.manifest is None else self.manifest.statistics
 
-    def grow_cache(self, cache_bytes: int, *, enough: bool = False) -> None:
+    def grow_cache(self, cache_bytes: int, cache_dir: str | None = None) -> None:
         """See :meth:`SampleCollection.grow_cache`."""
-        io, kept, verify, scratch = self._options
-        self._options = (io, max(kept, cache_bytes), verify, None if enough else scratch)
+        io, kept, verify, _ = self._options
+        self._options = (io, max(kept, cache_bytes), verify, cache_dir)
         self._space.frames.budget = max(kept, cache_bytes)
-        self._space.spills &= not enough
+        self._space.spill_to(cache_dir)
 
     @property
     def keeps_decoded(self) -> bool:

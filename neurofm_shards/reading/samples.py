@@ -262,15 +262,20 @@ class SampleCollection(ABC):
         """Return key, shard and folder of a row, for messages."""
 
     @abstractmethod
-    def grow_cache(self, cache_bytes: int, *, enough: bool = False) -> None:
+    def grow_cache(self, cache_bytes: int, cache_dir: str | None = None) -> None:
         """Keep at least so many decoded bytes of compressed shards in memory.
 
         Parameters
         ----------
         cache_bytes : int
             What a shuffle window needs, say.
-        enough : bool
-            Whether that is all that will be gone back to, by this process alone: nothing needs to be kept on a disk.
+        cache_dir : str, optional
+            Folder of a disk, where shards that are looked at from now on are kept instead.
+
+        Raises
+        ------
+        ConfigError
+            No file can be made there.
         """
 
     @property

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import tempfile
 import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from neurofm_shards.errors import ConfigError
 
@@ -18,6 +20,41 @@ _LEFT_FREE = 0.05
 #: How long to wait where the system takes two processes for waiting in a circle, in seconds.
 _AGAIN_S = 0.001
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+#: File systems of local disks, as Linux names them; that of a container counts as one.
+_LOCAL_DISKS = frozenset(
+    ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "reiserfs", "xfs", "zfs", "fuse-overlayfs")
+)
+#: The part of what is free that may be used where nobody named the folder.
+_MOST_OF_FREE = 0.5
+
+
+def temporary_folder(size: int) -> str | None:
+    """Return the system's temporary folder where it is on a local disk that has twice so much room, in bytes."""
+    try:
+        folder = os.path.realpath(tempfile.gettempdir())
+        disk = os.statvfs(folder)
+    except OSError:  # no temporary folder can be written to
+        return None
+    if size > _MOST_OF_FREE * disk.f_bavail * disk.f_frsize or file_system_of(folder) not in _LOCAL_DISKS:
+        return None
+    return folder
+
+
+def file_system_of(folder: str) -> str:
+    """Return the kind of file system that holds a folder (``ext4``, ``tmpfs``); "" where the system does not say."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    found = [(_unescaped(fields[4]), fields[fields.index("-") + 1]) for fields in map(str.split, mounts)]
+    holding = [each for each in found if Path(folder).is_relative_to(each[0])]
+    return max(reversed(holding), key=lambda each: len(each[0]), default=("", ""))[1]  # the last one hides others
+
+
+def _unescaped(path: str) -> str:
+    """Return a path as it is: the system writes blanks in it as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
 
 
 class Scratch:

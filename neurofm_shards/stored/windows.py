@@ -123,7 +123,6 @@ class WindowCollection(SampleCollection):
         io: IO = "auto",
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         verify: bool = False,
-        cache_dir: Path | str | None = None,
     ) -> Self:
         """Open a data set of recordings as windows.
 
@@ -133,7 +132,7 @@ class WindowCollection(SampleCollection):
             Folder of a data set that was converted with ``--layout recordings``.
         windows : WindowOptions, mapping or path
             What to cut; see :func:`~neurofm_shards.stored.options.window_options`.
-        pattern, io, cache_bytes, verify, cache_dir
+        pattern, io, cache_bytes, verify
             See :meth:`~neurofm_shards.reading.collection.ShardCollection.open`.
 
         Raises
@@ -145,7 +144,7 @@ class WindowCollection(SampleCollection):
         """
         options = window_options(windows)
         folder = os.fspath(shard_dir)
-        collection = ShardCollection.open(folder, pattern, io=io, cache_bytes=cache_bytes, cache_dir=cache_dir)
+        collection = ShardCollection.open(folder, pattern, io=io, cache_bytes=cache_bytes)
         try:
             check_recordings(collection)
             return cls(collection, options, verify=verify)
@@ -424,9 +423,9 @@ class WindowCollection(SampleCollection):
         session = self.plan.recordings[number].session_id
         return f"{automatic_key(row + 1)!r}, a window of {session} in {self.catalog.folder}"
 
-    def grow_cache(self, cache_bytes: int, *, enough: bool = False) -> None:
+    def grow_cache(self, cache_bytes: int, cache_dir: str | None = None) -> None:
         """See :meth:`SampleCollection.grow_cache`."""
-        self._collection.grow_cache(cache_bytes, enough=enough)
+        self._collection.grow_cache(cache_bytes, cache_dir)
 
     @property
     def keeps_decoded(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,7 +12,7 @@ from neurofm_shards import ShardDataset, WebDatasetLoader, create_shards_from_ar
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading import datasets
 from neurofm_shards.reading import collection as collections
-from neurofm_shards.reading import frames_cache
+from neurofm_shards.reading import frames_cache, scratch
 
 FRAMES = 48
 
@@ -52,7 +55,9 @@ def test_every_frame_is_decoded_once_in_an_epoch(compressed, decoded, shuffle, b
 
 
 def test_what_is_kept_can_be_said(compressed, decoded):
-    loader = create_webdataset_dataloader(compressed, 16, 0, "global", metadata=False, cache_bytes=8 << 20)
+    loader = create_webdataset_dataloader(
+        compressed, 16, 0, "global", metadata=False, cache_bytes=8 << 20, cache_dir=None
+    )
     assert decoded(loader)[0] > 2 * FRAMES
     with pytest.raises(ConfigError, match="cache_bytes=-1"):
         create_webdataset_dataloader(compressed, cache_bytes=-1)
@@ -60,9 +65,11 @@ def test_what_is_kept_can_be_said(compressed, decoded):
 
 @pytest.mark.parametrize(("num_workers", "kind"), [(0, "thread"), (2, "thread"), (2, "process")])
 @pytest.mark.parametrize(("shuffle", "buffer_size"), [("global", 1000), (True, 300), (False, 1000)])
-def test_with_a_folder_for_them_frames_are_decoded_once_whatever_the_memory(
+def test_frames_are_decoded_once_whatever_the_memory(
     compressed, tmp_path, monkeypatch, shuffle, buffer_size, num_workers, kind
 ):
+    monkeypatch.setattr(scratch, "file_system_of", lambda _: "ext4")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     real, log = frames_cache._Frames.decode, tmp_path / "log"
 
     def counted(self, frame):
@@ -72,12 +79,43 @@ def test_with_a_folder_for_them_frames_are_decoded_once_whatever_the_memory(
 
     monkeypatch.setattr(frames_cache._Frames, "decode", counted)
     loader = create_webdataset_dataloader(
-        compressed, 16, num_workers, shuffle, buffer_size, worker_type=kind, cache_bytes=1 << 20, cache_dir=tmp_path
+        compressed, 16, num_workers, shuffle, buffer_size, worker_type=kind, cache_bytes=1 << 20
     )
     for _ in range(2):
         found = np.concatenate([batch["x"][:, 0, 0] for batch in loader])
         assert sorted(found.tolist()) == list(range(600))
     assert log.stat().st_size == FRAMES
+
+
+def test_samples_at_random_are_decoded_once_whatever_the_memory(compressed, tmp_path, monkeypatch, decoded_frames):
+    monkeypatch.setattr(scratch, "file_system_of", lambda _: "ext4")
+    samples = ShardDataset(compressed, cache_bytes=1 << 20)
+    for number in np.random.default_rng(0).permutation(600).tolist():
+        assert samples[number]["x"][0, 0] == number
+    assert len(decoded_frames) == FRAMES
+
+
+def test_a_folder_that_nobody_named_is_said_and_must_be_a_disk_with_room(compressed, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def spills(file_system, free, ranks):
+        monkeypatch.setattr(scratch, "file_system_of", lambda _: file_system)
+        monkeypatch.setattr(scratch.os, "statvfs", lambda _: SimpleNamespace(f_bavail=free, f_frsize=1 << 20))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+        caplog.clear()
+        loader = create_webdataset_dataloader(compressed, 16, 0, "global", cache_bytes=8 << 20)
+        found = loader.setup.fetch.readers[0].collection.keeps_decoded
+        assert ("without a name" in caplog.text, "decoded several times" in caplog.text) == (found, True)
+        return found
+
+    assert spills("ext4", 100, 1)
+    assert str(tmp_path) in caplog.text
+    assert not spills("tmpfs", 100, 1)
+    assert not spills("nfs4", 100, 1)
+    assert not spills("", 100, 1)
+    assert not spills("xfs", 80, 1)
+    assert not spills("xfs", 180, 2)
+    assert spills("xfs", 400, 2)
 
 
 def test_nothing_is_put_on_a_disk_that_memory_holds(compressed, tmp_path):
@@ -90,7 +128,7 @@ def test_nothing_is_put_on_a_disk_that_memory_holds(compressed, tmp_path):
 
 
 def test_decoding_again_and_again_is_said_with_the_remedy(compressed, tmp_path, caplog):
-    create_webdataset_dataloader(compressed, 16, 0, "global", cache_bytes=8 << 20)
+    create_webdataset_dataloader(compressed, 16, 0, "global", cache_bytes=8 << 20, cache_dir=None)
     assert "goes back to 46 MB of decoded shards, and 8 MB are kept in memory" in caplog.text
     assert "cache_dir=" in caplog.text
     caplog.clear()

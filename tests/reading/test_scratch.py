@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from neurofm_shards.errors import ConfigError, FormatError
+from neurofm_shards.reading import scratch
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.reading.scratch import Scratch
 from neurofm_shards.writing.dataset_writer import WebDatasetWriter
@@ -118,6 +119,36 @@ def test_a_folder_that_cannot_be_written_to_is_named(values, tmp_path, name):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ConfigError, match=f"cache_dir='.*{name}'"):
         ShardCollection.open(tmp_path / "d", cache_dir=tmp_path / name)
+
+
+MOUNTS = r"""
+27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+25 27 0:25 / /my\040disk rw,nosuid shared:1 master:2 - xfs /dev/vdb rw
+28 27 0:28 / /big rw - ext4 /dev/vdc rw
+29 28 0:29 / /big rw - tmpfs tmpfs rw
+"""
+
+
+def test_the_kind_of_a_file_system_is_that_of_the_last_mount_that_holds_a_folder(monkeypatch):
+    monkeypatch.setattr(scratch.Path, "read_text", lambda *_, **__: MOUNTS.strip())
+    folders = ["/", "/my disk/a", "/my disks", "/big", "/big/a", "/bigger"]
+    assert [scratch.file_system_of(folder) for folder in folders] == ["ext4", "xfs", "ext4", "tmpfs", "tmpfs", "ext4"]
+
+
+def test_the_kind_of_a_file_system_may_not_be_known(monkeypatch):
+    def absent(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(scratch.Path, "read_text", absent)
+    assert scratch.file_system_of("/") == ""
+
+
+def test_without_a_temporary_folder_nothing_is_kept(monkeypatch):
+    def absent():
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr(scratch.tempfile, "gettempdir", absent)
+    assert scratch.temporary_folder(0) is None
 
 
 def test_what_failed_is_to_be_done_again(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, cast
 
 from pydantic import Field
@@ -65,6 +66,7 @@ class GzCompression(Compression):
 
     def __init__(self, config: GzConfig | None = None) -> None:
         self.config = config or GzConfig()
+        _isal()  # imported here, not by a thread that decodes: a fork beside an import hangs in the child
 
     def compress_frame(self, raw: Buffer) -> bytes:
         """Return one deflate run, ended by a full flush."""
@@ -92,10 +94,19 @@ class GzCompression(Compression):
         return cast("BinaryIO", CheckedStream(stream, "gz", (OSError, EOFError, zlib.error)))
 
 
-def _inflater() -> tuple[Any, type[Exception]]:
-    """Return the fastest raw-deflate decoder there is, and what it raises for damaged bytes."""
+@cache
+def _isal() -> Any:
+    """Return the module that inflates, None where it is not installed."""
     try:
         from isal import isal_zlib  # noqa: PLC0415  (optional)
     except ImportError:
+        return None
+    return isal_zlib
+
+
+def _inflater() -> tuple[Any, type[Exception]]:
+    """Return the fastest raw-deflate decoder there is, and what it raises for damaged bytes."""
+    isal_zlib = _isal()
+    if isal_zlib is None:
         return zlib.decompressobj(-zlib.MAX_WBITS), zlib.error
     return isal_zlib.decompressobj(-zlib.MAX_WBITS), cast("type[Exception]", isal_zlib.error)

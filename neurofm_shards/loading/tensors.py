@@ -104,6 +104,8 @@ class TensorOptions:
     def __post_init__(self) -> None:
         if self.ragged not in get_args(RaggedAs):
             raise ConfigError(f"ragged={self.ragged!r}; choose one of {', '.join(get_args(RaggedAs))}")
+        if self.ragged == "nested":  # torch imports much for the first one; in a thread, a fork beside it would hang
+            torch.nested.nested_tensor_from_jagged(torch.zeros(1, device="cpu"), torch.tensor([0, 1], device="cpu"))
 
 
 #: Types of numbers that JSON holds.

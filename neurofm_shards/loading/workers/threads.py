@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from functools import partial
 from queue import SimpleQueue
 
+import numpy.ma  # noqa: F401  (np.unique imports it when first called; a fork beside an import hangs in the child)
+
 from neurofm_shards._process import after_fork
 from neurofm_shards.errors import ClosedError
 from neurofm_shards.loading.workers.fork_gate import GATE

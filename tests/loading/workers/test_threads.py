@@ -1,5 +1,7 @@
 """Samples come unchanged whoever copies them, and threads leave torch's own settings alone."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -42,3 +44,29 @@ def test_threads_that_started_do_not_wait_for_one_that_cannot(monkeypatch):
         if thread.name.startswith("neurofm-shards"):
             thread.join(300)
             assert not thread.is_alive()
+
+
+IMPORTS = """
+import importlib.abc, sys, threading
+from neurofm_shards import create_webdataset_dataloader
+
+class Spy(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if threading.current_thread() is not threading.main_thread():
+            print(name)
+
+for settings in ({}, {"ragged": "pad"}, {"ragged": "packed"}, {"ragged": "nested"}, {"shuffle": "global"}):
+    loader = create_webdataset_dataloader(sys.argv[1], 8, 2, verify=True, on_error="skip", **settings)
+    sys.meta_path.insert(0, spy := Spy())
+    for batch in loader:
+        batch["metadata"][0]
+    sys.meta_path.remove(spy)
+"""
+
+
+def test_threads_import_nothing_beside_which_foreign_code_may_fork(tmp_path):
+    data = {"x": [np.ones((1 + i % 3, 2)) for i in range(60)], "n": np.arange(60)}
+    create_shards_from_arrays(tmp_path / "d", data, shard_size=20, compression="gz")
+    command = [sys.executable, "-c", IMPORTS, str(tmp_path / "d")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,7 +39,7 @@ from neurofm_shards.stored.options import LoadedWindows, WindowsArgument, window
 from neurofm_shards.stored.placing import Placed, Placing
 from neurofm_shards.stored.plan import WindowPlan, open_samples, window_identity, window_plan
 from neurofm_shards.stored.statistics import training_statistics
-from neurofm_shards.types import ColumnData, ColumnSpec, Metadata, Ragged
+from neurofm_shards.types import ColumnData, ColumnSpec, Metadata, Ragged, SourcePlan
 from neurofm_shards.values import starts_of
 
 if TYPE_CHECKING:
@@ -433,6 +433,12 @@ class WindowCollection(SampleCollection):
         return self._collection.keeps_decoded
 
     # -- recordings
+
+    def source_plans(self) -> Iterator[tuple[str, SourcePlan]]:
+        """Yield the session of each group of windows, and what converting it with the same options would tell."""
+        for number, recording in enumerate(self.plan.recordings):
+            with self._collection.reading():
+                yield recording.session_id, self._samples(number).plan()
 
     def _samples(self, number: int) -> RecordingSamples:
         """Return the windows of a recording, which stays open for some time."""

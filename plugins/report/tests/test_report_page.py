@@ -299,7 +299,7 @@ def test_a_browser_opens_it_without_a_complaint(scheme, text, tmp_path):
 
 class Walks(Source):
     def open(self, paths):
-        walk = np.random.default_rng(1).normal(size=(3000, 2)).cumsum(axis=0)
+        walk = np.random.default_rng(1).normal(size=(3033, 2)).cumsum(axis=0)
         return InMemoryRecording([regular("walk", walk, 100.0, modality="behavior")], fingerprint="walk")
 
 
@@ -308,6 +308,7 @@ def test_stored_recordings_are_reported_as_the_windows_that_loaders_cut(tmp_path
     try:
         (tmp_path / "a.walk").write_text("")
         convert_inputs([tmp_path / "a.walk"], tmp_path / "stored", {"layout": "recordings"})
+        convert_inputs([tmp_path / "a.walk"], tmp_path / "windows")
     finally:
         registry().sources.unregister("walks")
     text = report(tmp_path / "stored", tmp_path / "page.html").read_text(encoding="utf-8")
@@ -315,3 +316,9 @@ def test_stored_recordings_are_reported_as_the_windows_that_loaders_cut(tmp_path
     windows = len(ShardDataset(tmp_path / "stored", windows={}))
     assert f"{windows:,} samples, 1 shard." in text
     assert "shows the windows that loaders cut" in text
+    facts, converted = DatasetFacts(tmp_path / "stored"), DatasetFacts(tmp_path / "windows")
+    assert facts.sessions == converted.sessions, "extents, recorded and left out time, drops, units, bins"
+    assert facts.sessions[0].summary.left_out_s
+    assert facts.sessions[0].summary.recorded_s == pytest.approx(30.33, abs=0.011)
+    assert (facts.drops(), facts.valid_windows()) == (converted.drops(), converted.valid_windows())
+    assert facts.problems() == converted.problems()

@@ -18,6 +18,8 @@ from neurofm_shards.format.sessions import SessionSummary, session_summaries
 from neurofm_shards.loading.datasets import ShardDataset
 from neurofm_shards.loading.subsets import saved_splits
 from neurofm_shards.stored.windows import WindowCollection
+from neurofm_shards.types import SourcePlan
+from neurofm_shards.values import to_json
 from neurofm_shards_report.pictures import known_of
 
 Ints = npt.NDArray[np.int64]
@@ -138,10 +140,9 @@ class DatasetFacts:
     def drops(self) -> dict[str, int]:
         """Return the windows left out of all sessions, by reason, most frequent first."""
         total: Counter[str] = Counter()
-        if isinstance(self.collection, WindowCollection):
-            total.update(self.collection.plan.drops)
-        for session in self.sessions:
-            total.update(session.summary.drops)
+        told = [session.summary.drops for session in self.sessions]
+        for drops in [self.collection.plan.drops] if isinstance(self.collection, WindowCollection) else told:
+            total.update(drops)
         return dict(total.most_common())
 
     def split_of(self, row: int) -> str:
@@ -161,8 +162,16 @@ class DatasetFacts:
         return {name: share / windows for name, share in valid.items() if windows}
 
     def source_facts(self) -> list[dict[str, Any]]:
-        """Return what the sources say of themselves."""
-        return [] if self.manifest is None else [dict(source) for source in self.manifest.sources]
+        """Return what the sources say of themselves; of stored recordings, with what cutting their windows tells."""
+        return self._sources
+
+    @cached_property
+    def _sources(self) -> list[dict[str, Any]]:
+        told = [] if self.manifest is None else [dict(source) for source in self.manifest.sources]
+        if not isinstance(self.collection, WindowCollection):
+            return told
+        cut = {session: _of_plan(plan) for session, plan in self.collection.source_plans()}
+        return [{**source, **cut.get(str(source.get("session_id")), {"num_samples": 0})} for source in told]
 
     def problems(self) -> list[ProblemGroup]:
         """Return the problems of all inputs, equal ones together, the gravest first."""
@@ -248,7 +257,7 @@ class DatasetFacts:
         counted = self._split_counts()
         covered = self._covered()
         subjects = self._subject_of_sessions()
-        said = {} if self.manifest is None else {each.name: each for each in session_summaries(self.manifest)}
+        said = {each.name: each for each in self._summaries()}
         found = []
         for number, name in enumerate(self.sessions_of.names):
             by_split = dict(zip(self.splits_of.names, counted[number].tolist(), strict=True))
@@ -259,6 +268,12 @@ class DatasetFacts:
             )  # fmt: skip
             found.append(Session(summary, None if covered is None else float(covered[number])))
         return found
+
+    def _summaries(self) -> list[SessionSummary]:
+        if self.manifest is None:
+            return []
+        told = {"sources": self.source_facts(), "total_samples": self.num_samples}
+        return session_summaries(self.manifest.model_copy(update=told))
 
     def _split_counts(self) -> Ints:
         sessions, splits = len(self.sessions_of.names), len(self.splits_of.names)
@@ -280,6 +295,17 @@ class DatasetFacts:
         reached = np.concatenate([[-np.inf], np.maximum.accumulate(stop)[:-1]]) if len(stop) else stop
         added = np.maximum(0.0, stop - np.maximum(start, reached))
         return np.bincount(codes, added, len(self.sessions_of.names)).astype(np.float64)
+
+
+def _of_plan(plan: SourcePlan) -> dict[str, Any]:
+    """Return what the manifest would say of a recording, had its windows been converted."""
+    return {
+        "num_samples": plan.num_samples,
+        "drops": dict(plan.drops),
+        "problems": [to_json(problem.as_dict()) for problem in plan.problems],
+        "tables": {name: [0, len(rows)] for name, rows in plan.tables.items()},
+        "facts": to_json(dict(plan.metadata)),
+    }
 
 
 def _opened(path: str | os.PathLike[str]) -> ShardDataset:

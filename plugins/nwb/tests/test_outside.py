@@ -193,3 +193,28 @@ def test_nothing_of_a_secret_file_reaches_a_shard(place, monkeypatch):
     with pytest.raises(SourceError):
         convert_inputs([path], place / "out")
     assert not [file for file in Path(place / "out").rglob("*") if file.is_file() and b"BEGIN KEY" in file.read_bytes()]
+
+
+@pytest.mark.parametrize("reader", ["h5py", "pynwb"])
+@pytest.mark.parametrize("how", ["external storage", "a link", "a group deeper down"])
+def test_schemas_are_looked_at_before_they_are_read(place, reader, how):
+    path = write_nwb(place / "in/a.nwb", lambda series: series.create_dataset("data", data=np.arange(95.0)))
+    with h5py.File(path, "r+") as file:
+        version = file.create_group("specifications/ndx-odd/1.0")
+        if how == "a link":
+            version["namespace"] = h5py.ExternalLink(str(place / "elsewhere/other.h5"), "/values")
+        else:
+            group = version if how == "external storage" else version.create_group("more")
+            group.create_dataset("namespace", (95,), "u1", external=[(str(place / "elsewhere/key"), 0, 95)])
+        file["processing/behavior/speed"].attrs["neurodata_type"] = "OddSeries"
+    with pytest.raises(SourceError, match=r"external storage|outside of the folder"):
+        NwbSource(NwbConfig(reader=reader)).open((path,))
+
+
+def test_schemas_that_nothing_reads_are_not_looked_at(place):
+    path = write_nwb(place / "in/a.nwb", lambda series: series.create_dataset("data", data=np.arange(95.0)))
+    with h5py.File(path, "r+") as file:
+        version = file.create_group("specifications/core/2.7.0")
+        version.create_dataset("namespace", (95,), "u1", external=[(str(place / "elsewhere/key"), 0, 95)])
+    with NwbSource().open((path,)) as recording:
+        assert [stream.path for stream in recording.streams] == ["processing/behavior/speed"]

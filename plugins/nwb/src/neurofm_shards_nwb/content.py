@@ -96,13 +96,23 @@ class StoredArray:
         where = where if len(where) > 1 else where[0]
         try:
             whole = (start, stop, axis, other) == (0, len(self), 0, ())
-            return _whole(self.data) if whole else np.asarray(self.data[where])
+            return self._whole() if whole else np.asarray(self.data[where])
         except (OSError, RuntimeError, ValueError, KeyError) as error:  # what h5py raises for damaged data
             raise SourceError(self._read_problem(start, stop, error)) from error
 
     def all(self) -> npt.NDArray[Any]:
         """Return all values."""
         return self.read(0, len(self))
+
+    def _whole(self) -> npt.NDArray[Any]:
+        """Return all values, numbers in half the time that slicing takes h5py."""
+        import h5py  # noqa: PLC0415  (only when a file is opened)
+
+        if not isinstance(self.data, h5py.Dataset) or self.dtype.kind not in "fiub" or not math.prod(self.shape):
+            return np.asarray(self.data[:])
+        values = np.empty(self.shape, self.dtype)
+        self.data.id.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+        return values
 
     def _read_problem(self, start: int, stop: int, error: Exception) -> str:
         text = str(error)
@@ -115,17 +125,6 @@ class StoredArray:
             f"{self.where}: values {start} to {stop} cannot be read ({text}): a chunk is damaged; get the file again, "
             "or leave this series out of modalities"
         )
-
-
-def _whole(data: Any) -> npt.NDArray[Any]:
-    """Return all values of a dataset, numbers in half the time that slicing takes h5py."""
-    import h5py  # noqa: PLC0415  (only when a file is opened)
-
-    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "fiub" or not data.size:
-        return np.asarray(data[:])
-    values = np.empty(data.shape, data.dtype)
-    data.id.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
-    return values
 
 
 def _unwritten(data: Any) -> str:

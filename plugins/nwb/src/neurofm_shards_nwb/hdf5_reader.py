@@ -100,6 +100,8 @@ class TypeTree:
     ----------
     file : h5py.File
         Its cached schemas are parsed when a type is first asked for that is not of the core.
+    check_schemas : callable
+        Called before they are read.
 
     Attributes
     ----------
@@ -107,8 +109,9 @@ class TypeTree:
         Name and version of every cached schema that is not of the core.
     """
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, check_schemas: Callable[[], None]) -> None:
         self._cached = file.get("specifications", {})
+        self.check_schemas = check_schemas
         versions = {name: list(self._cached[name]) for name in self._cached if name not in CORE_NAMESPACES}
         self.extensions = {name: found[-1] for name, found in versions.items() if found}
 
@@ -124,6 +127,7 @@ class TypeTree:
 
     @cached_property
     def _parents(self) -> dict[str, str]:
+        self.check_schemas()
         schemas = (
             json.loads(text(source[()]))
             for versions in dict(self._cached).values()
@@ -224,6 +228,7 @@ class _View:
         self._found = found
         self._ancestry = {place: types.ancestry(kind) for place, kind in found.types.items()}
         self._tables: dict[str, Table] = {}
+        self._arrays: dict[str, StoredArray] = {}
         self.problems: list[Problem] = []
 
     def of(self, *kinds: str) -> list[Node]:
@@ -271,10 +276,10 @@ class _View:
     def table(self, node: Node) -> Table:
         if node.path not in self._tables:
             listed = [text(name) for name in np.ravel(attribute(node, "colnames", ()))]
-            hidden = [name for name in node.names if name not in listed and self._is_column(node, name)]
+            names = [name for name in dict.fromkeys((*listed, *node.names)) if self._is_column(node, name)]
+            hidden = [name for name in names if name not in listed]
             if hidden:
                 self.problems.append(hidden_columns(node.path, hidden))
-            names = [name for name in (*listed, *hidden) if self._is_column(node, name)]
             self._tables[node.path] = Table(
                 path=node.path,
                 types=self._ancestry.get(node.path, ("DynamicTable",)),
@@ -309,24 +314,28 @@ class _View:
         return self._tables[place]
 
     def _is_column(self, node: Node, name: str) -> bool:
+        import h5py  # noqa: PLC0415  (only when a file is opened)
+
         if name == "id" or (name.endswith("_index") and name.removesuffix("_index") in node):
             return False
-        dataset = node.get(name)
+        if not isinstance(node.get(name), h5py.Dataset):
+            return False
+        stored = self._need(node, name)
         # compound values refer to series, which are found by their own path
-        return bool(getattr(dataset, "shape", None)) and dataset.dtype.kind != "V"
+        return bool(stored.shape) and stored.dtype.kind != "V"
 
     def _column(self, node: Node, name: str) -> Column:
-        dataset = node.get(name)
+        stored = self._need(node, name)
         indexes, index = [], f"{name}_index"
         while index in node:
             indexes.append(self._need(node, index))
             index += "_index"
         return Column(
             name=name,
-            data=self._need(node, name),
+            data=stored,
             indexes=tuple(indexes),
-            rows_of=self._referred(dataset),
-            resolve=name_resolver(dataset) if dataset.dtype.kind == "O" else None,
+            rows_of=self._referred(stored.data),
+            resolve=name_resolver(stored.data) if stored.dtype.kind == "O" else None,
         )
 
     def _referred(self, dataset: Any) -> Table | None:
@@ -376,7 +385,10 @@ class _View:
         return None if node.get(name) is None else self._need(node, name)
 
     def _need(self, node: Node, name: str) -> StoredArray:
-        return StoredArray(node.get(name), f"{self._path}: {node.path}/{name}")
+        place = f"{node.path}/{name}"
+        if place not in self._arrays:  # each asks the library for shape and type once
+            self._arrays[place] = StoredArray(node.get(name), f"{self._path}: {place}")
+        return self._arrays[place]
 
 
 def _clamped(node: Node, types: tuple[str, ...]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from neurofm_shards_nwb.hdf5_tree import Node
 
 #: Where HDF5 looks for the files of links and virtual datasets besides, and whose names contain a list of folders.
 _PREFIXES = ("HDF5_EXT_PREFIX", "HDF5_VDS_PREFIX")
+#: Groups that hold one version of a cached schema, and datasets alone; https://nwb-schema.readthedocs.io, ".specloc".
+_SCHEMAS = re.compile("specifications/[^/]+/[^/]+")
 _STORE_METADATA = (".zattrs", "zarr.json", ".zmetadata")
 
 
@@ -35,11 +38,14 @@ class Outside:
         Which object lies in which file.
     nodes : tuple of Node
         All groups of the input, those behind links into other files included; the root comes first.
+    check_schemas : callable
+        Looks at the cached schemas, which are a third of a small file's objects; to be called before any is read.
     """
 
-    files: tuple[str, ...] = ()
-    problems: tuple[Problem, ...] = ()
-    nodes: tuple[Node, ...] = ()
+    files: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    nodes: tuple[Node, ...]
+    check_schemas: Callable[[], None]
 
 
 class Boundary:
@@ -130,7 +136,7 @@ def survey(path: str, file: Any, allowed: Sequence[str] = ()) -> Outside:
     """
     found = _Survey(Boundary(path, allowed))
     nodes = tuple(found.visit(file, Path(path).absolute(), through=True))
-    return Outside(tuple(sorted(found.files)), tuple(found.problems), nodes)
+    return Outside(tuple(sorted(found.files)), tuple(found.problems), nodes, found.check_schemas)
 
 
 class _Survey:
@@ -139,6 +145,13 @@ class _Survey:
         self._seen: set[Path] = set()
         self.files: set[str] = set()
         self.problems: list[Problem] = []
+        self._schemas: list[tuple[Node, Path]] = []
+
+    def check_schemas(self) -> None:
+        """Look at the cached schemas, which :meth:`visit` has put off."""
+        pending, self._schemas = self._schemas, []
+        for _ in self._walk(pending, through=False, with_schemas=True):
+            pass
 
     def visit(self, file: Any, path: Path, *, through: bool = False) -> Iterator[Node]:
         """Look at all objects of a file and of the files that its links lead to; yield each group once.
@@ -148,11 +161,20 @@ class _Survey:
         import h5py  # noqa: PLC0415  (only when a file is opened)
 
         self._seen.add(path.resolve())
+        root = Node(h5py.h5g.open(file.id, b"/"), "")
+        # another file is closed before its schemas could be asked for
+        yield from self._walk([(root, path)], through=through, with_schemas=not through)
+
+    def _walk(self, pending: list[tuple[Node, Path]], *, through: bool, with_schemas: bool) -> Iterator[Node]:
+        import h5py  # noqa: PLC0415  (only when a file is opened)
+
         seen: set[tuple[int, Any]] = set()
-        pending = [(Node(h5py.h5g.open(file.id, b"/"), ""), path)]
         while pending:
             node, path = pending.pop()
             yield node
+            if _SCHEMAS.fullmatch(node.path) and not with_schemas:
+                self._schemas.append((node, path))
+                continue
             for name, opened in self._members(node, path, through=through):
                 if isinstance(opened, h5py.h5d.DatasetID):
                     self._check_storage(node.place(name), opened, path)

@@ -151,7 +151,7 @@ def _open_hdf5(path: str, file: Any, reader: Reader, outside: Outside) -> Opened
             f"{path} is HDF5 but not NWB (its root has no nwb_version; it holds {held}): say its "
             "format with format=NAME"
         )
-    types, found = TypeTree(file), walk(outside.nodes)
+    types, found = TypeTree(file, outside.check_schemas), walk(outside.nodes)
     missing = missing_links(found.links)
     content = mark_broken(_read(path, file, reader, types, found), missing)
     content = replace(content, sweeps=stored_sweeps(file, found.nodes))
@@ -187,7 +187,7 @@ def _read(path: str, file: Any, reader: Reader, types: TypeTree, found: Walk) ->
                 raise
             failure = error
     try:
-        content = _read_with_pynwb(path, file)
+        content = _read_with_pynwb(path, file, types)
     except Exception as error:
         if failure is not None:
             raise failure from error
@@ -204,7 +204,7 @@ def _read(path: str, file: Any, reader: Reader, types: TypeTree, found: Walk) ->
 def _read_extensions(path: str, file: Any, types: TypeTree, content: FileContent) -> tuple[FileContent, str]:
     """Let pynwb have a file of which nothing is known but extensions; where it fails, say so and keep what was read."""
     try:
-        return _read_with_pynwb(path, file), ""
+        return _read_with_pynwb(path, file, types), ""
     except Exception as error:  # noqa: BLE001  (whatever pynwb raises: the refusal carries its words)
         held = [f"{table.path} ({table.types[0]})" for table in content.tables if table.types]
         held += [f"{place} ({kind})" for place, kind in content.other.items()]
@@ -215,9 +215,10 @@ def _read_extensions(path: str, file: Any, types: TypeTree, content: FileContent
         )
 
 
-def _read_with_pynwb(path: str, file: Any) -> FileContent:
+def _read_with_pynwb(path: str, file: Any, types: TypeTree) -> FileContent:
     from neurofm_shards_nwb.pynwb_reader import open_io, read_with_pynwb  # noqa: PLC0415  (slow to import)
 
+    types.check_schemas()
     io = open_io(file)
 
     def close() -> None:

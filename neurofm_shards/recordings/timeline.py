@@ -479,7 +479,9 @@ class Activity:
 
     def silences(self) -> Ints:
         """Return the spans in which nothing was recorded, to the width of a bin."""
-        busy = np.stack([self.occupied, self.occupied + 1], axis=1) * self.width + self.when.start
+        gaps = np.diff(self.occupied, prepend=-2, append=self.occupied[-1:] + 2) > 1  # runs are few where bins are many
+        first, last = self.occupied[gaps[:-1]], self.occupied[gaps[1:]]
+        busy = np.stack([first, last + 1], axis=1) * self.width + self.when.start
         return subtract(self.when.whole, normalise(np.concatenate([busy, self.covered])))
 
     def usual_silence(self, doubtful: Ints) -> int:

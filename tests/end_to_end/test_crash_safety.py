@@ -78,7 +78,7 @@ def test_an_unfinished_output_is_no_data_set_and_is_not_written_over(toys, toy, 
     interrupted(paths, tmp_path / "out", toy, monkeypatch)
     with pytest.raises(OutputExistsError, match=r"unfinished conversion \(3 of 8 shards.*mode='resume'"):
         convert_inputs(paths, tmp_path / "out", CONFIG)
-    with pytest.raises(NeurofmShardsError, match="--resume"):
+    with pytest.raises(NeurofmShardsError, match="mode='resume'"):
         ShardCollection.open(tmp_path / "out")
 
 

@@ -216,5 +216,5 @@ def test_sidecars_and_manifest_are_made_anew_as_they_were(tmp_path, compression,
 def test_an_unfinished_conversion_is_to_be_resumed(tmp_path):
     (tmp_path / ".neurofm").mkdir()
     (tmp_path / ".neurofm" / "journal").write_bytes(b"")
-    with pytest.raises(FormatError, match="--resume"):
+    with pytest.raises(FormatError, match="mode='resume'"):
         repair(tmp_path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -47,16 +49,23 @@ def inspect_input(source: Source, paths: tuple[str, ...]) -> Inspection:
     Inspection
         An input that cannot be opened is an empty tree with the error as its problem.
     """
-    described = source.inspect(paths)
-    if described is not None:
-        return described
     title = ", ".join(path.rsplit("/", 1)[-1] for path in paths)
+    found = source.inspect(paths) or _opened(source, paths, title)
+    return Inspection(found.title, found.tree, [_named_once(problem, title) for problem in found.problems])
+
+
+def _opened(source: Source, paths: tuple[str, ...], title: str) -> Inspection:
     try:
         opened = source.open(paths)
     except SourceError as error:
         return Inspection(title, {}, [Problem(title, str(error), "it cannot be converted", "error")])
     with opened:
         return inspect_samples(opened, title) if isinstance(opened, Samples) else inspect_recording(opened, title)
+
+
+def _named_once(problem: Problem, title: str) -> Problem:
+    """Leave out the name of the input with which a problem begins: it is listed below that name."""
+    return replace(problem, what=re.sub(rf"^(?:[^:]*/)?{re.escape(title)}: ", "", problem.what))
 
 
 def inspect_samples(samples: Samples, title: str) -> Inspection:

@@ -6,6 +6,7 @@ import json
 import math
 
 import numpy as np
+import pytest
 
 from neurofm_shards.errors import SourceError
 from neurofm_shards.plugins.interfaces import Source
@@ -102,7 +103,7 @@ def test_an_input_that_does_not_open_is_a_problem_not_a_crash():
 
     found = inspect_input(Refusing(), ("f.nwb",))
     assert found.tree == {}
-    assert [(problem.what, problem.severity) for problem in found.problems] == [("f.nwb: truncated", "error")]
+    assert [(problem.what, problem.severity) for problem in found.problems] == [("truncated", "error")]
     assert "nothing in it has a time" in inspected().problems[0].what
 
 
@@ -112,3 +113,13 @@ def test_samples_are_said_with_columns_and_drops():
     assert tree["samples"] == 2
     assert tree["columns"]["spikes"] == {"dtype": "|u1", "shape": [100, 1], "unit": "count"}
     assert tree["left out"] == {"incomplete at the end of a stretch": 1}
+
+
+@pytest.mark.parametrize("named", ["", "a file.nwb: ", "/some/folder/a file.nwb: "])
+def test_problems_do_not_begin_with_the_name_of_their_input(named):
+    class Refusing(Source):
+        def open(self, paths):
+            raise SourceError(f"{named}damaged at 3: cut off")
+
+    (problem,) = inspect_input(Refusing(), ("/some/folder/a file.nwb",)).problems
+    assert problem.what == "damaged at 3: cut off"

@@ -322,3 +322,12 @@ def test_stored_recordings_are_reported_as_the_windows_that_loaders_cut(tmp_path
     assert facts.sessions[0].summary.recorded_s == pytest.approx(30.33, abs=0.011)
     assert (facts.drops(), facts.valid_windows()) == (converted.drops(), converted.valid_windows())
     assert facts.problems() == converted.problems()
+
+
+def test_that_large_shards_were_not_checked_is_said(shards, tmp_path, monkeypatch):
+    assert "match their checksums" in report(shards, tmp_path / "page.html").read_text(encoding="utf-8")
+    for module in ("damage", "reports"):
+        monkeypatch.setattr(f"neurofm_shards_report.{module}.MAX_CHECKED_BYTES", 10)
+    text = report(shards, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "match their checksums" not in text
+    assert "not compared with their checksums, being larger than 10 B" in text

@@ -17,7 +17,7 @@ from neurofm_shards.format.sessions import said_by_sources
 from neurofm_shards.loading.shuffle_quality import shuffle_report
 from neurofm_shards.maintenance.validate import shard_files
 from neurofm_shards.types import Problem
-from neurofm_shards_report.damage import damage_page, damage_parts, errors_of
+from neurofm_shards_report.damage import MAX_CHECKED_BYTES, damage_page, damage_parts, errors_of
 from neurofm_shards_report.facts import DatasetFacts, Labels, ProblemGroup, open_facts
 from neurofm_shards_report.measures import DrawnSamples
 from neurofm_shards_report.page import (
@@ -122,7 +122,9 @@ def title_of(path: str | os.PathLike[str]) -> str:
 def _of_check(found: Sequence[Problem] | None, facts: DatasetFacts) -> list[Alarm]:
     """Return what the check of the shards comes to."""
     if found is None:
-        return []
+        larger = int(facts.collection.catalog.file_bytes.sum()) > MAX_CHECKED_BYTES
+        said = f"The shards were not compared with their checksums, being larger than {size_text(MAX_CHECKED_BYTES)}"
+        return [Alarm("info", f"{said}: run `neurofm-shards validate`.")] if larger else []
     errors = sum(one.severity == "error" for one in found)
     if errors:
         said = f"The data set is damaged: {counted(errors, 'error')}; what is drawn below may be wrong. See Damage."

@@ -316,6 +316,7 @@ def test_stored_recordings_are_reported_as_the_windows_that_loaders_cut(tmp_path
     windows = len(ShardDataset(tmp_path / "stored", windows={}))
     assert f"{windows:,} samples, 1 shard." in text
     assert "shows the windows that loaders cut" in text
+    assert "of 0 subjects" not in text
     facts, converted = DatasetFacts(tmp_path / "stored"), DatasetFacts(tmp_path / "windows")
     assert facts.sessions == converted.sessions, "extents, recorded and left out time, drops, units, bins"
     assert facts.sessions[0].summary.left_out_s

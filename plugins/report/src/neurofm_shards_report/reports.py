@@ -143,7 +143,8 @@ def _sources_in_a_line(facts: DatasetFacts) -> str:
         return "The samples say nothing of sessions."
     hours = _hours(facts)
     spent = "" if hours is None else f", {hours} in windows"
-    return f"{counted(len(named), 'session')} of {counted(len(subjects), 'subject')}{spent}."
+    whose = counted(len(subjects), "subject") if subjects else "unknown subjects"
+    return f"{counted(len(named), 'session')} of {whose}{spent}."
 
 
 def _hours(facts: DatasetFacts) -> str | None:

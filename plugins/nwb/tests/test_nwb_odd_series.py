@@ -167,3 +167,19 @@ def test_an_electrode_that_is_not_in_its_table_is_named_and_channels_are_numbere
     with opened(path) as recording:
         assert recording.streams[0].channels == ()
         assert any("among them row 50 of 3" in problem.what for problem in recording.problems)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_an_empty_series_is_not_taken_for_one_stored_feature_by_time(write_nwb, reader):
+    from pynwb import TimeSeries
+
+    path = write_nwb(
+        lambda nwbfile: nwbfile.add_acquisition(TimeSeries(name="p", data=np.ones((5, 2)), rate=9.0, unit="m"))
+    )
+    with h5py.File(path, "r+") as file:
+        del file["acquisition/p/data"]
+        file["acquisition/p/data"] = np.zeros((0, 2))
+        file["acquisition/p/data"].attrs.update(unit="m", conversion=1.0, resolution=-1.0)
+    with opened(path, reader) as recording:
+        assert recording.streams[0].shape == (0, 2)
+        assert not any("stored as" in problem.what for problem in recording.problems)

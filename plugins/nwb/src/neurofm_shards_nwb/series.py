@@ -310,7 +310,7 @@ def _time_axis(series: Series) -> int | None:
         return 1 if transposable and shape[1] == len(series.timestamps) else None
     if transposable and rows is not None and shape[0] == rows and shape[1] != rows:
         return 1
-    flat = len(shape) == 2 and rows is None and shape[0] <= _MOST_FEATURES and shape[1] >= _WIDE * shape[0]
+    flat = len(shape) == 2 and rows is None and 0 < shape[0] <= _MOST_FEATURES and shape[1] >= _WIDE * shape[0]
     return 1 if flat and series.types[0] in _FEATURES_OVER_TIME else 0
 
 

@@ -124,9 +124,8 @@ def _run(argv: list[str], program: str) -> int:
             command.add_arguments(sub)
     args, unknown = _parsed(parser, chosen, argv, early.command or "")
     if unknown:
-        flags = [word for word in unknown if word.startswith("-")]
-        hint = _close_options(flags, chosen) if flags else getattr(command, "bare_words", "")
-        chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        hint = "" if any(word.startswith("-") for word in unknown) else getattr(command, "bare_words", "")
+        chosen.error(f"unrecognized arguments: {' '.join(_with_close_options(unknown, chosen))}{hint}")
     if command is None:
         parser.print_help()
         return 2
@@ -159,9 +158,10 @@ def _given_back(command: argparse.ArgumentParser, words: list[str], begin: int) 
                 yield [*words[:begin], *back, *words[begin:first], *words[stop:]]
 
 
-def _close_options(flags: Sequence[str], parser: argparse.ArgumentParser) -> str:
+def _with_close_options(words: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Return words that were not understood, each option with the closest that there is."""
     known = [option for action in parser._actions for option in action.option_strings]  # noqa: SLF001  (no other way)
-    return "".join(did_you_mean(flag.partition("=")[0], known) for flag in flags)
+    return [word + (did_you_mean(word.partition("=")[0], known) if word.startswith("-") else "") for word in words]
 
 
 def _early(argv: Sequence[str]) -> tuple[Early, list[str]]:

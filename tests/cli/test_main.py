@@ -45,6 +45,10 @@ def test_help_of_every_command_imports_nothing_heavy(command):
     ("words", "message"),
     [
         (["convert", "-i", "x", "--bin-size-ms", "many"], "--bin-size-ms"),
+        (
+            ["convert", "--ovrwrite", "--apend", "3"],
+            "unrecognized arguments: --ovrwrite (did you mean '--overwrite'?) --apend (did you mean '--append'?) 3;",
+        ),
         (["convert", "--nonsense", "3"], "unrecognized arguments: --nonsense 3; see 'neurofm-shards convert --help'"),
         (["info"], "the following arguments are required: path"),
         (["info", "absent"], "there is no folder absent"),

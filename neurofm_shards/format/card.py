@@ -164,7 +164,8 @@ def _about(manifest: Manifest, sessions: Sequence[SessionSummary]) -> Iterator[t
     recorded = sum(session.recorded_s or 0.0 for session in named)
     stored = sum(shard.shard_bytes for shard in manifest.shards)
     yield "size", counted(stored, "byte") + ("" if manifest.compression == "none" else f", {manifest.compression}")
-    yield "sessions", f"{len(named):,} of {counted(len(subjects), 'subject')}" if named else ""
+    whose = counted(len(subjects), "subject") if subjects else "unknown subjects"
+    yield "sessions", f"{len(named):,} of {whose}" if named else ""
     yield "recorded", f"{recorded / 3600:.2f} h" if recorded else ""
     yield "splits", ", ".join(f"{name} {count:,}" for name, count in splits.items())
     yield from ((name, f"{table.rows:,}") for name, table in manifest.tables.items())

@@ -274,7 +274,8 @@ def _sessions_text(summary: dict[str, Any]) -> str:
     sessions = summary["sessions"]
     if not sessions:
         return ""
-    text = f"{len(sessions):,} of {counted(len(summary['subjects']), 'subject')}"
+    subjects = len(summary["subjects"])
+    text = f"{len(sessions):,} of {counted(subjects, 'subject') if subjects else 'unknown subjects'}"
     lengths = [session["seconds"] for session in sessions if session["seconds"]]
     return text + (f", {min(lengths):,.0f} to {max(lengths):,.0f} s" if lengths else "")
 

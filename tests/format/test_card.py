@@ -63,6 +63,12 @@ def test_sizes_of_splits_are_those_of_their_shards(tmp_path):
     assert f"| train | 8 | 2 | {sizes[0] + sizes[1]:,} |\n| test | 2 | 1 | {sizes[2]:,} |\n" in text
 
 
+def test_unknown_subjects_are_not_said_to_be_none(manifest):
+    source = {**manifest.sources[0], "facts": {}}
+    text = card_text(manifest.model_copy(update={"sources": [source]}))
+    assert "- sessions: 1 of unknown subjects\n" in text
+
+
 def test_that_the_sources_name_no_licence_is_said(manifest):
     source = {**manifest.sources[0], "facts": {"facts": {"lab": "a lab " * 200}}}
     described = manifest.model_copy(update={"sources": [source]})

@@ -7,6 +7,7 @@ The samples that this rank was given are printed.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,9 @@ import torch
 from neurofm_shards import create_webdataset_dataloader
 
 BATCH = 8
+#: What holds a process group, kept until the end, which comes without destroying it: torch may wait for ever when it
+#: destroys a gloo group whose thread has just finished a gather. It holds the GIL and joins the thread, which needs it.
+alive = []
 
 
 class Model(torch.nn.Module):
@@ -40,6 +44,7 @@ def ddp(shards, checkpoint, steps):
     if checkpoint.exists():
         loader.load_state_dict(json.loads(checkpoint.read_text()))
     wrapped = torch.nn.parallel.DistributedDataParallel(model)
+    alive.append(wrapped)
     for step, batch in enumerate(loader, 1):
         wrapped(**batch)["loss"].backward()
         if step == steps:
@@ -57,6 +62,7 @@ def accelerate(shards, checkpoint, steps):
     accelerator = Accelerator(cpu=True)
     model = Model()
     wrapped, loader = accelerator.prepare(model, make(shards))
+    alive.append(wrapped)
     if checkpoint.exists():
         accelerator.load_state(checkpoint)
     for step, batch in enumerate(loader, 1):
@@ -94,6 +100,7 @@ def lightning(shards, checkpoint, steps):
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
     options = dict.fromkeys(quiet, False) | {"accelerator": "cpu", "strategy": "ddp", "max_epochs": 1}
     trainer = Trainer(devices=environment.world_size(), plugins=[environment], **options)
+    alive.append(trainer)
     trainer.fit(module, make(shards), ckpt_path=checkpoint if checkpoint.exists() else None)
     torch.distributed.destroy_process_group()
     return module.model.numbers
@@ -124,6 +131,7 @@ def trainer(shards, checkpoint, steps):
     )  # fmt: skip
     model, saved = Model(), sorted(checkpoint.glob("checkpoint-*"))
     ours = OurTrainer(model, arguments, train_dataset=loader.dataset, callbacks=[SaveLoader()])
+    alive.append(ours)
     if saved:
         loader.load_state_dict(json.loads((saved[-1] / "loader.json").read_text()))
     ours.train(resume_from_checkpoint=str(saved[-1]) if saved else None)
@@ -134,3 +142,4 @@ def trainer(shards, checkpoint, steps):
 if __name__ == "__main__":
     run = {"ddp": ddp, "accelerate": accelerate, "lightning": lightning, "trainer": trainer}[sys.argv[1]]
     print("samples:", json.dumps(run(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))), flush=True)
+    os._exit(0)

@@ -30,8 +30,12 @@ def naps(count, seconds):
 
 
 def gated(count, folder):
-    """Make calls that say that they have begun, and end once the file ``go`` is there."""
-    script = f"touch {folder}/begun-$$; until [ -e {folder}/go ]; do sleep 0.1; done"
+    """Make calls that say that they have begun, and end once the file ``go`` is there, or their worker is gone.
+
+    Slurm signals all processes of a job: a call that died before its worker would be an error of the call.
+    """
+    wait = f"until [ -e {folder}/go ] || ! kill -0 $PPID; do sleep 0.1; done"
+    script = f"trap '' TERM; touch {folder}/begun-$$; {wait}"
     return [Call(subprocess.check_call, (["sh", "-c", script],), f"call {i}") for i in range(count)]
 
 

@@ -16,9 +16,10 @@ import xxhash
 
 from neurofm_shards._typing import Ints
 from neurofm_shards.blocks import RowBase, add_rows
-from neurofm_shards.convert.agreement import agreed_columns
+from neurofm_shards.convert.agreement import agreed_columns, modalities_of
 from neurofm_shards.convert.tasks import by_split
 from neurofm_shards.errors import FormatError, NeurofmShardsError, NothingToConvertError
+from neurofm_shards.events import ModalityMasked, notes
 from neurofm_shards.format.files import SIDECAR_DIR
 from neurofm_shards.format.index_io import cache_folder
 from neurofm_shards.format.sidecar import Arrays, read_arrays, write_arrays
@@ -63,6 +64,9 @@ class WindowPlan:
         Rows of each side table.
     drops : mapping of str to int
         Windows left out, by reason.
+    others : tuple of tuple of str
+        The modalities that each group's windows have, present or masked, where its recording lacks any that others
+        have; else empty.
     """
 
     recordings: tuple[Held, ...]
@@ -76,6 +80,7 @@ class WindowPlan:
     bases: tuple[Mapping[str, RowBase], ...]
     tables: Mapping[str, int]
     drops: Mapping[str, int]
+    others: tuple[tuple[str, ...], ...]
 
     @property
     def first_of_recordings(self) -> list[int]:
@@ -85,11 +90,11 @@ class WindowPlan:
 
 
 def open_samples(
-    collection: ShardCollection, recording: Held, options: WindowOptions, split: str = ""
+    collection: ShardCollection, recording: Held, options: WindowOptions, split: str = "", others: Sequence[str] = ()
 ) -> RecordingSamples:
     """Return the windows of one recording, all of them in one split where it is named (raises NeurofmShardsError)."""
     try:
-        samples = windowed(StoredRecording(collection, recording), options)
+        samples = windowed(StoredRecording(collection, recording), options, others)
     except NeurofmShardsError as error:
         text = str(error)
         raise error if recording.session_id in text else type(error)(f"{recording.session_id}: {text}") from error
@@ -132,6 +137,7 @@ class _Group:
     tables: Mapping[str, Sequence[Mapping[str, Any]]]
     subject_id: str
     subject_is_known: bool
+    others: tuple[str, ...]
     split: str = ""
 
 
@@ -159,22 +165,49 @@ def _find(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> WindowP
         bases=tuple(bases),
         tables=tables,
         drops=dict(drops),
+        others=tuple(group.others for group in groups),
     )
 
 
 def _cut(collection: ShardCollection, cuts: Sequence[WindowOptions]) -> tuple[list[_Group], Counter[str]]:
     """Cut each recording with each of the options; return the groups that are not empty, and windows left out."""
+    recordings = held(collection)
+    found = [_cut_one(collection, recording, cuts) for recording in recordings]
+    if cuts[0].modalities is None:
+        giving = [modalities_of(chain.from_iterable(group.columns for group in groups)) for groups, _ in found]
+        every = tuple(sorted({name for names in giving for name in names}))
+        lacking = [i for i, names in enumerate(giving) if names and len(names) < len(every)]
+        for i in lacking:
+            found[i] = _cut_one(collection, recordings[i], cuts, every)
+        _warn_of_masks([(recordings[i].session_id, giving[i]) for i in lacking], every, sum(map(bool, giving)))
+    drops: Counter[str] = Counter()
+    for _, own in found:
+        drops.update(own)
+    return [group for groups, _ in found for group in groups], drops
+
+
+def _cut_one(
+    collection: ShardCollection, recording: Held, cuts: Sequence[WindowOptions], others: tuple[str, ...] = ()
+) -> tuple[list[_Group], Counter[str]]:
+    """Cut one recording with each of the options; modalities of ``others`` that it lacks are empty and masked."""
     groups: list[_Group] = []
     drops: Counter[str] = Counter()
-    for recording in held(collection):
-        for kind, options in enumerate(cuts):
-            samples = open_samples(collection, recording, options)
-            plan = samples.plan()
-            drops.update(plan.drops)
-            if plan.num_samples:
-                whose = str(plan.metadata["subject_id"]), not plan.metadata.get("subject_is_unknown", False)
-                groups.append(_Group(recording, kind, samples.cut, plan.splits, plan.columns, plan.tables, *whose))
+    for kind, options in enumerate(cuts):
+        samples = open_samples(collection, recording, options, others=others)
+        plan = samples.plan()
+        drops.update(plan.drops)
+        if plan.num_samples:
+            whose = str(plan.metadata["subject_id"]), not plan.metadata.get("subject_is_unknown", False)
+            groups.append(_Group(recording, kind, samples.cut, plan.splits, plan.columns, plan.tables, *whose, others))
     return groups, drops
+
+
+def _warn_of_masks(lacking: Sequence[tuple[str, Sequence[str]]], every: Sequence[str], total: int) -> None:
+    """Say which recordings have empty, masked columns for want of a modality that others have."""
+    for name in every:
+        without = tuple(session for session, names in lacking if name not in names)
+        for note in notes(ModalityMasked(name, without, total)) if without else ():
+            _LOG.warning("%s", note.text)
 
 
 def _runs(groups: Sequence[_Group], split: SplitOptions | None) -> list[tuple[int, int, int]]:
@@ -250,6 +283,7 @@ def _stored(plan: WindowPlan) -> tuple[dict[str, Any], Arrays]:
         "tables": dict(plan.tables),
         "drops": dict(plan.drops),
         "splits": list(plan.splits),
+        "others": [list(names) for names in plan.others],
     }
     rows = np.concatenate([recording.rows for recording in plan.recordings])
     pieces = np.array([len(recording.rows) for recording in plan.recordings], dtype=np.int64)
@@ -290,7 +324,8 @@ def _plan(header: Mapping[str, Any], arrays: Arrays, cuts: int, pieces: int) -> 
     starts, stops, latest = (arrays[name].astype(np.int64) for name in _PLACES)
     lengths = {len(starts), len(stops), len(latest)}
     splits = tuple(map(str, header["splits"]))
-    groups = {len(kinds), len(splits), len(np.unique(runs[:, 0])), len(header["bases"])}
+    others = tuple(tuple(map(str, names)) for names in header["others"])
+    groups = {len(kinds), len(splits), len(np.unique(runs[:, 0])), len(header["bases"]), len(others)}
     named = ((arrays["rows"], pieces), (kinds, cuts), (runs[:, 0], len(recordings)))
     inside = all(((numbers >= 0) & (numbers < limit)).all() for numbers, limit in named)
     if groups != {len(recordings)} or lengths != {int(runs[:, 2].sum())} or not inside:
@@ -307,6 +342,7 @@ def _plan(header: Mapping[str, Any], arrays: Arrays, cuts: int, pieces: int) -> 
         tuple(header["bases"]),
         header["tables"],
         header["drops"],
+        others,
     )
 
 

@@ -448,7 +448,8 @@ class WindowCollection(SampleCollection):
             if self._verify:
                 self._collection.check(recording.rows)
             options, split = self._cuts[self.plan.kinds[number]], self.plan.splits[number]
-            found = self._open[number] = open_samples(self._collection, recording, options, split)
+            others = self.plan.others[number]
+            found = self._open[number] = open_samples(self._collection, recording, options, split, others)
             while len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)
         return found

@@ -97,6 +97,23 @@ def test_windows_at_load_are_windows_converted(seeds, options, data):
 PLANES = [{"path": "ophys/upper", "filter": "iscell == 1"}, {"path": "ophys/lower"}]
 
 
+@pytest.mark.parametrize("options", [{}, {"min_valid_fraction": 0.5}, {"modalities": ("spikes",)}])
+def test_a_recording_that_lacks_a_modality_gets_masked_columns_as_in_conversion(store, tmp_path, caplog, options):
+    without = [stream for stream in session(2) if stream.modality not in ("behavior", "lfp")]
+    files, folder = store({"a": session(8), "b": without, "c": session(4)})
+    chosen = {"sequence_length": 20, "unit_table_path": "units", **options}
+    convert_inputs(files, tmp_path / "windows", {"windows": chosen})
+    caplog.clear()
+    for _ in ("found", "read again"):
+        with open_windows(folder, chosen) as windows, ShardCollection.open(tmp_path / "windows") as stored:
+            assert list(windows.columns) == list(stored.columns)
+            assert_same_samples(windows, stored)
+    masked = [text for text in caplog.messages if "get empty, masked columns" in text]
+    how = "1 of 3 recordings have none, and get empty, masked columns: b"
+    expected = [f"{name}: {how}" for name in ("behavior", "lfp")]
+    assert masked == ([] if options.get("modalities") else expected)
+
+
 @pytest.mark.parametrize(
     "options",
     [

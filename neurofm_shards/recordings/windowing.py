@@ -204,6 +204,17 @@ class RecordingSamples(Samples):
         made._cut = self._cut.assigned((name,) * len(self._cut))  # noqa: SLF001  (its own)
         return made
 
+    def trials_in(self, row: int) -> list[dict[str, Any]]:
+        """Return the trials that share time with a sample: row in the file's table, start and stop in seconds."""
+        trials = self._trials
+        if trials is None:
+            return []
+        first = self._cut.starts[row]
+        inside = np.flatnonzero((trials.start <= first + self._grid.window_ticks) & (trials.stop >= first))
+        spans = (trials.rows, to_seconds(trials.start), to_seconds(trials.stop))
+        found = zip(*(each[inside].tolist() for each in spans), strict=True)
+        return [{"trial": number, "start_s": start, "stop_s": stop} for number, start, stop in found]
+
     def counted(self, column: str) -> BinnedEvents | None:
         """Return the modality whose counts are in a column; None where it holds none."""
         return self._counts.get(column)

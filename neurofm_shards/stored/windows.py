@@ -372,6 +372,12 @@ class WindowCollection(SampleCollection):
             add_rows(name, rows, samples.plan().tables.get(name, ()))
         return [dict(row) for row in rows]
 
+    def trials_in(self, row: int) -> list[dict[str, Any]]:
+        """Return the trials that share time with a window at rest: row in the file's table, ``start_s``, ``stop_s``."""
+        placed = self._placed([row])
+        with self._collection.reading():
+            return self._samples(int(placed.groups[0])).trials_in(int(self._placing.within(placed.rows)[0]))
+
     def is_everywhere(self, column: str) -> bool:
         """Return whether every window has a column: each has all."""
         return column in self.columns

@@ -16,6 +16,8 @@ import pytest
 
 from neurofm_shards import convert_inputs
 from neurofm_shards_report import report
+from neurofm_shards_report.numbers import sample_table
+from neurofm_shards_report.pictures import SampleView
 
 DATA = Path(os.environ.get("NEUROFM_SHARDS_DATA") or Path(__file__).parents[4] / "shared" / "data")
 
@@ -181,3 +183,9 @@ def test_firing_rates_of_a_real_recording(layout, real):
     rows = pages[layout].table("unit")
     assert [int(row["spikes"].replace(",", "")) for row in rows] == [len(own) for own in times]
     assert [float(row["rate (Hz)"]) for row in rows] == pytest.approx([len(own) / stop for own in times], rel=1e-3)
+
+
+def test_a_modality_without_a_single_channel_has_no_rows():
+    values = {"spikes": np.ones((10, 2), "u1"), "lfp": np.zeros((0, 3), "f4"), "behavior": np.zeros((10, 0), "f4")}
+    rows = sample_table(SampleView(values)).rows
+    assert {row[0] for row in rows} == {"spikes"}

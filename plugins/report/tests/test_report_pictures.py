@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import pickle
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from neurofm_shards import ShardDataset
+from neurofm_shards import ShardDataset, convert_inputs
 from neurofm_shards.errors import ConfigError
 from neurofm_shards_report import pictures, plot_sample, register_picture
-from neurofm_shards_report.pictures import engineering, feature_names, thinned
+from neurofm_shards_report.facts import open_facts
+from neurofm_shards_report.pictures import engineering, feature_names, plot_view, thinned
+from neurofm_shards_report.show import view_of
 
 
 def titles(figure):
@@ -128,3 +131,57 @@ def test_copies_of_a_sample_are_plain(shards):
     for other in (copy.copy(sample), pickle.loads(pickle.dumps(sample)), dict(sample)):
         assert type(other) is dict
         assert list(other) == list(sample)
+
+
+def marks(axes):
+    """Return where vertical lines stand, and what is written above."""
+    lines = sorted(float(line.get_xdata()[0]) for line in axes.lines if len(set(line.get_xdata())) == 1)
+    return lines, sorted(text.get_text() for text in axes.texts)
+
+
+def test_trials_are_marked_where_they_start_and_stop():
+    sample = {
+        "spikes": np.ones((10, 2), np.uint8),
+        "events": np.zeros((10, 30), "f4"),
+        "metadata": {"session_id": "a", "window_start_s": 10.0, "window_stop_s": 11.0},
+    }
+    spans = [("a", 3, 8.0, 10.25), ("a", 4, 10.25, 10.75), ("a", 5, 12.0, 13.0), ("b", 6, 10.1, 10.2)]
+    trials = [{"session_id": s, "trial": n, "start_s": start, "stop_s": stop} for s, n, start, stop in spans]
+    counts, events = plot_sample(sample, tables={"trials": trials}).axes
+    named = ["trial 3 stops", "trial 4 starts", "trial 4 stops"]
+    assert marks(counts) == ([10.25, 10.25, 10.75], named)
+    assert marks(events) == ([10.25, 10.25, 10.75], [])
+    sample["metadata"] |= {"trial": 7, "start_time": 10.5, "stop_time": 11.5}
+    assert marks(plot_sample(sample).axes[0]) == ([10.5], ["trial 7 starts"])
+
+
+def test_trials_of_stored_recordings_are_those_of_the_file(tmp_path):
+    pytest.importorskip("neurofm_shards_nwb")
+    h5py, pynwb = pytest.importorskip("h5py"), pytest.importorskip("pynwb")
+    path, starts, stops = tmp_path / "a.nwb", [0.5, 2.25, 4.5], [1.75, 3.5, 6.0]
+    nwb = pynwb.NWBFile("d", "a", datetime(2020, 1, 1, tzinfo=timezone.utc), session_id="a")
+    nwb.add_unit(spike_times=np.arange(0.05, 7.0, 0.1))
+    for start, stop in zip(starts, stops, strict=True):
+        nwb.add_trial(start_time=start, stop_time=stop)
+    with pynwb.NWBHDF5IO(path, "w") as io:
+        io.write(nwb)
+    convert_inputs([path], tmp_path / "stored", {"layout": "recordings"})
+    facts = open_facts(tmp_path / "stored")
+    seen = set()
+    with h5py.File(path) as file:
+        table = file["intervals/trials"]
+        edges = sorted([*table["start_time"][:].tolist(), *table["stop_time"][:].tolist()])
+    for row in range(facts.num_samples):
+        view = view_of(facts, str(row))
+        first, last, _ = view.span("spikes")
+        (axes,) = plot_view(view).axes
+        expected = [edge for edge in edges if first <= edge <= last]
+        assert marks(axes)[0] == pytest.approx(expected)
+        seen.update(expected)
+    assert seen == set(edges)
+
+
+def test_a_region_told_as_keys_and_values_is_named_by_its_value():
+    tables = {"units": [{"location": "brain_region: Thalamus; brain_subregion: N/A; hemisphere: left"}]}
+    (axes,) = plot_sample({"spikes": np.ones((5, 1), "u1"), "unit_ids": np.arange(1)}, tables=tables, bin_ms=1.0).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["Thalamus"]

@@ -19,6 +19,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 from neurofm_shards._wording import counted
 from neurofm_shards_report.facts import NO_SPLIT, DatasetFacts
 from neurofm_shards_report.measures import Distribution, Spectrum, Validity
+from neurofm_shards_report.pictures import region_name
 from neurofm_shards_report.style import FAINT, INK, SMALL, colour, styled
 
 Floats = npt.NDArray[np.float64]
@@ -205,7 +206,7 @@ def firing_rates(units: Sequence[Mapping[str, Any]]) -> Figure | None:
     by_region: dict[str, list[float]] = defaultdict(list)
     for unit in units:
         if isinstance(unit.get("firing_rate_hz"), (int, float)):
-            by_region[str(unit.get("location") or "")].append(float(unit["firing_rate_hz"]))
+            by_region[region_name(str(unit.get("location") or ""))].append(float(unit["firing_rate_hz"]))
     if not by_region:
         return None
     regions = sorted(by_region, key=lambda name: -len(by_region[name]))

@@ -47,6 +47,8 @@ def _column_rows(view: SampleView, column: str) -> Iterator[tuple[Any, ...]]:
     if column == "spike_times" and "spike_units" in view.values:
         yield from _train_rows(view, values)
         return
+    if not values.size:
+        return
     numbers = np.abs(values) if values.dtype.kind == "c" else values
     series = np.asarray(numbers, np.float64).reshape(len(numbers) if numbers.ndim else 1, -1)
     hidden = view.invalid(column) if values.ndim else None

@@ -20,12 +20,15 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import unknown_name
 from neurofm_shards.format.sessions import session_summaries
 from neurofm_shards.reading.samples import SampleCollection
+from neurofm_shards.stored.windows import WindowCollection
 from neurofm_shards.values import as_array
-from neurofm_shards_report.style import FAINT, INK, SMALL, SPIKES, bare, colour, from_nothing, png, styled
+from neurofm_shards_report.style import FAINT, INK, SMALL, SPIKES, TRIAL, bare, colour, from_nothing, png, styled
 
 Array = npt.NDArray[Any]
 #: Most traces, features and points in one panel; more are left out, and the panel says so.
 MAX_TRACES, MAX_FEATURES, MAX_POINTS = 10, 6, 600
+#: Most starts and stops of trials in a window that are named.
+MAX_EDGES = 4
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,19 @@ class SampleView:
             return []
         return [rows[i] if 0 <= i < len(rows) else {} for i in np.asarray(numbers).ravel().tolist()]
 
+    def trials(self) -> list[tuple[str, float, float]]:
+        """Return name, start and stop of the trials that share time with the sample, where either is known."""
+        if not self.has_times:
+            return []
+        session, first, last = self.metadata.get("session_id"), *self.span("")[:2]
+        rows = [row for row in self.tables.get("trials", ()) if row.get("session_id", session) == session]
+        if not rows and {"start_time", "stop_time"} <= set(self.metadata):
+            spans = {"start_s": self.metadata["start_time"], "stop_s": self.metadata["stop_time"]}
+            rows = [{"trial": self.metadata.get("trial", ""), **spans}]
+        told = [(f"trial {row.get('trial', '')}".rstrip(), row.get("start_s"), row.get("stop_s")) for row in rows]
+        known = [(name, float(a), float(b)) for name, a, b in told if a is not None and b is not None]
+        return [each for each in known if each[1] <= last and each[2] >= first]
+
     def invalid(self, column: str) -> Array | None:
         """Return where a column is masked, shape (time,) or (time, features); None where nothing is said."""
         for name in (f"{column}_valid", "valid"):
@@ -106,7 +122,9 @@ def stored_view(collection: SampleCollection, row: int, known: Mapping[str, Any]
     """Return a sample of a data set by its row, with what :func:`known_of` tells."""
     values = {name: data[0] for name, data in collection.gather(np.array([row])).items()}
     values = {name: value for name, value in values.items() if value is not None}
-    return SampleView(values, collection.metadata(np.array([row]))[0], **known)
+    trials = {"trials": collection.trials_in(row)} if isinstance(collection, WindowCollection) else {}
+    said = {**known, "tables": {**known["tables"], **trials}}
+    return SampleView(values, collection.metadata(np.array([row]))[0], **said)
 
 
 #: Draws one column of a sample into axes.
@@ -225,6 +243,7 @@ def plot_view(
         for panel, place in zip(panels, places, strict=True):
             panel.draw(place, view, panel.column)
             _mark_time(place, view)
+        _name_trials(places, view)
         _share_time(places)
     return figure
 
@@ -292,8 +311,36 @@ def _mark_time(axes: Axes, view: SampleView) -> None:
     if not axes.get_xlabel().startswith("time"):
         return
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    if "session" in axes.get_xlabel() and isinstance(view.metadata.get("align_s"), float):
+    if "session" not in axes.get_xlabel():
+        return
+    if isinstance(view.metadata.get("align_s"), float):
         axes.axvline(view.metadata["align_s"], color=INK, linewidth=0.8, linestyle="--")
+    for at, _ in _trial_edges(view):
+        axes.axvline(at, color=TRIAL, linewidth=1.0)
+
+
+def _trial_edges(view: SampleView) -> list[tuple[float, str]]:
+    """Return where trials start and stop within a sample, and what happens there."""
+    edges = [edge for name, a, b in view.trials() for edge in ((a, f"{name} starts"), (b, f"{name} stops"))]
+    first, last = view.span("")[:2] if edges else (0.0, 0.0)
+    return sorted((at, what) for at, what in edges if first <= at <= last)
+
+
+def _name_trials(places: Sequence[Axes], view: SampleView) -> None:
+    """Write above the first panel over time which trials start and stop there, unless they are too many to read."""
+    over_time = [place for place in places if "session" in place.get_xlabel()]
+    edges = _trial_edges(view)
+    if not over_time or not 0 < len(edges) <= MAX_EDGES:
+        return
+    over_time[0].set_title(over_time[0].get_title(loc="left"), pad=18)
+    first, last, _ = view.span("")
+    for at, what in edges:
+        share = (at - first) / (last - first)
+        is_left = share > 0.2 and (share > 0.8 or what.endswith("stops"))
+        over_time[0].annotate(
+            what, (at, 1), xycoords=("data", "axes fraction"), xytext=(-3 if is_left else 3, 3),
+            textcoords="offset points", ha="right" if is_left else "left", fontsize=SMALL, color=TRIAL,
+        )  # fmt: skip
 
 
 def _share_time(places: Sequence[Axes]) -> None:
@@ -320,10 +367,28 @@ def _label_regions(axes: Axes, regions: Sequence[str], what: str) -> None:
     if len(edges) > 13 or not any(regions):
         return
     axes.set_yticks([(a + b - 1) / 2 for a, b in pairwise(edges)])
-    axes.set_yticklabels([shorten(regions[a] or "?", 14, placeholder="…") for a in edges[:-1]])
+    names = [region_name(regions[a]) or "?" for a in edges[:-1]]
+    axes.set_yticklabels([name if len(name) <= 14 else f"{name[:13].rstrip()}…" for name in names])
     axes.tick_params(axis="y", length=0)
     for edge in edges[1:-1]:
         axes.axhline(edge - 0.5, color=FAINT, linewidth=0.5)
+
+
+#: What stands before a region's name where a file tells several facts of an electrode as one text.
+_KEY = re.compile(r"^\W*\w+\W*:\W*([^;,}]*\w)")
+_SAYS_NOTHING = frozenset({"n/a", "na", "nan", "none", "unknown"})
+
+
+def region_name(region: str) -> str:
+    """Return what a region is called: the first value of ``brain_region: ALM; hemisphere: left`` and the like.
+
+    >>> region_name("brain_region: ALM; hemisphere: left"), region_name("brain_region: N/A; subregion: VM")
+    ('ALM', 'VM')
+    """
+    keyed = _KEY.match(region)
+    if keyed and keyed[1].lower() in _SAYS_NOTHING:
+        return region_name(region[keyed.end() :].lstrip(" ;,")) or region
+    return keyed[1] if keyed else region
 
 
 def _image(axes: Axes, view: SampleView, column: str, image: Array, base: str) -> None:

@@ -19,6 +19,8 @@ INK, FAINT = "#101214", "#a0a4a8"
 SMALL = 8
 #: Of images and rasters, whose pixels do not follow the theme: stands out on white and on black.
 SPIKES = "#2f7fc1"
+#: Where trials start and stop.
+TRIAL = "#d55e00"
 #: Okabe and Ito (2008), "Color Universal Design": distinct for all kinds of colour vision, on white and on black.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8f7fd1")
 _RC: dict[Any, Any] = {

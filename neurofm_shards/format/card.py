@@ -32,6 +32,11 @@ Shards hold samples of several splits here, so `datasets` gets all of them under
 with `split="train"`.
 """
 
+_PICKLED = """
+`datasets` decodes no `pyd`, and gives such columns as bytes: `pickle.loads` of them is the array. Convert with
+`--codec npy` for columns that it decodes itself.
+"""
+
 _TEXT = """---
 configs:
 - config_name: default
@@ -62,9 +67,12 @@ for batch in create_webdataset_dataloader("path/to/this/folder", batch_size=32):
 The shards are plain WebDataset tars, so other programs read them too:
 
 ```python
+import glob
+
 import webdataset
 
-samples = webdataset.WebDataset("path/to/this/folder/{first}"){decode}
+shards = sorted(glob.glob("path/to/this/folder/{pattern}"))
+samples = webdataset.WebDataset(shards, shardshuffle=False){decode}
 ```
 
 ```python
@@ -72,7 +80,7 @@ import datasets
 
 samples = datasets.load_dataset("path/to/this/folder", split="{split}", streaming=True)
 ```
-{mixed}
+{mixed}{pickled}
 ```bash
 tar tf path/to/this/folder/{first}
 ```
@@ -114,11 +122,13 @@ def card_text(manifest: Manifest) -> str:
         data_files="\n".join(_data_files(manifest, claimed, mixed=mixed)),
         split=next(iter(claimed), _UNSPLIT if mixed else "train"),
         mixed=_MIXED if mixed else "",
+        pickled=_PICKLED if any(column.codec == "pyd" for column in manifest.columns) else "",
         mark=_MARKS[_README],
         title=f"{counted(manifest.total_samples, 'sample')} in {counted(manifest.total_shards, 'shard')}",
         about="\n".join(f"- {name}: {markdown(text)}" for name, text in _about(manifest, sessions) if text),
         splits=_splits(manifest) if claimed else "",
         columns="\n".join(map(_row, manifest.columns)),
+        pattern=next(iter(_patterns(manifest)), "*.tar*"),
         first=manifest.shards[0].shard_name if manifest.shards else "shard_000000.tar",
         decode=".decode()" if all(column.codec in ("pyd", "npy", "json") for column in manifest.columns) else "",
         sessions=_sessions(sessions),
@@ -142,9 +152,14 @@ def _has_splits(manifest: Manifest) -> bool:
     return bool(manifest.splits) or any(said)
 
 
+def _patterns(manifest: Manifest) -> list[str]:
+    """Return the patterns that the names of the shards match."""
+    return sorted({re.sub(r"\d+", "*", shard.shard_name) for shard in manifest.shards})
+
+
 def _data_files(manifest: Manifest, claimed: Mapping[str, Sequence[str]], *, mixed: bool) -> Iterator[str]:
     """Yield the lines of the header by which ``datasets`` finds the shards."""
-    patterns = sorted({re.sub(r"\d+", "*", shard.shard_name) for shard in manifest.shards})
+    patterns = _patterns(manifest)
     listed = claimed or ({_UNSPLIT: patterns} if mixed else {})
     if not listed:  # no split is claimed; `datasets` has a name of its own for that
         yield from (f'  - "{pattern}"' for pattern in patterns)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import gc
 import io
+import os
+import pickle
+import re
+import shlex
 import subprocess
 import tarfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from neurofm_shards import create_shards_from_arrays
+from neurofm_shards import convert_inputs, create_shards_from_arrays
 
 SAMPLES = 50
+DATA = Path(os.environ.get("NEUROFM_SHARDS_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +91,59 @@ def test_hugging_face_datasets_loads_the_folder(folder, truth, compression, tmp_
     assert [said["trial"] for said in loaded["metadata.json"]] == list(range(SAMPLES))
     for name, values in truth.items():
         np.testing.assert_array_equal(np.array(loaded[f"{name}.npy"][:], values.dtype), values)
+
+
+def samples_in_tars(place):
+    """Return the samples of a folder by key, read with tarfile alone."""
+    found = {}
+    for shard in sorted(place.glob("*.tar")):
+        with tarfile.open(shard) as archive:
+            for member in archive:
+                key, _, field = member.name.partition(".")
+                found.setdefault(key, {})[field] = archive.extractfile(member).read()
+    return found
+
+
+@pytest.mark.plugins
+@pytest.mark.filterwarnings("default")
+@pytest.mark.skipif(not (DATA / "A2929_head_direction.nwb").exists(), reason="the recording is not there")
+def test_what_a_card_says_of_loading_runs_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    for name in ("neurofm_shards_nwb", "webdataset", "datasets"):
+        pytest.importorskip(name)
+    place = tmp_path / "shards"
+    windows = {"split": {"by": "time"}, "modalities": ["spikes"], "stride": 400}
+    convert_inputs([DATA / "A2929_head_direction.nwb"], place, {"windows": windows, "shard_size": 100})
+    truth = samples_in_tars(place)
+    card = (place / "README.md").read_text().replace("path/to/this/folder", str(place))
+    blocks = re.findall(r"```(\w+)\n(.*?)```", card, re.DOTALL)
+    assert [language for language, _ in blocks] == ["python", "python", "python", "bash"]
+    said = [run_block(code) for language, code in blocks if language == "python"]
+    loaded = [sample for batch in said[0]["found"] for sample in batch["spikes"].numpy()]
+    assert len(loaded) == len(truth) > 200
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves files to the collector
+        decoded = list(said[1]["samples"])
+        gc.collect()
+    for sample in decoded:
+        expected = pickle.loads(truth[sample["__key__"]]["spikes.pyd"])
+        np.testing.assert_array_equal(sample["spikes.pyd"], expected)
+        truth[sample["__key__"]]["seen"] = True
+    assert all("seen" in sample for sample in truth.values())
+    train = {key for key, sample in truth.items() if b'"split":"train"' in sample["metadata.json"].replace(b" ", b"")}
+    rows = list(said[2]["samples"])
+    assert {row["__key__"].rpartition("/")[2] for row in rows} == train
+    assert {pickle.loads(row["spikes.pyd"]).shape for row in rows} == {(100, 15)}
+    listed = subprocess.run(shlex.split(blocks[3][1]), capture_output=True, text=True, check=True)
+    assert listed.stdout.split()[0] == f"{min(truth)}.spikes.pyd"
+
+
+def run_block(code):
+    """Run a block of Python; the batches of its loop are collected as ``found``."""
+    names = {"found": []}
+    exec(code.replace("    ...", "    found.append(batch)"), names)  # noqa: S102  (the card's own words)
+    return names
 
 
 @pytest.mark.plugins

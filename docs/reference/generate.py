@@ -108,9 +108,11 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def _argument(action: argparse.Action, before: str) -> str:
     names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
-    choices = "" if action.choices is None else ": " + ", ".join(map(str, action.choices))
+    choices = [str(choice) for choice in action.choices or ()]
     meaning = (action.help or "").replace("%%", "%")
-    return f"| `{before}{names}` | {_cell(meaning if choices[2:] in meaning else meaning + choices)} |"
+    if ", ".join(choices) not in meaning:
+        meaning += f"; one of {', '.join(choices)}"
+    return f"| `{before}{names}` | {_cell(meaning)} |"
 
 
 def _cell(text: str) -> str:

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from neurofm_shards.cli.console import borderless_table, note_console, print_json, result_console
 from neurofm_shards.cli.scaffold import KINDS, new_plugin
-from neurofm_shards.errors import ConfigError, MissingPluginError, PluginError
+from neurofm_shards.errors import ConfigError, MissingPluginError, PluginError, did_you_mean
 from neurofm_shards.plugins.interfaces import Command
 
 if TYPE_CHECKING:
@@ -106,10 +106,12 @@ def _row(item: Registered[Any]) -> dict[str, str]:
 def _show(args: argparse.Namespace) -> int:
     from neurofm_shards.plugins.registry import registry  # noqa: PLC0415  (after --help)
 
-    found = [item for kind in registry().kinds() for item in kind.entries() if args.name in _names(item)]
+    known = [item for kind in registry().kinds() for item in kind.entries()]
+    found = [item for item in known if args.name in _names(item)]
     if not found:
+        meant = did_you_mean(args.name, (item.entry.name for item in known))
         raise MissingPluginError(
-            f"no plugin named {args.name!r} is installed; 'neurofm-shards plugins list' shows what there is"
+            f"no plugin named {args.name!r} is installed{meant}; 'neurofm-shards plugins list' shows what there is"
         )
     described = [_describe(item) for item in found]
     if args.json:

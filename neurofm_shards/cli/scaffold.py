@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from neurofm_shards.errors import ConfigError, OutputExistsError
+from neurofm_shards.plugins.registry import EXTRAS, registry
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ KINDS: Mapping[str, _Kind] = {
     ),
     "transform": _Kind(
         "`neurofm_shards.plugins.interfaces.Transform`", "@Class@", "multiply a field by a number",
-        """neurofm-shards convert -i data.npz -o shards --transform '{"kind": "@name@", "factor": 2}'""", (_CONFIG,),
+        """neurofm-shards convert -i data.npz -o shards --transform '{"kind": "@name@", "field": "spikes"}'""",
+        (_CONFIG,),
     ),
     "executor": _Kind(
         "`concurrent.futures.Executor`", "make_@module@", "a pool of threads",
@@ -74,11 +76,13 @@ def new_plugin(kind: str, name: str, parent: Path) -> Path:
     Raises
     ------
     ConfigError
-        The name cannot be that of a plugin and of a Python module.
+        The name cannot be that of a plugin and of a Python module, or is taken.
     OutputExistsError
         The folder is there already.
     """
     words = _words(kind, name)
+    if name in _taken(kind):
+        raise ConfigError(f"{name!r} is the name of another {kind}, or of a distribution of ours: choose another name")
     folder = parent / words["distribution"]
     if folder.exists():
         raise OutputExistsError(f"{folder} exists already: choose another name, or remove it")
@@ -87,6 +91,15 @@ def new_plugin(kind: str, name: str, parent: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(_filled(template, words), encoding="utf-8")
     return folder
+
+
+def _taken(kind: str) -> set[str]:
+    """Return the names that would hide another plugin of a kind, or replace one of our distributions."""
+    from neurofm_shards.cli.main import COMMANDS  # noqa: PLC0415  (it names the module that imports this one)
+
+    known = next(names for names in registry().kinds() if names.kind == kind).names()
+    ours = (name for provided in EXTRAS.values() for name in provided.get(kind, ()))
+    return {*EXTRAS, *known, *ours, *(COMMANDS if kind == "command" else ())}
 
 
 def _words(kind: str, name: str) -> dict[str, str]:

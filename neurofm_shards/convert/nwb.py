@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Literal
@@ -22,7 +23,8 @@ class NWBToWebDatasetConverter:
     holds are recognised by their content and left out. ``overwrite=True`` replaces it when the new one is whole.
 
     Samples are numbered in the order of the calls, and a shard is written as soon as it is full, so the result is the
-    same as that of one call, or of ``neurofm-shards convert``, with all files.
+    same as that of one call, or of ``neurofm-shards convert``, with all files. A converter that is left, deleted or
+    forgotten before :meth:`finalize` takes back what it wrote.
 
     Parameters
     ----------
@@ -129,12 +131,12 @@ class NWBToWebDatasetConverter:
         """Add files, in this order (patterns and folders are expanded); returns the number of their samples."""
         if self._summary is not None:
             raise ConfigError("this converter is finished; make another one, and its files are added")
-        self._conversion = self._conversion or self._start()
+        conversion = self._conversion or self._start()
         try:
-            return self._conversion.add([paths] if isinstance(paths, (str, os.PathLike)) else list(paths))
+            return conversion.add([paths] if isinstance(paths, (str, os.PathLike)) else list(paths))
         except BaseException:
-            if self._conversion.is_empty:
-                self._give_up(self._conversion)
+            if conversion.is_empty:
+                self._give_up()
             raise
 
     def finalize(self) -> dict[str, Any]:
@@ -148,22 +150,19 @@ class NWBToWebDatasetConverter:
         if self._summary is None:
             if self._conversion is None:
                 raise NothingToConvertError("no NWB file was given: call convert_nwb_file first")
-            with self._session:
-                self._summary = self._finished(self._conversion)
+            try:
+                self._summary = self._conversion.finish()
+            except BaseException:
+                self._give_up()
+                raise
+            self._take_back.detach()
+            self._session.close()
         return self._summary
 
-    def _finished(self, conversion: IncrementalConversion) -> dict[str, Any]:
-        try:
-            return conversion.finish()
-        except NothingToConvertError:
-            conversion.discard()
-            raise
-
-    def _give_up(self, conversion: IncrementalConversion) -> None:
+    def _give_up(self) -> None:
         """Leave the folder as it was before."""
-        conversion.discard()
-        self._session.close()
         self._conversion = None
+        self._take_back()
 
     def __enter__(self) -> Self:
         return self
@@ -174,7 +173,18 @@ class NWBToWebDatasetConverter:
         if kind is None:
             self.finalize()
         elif self._conversion is not None and self._summary is None:
-            self._give_up(self._conversion)
+            self._give_up()
 
     def _start(self) -> IncrementalConversion:
-        return IncrementalConversion(self._session.open(), overwrite=self._overwrite)
+        self._conversion = IncrementalConversion(self._session.open(), overwrite=self._overwrite)
+        self._take_back = weakref.finalize(self, _take_back, self._conversion, self._session, os.getpid())
+        return self._conversion
+
+
+def _take_back(conversion: IncrementalConversion, session: ConversionSession, process: int) -> None:
+    """Leave the folder as it was before; a copy of the converter in a forked process leaves it alone."""
+    if os.getpid() == process:
+        try:
+            conversion.discard()
+        finally:
+            session.close()

@@ -391,7 +391,7 @@ class IncrementalConversion:
         self._config = session.config if base is None else session.adding_config(base)
         self._planned: list[InputPlan] = []
         self._run = session.shard_run(ConversionPlan(self._config, (), (), ()), self._target)
-        self._is_told = False
+        self._is_told = self._may_be_listed = False
 
     @property
     def is_empty(self) -> bool:
@@ -413,14 +413,17 @@ class IncrementalConversion:
         if plan is not None:
             self._write(plan, plan.total_shards)
         self._run.close()
+        self._may_be_listed = plan is not None
         manifest = self._commit(plan)
         self._session.output.finish_overwriting(self._target.output, durable=self._config.durable)
         return self._session.finished(manifest)
 
     def discard(self) -> None:
-        """Take back what was written: all of it, or what was added to a data set; nothing once a manifest lists it."""
+        """Take back what was written: all of it, or what was added; nothing once a manifest may list it."""
         self._session.dispatcher.abandon()
         self._run.close()
+        if self._may_be_listed:
+            return
         output = self._session.output
         if self._target.output != output:
             output.give_up_replacement()

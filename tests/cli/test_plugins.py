@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from neurofm_shards.cli import main
+
 PLUGIN = """
 import sys
 from neurofm_shards import hookimpl
@@ -72,3 +74,8 @@ def test_an_unknown_command_says_what_comes_close_and_what_to_install(run):
     code, _, said = run("--no-plugins", "report")
     assert code == 3
     assert "install it with: pip install 'neurofm-shards[report]'" in said
+
+
+def test_show_says_which_name_was_meant(capsys):
+    assert main.run(["plugins", "show", "pyq"]) == 3
+    assert "no plugin named 'pyq' is installed (did you mean 'pyd'?);" in " ".join(capsys.readouterr().err.split())

@@ -80,6 +80,16 @@ def test_a_name_that_cannot_be_one_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("source", "npz"), ("codec", "nwb"), ("codec", "pyd"), ("executor", "slurm"), ("command", "convert")],
+)
+def test_a_name_that_is_taken_is_refused(kind, name, tmp_path):
+    with pytest.raises(ConfigError, match=f"'{name}' is the name of another {kind}, or of a distribution of ours"):
+        new_plugin(kind, name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_overwritten(tmp_path):
     new_plugin("codec", "mine", tmp_path)
     with pytest.raises(OutputExistsError, match="exists already"):

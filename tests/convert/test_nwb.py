@@ -1,6 +1,9 @@
 """The converter for NWB files, with whichever source is called ``nwb``."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import neurofm_shards
 from neurofm_shards import NWBToWebDatasetConverter, ShardDataset, create_shards_from_arrays
 from neurofm_shards.cli.main import run
-from neurofm_shards.convert.session import convert_inputs
+from neurofm_shards.convert.session import ConversionSession, convert_inputs
 from neurofm_shards.errors import ConfigError, MissingPluginError, NothingToConvertError, OutputExistsError, SourceError
 from neurofm_shards.maintenance.validate import validate_dataset
 from neurofm_shards.plugins.config import PluginConfig
@@ -130,6 +133,49 @@ def test_an_exception_leaves_nothing_that_looks_whole(files, tmp_path):
     with pytest.raises(RuntimeError, match="stop"):
         interrupted()
     assert not list((tmp_path / "out").rglob("*"))
+
+
+@pytest.mark.parametrize("ending", ["del converter; gc.collect()", "sys.exit(1)", "raise RuntimeError"])
+def test_a_converter_that_is_forgotten_leaves_nothing_behind(files, tmp_path, ending):
+    script = f"""
+import gc, sys
+from pathlib import Path
+from neurofm_shards import NWBToWebDatasetConverter
+from neurofm_shards.plugins.entries import SourceEntry
+from neurofm_shards.plugins.registry import registry
+from test_nwb import Stranger, StrangerConfig
+registry().sources.register(
+    SourceEntry(name="nwb", summary="s", factory=Stranger, config=StrangerConfig, suffixes=(".nwb",))
+)
+converter = NWBToWebDatasetConverter({str(tmp_path / "out")!r}, shard_size=5)
+converter.convert_nwb_files({[str(path) for path in files]!r})
+print(len(list(Path({str(tmp_path / "out")!r}).glob("*.tar"))))
+{ending}
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", script], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )  # fmt: skip
+    assert int(done.stdout) > 1, done.stderr
+    assert not list((tmp_path / "out").rglob("*")), done.stderr
+    assert "ResourceWarning" not in done.stderr
+
+
+def test_what_a_manifest_lists_is_not_taken_back(files, tmp_path, monkeypatch):
+    with NWBToWebDatasetConverter(tmp_path / "out", shard_size=5) as converter:
+        converter.convert_nwb_file(files[0])
+    added = NWBToWebDatasetConverter(tmp_path / "out", shard_size=5)
+    with pytest.warns(UserWarning, match="already holds"):
+        added.convert_nwb_file(files[1])
+
+    def broken(*_):
+        raise RuntimeError("a listener failed")
+
+    monkeypatch.setattr(ConversionSession, "finished", broken)
+    with pytest.raises(RuntimeError, match="a listener failed"):
+        added.finalize()
+    listed = json.loads((tmp_path / "out/dataset_metadata.json").read_text())["shards"]
+    assert {shard["shard_name"] for shard in listed} == {path.name for path in (tmp_path / "out").glob("*.tar")}
 
 
 def test_misuse_is_explained(files, tmp_path):

@@ -249,6 +249,7 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
         "size": size,
         "sources": f"{len(summary['sources']):,}",
         "sessions": _sessions_text(summary),
+        "recorded": _recorded_text(summary["sessions"]),
         "splits": ", ".join(f"{name} {count:,}" for name, count in summary["splits"].items()),
         "failed inputs": f"{len(summary['failures']):,}" if summary["failures"] else "",
     }
@@ -277,7 +278,14 @@ def _sessions_text(summary: dict[str, Any]) -> str:
     subjects = len(summary["subjects"])
     text = f"{len(sessions):,} of {counted(subjects, 'subject') if subjects else 'unknown subjects'}"
     lengths = [session["seconds"] for session in sessions if session["seconds"]]
-    return text + (f", {min(lengths):,.0f} to {max(lengths):,.0f} s" if lengths else "")
+    spans = dict.fromkeys(f"{f(lengths):,.0f}" for f in (min, max) if lengths)
+    return text + (f", {' to '.join(spans)} s" if spans else "")
+
+
+def _recorded_text(sessions: list[dict[str, Any]]) -> str:
+    """Return the time in which something was recorded, in all sessions that say it."""
+    lengths = [session["seconds"] for session in sessions if session["seconds"]]
+    return f"{sum(lengths) / 3600:,.2f} h" if lengths else ""
 
 
 def _print_sessions(console: Console, sessions: list[dict[str, Any]], most: int = 20) -> None:

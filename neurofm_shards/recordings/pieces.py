@@ -101,6 +101,7 @@ class RecordingPieces(Samples):
         timelines = description.timelines_to_json(streams, recording.source_file)
         known = description.timelines_from_json(timelines)
         when = known["auto"] if known else timeline(streams, recording.source_file)
+        self._when = when
         self._arrays: list[StoredArray] = []
         self._stamps: dict[str, str] = {}
         names = description.field_names([stream.path for stream in streams])
@@ -145,6 +146,9 @@ class RecordingPieces(Samples):
                 "facts": dict(recording.facts),
                 "streams": {said["path"]: said["field"] for said in self._description["streams"] if said["field"]},
                 **description.unknown_subject(recording),
+                "extent_s": self._when.extent_s,
+                "extent_from": self._when.said_by,
+                **self._when.recorded_s,
             },
             problems=tuple(self._problems),
             sample_bytes=tuple(self._bytes(i) for i in range(len(self))),

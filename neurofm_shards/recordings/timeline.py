@@ -101,6 +101,17 @@ class Timeline:
         """The spans in which something was recorded."""
         return subtract(self.whole, self.pauses)
 
+    @property
+    def extent_s(self) -> list[float]:
+        """First and last second."""
+        return [float(to_seconds(self.start)), float(to_seconds(self.stop))]
+
+    @property
+    def recorded_s(self) -> dict[str, float]:
+        """Seconds in which something was recorded, by the name of the fact; nothing where that is the whole extent."""
+        spans = self.recorded
+        return {"recorded_s": float(to_seconds(int((spans[:, 1] - spans[:, 0]).sum())))} if len(self.pauses) else {}
+
 
 @dataclass(frozen=True)
 class TimeGrid:

@@ -286,7 +286,7 @@ class RecordingSamples(Samples):
             "source_file": self._recording.source_file,
             "facts": dict(self._recording.facts),
             "origin_s": float(to_seconds(when.start)),
-            "extent_s": [float(to_seconds(when.start)), float(to_seconds(when.stop))],
+            "extent_s": when.extent_s,
             "extent_from": when.said_by,
             "bin_size_ms": options.bin_size_ms,
             "window_bins": options.window_bins,
@@ -294,9 +294,8 @@ class RecordingSamples(Samples):
             "modalities": {part.name: dict(part.facts) for part in self._parts if part.facts},
             "valid_share": {name: round(share, 4) for name, share in self._shares.items()},
             **unknown_subject(self._recording),
+            **when.recorded_s,
         }
-        if len(when.pauses):
-            facts["recorded_s"] = float(to_seconds(int((when.recorded[:, 1] - when.recorded[:, 0]).sum())))
         if left := self._cut.left_out(when.whole):
             spans = {reason: to_seconds(coarse(found, _MOST_SPANS)) for reason, found in left.items()}
             facts["left_out_s"] = {reason: found.round(6).tolist() for reason, found in spans.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -16,10 +17,12 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from made_recordings import NUMBERING, WINDOWS, drained, imaged, said, same, session, window_options
+from rich.console import Console
 
 from neurofm_shards import (
     ResumableWebDatasetLoader,
     ShardDataset,
+    ShardedDatasetInfo,
     WebDatasetLoader,
     convert_inputs,
     create_webdataset_dataloader,
@@ -36,7 +39,7 @@ from neurofm_shards.loading.batching import Balanced, OneSession, TokenBudget
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.recordings.continuous import SampleCutter
-from neurofm_shards.recordings.memory import intervals, regular
+from neurofm_shards.recordings.memory import events, intervals, regular
 from neurofm_shards.recordings.options import WindowOptions
 
 
@@ -95,6 +98,21 @@ def test_windows_at_load_are_windows_converted(seeds, options, data):
 
 
 PLANES = [{"path": "ophys/upper", "filter": "iscell == 1"}, {"path": "ophys/lower"}]
+
+
+def test_stored_recordings_tell_how_long_was_recorded_as_windows_do(store, tmp_path):
+    paused = [
+        events("units", {"a": np.concatenate([np.arange(0.0, 10.0, 0.5), np.arange(30.0, 40.0, 0.5)])}),
+        intervals("intervals/epochs", [0.0, 30.0], [10.0, 40.0], modality="epochs"),
+    ]
+    files, folder = store({"a": session(8), "b": paused})
+    convert_inputs(files, tmp_path / "windows", {"windows": {"unit_table_path": "units", "modalities": ["spikes"]}})
+    found, expected = (ShardedDatasetInfo(place).get_summary()["sessions"] for place in (folder, tmp_path / "windows"))
+    assert [each["seconds"] for each in found] == [each["seconds"] for each in expected]
+    assert found[1]["seconds"] == pytest.approx(20.0)
+    stream = io.StringIO()
+    ShardedDatasetInfo(folder).print_summary(Console(file=stream, width=100))
+    assert f"recorded       {sum(each['seconds'] for each in found) / 3600:.2f} h" in stream.getvalue()
 
 
 @pytest.mark.parametrize("options", [{}, {"min_valid_fraction": 0.5}, {"modalities": ("spikes",)}])

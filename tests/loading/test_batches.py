@@ -50,11 +50,14 @@ def test_collate_refuses_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("transform", [None, dict])
-def test_nested_columns_of_one_family_can_be_combined(tmp_path, transform):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_nested_columns_of_one_family_can_be_combined(tmp_path, transform, num_workers):
     samples = (
         {"a": np.full((i % 3 + 1, 2), i, np.float32), "b": np.ones((i % 3 + 1, 2), np.float32)} for i in range(8)
     )
-    loader = create_webdataset_dataloader(written(tmp_path, samples), 8, 0, False, ragged="nested", transform=transform)
+    loader = create_webdataset_dataloader(
+        written(tmp_path, samples), 8, num_workers, False, ragged="nested", transform=transform, worker_type="process"
+    )
     batch = next(iter(loader))
     together = batch["a"] + batch["b"]
     assert [part.flatten()[0].item() for part in together.unbind()] == [i + 1 for i in range(8)]

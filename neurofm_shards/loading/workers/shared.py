@@ -10,7 +10,7 @@ import tempfile
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 _ALIGNMENT = 64
+
+#: Which tensor of a package it is, and what lies where: number, offset, dtype, shape.
+_TensorId: TypeAlias = "tuple[int, int, str, tuple[int, ...]]"
 
 
 def anonymous_memory(size: int) -> tuple[mmap.mmap, int]:
@@ -90,17 +93,19 @@ class _Pickler(pickle.Pickler):
         self._strided = torch.strided
         self.tensors: list[torch.Tensor] = []
         self.offsets = [0]
+        self._numbers: dict[int, int] = {}
 
-    def persistent_id(self, obj: Any) -> tuple[int, str, tuple[int, ...]] | None:
-        """Return the persistent id of a tensor: offset, dtype, shape."""
+    def persistent_id(self, obj: Any) -> _TensorId | None:
+        """Return the persistent id of a tensor; one that comes again keeps its own (nested ones share offsets)."""
         if type(obj) is not self._plain or obj.layout is not self._strided or obj.device.type != "cpu":
             return None
         if obj.requires_grad or obj.is_nested or obj.is_quantized or obj.is_conj() or obj.is_neg():
             return None
-        offset = self.offsets[-1]
-        self.tensors.append(obj)
-        self.offsets.append(offset + -(-obj.nbytes // _ALIGNMENT) * _ALIGNMENT)
-        return offset, str(obj.dtype).removeprefix("torch."), tuple(obj.shape)
+        number = self._numbers.setdefault(id(obj), len(self.tensors))
+        if number == len(self.tensors):
+            self.tensors.append(obj)
+            self.offsets.append(self.offsets[-1] + -(-obj.nbytes // _ALIGNMENT) * _ALIGNMENT)
+        return number, self.offsets[number], str(obj.dtype).removeprefix("torch."), tuple(obj.shape)
 
 
 def unpack(memory: mmap.mmap, skeleton: tuple[int, int], released: Callable[[], object], *, copy: bool = False) -> Any:
@@ -129,12 +134,18 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(stream)
         self._copy = copy
         self._root = root
+        self._tensors: dict[int, torch.Tensor] = {}
 
-    def persistent_load(self, pid: tuple[int, str, tuple[int, ...]]) -> torch.Tensor:
-        """Return the tensor that lies at an offset."""
+    def persistent_load(self, pid: _TensorId) -> torch.Tensor:
+        """Return a tensor of the package, the same one whenever it is asked for."""
+        number, offset, name, shape = pid
+        if number not in self._tensors:
+            self._tensors[number] = self._made(offset, name, shape)
+        return self._tensors[number]
+
+    def _made(self, offset: int, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         import torch  # noqa: PLC0415  (loading alone needs torch)
 
-        offset, name, shape = pid
         dtype: torch.dtype = getattr(torch, name)
         size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
         tensor = torch.from_numpy(self._root[offset : offset + size]).view(dtype).view(shape)

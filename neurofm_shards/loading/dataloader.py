@@ -142,6 +142,8 @@ class ShardDataLoader(DataLoader[Batch]):
         self._numbers = None if progress is not None else planned
         self._progress = Progress(setup.make_plan, setup.options, setup.request) if progress is None else progress
         self._kept: Workers | None = None
+        self._batch_bytes = setup.options.batch_size * max(map(sample_bytes, setup.fetch.readers))
+        self._workers = setup.workers.worth(self._batch_bytes, copied=setup.fetch.copies and setup.device is None)
         self._copies = None if setup.device is None else copier(setup.device)
         # only where this loader copies itself does it know when such memory may be written to again
         self._gathered_into = BufferPool(page_locked) if setup.pin_memory and setup.device is not None else None
@@ -193,7 +195,7 @@ class ShardDataLoader(DataLoader[Batch]):
         requests = self.setup.fetch.in_epoch(epoch, planned)
         workers = self._take_workers()
         workers.begin(derive_key(derive_key(self.setup.options.seed, plan.sharding.rank), epoch))
-        stream = run(requests, workers, self._group())
+        stream = run(requests, workers, self._workers.group(self._batch_bytes))
         checkpoint = self.setup.checkpoint
         try:
             with nullcontext() if checkpoint is None else checkpoint.during(self._progress.state):
@@ -242,15 +244,11 @@ class ShardDataLoader(DataLoader[Batch]):
                 rows[owners == owner] = self.setup.numbering[owner].rows(numbers[owners == owner])
             yield Request(*parts_of(owners, rows), min(done, length))
 
-    def _group(self) -> int:
-        size = max(sample_bytes(reader) for reader in self.setup.fetch.readers)
-        return self.setup.workers.group(size * (self.batch_size or 1))
-
     def _take_workers(self) -> Workers:
         kept, self._kept = self._kept, None
         finish = self._gather_and_pin if self.pin_memory else None
         fetch = self.setup.fetch
-        return self.setup.workers.start(fetch, RemoteFetch(fetch), finish) if kept is None else kept
+        return self._workers.start(fetch, RemoteFetch(fetch), finish) if kept is None else kept
 
     def _leave_workers(self, workers: Workers) -> None:
         if self.setup.workers.persistent and self._kept is None:

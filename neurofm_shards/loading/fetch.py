@@ -179,6 +179,16 @@ class RowReader:
     transforms: tuple[Transform, ...] = ()
     part: MixPart | None = None
 
+    @property
+    def copies(self) -> bool:
+        """Whether rows are copied as they are stored, all of one size."""
+        catalog = self.collection.catalog
+        stored = not self.transforms and bool((catalog.tar_bytes == catalog.file_bytes).all())
+        return stored and all(
+            spec.dtype is not None and spec.shape is not None and None not in spec.shape
+            for spec in self.delivered().values()
+        )
+
     def delivered(self) -> dict[str, ColumnSpec]:
         """Return the columns that are read, with the types that they are converted to."""
         found = self.collection.columns
@@ -333,6 +343,12 @@ class BatchFetch(LookingAhead):
         self.readers = tuple(readers)
         self._finish = finish
         self._on_error: OnError = on_error
+
+    @property
+    def copies(self) -> bool:
+        """Whether batches are copies of stored rows: nothing is decoded, transformed or of a size known only later."""
+        plain = self._finish.transform is None and self._finish.batch_transform is None
+        return plain and all(reader.copies for reader in self.readers)
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Any:
         """Make of single samples the batch that this makes of their rows; a ``collate_fn`` for a DataLoader."""

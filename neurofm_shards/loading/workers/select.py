@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Literal
@@ -18,6 +18,8 @@ from neurofm_shards.loading.workers.threads import ThreadWorkers
 GROUP_BYTES = 2 << 20
 #: Batches whose values are looked for together, at most.
 MOST_IN_GROUP = 16
+#: A single thread gains nothing where smaller batches are only copied: handing one over costs a third of making it.
+WORTH_A_THREAD = 512 << 10
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class WorkerOptions:
     def remote(self) -> bool:
         """Whether batches come from other processes."""
         return self.count > 0 and self.kind == "process"
+
+    def worth(self, batch_bytes: int, *, copied: bool) -> WorkerOptions:
+        """Return who makes batches of so many bytes: the caller, where they are ``copied`` faster than handed over."""
+        gains = not copied or batch_bytes >= WORTH_A_THREAD or self.count != 1 or self.remote
+        return self if gains else replace(self, count=0)
 
     def start(self, fetch: LookingAhead, remote: Fetch, finish: Callable[[Step], Fetched] | None = None) -> Workers:
         """Start workers; in other processes ``remote`` makes the batches, elsewhere ``fetch``, run by ``finish``."""

@@ -29,6 +29,31 @@ def test_samples_come_unchanged_and_torch_keeps_its_threads(tmp_path, monkeypatc
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize(
+    ("length", "settings", "threads"),
+    [
+        (256, {}, 0),
+        (256, {"num_workers": 2}, 2),
+        (256, {"batch_transform": dict}, 1),
+        (256, {"batch_size": 600}, 1),
+        (5000, {}, 1),
+    ],
+)
+def test_small_batches_that_are_only_copied_are_not_handed_to_one_thread(tmp_path, length, settings, threads):
+    data = np.arange(1200 * length, dtype=np.float32).reshape(1200, length)
+    create_shards_from_arrays(tmp_path, {"x": data}, shard_size=700)
+    settings = {"batch_size": 32, "num_workers": 1, **settings}
+    loader, plain = (
+        create_webdataset_dataloader(tmp_path, seed=3, **{**settings, **other}) for other in ({}, {"num_workers": 0})
+    )
+    batches = iter(loader)
+    first = next(batches)
+    assert sum(thread.name.startswith("neurofm-shards") for thread in threading.enumerate()) == threads
+    assert loader.num_workers == settings["num_workers"]
+    wanted = [batch["x"] for batch in plain]
+    assert torch.equal(torch.cat([first["x"], *(batch["x"] for batch in batches)]), torch.cat(wanted))
+
+
 def test_threads_that_started_do_not_wait_for_one_that_cannot(monkeypatch):
     start, before = threading.Thread.start, threading.active_count()
 

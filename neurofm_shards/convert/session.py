@@ -204,8 +204,9 @@ class ConversionSession:
         return self
 
     def close(self) -> None:
-        """End the executor and unlock the folder."""
+        """End the executor and unlock the folder; :meth:`open` starts again."""
         self._stack.close()
+        self._dispatcher = None
 
     def __enter__(self) -> Self:
         return self.open()

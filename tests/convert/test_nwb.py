@@ -12,6 +12,7 @@ import pytest
 import neurofm_shards
 from neurofm_shards import NWBToWebDatasetConverter, ShardDataset, create_shards_from_arrays
 from neurofm_shards.cli.main import run
+from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.session import ConversionSession, convert_inputs
 from neurofm_shards.errors import ConfigError, MissingPluginError, NothingToConvertError, OutputExistsError, SourceError
 from neurofm_shards.maintenance.validate import validate_dataset
@@ -121,6 +122,14 @@ def test_a_first_file_that_fails_leaves_nothing_behind(files, tmp_path):
         converter.finalize()
     converter.convert_nwb_file(files[0])
     assert converter.finalize()["total_samples"]
+
+
+def test_a_session_that_was_closed_starts_a_new_executor(tmp_path):
+    session = ConversionSession(tmp_path / "out", ConversionConfig.of({"format": "nwb"}), workers=1)
+    first = session.open().dispatcher
+    session.close()
+    assert session.open().dispatcher is not first
+    session.close()
 
 
 def test_an_exception_leaves_nothing_that_looks_whole(files, tmp_path):

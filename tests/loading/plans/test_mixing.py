@@ -148,13 +148,13 @@ def test_the_shard_of_a_position_is_that_of_its_sample(stored):
     [
         ([], {}, "no data sets"),
         ([[3], [0]], {}, "data set 1"),
-        ([[3], [3]], {"weights": [1]}, "1 weights for 2 sources"),
+        ([[3], [3]], {"weights": [1]}, "1 weight for 2 sources"),
         ([[3], [3]], {"weights": [1, 0]}, "weights must be positive"),
         ([[3], [3]], {"weights": [1, 1], "temperature": 2}, "or a temperature"),
         ([[3]], {"temperature": 0}, "temperature is 0"),
         ([[3]], {"stop": "never"}, "stop='never'"),
         ([[3]], {"stop": 0}, "stop=0"),
-        ([[3]], {"subsets": []}, "1 data sets and 0 subsets"),
+        ([[3]], {"subsets": []}, "1 data set and 0 subsets"),
     ],
 )
 def test_impossible_mixtures_are_refused(stored, sizes, arguments, says):

@@ -125,7 +125,7 @@ def test_a_first_file_that_fails_leaves_nothing_behind(files, tmp_path):
 
 
 def test_a_session_that_was_closed_starts_a_new_executor(tmp_path):
-    session = ConversionSession(tmp_path / "out", ConversionConfig.of({"format": "nwb"}), workers=1)
+    session = ConversionSession(tmp_path / "out", ConversionConfig(), workers=1)
     first = session.open().dispatcher
     session.close()
     assert session.open().dispatcher is not first

@@ -17,7 +17,7 @@ import pytest
 from neurofm_shards import convert_inputs
 from neurofm_shards_report import report
 from neurofm_shards_report.numbers import sample_table
-from neurofm_shards_report.pictures import SampleView
+from neurofm_shards_report.views import SampleView
 
 DATA = Path(os.environ.get("NEUROFM_SHARDS_DATA") or Path(__file__).parents[4] / "shared" / "data")
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from neurofm_shards_report import terminal
 from neurofm_shards_report.facts import DatasetFacts
-from neurofm_shards_report.pictures import SampleView
 from neurofm_shards_report.show import view_of
 from neurofm_shards_report.terminal import as_characters, encoded, picture_protocol, sixels
+from neurofm_shards_report.views import SampleView
 
 
 def test_terminals_without_pictures_get_characters(shards):

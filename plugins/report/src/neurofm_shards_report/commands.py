@@ -90,6 +90,7 @@ class Show(Command):
 
     def plot(self, sample: Mapping[str, Any], collection: SampleCollection, **options: Any) -> Figure:
         """Draw a sample in Python; see :func:`neurofm_shards_report.plot_sample`."""
-        from neurofm_shards_report.pictures import known_of, plot_sample  # noqa: PLC0415  (needs matplotlib)
+        from neurofm_shards_report.pictures import plot_sample  # noqa: PLC0415  (needs matplotlib)
+        from neurofm_shards_report.views import known_of  # noqa: PLC0415  (with the pictures)
 
         return plot_sample(sample, **{**known_of(collection), **options})

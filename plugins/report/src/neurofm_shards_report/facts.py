@@ -20,7 +20,7 @@ from neurofm_shards.loading.subsets import saved_splits
 from neurofm_shards.stored.windows import WindowCollection
 from neurofm_shards.types import SourcePlan
 from neurofm_shards.values import to_json
-from neurofm_shards_report.pictures import known_of
+from neurofm_shards_report.views import known_of
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -129,7 +129,7 @@ class DatasetFacts:
 
     @cached_property
     def known(self) -> dict[str, Any]:
-        """What the data set tells of its samples, see :func:`~neurofm_shards_report.pictures.known_of`."""
+        """What the data set tells of its samples, see :func:`~neurofm_shards_report.views.known_of`."""
         return known_of(self.collection)
 
     def table(self, name: str) -> Sequence[Mapping[str, Any]]:

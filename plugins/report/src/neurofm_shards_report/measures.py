@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from neurofm_shards.blocks import dtype_name
 from neurofm_shards_report.facts import DatasetFacts, drawn_rows
-from neurofm_shards_report.pictures import SampleView, feature_names, stored_view
+from neurofm_shards_report.pictures import feature_names
+from neurofm_shards_report.views import SampleView, stored_view
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from neurofm_shards._wording import counted
 from neurofm_shards_report.page import Table, table
-from neurofm_shards_report.pictures import SampleView, feature_names, panels_of
+from neurofm_shards_report.pictures import feature_names, panels_of
+from neurofm_shards_report.views import SampleView
 
 Floats = npt.NDArray[np.float64]
 #: Most rows of a column; larger ones are one row.

@@ -37,9 +37,10 @@ from neurofm_shards_report.page import (
     cell,
     table,
 )
-from neurofm_shards_report.pictures import SampleView, panels_of, plot_view, thinned
+from neurofm_shards_report.pictures import panels_of, plot_view, thinned
 from neurofm_shards_report.signals import SAMPLE_WIDTH
 from neurofm_shards_report.style import INK, SPIKES, colour, styled
+from neurofm_shards_report.views import SampleView
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

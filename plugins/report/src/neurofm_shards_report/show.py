@@ -11,9 +11,10 @@ from pathlib import Path
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.files import write_atomically
 from neurofm_shards_report.facts import DatasetFacts, open_facts
-from neurofm_shards_report.pictures import SampleView, known_of, plot_view, stored_view
+from neurofm_shards_report.pictures import plot_view
 from neurofm_shards_report.style import png, styled
 from neurofm_shards_report.terminal import as_characters, encoded, has_shades, picture_protocol
+from neurofm_shards_report.views import SampleView, known_of, stored_view
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 

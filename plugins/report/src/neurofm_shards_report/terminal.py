@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from neurofm_shards_report.pictures import SampleView, describe, panels_of
+from neurofm_shards_report.pictures import describe, panels_of
+from neurofm_shards_report.views import SampleView
 
 #: From no event to many, in a character.
 _SHADES, _ASCII_SHADES = " ·▪■█", " .:+#"

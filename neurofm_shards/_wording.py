@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def counted(count: int, what: str) -> str:
     """Return a number of things, in the plural where it is not one.
@@ -33,6 +35,17 @@ def size_text(number: float) -> str:
             return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:.3g} TB"
+
+
+def without_name(text: str, name: str) -> str:
+    """Return a message without the file's name, and its folder, with which it begins: it is shown below that name.
+
+    Examples
+    --------
+    >>> without_name("/data/a.tar, byte 512: the file is empty", "a.tar"), without_name("a.tar: cut off", "a.tar")
+    ('byte 512: the file is empty', 'cut off')
+    """
+    return re.sub(rf"^(?:[^:]*/)?{re.escape(name)}[:,] ", "", text)
 
 
 def first_part(text: str, longest: int = 500) -> str:

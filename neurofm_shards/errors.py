@@ -126,9 +126,13 @@ class StateError(NeurofmShardsError, ValueError):
 class SampleNotFoundError(NeurofmShardsError, KeyError):
     """No sample has this key."""
 
+    exit_code = 2
+
 
 class SampleIndexError(NeurofmShardsError, IndexError):
     """A sample number is out of range."""
+
+    exit_code = 2
 
 
 class TransformError(NeurofmShardsError, RuntimeError):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from neurofm_shards.maintenance.validate import Report
 
 _OWN_FIELDS = ("source", "windows", "transforms")
+#: Settings that differ from those of the Python calls.
+_DEFAULTS = {"durable": True}
 _MODES: tuple[Mode, ...] = ("overwrite", "resume", "append")
 
 
@@ -41,7 +43,7 @@ class _Flags:
     @classmethod
     def of(cls, source_names: Sequence[str]) -> _Flags:
         return cls(
-            ModelFlags(ConversionConfig, "conversion", skip=_OWN_FIELDS, called=FLAGS),
+            ModelFlags(ConversionConfig, "conversion", skip=_OWN_FIELDS, called=FLAGS, defaults=_DEFAULTS),
             ModelFlags(WindowOptions, "windows"),
             _source_flags(source_names),
         )
@@ -177,7 +179,7 @@ class _Request:
     @classmethod
     def of(cls, args: argparse.Namespace) -> _Request:
         job: Job = args.job
-        config = ConversionConfig.of({"durable": True, **_merged(job, args.flags.given(args))})
+        config = ConversionConfig.of({**_DEFAULTS, **_merged(job, args.flags.given(args))})
         workers = args.workers if args.workers is not None else job.workers
         if workers < 1:
             raise ConfigError(f"--workers must be at least 1, not {workers}")

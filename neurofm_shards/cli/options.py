@@ -30,6 +30,8 @@ class ModelFlags:
         Fields that get no flag.
     called : mapping of str to str
         Flags that are not called as their field is; both spellings are taken.
+    defaults : mapping of str to object
+        Defaults, for the help, that differ from the model's.
 
     Examples
     --------
@@ -48,9 +50,11 @@ class ModelFlags:
         section: str,
         skip: Collection[str] = (),
         called: Mapping[str, str] = types.MappingProxyType({}),
+        defaults: Mapping[str, object] = types.MappingProxyType({}),
     ) -> None:
         self._section = section
         self._called = called
+        self._defaults = defaults
         self._fields = {name: field for name, field in model.model_fields.items() if name not in skip}
 
     def add_to(self, group: argparse._ArgumentGroup) -> None:
@@ -58,7 +62,7 @@ class ModelFlags:
         for name, field in self._fields.items():
             flag = name.replace("_", "-")
             flags = [f"--{self._called[name]}", f"--{flag}"] if name in self._called else [f"--{flag}"]
-            settings = _settings(field)
+            settings = _settings(field, self._defaults.get(name, field.get_default(call_default_factory=True)))
             try:
                 group.add_argument(*flags, dest=self._dest(name), default=argparse.SUPPRESS, **settings)
             except argparse.ArgumentError:
@@ -75,10 +79,10 @@ class ModelFlags:
         return f"{self._section}:{name}"
 
 
-def _settings(field: FieldInfo) -> dict[str, Any]:
+def _settings(field: FieldInfo, default: object) -> dict[str, Any]:
     settings = _parsing(_without_none(field.annotation))
     description = (field.description or "").replace("%", "%%")
-    shown = _shown(field.get_default(call_default_factory=True))
+    shown = _shown(default)
     if "choices" in settings and "nargs" in settings:
         settings["metavar"] = "NAME"
         description += ": " + ", ".join(settings["choices"])

@@ -71,9 +71,7 @@ class ConversionConfig(BaseModel):
         (), description="subject ids of recordings whose files do not say them, each as FILE=ID; may be repeated"
     )
     on_error: Literal["fail", "skip"] = Field("fail", description="stop at an input that fails, or leave it out")
-    durable: bool = Field(
-        False, description="sync every shard to the disk before it counts as written; on for the command line"
-    )
+    durable: bool = Field(False, description="sync every shard to the disk before it counts as written")
 
     @field_validator("subject_ids", mode="before")
     @classmethod

@@ -324,7 +324,7 @@ def read_index(path: Path, shard_name: str, shard_bytes: int, fingerprint: str) 
     """
     index = parse_index(path)
     if (index.shard_name, index.shard_bytes, index.fingerprint) != (shard_name, shard_bytes, fingerprint):
-        raise FormatError(f"index {path.name} belongs to another version of {shard_name}")
+        raise FormatError(f"{shard_name}: its index belongs to another version of it")
     return index
 
 

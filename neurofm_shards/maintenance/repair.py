@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from neurofm_shards._wording import counted
+from neurofm_shards._wording import counted, without_name
 from neurofm_shards.errors import FormatError, InputNotFoundError, UnsupportedError
 from neurofm_shards.format.card import our_cards, write_cards
 from neurofm_shards.format.dataset_record import column_entries, make_manifest, shard_entry
@@ -123,15 +123,14 @@ def _examine(path: Path, entry: ShardEntry | None) -> _Verdict:
     trusted = former if former is not None and entry is not None and former.checksum == entry.checksum else None
     try:
         index = build_index(path, mapped=False)
-    except UnsupportedError as error:
-        if trusted is not None:  # what the archive is to hold is known
-            return _Verdict(path, entry, None, trusted, str(error))
-        raise UnsupportedError(
-            f"{path}: {error}. The archive may be sound, so nothing was changed; take out what is not supported, or "
-            "move it away"
-        ) from error
     except FormatError as error:
-        return _Verdict(path, entry, None, trusted if entry is not None else former, str(error))
+        why = without_name(str(error), path.name)
+        if trusted is None and isinstance(error, UnsupportedError):  # else what the archive is to hold is known
+            raise UnsupportedError(
+                f"{path}: {why}. The archive may be sound, so nothing was changed; take out what is not supported, or "
+                "move it away"
+            ) from error
+        return _Verdict(path, entry, None, trusted if entry is not None else former, why)
     if entry is None:
         is_damaged = former is not None and former.keys() == index.keys() and _shares_samples(former, index)
         return _Verdict(path, None, index, former, _WRONG_SAMPLES if is_damaged else "")

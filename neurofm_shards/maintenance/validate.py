@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from neurofm_shards._process import usable_cpus
-from neurofm_shards._wording import counted
+from neurofm_shards._wording import counted, without_name
 from neurofm_shards.errors import FormatError, InputNotFoundError, NeurofmShardsError, NoShardsError
 from neurofm_shards.format.canonical import is_canonical
 from neurofm_shards.format.files import SIDECAR_DIR, SPLITS_NAME, names_in
@@ -124,6 +124,7 @@ class ShardCheck:
         return self
 
     def _add(self, severity: str, key: str, what: str, consequence: str) -> None:
+        what = without_name(what, self.path.name)
         self.findings.append(Problem(self.path.name, what, consequence, severity, key=key))
 
     def _stored_index(self) -> ShardIndex | None:

@@ -181,7 +181,7 @@ def read_catalog(
     if os.path.isfile(path):  # noqa: PTH113  (Path raises where a folder above may not be searched)
         return _from_indexes(path.parent, [path.name], mapped=mapped)
     if not os.path.isdir(path):  # noqa: PTH112
-        raise InputNotFoundError(f"there is no folder {path}; check shard_dir")
+        raise InputNotFoundError(f"there is no folder {path}")
     if isinstance(pattern, tuple):
         return _from_indexes(path, pattern[:num_shards], mapped=mapped)
     refuse_pointer(path / MANIFEST_NAME)

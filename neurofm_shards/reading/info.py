@@ -314,7 +314,7 @@ def _session_cells(session: dict[str, Any], largest: int) -> list[str]:
 def _session_note(session: dict[str, Any]) -> str:
     """Return a session's subject, rows of side tables, and splits."""
     said = [f"subject {session['subject']}"] if session["subject"] else []
-    said += [f"{count:,} {name}" for name, count in session["tables"].items()]
+    said += [f"{name} {count:,}" for name, count in session["tables"].items()]
     said += [f"{name} {count:,}" for name, count in session["splits"].items() if count]
     return ", ".join(said)
 

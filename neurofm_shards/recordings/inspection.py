@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neurofm_shards._wording import without_name
 from neurofm_shards.errors import SourceError
 from neurofm_shards.plugins.interfaces import Inspection, Samples
 from neurofm_shards.recordings.series import Series, channel_names, clock
@@ -51,7 +51,8 @@ def inspect_input(source: Source, paths: tuple[str, ...]) -> Inspection:
     """
     title = ", ".join(path.rsplit("/", 1)[-1] for path in paths)
     found = source.inspect(paths) or _opened(source, paths, title)
-    return Inspection(found.title, found.tree, [_named_once(problem, title) for problem in found.problems])
+    problems = [replace(problem, what=without_name(problem.what, title)) for problem in found.problems]
+    return Inspection(found.title, found.tree, problems)
 
 
 def _opened(source: Source, paths: tuple[str, ...], title: str) -> Inspection:
@@ -61,11 +62,6 @@ def _opened(source: Source, paths: tuple[str, ...], title: str) -> Inspection:
         return Inspection(title, {}, [Problem(title, str(error), "it cannot be converted", "error")])
     with opened:
         return inspect_samples(opened, title) if isinstance(opened, Samples) else inspect_recording(opened, title)
-
-
-def _named_once(problem: Problem, title: str) -> Problem:
-    """Leave out the name of the input with which a problem begins: it is listed below that name."""
-    return replace(problem, what=re.sub(rf"^(?:[^:]*/)?{re.escape(title)}: ", "", problem.what))
 
 
 def inspect_samples(samples: Samples, title: str) -> Inspection:
@@ -101,6 +97,8 @@ def inspect_recording(recording: Recording, title: str) -> Inspection:
 
 
 def _extent(recording: Recording, problems: list[Problem]) -> dict[str, Any]:
+    if not recording.streams and any(problem.severity == "error" for problem in problems):
+        return {}  # its source has told why
     try:
         check_modalities(recording.streams)
         when = timeline(recording.streams, recording.source_file)

@@ -67,6 +67,12 @@ def test_help_tells_defaults_and_choices():
     assert ": x, y" in text
 
 
+def test_help_tells_the_defaults_of_the_command_line():
+    parser = argparse.ArgumentParser()
+    ModelFlags(Options, "x", defaults={"number": 7}).add_to(parser.add_argument_group("x"))
+    assert "100 % of it (default: 7)" in " ".join(parser.format_help().split())
+
+
 def test_every_window_option_has_a_flag():
     _, parser = parse(model=WindowOptions)
     text = parser.format_help()

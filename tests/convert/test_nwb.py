@@ -187,6 +187,21 @@ def test_what_a_manifest_lists_is_not_taken_back(files, tmp_path, monkeypatch):
     assert {shard["shard_name"] for shard in listed} == {path.name for path in (tmp_path / "out").glob("*.tar")}
 
 
+def test_a_replacement_that_a_strange_file_holds_up_is_finished_by_resuming(files, tmp_path):
+    with NWBToWebDatasetConverter(tmp_path / "out") as converter:
+        converter.convert_nwb_file(files[0])
+    stranger = tmp_path / "out/shard_000001.tar"
+    stranger.write_text("mine")
+    new = NWBToWebDatasetConverter(tmp_path / "out", shard_size=5, overwrite=True)
+    new.convert_nwb_files(files)
+    with pytest.raises(OutputExistsError, match="mode='resume'"):
+        new.finalize()
+    stranger.rename(tmp_path / "thesis.tar")
+    result = convert_inputs(files, tmp_path / "out", new.config, mode="resume")
+    assert result["total_shards"] > 1
+    assert validate_dataset(tmp_path / "out").ok
+
+
 def test_misuse_is_explained(files, tmp_path):
     with pytest.raises(NothingToConvertError, match="call convert_nwb_file first"):
         NWBToWebDatasetConverter(tmp_path / "out").finalize()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from neurofm_shards._wording import counted, first_part, size_text
+from neurofm_shards._wording import counted, first_part, size_text, without_name
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,16 @@ def test_sizes_have_decimal_units():
 def test_long_texts_are_cut_where_it_shows():
     assert first_part("a\n  b", 3) == "a b"
     assert first_part("abcdef", 5) == "abcd…"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a.tar: cut off", "cut off"),
+        ("/data/a.tar, byte 0: the file is empty", "byte 0: the file is empty"),
+        ("b.tar: cut off", "b.tar: cut off"),
+        ("its index is of a.tar: no", "its index is of a.tar: no"),
+    ],
+)
+def test_a_message_below_a_name_does_not_begin_with_it(text, said):
+    assert without_name(text, "a.tar") == said

@@ -163,6 +163,15 @@ def test_a_shard_of_which_nothing_is_left_stays_but_is_no_longer_listed(tmp_path
     assert validate_dataset(tmp_path).ok
 
 
+def test_findings_name_their_shard_once(tmp_path, make):
+    shards = make(tmp_path)
+    shards[0].write_bytes(b"")
+    shards[1].write_bytes(shards[1].read_bytes()[:9000])
+    findings = [*validate_dataset(tmp_path).findings, *repair(tmp_path).findings]
+    assert {shard.name for shard in shards[:2]} <= {finding.where for finding in findings}
+    assert not [finding.what for finding in findings if finding.where and finding.where in finding.what]
+
+
 @pytest.mark.parametrize("indexed", [True, False])
 def test_samples_around_the_damage_are_saved(tmp_path, indexed, make, flip):
     shards = make(tmp_path)

@@ -11,8 +11,9 @@ import pytest
 from neurofm_shards.errors import SourceError
 from neurofm_shards.plugins.interfaces import Source
 from neurofm_shards.recordings import InMemoryRecording, IrregularStream, WindowOptions, windowed
-from neurofm_shards.recordings.inspection import inspect_input, inspect_samples
+from neurofm_shards.recordings.inspection import inspect_input, inspect_recording, inspect_samples
 from neurofm_shards.recordings.memory import events, intervals, irregular, regular
+from neurofm_shards.types import Problem
 
 
 class OneRecording(Source):
@@ -123,3 +124,9 @@ def test_problems_do_not_begin_with_the_name_of_their_input(named):
 
     (problem,) = inspect_input(Refusing(), ("/some/folder/a file.nwb",)).problems
     assert problem.what == "damaged at 3: cut off"
+
+
+def test_a_source_that_told_why_an_input_is_refused_is_not_repeated():
+    known = Problem("a", "nothing to convert", "convert refuses it", "error")
+    refused = InMemoryRecording([], source_file="a", problems=(known,))
+    assert inspect_recording(refused, "a").problems == (known,)

@@ -27,6 +27,11 @@ def test_terminals_without_pictures_get_characters(shards):
     assert "behavior (50 x 2)" in text
 
 
+def test_the_parts_of_a_title_are_told_apart_without_a_question_mark():
+    view = SampleView({"x": np.ones((2, 2))}, {"session_id": "a", "sample_id": "b"})
+    assert as_characters(view, 60, ascii_only=True).splitlines()[0] == "a  |  b"
+
+
 def test_spike_times_are_a_raster_of_characters():
     times = {"window_start_s": 5.0, "window_stop_s": 6.0}
     values = {"spike_times": np.array([0.0, 0.99, 0.5], "f4"), "spike_units": np.array([4, 4, 9])}

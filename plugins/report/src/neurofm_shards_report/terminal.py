@@ -120,7 +120,8 @@ def has_shades() -> bool:
 def as_characters(view: SampleView, width: int, columns: Sequence[str] | None = None, *, ascii_only: bool) -> str:
     """Return the sample's two-dimensional columns as rows of characters, darker where values are larger."""
     shades = _ASCII_SHADES if ascii_only else _SHADES
-    lines = [describe(view) if not ascii_only else describe(view).encode("ascii", "replace").decode()]
+    title = describe(view)
+    lines = [title.replace("·", "|").encode("ascii", "replace").decode() if ascii_only else title]
     cells = max(20, min(width - 2, 120))
     chosen = {panel.column for panel in panels_of(view, columns)}
     for name, value in _drawable(view, cells):

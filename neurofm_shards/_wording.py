@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 
 def counted(count: int, what: str) -> str:
@@ -28,6 +29,18 @@ def plural(what: str) -> str:
     return f"{noun}s{of}{rest}"
 
 
+def listed(names: Sequence[str], most: int, between: str = ", ") -> str:
+    """Return names in a row, and behind the first ``most`` how many more there are.
+
+    Examples
+    --------
+    >>> listed(["a", "b"], 2), listed(["a", "b", "c"], 1)
+    ('a, b', 'a and 2 more')
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return between.join(names[:most]) + more
+
+
 def size_text(number: float) -> str:
     """Return a number of bytes with a decimal unit."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -37,15 +50,19 @@ def size_text(number: float) -> str:
     return f"{number:.3g} TB"
 
 
-def without_name(text: str, name: str) -> str:
-    """Return a message without the file's name, and its folder, with which it begins: it is shown below that name.
+def without_name(text: str, *names: str) -> str:
+    """Return a message without the name of a file, and its folder, at its beginning: it stands there already.
 
     Examples
     --------
-    >>> without_name("/data/a.tar, byte 512: the file is empty", "a.tar"), without_name("a.tar: cut off", "a.tar")
-    ('byte 512: the file is empty', 'cut off')
+    >>> without_name("/data/a.tar, byte 512: the file is empty", "a.tar"), without_name("a.tar is cut off", "a.tar")
+    ('byte 512: the file is empty', 'it is cut off')
     """
-    return re.sub(rf"^(?:[^:]*/)?{re.escape(name)}[:,] ", "", text)
+    for name in names:
+        found = re.match(rf"(?:[^: ]*/)?{re.escape(name)}([:,]?) ", text)
+        if found:
+            text = ("" if found[1] else "it ") + text[found.end() :]
+    return text
 
 
 def first_part(text: str, longest: int = 500) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Final, TypeAlias
@@ -193,6 +193,11 @@ def native_spec(spec: ColumnSpec) -> ColumnSpec:
     if spec.dtype is None:
         return spec
     return ColumnSpec(spec.name, np.dtype(spec.dtype).newbyteorder("=").str, spec.shape, spec.unit, spec.table)
+
+
+def shape_text(shape: Iterable[int | None], between: str = " x ") -> str:
+    """Return a shape in words; lengths that differ are question marks."""
+    return between.join("?" if length is None else str(length) for length in shape)
 
 
 def fields_of(block: Block) -> Mapping[str, ColumnSpec]:

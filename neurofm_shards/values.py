@@ -76,6 +76,11 @@ def _from_tensor(tensor: Any) -> AnyArray:
         ) from error
 
 
+def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the array in this machine's byte order."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
 def to_json(value: Any) -> Any:
     """Return a value as JSON holds it.
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neurofm_shards._console import print_table
-from neurofm_shards._wording import counted, size_text
-from neurofm_shards.blocks import dtype_name
+from neurofm_shards._wording import counted, size_text, without_name
+from neurofm_shards.blocks import dtype_name, shape_text
 from neurofm_shards.cli.console import print_json, result_console
-from neurofm_shards.convert.agreement import without_name
 from neurofm_shards.convert.option_names import in_flags
 from neurofm_shards.recordings.group_splits import sample_shares
 
@@ -29,7 +28,7 @@ def print_summary(result: Mapping[str, Any], *, as_json: bool) -> None:
         console.print(line, markup=False)
     for failure in result["failures"]:
         what = "left out" if failure.get("empty") else "failed"
-        cause = in_flags(without_name(failure["error"], failure["files"]))
+        cause = in_flags(without_name(failure["error"], *failure["files"]))
         console.print(f"{what}: {failure['files'][0]}: {cause}", markup=False)
 
 
@@ -81,6 +80,6 @@ def _input_row(item: Mapping[str, Any]) -> tuple[Sequence[str], str]:
 
 
 def _column_row(column: Mapping[str, Any]) -> tuple[Sequence[str], str]:
-    shape = "varies" if column["shape"] is None else " x ".join("?" if n is None else str(n) for n in column["shape"])
+    shape = "varies" if column["shape"] is None else shape_text(column["shape"])
     cells = (column["name"], dtype_name(column["dtype"]), shape if column["dtype"] else "", column["unit"] or "")
     return cells, ""

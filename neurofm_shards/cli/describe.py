@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from neurofm_shards._console import print_table
-from neurofm_shards._wording import counted
+from neurofm_shards._wording import counted, listed
 from neurofm_shards.cli.console import COLOURS, has_blocks, print_json, result_console
 from neurofm_shards.plugins.interfaces import Command
 from neurofm_shards.recordings.stream_rows import StreamRow, grouped, stream_rows
@@ -129,11 +129,8 @@ def _print_problems(console: Console, inspection: Inspection) -> None:
         kinds.setdefault((problem.severity, problem.what, problem.consequence), []).append(problem.where)
     for severity, what, consequence in sorted(kinds, key=lambda kind: list(reversed(COLOURS)).index(kind[0])):
         places = list(dict.fromkeys(kinds[severity, what, consequence]))
-        more = f" and {len(places) - 3} more" if len(places) > 3 else ""
         colour = COLOURS[severity]
-        console.print(
-            f"[{colour}]{severity}[/{colour}] [bold]{escape(', '.join(places[:3]))}{more}[/bold]: {escape(what)}"
-        )
+        console.print(f"[{colour}]{severity}[/{colour}] [bold]{escape(listed(places, 3))}[/bold]: {escape(what)}")
         console.print(f"  -> {consequence}", markup=False)
     console.print()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from neurofm_shards._wording import counted
+from neurofm_shards._wording import counted, listed
 from neurofm_shards.cli.console import note_console, print_block, print_note
 from neurofm_shards.convert.progress import OPENING, Bars, Rates, duration_text
 from neurofm_shards.errors import visible
@@ -148,8 +148,7 @@ class SaidNotes:
     def _print_counts(self) -> None:
         for kind, inputs in self._like.items():
             if inputs:
-                more = f" and {len(inputs) - _NAMED:,} more" if len(inputs) > _NAMED else ""
-                text = f"{kind}: the same, with other numbers (#), of {', '.join(inputs[:_NAMED])}{more}"
+                text = f"{kind}: the same, with other numbers (#), of {listed(inputs, _NAMED)}"
                 print_note(self._console, text, "warning")
         self._like.clear()
 

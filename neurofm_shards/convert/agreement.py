@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from neurofm_shards._wording import counted
+from neurofm_shards._wording import counted, listed
 from neurofm_shards.codecs.arrays import check_storable
 from neurofm_shards.errors import ConfigError, EncodeError
 from neurofm_shards.types import ColumnSpec
@@ -140,22 +140,9 @@ def shared_ids(sessions: Iterable[tuple[str, str]]) -> str:
     shared = {session: names for session, names in inputs.items() if len(names) > 1}
     if not shared:
         return ""
-    told = [f"{session!r} ({_first(names)})" for session, names in shared.items()]
+    told = [f"{session!r} ({listed(names, _NAMES_SHOWN)})" for session, names in shared.items()]
     number = sum(map(len, shared.values()))
-    return f"{number:,} inputs share {len(shared):,} session id{'s' * (len(shared) > 1)}: {_first(told)}"
-
-
-def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
-    return f"{', '.join(names[:_NAMES_SHOWN])}{more}"
-
-
-def without_name(error: str, names: Iterable[str]) -> str:
-    """Return an error without the names of its input at its beginning, where they stand before it already."""
-    for name in names:
-        error = error.removeprefix(f"{name}: ")
-        error = f"it {error.removeprefix(name).lstrip()}" if error.startswith(f"{name} ") else error
-    return error
+    return f"{number:,} inputs share {len(shared):,} session id{'s' * (len(shared) > 1)}: {listed(told, _NAMES_SHOWN)}"
 
 
 def all_that_is_wrong(failures: Sequence[tuple[str, str]], total: int) -> str:
@@ -176,5 +163,5 @@ def all_that_is_wrong(failures: Sequence[tuple[str, str]], total: int) -> str:
     lines = [f"{len(failures):,} of {counted(total, 'input')} cannot be converted; {remedy}"]
     for alike in by_cause.values():
         first, error = alike[0]
-        lines.append(f"{_first([name for name, _ in alike])}: {error.removeprefix(f'{first}: ')}")
+        lines.append(f"{listed([name for name, _ in alike], _NAMES_SHOWN)}: {error.removeprefix(f'{first}: ')}")
     return "\n  ".join(lines)

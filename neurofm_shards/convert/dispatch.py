@@ -35,6 +35,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
 from neurofm_shards._process import WatchedTime, host_name
+from neurofm_shards._wording import listed
 from neurofm_shards.errors import ConfigError, NeurofmShardsError, PluginError, WorkerError, portable
 from neurofm_shards.events import CallRetried, Listener, WorkersCounted, ignore
 from neurofm_shards.format.dataset_record import versions_of
@@ -160,7 +161,7 @@ def _prepare(context: WorkerContext) -> None:
     ]
     if wrong:
         raise WorkerError(
-            f"the worker on {host_name()} cannot take part: {'; '.join(wrong[:3])}; install the same versions "
+            f"the worker on {host_name()} cannot take part: {listed(wrong, 3, '; ')}; install the same versions "
             "on all machines"
         )
 

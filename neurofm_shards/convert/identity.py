@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from neurofm_shards._wording import listed
 from neurofm_shards.convert.config import ConversionConfig, as_stored
 from neurofm_shards.convert.input_plan import InputPlan
 from neurofm_shards.convert.planning import ConversionPlan
@@ -60,9 +61,8 @@ def check_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
     if now["base"] != before["base"]:
         differences.append("the data set it adds to has changed")
     if differences:
-        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
         raise ConfigError(
-            f"this is not the conversion that was interrupted: {'; '.join(differences[:3])}{more}. Give the same "
+            f"this is not the conversion that was interrupted: {listed(differences, 3, '; ')}. Give the same "
             "inputs and options with mode='resume', or start again with mode='overwrite'"
         )
 

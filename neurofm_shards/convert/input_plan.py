@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from neurofm_shards.convert.agreement import without_name
+from neurofm_shards._wording import without_name
 from neurofm_shards.convert.inputs import Expected, InputSpec
 from neurofm_shards.errors import NeurofmShardsError
 from neurofm_shards.types import ColumnSpec, SourcePlan
@@ -74,7 +74,7 @@ class InputPlan:
     @property
     def cause(self) -> str:
         """Why it failed, without its own name at the beginning."""
-        return without_name(self.error, (self.name, *self.spec.input.given, *self.spec.input.paths))
+        return without_name(self.error, self.name, *self.spec.input.given, *self.spec.input.paths)
 
     @property
     def notes(self) -> tuple[str, ...]:

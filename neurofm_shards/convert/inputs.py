@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurofm_shards._wording import counted
+from neurofm_shards._wording import counted, listed
 from neurofm_shards.errors import (
     ConfigError,
     InputChangedError,
@@ -113,10 +113,9 @@ def _check_names(paths: Sequence[str]) -> None:
     names = [os.path.basename(os.path.realpath(path)) for path in paths]  # noqa: PTH119
     odd = [name.encode(errors="backslashreplace").decode() for name in names if not _is_utf8(name)]
     if odd:
-        more = f" and {len(odd) - _NAMES_SHOWN} more" if len(odd) > _NAMES_SHOWN else ""
         raise SourceError(
             f"the names of {len(odd)} of {counted(len(paths), 'input')} are not UTF-8, as what samples say of "
-            f"themselves is: {', '.join(odd[:_NAMES_SHOWN])}{more}. Rename them"
+            f"themselves is: {listed(odd, _NAMES_SHOWN)}. Rename them"
         )
 
 

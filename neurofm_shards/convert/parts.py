@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from neurofm_shards._process import host_name
-from neurofm_shards._wording import counted
+from neurofm_shards._wording import counted, listed
 from neurofm_shards.convert.commit import commit
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import DEFAULT_RETRIES, ExecutorChoice, dispatcher
@@ -217,7 +217,7 @@ def check_options(output_dir: str | os.PathLike[str], given: Mapping[str, Any]) 
     differences = config_differences(asked, planned)
     if differences:
         raise ConfigError(
-            f"the plan in {output.folder} was made with other options: {'; '.join(differences[:3])}; leave them out, "
+            f"the plan in {output.folder} was made with other options: {listed(differences, 3, '; ')}; leave them out, "
             "or plan again with --overwrite"
         )
     return header

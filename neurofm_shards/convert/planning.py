@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from neurofm_shards._wording import listed
 from neurofm_shards.blocks import RowBase, add_rows
 from neurofm_shards.convert.agreement import (
     agreed_columns,
@@ -363,9 +364,8 @@ def check_sessions(planned: Sequence[InputPlan], present: Mapping[str, str] | No
     if held:
         ids = [json.dumps(item.session_id) for item in held]
         where = f"session_id == {ids[0]}" if len(ids) == 1 else f"session_id in [{', '.join(ids[:_SHOWN])}]"
-        more = f" (and {len(ids) - _SHOWN:,} more)" if len(ids) > _SHOWN else ""
         raise ConfigError(
-            f"{', '.join(item.name for item in held[:_SHOWN])}{more}: the data set holds {', '.join(ids[:_SHOWN])} "
+            f"{listed([item.name for item in held], _SHOWN)}: the data set holds {listed(ids, _SHOWN)} "
             "already, with other content. To replace it, drop it first, then append: `neurofm-shards drop DATA_SET "
             f"--where '{where}'`. If it is another session, choose ids that differ, with "
             'session_template="{parent}_{stem}" or the like'

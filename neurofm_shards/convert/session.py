@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from typing_extensions import Self
 
-from neurofm_shards._wording import counted
+from neurofm_shards._wording import counted, listed
 from neurofm_shards.convert.commit import commit
 from neurofm_shards.convert.config import SOURCE_RUN_FIELDS, ConversionConfig, as_stored
 from neurofm_shards.convert.dispatch import DEFAULT_RETRIES, Dispatcher, ExecutorChoice, dispatcher
@@ -287,7 +287,7 @@ class ConversionSession:
         differences = config_differences(asked, both.content())
         if differences:
             raise ConfigError(
-                f"{self.output.folder} was made with other settings: {'; '.join(differences[:3])}; leave them out to "
+                f"{self.output.folder} was made with other settings: {listed(differences, 3, '; ')}; leave them out to "
                 "append"
             )
         return both
@@ -499,7 +499,7 @@ def _check_finished(
             differences.append(f"input {item.name} is not in it")
     if differences:
         raise ConfigError(
-            f"{output.folder} holds a finished data set made otherwise: {'; '.join(differences[:3])}; add "
+            f"{output.folder} holds a finished data set made otherwise: {listed(differences, 3, '; ')}; add "
             "inputs with mode='append', or replace it with mode='overwrite'"
         )
 

@@ -17,6 +17,7 @@ import orjson
 import xxhash
 from pydantic import TypeAdapter, ValidationError
 
+from neurofm_shards._wording import listed
 from neurofm_shards.blocks import RowBase
 from neurofm_shards.convert.commit import software
 from neurofm_shards.convert.config import ConversionConfig
@@ -74,7 +75,7 @@ class PlanHeader:
         ]
         if wrong:
             raise ConfigError(
-                f"the plan in {folder} was made with other versions: {'; '.join(wrong[:3])}; install the same "
+                f"the plan in {folder} was made with other versions: {listed(wrong, 3, '; ')}; install the same "
                 "everywhere, or plan again with --overwrite"
             )
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from neurofm_shards._wording import counted, first_part
-from neurofm_shards.blocks import dtype_name
+from neurofm_shards.blocks import dtype_name, shape_text
 from neurofm_shards.errors import InputNotFoundError, UnsafePathError
 from neurofm_shards.format import croissant
 from neurofm_shards.format.files import Folder, write_atomically
@@ -238,6 +238,6 @@ def is_our_card(path: Path) -> bool:
 
 
 def _row(column: ColumnEntry) -> str:
-    shape = "" if column.shape is None else "(" + ", ".join("?" if n is None else str(n) for n in column.shape) + ")"
+    shape = "" if column.shape is None else f"({shape_text(column.shape, ', ')})"
     unit = markdown(column.unit or "")
     return f"| {markdown(column.name)} | {dtype_name(column.dtype)} | {shape} | {unit} | {markdown(column.codec)} |"

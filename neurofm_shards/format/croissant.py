@@ -13,7 +13,7 @@ import orjson
 import xxhash
 
 from neurofm_shards._wording import counted
-from neurofm_shards.blocks import dtype_name
+from neurofm_shards.blocks import dtype_name, shape_text
 from neurofm_shards.format.manifest import ColumnEntry, Manifest
 from neurofm_shards.format.sessions import texts_of_sources
 
@@ -137,9 +137,7 @@ def _samples(manifest: Manifest) -> dict[str, Any]:
 
 
 def _field(column: ColumnEntry) -> Mapping[str, Any]:
-    shape = (
-        "" if column.shape is None else f" of shape ({', '.join('?' if n is None else str(n) for n in column.shape)})"
-    )
+    shape = "" if column.shape is None else f" of shape ({shape_text(column.shape, ', ')})"
     unit = f", in {column.unit}" if column.unit else ""
     return {
         "@type": "cr:Field",

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from neurofm_shards._html import html_table
 from neurofm_shards._typing import Rows
-from neurofm_shards._wording import counted
+from neurofm_shards._wording import counted, listed
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.expressions import Columns, compile_expression, unknown_name
 from neurofm_shards.format.card import our_cards, write_cards
@@ -274,10 +274,7 @@ def distinct(values: npt.NDArray[Any]) -> str:
     numbers = all(isinstance(value, (int, float)) for value in found)
     if len(found) > _LISTED and numbers:
         return f"{min(found)} to {max(found)}"
-    listed = sorted(found) if numbers else sorted(map(str, found))
-    return ", ".join(map(repr, listed[:_LISTED])) + (
-        f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    )
+    return listed([repr(value) for value in (sorted(found) if numbers else sorted(map(str, found)))], _LISTED)
 
 
 def select(

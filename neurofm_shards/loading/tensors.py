@@ -15,7 +15,7 @@ import torch
 from neurofm_shards.blocks import MISSING, is_count
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.types import ColumnData, ColumnSpec, Metadata, Ragged
-from neurofm_shards.values import starts_of
+from neurofm_shards.values import native, starts_of
 
 RaggedAs: TypeAlias = Literal["list", "pad", "packed", "nested"]
 Batch: TypeAlias = dict[str, Any]
@@ -294,8 +294,7 @@ def numbers(values: Sequence[Any]) -> Any:
 
 def _as_value(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
-        array = np.asarray(value)
-        return to_tensor(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")))
+        return to_tensor(native(np.asarray(value)))
     return value
 
 

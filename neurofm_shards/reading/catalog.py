@@ -18,7 +18,7 @@ import xxhash
 
 from neurofm_shards._process import after_fork
 from neurofm_shards._typing import Ints
-from neurofm_shards._wording import counted
+from neurofm_shards._wording import counted, listed
 from neurofm_shards.blocks import native_spec
 from neurofm_shards.errors import FormatError, InputNotFoundError, IntegrityError, NoShardsError, SampleNotFoundError
 from neurofm_shards.format.files import names_in
@@ -222,9 +222,8 @@ def _from_manifest(folder: Path, manifest: Manifest, pattern: str | None, num_sh
     there = set(names_in(folder))
     missing = [shard.shard_name for shard in shards if shard.shard_name not in there]
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise FormatError(
-            f"{folder}: {MANIFEST_NAME} lists shards that are not there: {', '.join(missing[:3])}{more}. Bring them "
+            f"{folder}: {MANIFEST_NAME} lists shards that are not there: {listed(missing, 3)}. Bring them "
             "back, or run `neurofm-shards repair`"
         )
     packed = read_packed_index(folder, manifest)

@@ -23,9 +23,10 @@ from neurofm_shards.format.metadata_table import MetadataTable, load_table
 from neurofm_shards.reading.address_space import IO, AddressReader, open_address_space
 from neurofm_shards.reading.buffers import BufferPool
 from neurofm_shards.reading.catalog import Catalog, KeyLookup, Pattern, ShardTable, read_catalog
-from neurofm_shards.reading.columns import Column, ColumnRequest, ListColumn, gather_at_once, make_column, native
+from neurofm_shards.reading.columns import Column, ColumnRequest, ListColumn, gather_at_once, make_column
 from neurofm_shards.reading.samples import SampleCollection, reopened
 from neurofm_shards.types import ColumnSpec, Metadata, Ragged
+from neurofm_shards.values import native
 
 if TYPE_CHECKING:
     from neurofm_shards.format.index import ShardIndex

@@ -23,7 +23,7 @@ from neurofm_shards.reading.buffers import POOLED_BYTES, BufferPool, is_lent
 from neurofm_shards.reading.row_copy import LARGE_ROW, RowCopy
 from neurofm_shards.reading.samples import check_out
 from neurofm_shards.types import ColumnSpec, Ragged
-from neurofm_shards.values import starts_of
+from neurofm_shards.values import native, starts_of
 
 if TYPE_CHECKING:
     from neurofm_shards.format.index import ColumnIndex
@@ -316,11 +316,6 @@ def _bytes_of(spec: ColumnSpec, shape: Sequence[int]) -> int:
             f"column {spec.name!r} is said to hold arrays of shape {spec.shape}, which nothing could hold"
         )
     return 0 if 0 in shape else size
-
-
-def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the array in this machine's byte order."""
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def gather_at_once(

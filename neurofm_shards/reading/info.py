@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurofm_shards._html import html_table
 from neurofm_shards._wording import counted
-from neurofm_shards.blocks import dtype_name, is_count
+from neurofm_shards.blocks import dtype_name, is_count, shape_text
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.format.croissant import croissant
 from neurofm_shards.format.manifest import read_manifest, split_counts
@@ -320,5 +320,5 @@ def _session_note(session: dict[str, Any]) -> str:
 
 
 def _column_cells(name: str, column: dict[str, Any]) -> list[str]:
-    shape = "varies" if column["shape"] is None else " x ".join("?" if n is None else str(n) for n in column["shape"])
+    shape = "varies" if column["shape"] is None else shape_text(column["shape"])
     return [name, dtype_name(column["dtype"]), shape if column["dtype"] else "", column["codec"], column["unit"] or ""]

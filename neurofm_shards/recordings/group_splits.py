@@ -11,6 +11,7 @@ import numpy.typing as npt
 import xxhash
 
 from neurofm_shards._typing import Ints
+from neurofm_shards._wording import listed
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.recordings.options import SplitOptions
 
@@ -254,10 +255,9 @@ def subjects_in_doubt(sources: Iterable[Mapping[str, Any]]) -> str:
             found.append(str(source.get("session_id")))
     if not found:
         return ""
-    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
     return (
         f"the subject of {len(found)} of {total} sessions is called like the session or its file, as the first "
-        f"release did where a file names no subject: {', '.join(found[:_LISTED])}{more}. If these name none, one "
+        f"release did where a file names no subject: {listed(found, _LISTED)}. If these name none, one "
         "animal may be in several splits: convert the files again with subject_ids=FILE=ID, or split by session"
     )
 
@@ -280,8 +280,7 @@ def check_subjects_are_known(unknown: Sequence[str], total: int, remedy: str) ->
         There are some; the message lists them.
     """
     if unknown:
-        more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
         raise ConfigError(
-            f"split by subject: {len(unknown)} of {total} sessions name no subject: {', '.join(unknown[:_LISTED])}"
-            f"{more}. {remedy}, or split by session"
+            f"split by subject: {len(unknown)} of {total} sessions name no subject: {listed(unknown, _LISTED)}. "
+            f"{remedy}, or split by session"
         )

@@ -495,7 +495,6 @@ def _reopen(collection: ShardCollection, windows: LoadedWindows, verify: bool, f
 
 
 @cache
-@cache
 def _type_name(dtype: np.dtype[Any]) -> str:
     return str(dtype.name)
 

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import mmap
 import os
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.progress import Progress
 
 from neurofm_shards._process import usable_cpus
 from neurofm_shards._wording import counted
 from neurofm_shards.blocks import column_of, rows_between
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
-from neurofm_shards.format.dataset_record import ShardRecord, dataset_manifest
+from neurofm_shards.format.dataset_record import ShardRecord
 from neurofm_shards.format.index_io import load_index
 from neurofm_shards.format.keys import automatic_number
 from neurofm_shards.format.manifest import Manifest, ShardEntry, summary
-from neurofm_shards.format.resolve import compression_object
-from neurofm_shards.format.shard_names import DEFAULT_SHARD_NAMES, ShardNames
+from neurofm_shards.format.shard_names import DEFAULT_SHARD_NAMES
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Block, ColumnData, Metadata, Ragged
 from neurofm_shards.values import as_array
-from neurofm_shards.writing.dataset_writer import FieldWarnings, KeyRegistry
 from neurofm_shards.writing.shard_writer import ShardContent, ShardWriter
 from neurofm_shards.writing.sinks import NoSink
-from neurofm_shards.writing.writer_session import WriterSession
+from neurofm_shards.writing.writer_session import WriterSession, WriterSettings, check_one_each, progress_bar
 
 
 def drop_pages(data: Any, start: int, stop: int) -> None:
@@ -139,31 +136,22 @@ def create_shards_from_arrays(
     >>> create_shards_from_arrays(tempfile.mkdtemp(), data, shard_size=4)["total_shards"]
     3
     """
-    if isinstance(shard_size, bool) or not isinstance(shard_size, int) or shard_size < 1:
-        raise ConfigError(f"shard_size is {shard_size!r}; it must be a whole number of samples, at least 1")
+    settings = WriterSettings.of(shard_size, shard_name_pattern, compression, codec, codecs, durable=durable)
     columns = _columns(data_dict)
     count = len(next(iter(columns.values())))
     described = _Described(metadata, sample_ids, count)
-    compressed = compression_object(compression)
-    names = ShardNames(shard_name_pattern, compressed.suffix if compressed else "")
-    options: dict[str, Any] = {
-        "codec": codec,
-        "codecs": dict(codecs or {}),
-        "compression": compressed or "none",
-        "durable": durable,
-    }
-    session = WriterSession(Path(output_dir), names, compressed, overwrite=overwrite)
+    session = WriterSession(Path(output_dir), settings, overwrite=overwrite)
     base = session.base
-    keys = KeyRegistry(session.existing_keys, base.next_key if base else 1)
+    keys = session.keys()
     written: list[str] = []
     try:
-        job = _Job(columns, described, shard_size, keys.next_number, session, options)
+        job = _Job(columns, described, keys.next_number, session)
         if base is not None and _is_stored(job, base):
             session.discard([])
             _tell_of_repetition(session.folder, count)
             return summary(session.folder, base)
         session.warn_of_addition()
-        FieldWarnings(base.modalities if base else None).check(columns)
+        session.field_warnings().check(columns)
         if sample_ids is None:
             keys.take_automatic(count)
         else:
@@ -173,8 +161,8 @@ def create_shards_from_arrays(
         session.discard(written)
         raise
     try:
-        manifest = dataset_manifest(base, records, shard_size, options, keys.next_number)
-        session.commit(manifest, durable=durable)
+        manifest = session.manifest(records, keys.next_number)
+        session.commit(manifest)
         session.end()
     finally:
         session.release()
@@ -218,10 +206,8 @@ class _Described:
         self, metadata: Mapping[str, Any] | Sequence[Metadata] | None, ids: Sequence[str | int] | None, count: int
     ) -> None:
         for name, values in (("sample_ids", ids), ("metadata", metadata)):
-            if values is not None and not isinstance(values, Mapping) and len(values) != count:
-                raise ConfigError(
-                    f"{name} has {len(values)} entries for {counted(count, 'sample')}: give one per sample"
-                )
+            if values is not None and not isinstance(values, Mapping):
+                check_one_each(values, count, name)
         self._ids = ids
         self._metadata = metadata
         said = metadata.items() if isinstance(metadata, Mapping) else ()
@@ -249,10 +235,12 @@ class _Job:
 
     columns: dict[str, ColumnData]
     described: _Described
-    shard_size: int
     first_key: int
     session: WriterSession
-    options: Mapping[str, Any]
+
+    @property
+    def shard_size(self) -> int:
+        return self.session.settings.shard_size
 
     @property
     def count(self) -> int:
@@ -302,7 +290,7 @@ def _holds(job: _Job, run: Sequence[ShardEntry]) -> bool:
 
 def _content(job: _Job, entry: ShardEntry, start: int, stop: int, first: int | None) -> ShardContent:
     """Lay samples out as the shard of an entry would hold them."""
-    options = {name: job.options[name] for name in ("codec", "codecs")}
+    options = {name: job.session.settings.options[name] for name in ("codec", "codecs")}
     content = ShardContent(NoSink(), entry.shard_name, entry.shard_idx, first_idx=(first or 1) + start, **options)
     job.fill(content, start, stop, lambda _: None)
     return content
@@ -318,7 +306,8 @@ def _tell_of_repetition(folder: Path, count: int) -> None:
 
 def _run(job: _Job, workers: int | None, written: list[str], *, show_progress: bool) -> list[ShardRecord]:
     threads = max(1, min(_THREADS, usable_cpus()) if workers is None else workers)
-    with _progress(job.count, show=show_progress) as advance, ThreadPoolExecutor(threads, "shards") as pool:
+    with progress_bar(show=show_progress) as bar, ThreadPoolExecutor(threads, "shards") as pool:
+        advance = partial(bar.advance, bar.add_task("writing samples", total=job.count))
         futures = [pool.submit(_write_shard, job, start, threads, advance) for start in job.starts]
         try:
             return [future.result() for future in futures]
@@ -346,7 +335,7 @@ def _write_shard(job: _Job, start: int, threads: int, advance: Callable[[int], N
         first_idx=job.first_key + start,
         overlap=threads == 1,
         threads=None if len(job.starts) == 1 else 1,
-        **job.options,
+        **job.session.settings.options,
     )
     try:
         job.fill(writer, start, stop, advance)
@@ -366,27 +355,3 @@ def _pieces(columns: Mapping[str, ColumnData], start: int, stop: int) -> list[tu
 def _row_bytes(data: ColumnData) -> int:
     values = data.values if isinstance(data, Ragged) else data
     return int(values.nbytes) // max(len(data), 1) if isinstance(values, np.ndarray) else 0
-
-
-class _progress:  # noqa: N801  (a context manager that is used like a function)
-    """Gives a function that moves a progress bar on, where there is a terminal to show it on."""
-
-    def __init__(self, total: int, *, show: bool) -> None:
-        self._total = total
-        self._progress: Progress | None = None
-        if show and sys.stderr.isatty():
-            from rich.console import Console  # noqa: PLC0415  (only on a terminal)
-
-            self._progress = Progress(console=Console(stderr=True))
-
-    def __enter__(self) -> Callable[[int], None]:
-        if self._progress is None:
-            return lambda _: None
-        progress = self._progress
-        progress.start()
-        task = progress.add_task("writing samples", total=self._total)
-        return lambda count: progress.update(task, advance=count)
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()

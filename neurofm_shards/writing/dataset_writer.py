@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
-import warnings
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import track
-
 from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError
-from neurofm_shards.format.dataset_record import ShardRecord, dataset_manifest
-from neurofm_shards.format.keys import automatic_key, automatic_number, named_keys
+from neurofm_shards.format.dataset_record import ShardRecord
 from neurofm_shards.format.manifest import summary
-from neurofm_shards.format.resolve import compression_object
-from neurofm_shards.format.shard_names import DEFAULT_SHARD_NAMES, ShardNames
+from neurofm_shards.format.shard_names import DEFAULT_SHARD_NAMES
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Metadata, Sample
 from neurofm_shards.writing.field_types import FieldTypes
 from neurofm_shards.writing.shard_writer import ShardWriter
-from neurofm_shards.writing.writer_session import WriterSession
+from neurofm_shards.writing.writer_session import WriterSession, WriterSettings, check_one_each, progress_bar
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,91 +28,6 @@ if TYPE_CHECKING:
 
 _FINISHED = "this writer is finished: make another one (it adds to the data set that is there)"
 _GIVEN_UP = "this writer was given up: make another one"
-
-
-class KeyRegistry:
-    """Remembers keys: automatic ones as stretches of numbers, others one by one.
-
-    Parameters
-    ----------
-    existing : callable
-        Returns the keys that were there before; called when the first key that is not automatic comes.
-    next_number : int
-        Number of the next automatic key.
-    """
-
-    def __init__(self, existing: Callable[[], Iterable[str]], next_number: int) -> None:
-        self._existing: Callable[[], Iterable[str]] | None = existing
-        self._named: set[str] = set()
-        self._starts: list[int] = []
-        self._stops: list[int] = []
-        self.next_number = next_number
-
-    def take_automatic(self, count: int) -> int:
-        """Take the next numbers; return the first.
-
-        Raises
-        ------
-        ConfigError
-            A sample was given one of these automatic keys by name.
-        """
-        first = self.next_number
-        if self._named:
-            taken = next((n for n in range(first, first + count) if automatic_key(n) in self._named), None)
-            if taken is not None:
-                raise ConfigError(
-                    f"the automatic key {automatic_key(taken)!r} was given to another sample by name; give all samples "
-                    "ids, or none"
-                )
-        if self._stops and self._stops[-1] == first:
-            self._stops[-1] = first + count
-        else:
-            self._starts.append(first)
-            self._stops.append(first + count)
-        self.next_number = first + count
-        return first
-
-    def take_named(self, ids: Sequence[str | int]) -> None:
-        """Take keys that their caller named.
-
-        Raises
-        ------
-        ConfigError
-            One was used before.
-        """
-        if self._existing is not None:
-            self._named.update(self._existing())
-            self._existing = None
-        keys = named_keys(ids).keys
-        before = len(self._named)
-        fresh = set(keys)
-        if len(fresh) < len(keys) or not fresh.isdisjoint(self._named) or any(map(self._is_automatic, keys)):
-            raise ConfigError(self._explained(ids, keys))
-        self._named.update(keys)
-        self.next_number += len(self._named) - before
-
-    def give_back(self, sample_id: str | int | None) -> None:
-        """Forget the key that was taken last (None: an automatic one), whose sample was not written after all."""
-        self.next_number -= 1
-        if sample_id is None:
-            self._stops[-1] -= 1
-        else:
-            self._named.difference_update(named_keys([sample_id]).keys)
-
-    def _is_automatic(self, key: str) -> bool:
-        number = automatic_number(key)
-        if number is None:
-            return False
-        place = bisect_right(self._starts, number) - 1
-        return place >= 0 and number < self._stops[place]
-
-    def _explained(self, ids: Sequence[str | int], keys: Sequence[str]) -> str:
-        seen = set(self._named)
-        for given, key in zip(ids, keys, strict=True):
-            if key in seen or self._is_automatic(key):
-                return f"sample id {given!r} is used a second time; ids must be unique over the whole data set"
-            seen.add(key)
-        raise AssertionError("some key was used before")
 
 
 class WebDatasetWriter:
@@ -177,25 +85,14 @@ class WebDatasetWriter:
         durable: bool = False,
         overwrite: bool = False,
     ) -> None:
-        if isinstance(shard_size, bool) or not isinstance(shard_size, int) or shard_size < 1:
-            raise ConfigError(f"shard_size is {shard_size!r}; it must be a whole number of samples, at least 1")
-        self._compression = compression_object(compression)
-        suffix = self._compression.suffix if self._compression else ""
-        names = ShardNames(shard_name_pattern, suffix)
-        self._options: dict[str, Any] = {
-            "codec": codec,
-            "codecs": dict(codecs or {}),
-            "compression": self._compression or "none",
-            "durable": durable,
-        }
-        self._shard_size = shard_size
-        self._session = WriterSession(Path(output_dir), names, self._compression, overwrite=overwrite)
+        settings = WriterSettings.of(shard_size, shard_name_pattern, compression, codec, codecs, durable=durable)
+        self._session = WriterSession(Path(output_dir), settings, overwrite=overwrite)
         self._session.warn_of_addition()
         self._records: list[ShardRecord] = []
         self._shard: ShardWriter | None = None
+        self._keys = self._session.keys()
+        self._warned = self._session.field_warnings()
         base = self._session.base
-        self._keys = KeyRegistry(self._session.existing_keys, base.next_key if base else 1)
-        self._warned = FieldWarnings(base.modalities if base else None)
         self._types = FieldTypes([column.spec for column in base.columns] if base else [])
         self._summary: dict[str, Any] | None = None
         self._closed_because = ""
@@ -240,7 +137,7 @@ class WebDatasetWriter:
                 self._types.forget()
                 raise
             self._warned.check(sample)
-            if self._shard is not None and self._shard.num_samples >= self._shard_size:
+            if self._shard is not None and self._shard.num_samples >= self._session.settings.shard_size:
                 self._close_shard()
             return key
 
@@ -285,10 +182,10 @@ class WebDatasetWriter:
         rows = _rows(samples)
         ids = _matching(sample_ids, len(rows), "sample_ids")
         said = repeat(metadata) if isinstance(metadata, Mapping) else _matching(metadata, len(rows), "metadata")
-        steps: Iterable[Any] = zip(rows, ids, said)  # noqa: B905  (some of them repeat for ever)
-        if show_progress and sys.stderr.isatty():
-            steps = track(steps, "writing samples", total=len(rows), console=_console())
-        return [self.write_sample(sample, sample_id, of_it) for sample, sample_id, of_it in steps]
+        with progress_bar(show=show_progress) as bar:
+            steps: Iterable[Any] = zip(rows, ids, said)  # noqa: B905  (some of them repeat for ever)
+            steps = steps if bar.disable else bar.track(steps, total=len(rows), description="writing samples")
+            return [self.write_sample(sample, sample_id, of_it) for sample, sample_id, of_it in steps]
 
     def finalize(self) -> dict[str, Any]:
         """Write what is left and the manifest.
@@ -314,12 +211,10 @@ class WebDatasetWriter:
         self._check_open()
         self._close_shard()
         session = self._session
-        manifest = dataset_manifest(
-            session.base, self._records, self._shard_size, self._options, self._keys.next_number
-        )
+        manifest = session.manifest(self._records, self._keys.next_number)
         result = summary(session.folder, manifest)
         try:
-            session.commit(manifest, durable=self._options["durable"])
+            session.commit(manifest)
         finally:
             if session.is_committed(manifest):
                 self._summary = result
@@ -358,7 +253,7 @@ class WebDatasetWriter:
     def _next_shard(self) -> ShardWriter:
         shard_idx = self._session.first_shard + len(self._records)
         path = self._session.shard_path(shard_idx)
-        self._shard = ShardWriter(path, shard_idx, mode=self._session.mode, **self._options)
+        self._shard = ShardWriter(path, shard_idx, mode=self._session.mode, **self._session.settings.options)
         return self._shard
 
     def _close_shard(self) -> None:
@@ -379,49 +274,6 @@ class WebDatasetWriter:
             raise
 
 
-class FieldWarnings:
-    """Warns, once each, of what makes shards harder to read for other programs.
-
-    Parameters
-    ----------
-    fields : sequence of str, optional
-        Fields of the samples before.
-    """
-
-    def __init__(self, fields: Sequence[str] | None) -> None:
-        self._fields = set(fields) if fields else None
-        self._differs = False
-        self._upper: set[str] = set()
-
-    def check(self, sample: Iterable[str]) -> None:
-        """Look at the fields of one sample."""
-        if self._fields is None:
-            self._fields = set(sample)
-            self._check_case(self._fields)
-        elif not self._differs and self._fields != set(sample):
-            self._differs = True
-            differing = sorted(self._fields.symmetric_difference(sample))
-            self._check_case(differing)
-            warnings.warn(
-                f"samples differ in their fields ({', '.join(differing)}): nothing is lost, but Hugging Face datasets "
-                "takes the columns of the first five samples for all, and batches get masks (NAME_valid) or lists with "
-                "gaps",
-                UserWarning,
-                stacklevel=3,
-            )
-
-    def _check_case(self, fields: Iterable[str]) -> None:
-        upper = {field for field in fields if field != field.lower()} - self._upper
-        if upper:
-            self._upper |= upper
-            warnings.warn(
-                f"field names {sorted(upper)} have upper-case letters: webdataset gives them in lower case, and file "
-                "systems that ignore case confuse them",
-                UserWarning,
-                stacklevel=4,
-            )
-
-
 def _rows(samples: Sequence[Sample] | Mapping[str, Any]) -> Sequence[Sample]:
     if not isinstance(samples, Mapping):
         return list(samples)
@@ -435,12 +287,5 @@ def _rows(samples: Sequence[Sample] | Mapping[str, Any]) -> Sequence[Sample]:
 def _matching(values: Sequence[Any] | None, count: int, name: str) -> Iterable[Any]:
     if values is None:
         return repeat(None)
-    if len(values) != count:
-        raise ConfigError(f"{name} has {len(values)} entries for {counted(count, 'sample')}: give one per sample")
+    check_one_each(values, count, name)
     return values
-
-
-def _console() -> Any:
-    from rich.console import Console  # noqa: PLC0415  (only on a terminal)
-
-    return Console(stderr=True)

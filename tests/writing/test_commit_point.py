@@ -129,7 +129,7 @@ def test_one_writer_may_be_used_by_many_threads(tmp_path):
 def test_finished_shards_are_not_deleted_because_of_a_bad_entry(tmp_path, monkeypatch):
     """Whatever is wrong with the manifest, the shards are whole, and another try or a repair can use them."""
     from neurofm_shards.maintenance.repair import repair
-    from neurofm_shards.writing import dataset_writer
+    from neurofm_shards.writing import writer_session
 
     writer = WebDatasetWriter(tmp_path, 2)
     for _ in range(6):
@@ -139,7 +139,7 @@ def test_finished_shards_are_not_deleted_because_of_a_bad_entry(tmp_path, monkey
         raise ValueError("a bad entry")
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset_writer, "dataset_manifest", refuses)
+        patch.setattr(writer_session, "dataset_manifest", refuses)
         with pytest.raises(ValueError, match="a bad entry"):
             writer.finalize()
     assert len(list(tmp_path.glob("*.tar"))) == 3

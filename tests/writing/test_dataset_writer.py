@@ -18,8 +18,7 @@ from neurofm_shards.errors import ConfigError, EncodeError, FormatError, OutputE
 from neurofm_shards.format.keys import automatic_key
 from neurofm_shards.format.manifest import read_manifest
 from neurofm_shards.types import Ragged
-from neurofm_shards.writing import dataset_writer as writer_module
-from neurofm_shards.writing.dataset_writer import KeyRegistry
+from neurofm_shards.writing.writer_session import KeyRegistry
 
 
 def samples_in(folder):
@@ -286,7 +285,7 @@ def test_a_progress_bar_is_for_terminals_only(tmp_path, capsys, monkeypatch):
     with WebDatasetWriter(tmp_path / "a") as writer:
         writer.write_batch([{"x": 1}] * 3)
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(writer_module.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with WebDatasetWriter(tmp_path / "b") as writer:
         writer.write_batch([{"x": 1}] * 3)
     assert "writing samples" in capsys.readouterr().err

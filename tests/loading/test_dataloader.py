@@ -438,8 +438,10 @@ def test_two_hundred_epochs_leak_nothing(written, kind):
         gc.collect()
         return standing()
 
-    memory, *rest = after_epochs(20)
-    later, *rest_later = after_epochs(200)
-    assert rest_later == rest
+    memory, descriptors, threads = after_epochs(20)
+    later, descriptors_later, threads_later = after_epochs(200)
+    assert threads_later == threads
+    # one piece of shared memory more or less, as batches happen to be waiting; one left per epoch would be 200
+    assert descriptors_later - descriptors <= 4
     assert later - memory < 4 << 20
     loader.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -168,9 +169,18 @@ def test_a_caller_may_write_into_a_batch(start):
 @pytest.mark.parametrize(
     "context", ["fork", *(pytest.param(name, marks=pytest.mark.slow) for name in ("spawn", "forkserver"))]
 )
-def test_processes_can_be_started_in_every_way(start, context):
-    found = [fetched.batch["note"] for fetched, _ in run(requests(5), start(filled, 2, 2, context))]
-    assert found == [f"batch {i}" for i in range(5)]
+def test_processes_can_be_started_in_every_way(start, context, tmp_path, monkeypatch):
+    # a function that a new interpreter can import, as pytest's own modules cannot be
+    (tmp_path / "numbered_batches.py").write_text(
+        "import torch\nfrom neurofm_shards.loading.workers.pipeline import Fetched\n\n\n"
+        "def batch_of(request):\n    return Fetched({'x': torch.full((9,), float(request.parts[0][1][0]))})\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "numbered_batches", raising=False)
+    batch_of = importlib.import_module("numbered_batches").batch_of
+    found = [fetched.batch["x"].tolist() for fetched, _ in run(requests(5), start(batch_of, 2, 2, context))]
+    assert found == [[float(i)] * 9 for i in range(5)]
 
 
 def test_platforms_whose_descriptors_are_acknowledged_give_the_same_batches(start, monkeypatch):

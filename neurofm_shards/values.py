@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping
 from datetime import date, timedelta
 from math import isfinite
 from pathlib import PurePath
-from typing import Any
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
 from neurofm_shards._typing import AnyArray, Ints
-from neurofm_shards.errors import EncodeError
+from neurofm_shards.errors import ConfigError, EncodeError
 
 #: Whole numbers up to here are exact in float64.
 EXACT_INTEGERS = 1 << 53
@@ -34,6 +35,13 @@ def splitmix64(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     words = words * MIX_2
     words ^= words >> np.uint64(31)
     return words
+
+
+def check_whole(name: str, value: object, meaning: str, least: int | None = None) -> None:
+    """Refuse, as ConfigError, an argument that is no whole number or less than ``least``; say what it means."""
+    whole = isinstance(value, SupportsIndex) and not isinstance(value, bool | np.bool_)
+    if not whole or (least is not None and operator.index(cast("SupportsIndex", value)) < least):
+        raise ConfigError(f"{name}={value!r}: {meaning}")
 
 
 def starts_of(sizes: npt.ArrayLike) -> Ints:

@@ -35,6 +35,7 @@ from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollecti
 from neurofm_shards.reading.samples import SampleCollection
 from neurofm_shards.reading.scratch import temporary_folder
 from neurofm_shards.stored.options import WindowsArgument
+from neurofm_shards.values import check_whole
 
 _log = logging.getLogger("neurofm_shards.loading")
 #: Where decoded shards are kept that memory has no room for: a folder; "auto": the system's temporary folder, where it
@@ -56,8 +57,9 @@ def open_shards(
 
     With ``windows``, recordings that are stored in it are cut when samples are read.
     """
-    if cache_bytes is not None and cache_bytes < 0:
-        raise ConfigError(f"cache_bytes={cache_bytes}: a number of bytes is needed, or None for what the order needs")
+    if cache_bytes is not None:
+        meaning = "a number of bytes is needed, or None for what the order needs"
+        check_whole("cache_bytes", cache_bytes, meaning, least=0)
     folder, names = os.fspath(shard_dir), None if pattern == DEFAULT_SHARD_PATTERN else pattern
     size = DEFAULT_CACHE_BYTES if cache_bytes is None else cache_bytes
     if windows is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from neurofm_shards.loading.state import LoaderState
 MOST_WORKERS = 1023
 
 #: Orders with which loaders of this process have begun.
-_begun: set[str] = set()
+_begun: Counter[str] = Counter()
 
 _log = logging.getLogger("neurofm_shards.loading")
 
@@ -232,12 +233,12 @@ class Progress:
         if not first or plan.identity().get("shuffle") is False or get_worker_info() is not None:
             return
         order = repr((sorted(plan.identity().items()), plan.sharding))
-        if order in _begun:
+        _begun[order] += 1
+        if _begun[order] == 2:  # further ones would only repeat it
             _log.warning(
                 "this loader begins in the same order as one before it, with the same data and seed: where each epoch "
                 "has a new loader (reload_dataloaders_every_n_epochs), call set_epoch(epoch), or keep the loader"
             )
-        _begun.add(order)
 
     def _forget_iteration(self) -> None:
         self._now = None  # a forked child's iterations are its own

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from neurofm_shards.errors import ConfigError
+from neurofm_shards.values import check_whole
 
 #: Variables by which launchers say rank and world size, the one that is nearest to the process first.
 _LAUNCHERS = (
@@ -184,6 +185,8 @@ def _from_lightning() -> Ranks | None:
 
 
 def _checked(rank: int, world_size: int, found_in: str) -> Ranks:
+    for name, value in (("rank", rank), ("world_size", world_size)):
+        check_whole(name, value, "a whole number is needed")
     if world_size < 1 or not 0 <= rank < world_size:
         raise ConfigError(f"{found_in} says rank {rank} of {world_size}: ranks count from 0 to world_size - 1")
     return Ranks(rank, world_size, found_in)

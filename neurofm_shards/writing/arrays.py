@@ -26,7 +26,7 @@ from neurofm_shards.format.manifest import Manifest, ShardEntry, summary
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_NAMES
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Block, ColumnData, Metadata, Ragged
-from neurofm_shards.values import as_array
+from neurofm_shards.values import as_array, check_whole
 from neurofm_shards.writing.shard_writer import ShardContent, ShardWriter
 from neurofm_shards.writing.sinks import NoSink
 from neurofm_shards.writing.writer_session import WriterSession, WriterSettings, check_one_each, progress_bar
@@ -136,6 +136,8 @@ def create_shards_from_arrays(
     >>> create_shards_from_arrays(tempfile.mkdtemp(), data, shard_size=4)["total_shards"]
     3
     """
+    if workers is not None:
+        check_whole("workers", workers, "a number of threads is needed, 1 or more", least=1)
     settings = WriterSettings.of(shard_size, shard_name_pattern, compression, codec, codecs, durable=durable)
     columns = _columns(data_dict)
     count = len(next(iter(columns.values())))

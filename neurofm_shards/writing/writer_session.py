@@ -27,6 +27,7 @@ from neurofm_shards.format.resolve import compression_object
 from neurofm_shards.format.shard_names import ShardNames
 from neurofm_shards.format.unfinished import JOURNAL_NAME, pending_step
 from neurofm_shards.plugins.interfaces import Compression
+from neurofm_shards.values import check_whole
 from neurofm_shards.writing.lock import OutputLock
 from neurofm_shards.writing.output_folder import OutputFolder
 
@@ -61,11 +62,10 @@ class WriterSettings:
         durable: bool,
     ) -> WriterSettings:
         """Check a writer's arguments (raises ConfigError)."""
-        if isinstance(shard_size, bool) or not isinstance(shard_size, int) or shard_size < 1:
-            raise ConfigError(f"shard_size is {shard_size!r}; it must be a whole number of samples, at least 1")
+        check_whole("shard_size", shard_size, "a whole number of samples is needed, 1 or more", least=1)
         found = compression_object(compression)
         options = {"codec": codec, "codecs": dict(codecs or {}), "compression": found or "none", "durable": durable}
-        return cls(shard_size, ShardNames(pattern, found.suffix if found else ""), options)
+        return cls(int(shard_size), ShardNames(pattern, found.suffix if found else ""), options)
 
 
 class WriterSession:

@@ -59,8 +59,9 @@ def test_what_is_kept_can_be_said(compressed, decoded):
         compressed, 16, 0, "global", metadata=False, cache_bytes=8 << 20, cache_dir=None
     )
     assert decoded(loader)[0] > 2 * FRAMES
-    with pytest.raises(ConfigError, match="cache_bytes=-1"):
-        create_webdataset_dataloader(compressed, cache_bytes=-1)
+    for value in (-1, "1GB"):
+        with pytest.raises(ConfigError, match=f"cache_bytes={value!r}: a number of bytes is needed"):
+            create_webdataset_dataloader(compressed, cache_bytes=value)
 
 
 @pytest.mark.parametrize(("num_workers", "kind"), [(0, "thread"), (2, "thread"), (2, "process")])

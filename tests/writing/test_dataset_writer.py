@@ -258,6 +258,14 @@ def test_the_number_of_threads_changes_no_byte(tmp_path):
     assert tree(tmp_path / "1") == tree(tmp_path / "4")
 
 
+@pytest.mark.parametrize("name", ["workers", "shard_size"])
+@pytest.mark.parametrize("value", [0, -1, "4", 2.0, True])
+def test_counts_that_are_no_counts_are_refused(tmp_path, name, value):
+    with pytest.raises(ConfigError, match=f"{name}={value!r}: a (whole )?number of .* is needed, 1 or more"):
+        create_shards_from_arrays(tmp_path / "out", {"x": np.zeros((3, 2))}, **{name: value})
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_written_knows_where_or_when(tmp_path):
     (tmp_path / "somewhere" / "else").mkdir(parents=True)
     for folder in (tmp_path / "a", tmp_path / "somewhere" / "else" / "b"):

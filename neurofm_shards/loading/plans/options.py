@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.order.shuffle import Shuffle, check_shuffle
+from neurofm_shards.values import check_whole
 
 #: What happens to a last global batch that the ranks cannot share evenly.
 RemainderPolicy: TypeAlias = Literal["pad", "drop", "error"]
@@ -124,7 +124,7 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "buffer_size", "seed"):
-            self._check_whole(name)
+            check_whole(name, getattr(self, name), _MEANINGS[name])
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
         check_shuffle(self.shuffle, self.buffer_size)
@@ -135,13 +135,6 @@ class PlanOptions:
             )
         if self.even not in {"pad", "drop", "error"}:
             raise ConfigError(f"even={self.even!r}; choose 'pad', 'drop' or 'error'")
-
-    def _check_whole(self, name: str) -> None:
-        value = getattr(self, name)
-        try:
-            operator.index(value)
-        except TypeError:
-            raise ConfigError(f"{name}={value!r}: {_MEANINGS[name]}") from None
 
     def sharding(self, batch_size: int | None = None) -> RankSharding:
         """Return how ranks share samples, or blocks of which ``batch_size`` make a batch."""

@@ -8,11 +8,11 @@ from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Literal
 
-from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.plans.plan import Request
 from neurofm_shards.loading.workers.pipeline import Fetch, Fetched, InlineWorkers, LookingAhead, Step, Task, Workers
 from neurofm_shards.loading.workers.processes import ProcessWorkers
 from neurofm_shards.loading.workers.threads import ThreadWorkers
+from neurofm_shards.values import check_whole
 
 #: Smaller batches travel to threads and back in groups of about this size; handing one over costs more than reading it.
 GROUP_BYTES = 2 << 20
@@ -47,11 +47,8 @@ class WorkerOptions:
     persistent: bool = False
 
     def __post_init__(self) -> None:
-        if self.count < 0 or self.prefetch_factor < 1:
-            raise ConfigError(
-                f"num_workers={self.count} and prefetch_factor={self.prefetch_factor}: workers are 0 or more, batches "
-                "fetched in advance 1 or more per worker"
-            )
+        check_whole("num_workers", self.count, "a number of workers is needed, 0 for none", least=0)
+        check_whole("prefetch_factor", self.prefetch_factor, "workers fetch 1 batch or more in advance", least=1)
 
     @property
     def remote(self) -> bool:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from neurofm_shards._typing import Floats
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings.series import typical_step
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, IrregularStream, RegularStream
@@ -27,7 +27,8 @@ def in_seconds(streams: Sequence[AnyStream], meant: str | float) -> tuple[list[A
     Whole numbers are suspicious where the rest of the recording does not last about as long: few signals are sampled at
     whole seconds, and sample numbers, milliseconds and microseconds are whole. A series alone whose stamps are one
     apart is taken at its word, and reported. Other time stamps, a second or more apart, are suspicious where the series
-    lasts about a thousand or a million times as long as the rest.
+    lasts about a thousand or a million times as long as the rest. Events at whole numbers (licks, rewards) are
+    suspicious where they last longer than all else.
 
     Parameters
     ----------
@@ -36,9 +37,9 @@ def in_seconds(streams: Sequence[AnyStream], meant: str | float) -> tuple[list[A
     meant : str or float
         See ``WindowOptions.series_times``.
     """
-    stamped = [stream for stream in streams if isinstance(stream, IrregularStream)]
-    whole = {id(stream) for stream in stamped if _whole(stream)}
-    slow = {id(stream) for stream in stamped if id(stream) not in whole and _is_slow(stream)}
+    times = {id(stream): _known(stream) for stream in streams if _is_stamped(stream)}
+    whole = {key for key, stamps in times.items() if _whole(stamps)}
+    slow = {key for key, stamps in times.items() if key not in whole and _is_slow(stamps)}
     if not whole and not slow:
         return list(streams), []
     rest = max([0.0, *(_seconds(stream) for stream in streams if id(stream) not in whole | slow)])
@@ -46,17 +47,13 @@ def in_seconds(streams: Sequence[AnyStream], meant: str | float) -> tuple[list[A
     made: list[AnyStream] = []
     problems: list[Problem] = []
     for stream in streams:
-        if isinstance(stream, IrregularStream) and id(stream) in slow and _in_other_unit(stream, rest):
-            made.append(
-                _meant(
-                    stream,
-                    meant,
-                    f"its time stamps last {_length(stream.timestamps()) / rest:,.0f} times as long as all else",
-                )
-            )
-        elif not isinstance(stream, IrregularStream) or id(stream) not in whole or _fits(stream, lasting):
+        stamps = times.get(id(stream), np.zeros(0))
+        if id(stream) in slow and _in_other_unit(stamps, rest):
+            why = f"its time stamps last {_length(stamps) / rest:,.0f} times as long as all else"
+            made.append(_meant(stream, meant, why))
+        elif id(stream) not in whole or _fits(stamps, lasting, isinstance(stream, EventStream)):
             made.append(stream)
-        elif meant == "error" and lasting == 0 and typical_step(stream.timestamps()) == 1:
+        elif meant == "error" and lasting == 0 and typical_step(stamps) == 1:
             made.append(stream)
             what = "its time stamps are whole numbers, one apart: seconds, or sample numbers?"
             problems.append(Problem(stream.path, what, "taken for seconds; series_times says what else they are"))
@@ -65,10 +62,25 @@ def in_seconds(streams: Sequence[AnyStream], meant: str | float) -> tuple[list[A
     return made, problems
 
 
-def _whole(stream: IrregularStream) -> bool:
-    """Return whether time stamps are whole numbers; one that cannot be read is refused where it is asked for."""
-    times = _times(stream.timestamps)
-    known = times[np.isfinite(times)]
+def _is_stamped(stream: AnyStream) -> bool:
+    """Return whether a stream has time stamps that are judged here: series, and events other than spikes."""
+    return isinstance(stream, IrregularStream) or (isinstance(stream, EventStream) and stream.modality != "spikes")
+
+
+def _known(stream: AnyStream) -> Floats:
+    """Return the time stamps that are numbers; none of a stream that cannot be read, which is refused when asked for.
+
+    Those of events in time order.
+    """
+    if isinstance(stream, IrregularStream):
+        times = _times(stream.timestamps)
+        return times[np.isfinite(times)]
+    times = _times(partial(_first, stream)) if isinstance(stream, EventStream) else np.zeros(0)
+    return np.sort(times[np.isfinite(times)])
+
+
+def _whole(known: Floats) -> bool:
+    """Return whether time stamps are whole numbers."""
     head = known[:1000]
     return len(np.unique(head)) >= _FEWEST and bool((head == np.rint(head)).all() and (known == np.rint(known)).all())
 
@@ -98,26 +110,36 @@ def _length(times: Floats) -> float:
     return float(np.ptp(known)) if len(known) else 0.0
 
 
-def _fits(stream: IrregularStream, lasting: float) -> bool:
-    return lasting > 0 and lasting / _ALIKE <= _length(stream.timestamps()) <= lasting * _ALIKE
+def _fits(known: Floats, lasting: float, are_events: bool) -> bool:
+    """Return whether whole seconds are as long as all else; events may end early, and may be all there is."""
+    if are_events:
+        return lasting == 0 or _length(known) <= lasting * _ALIKE
+    return lasting > 0 and lasting / _ALIKE <= _length(known) <= lasting * _ALIKE
 
 
-def _is_slow(stream: IrregularStream) -> bool:
+def _is_slow(known: Floats) -> bool:
     """Return whether time stamps would be a second or more apart."""
-    times = _times(stream.timestamps)
-    return len(times) >= _FEWEST and typical_step(times) >= 1
+    return len(known) >= _FEWEST and typical_step(known) >= 1
 
 
-def _in_other_unit(stream: IrregularStream, rest: float) -> bool:
-    ratio = _length(stream.timestamps()) / rest if rest > 0 else 0.0
+def _in_other_unit(known: Floats, rest: float) -> bool:
+    ratio = _length(known) / rest if rest > 0 else 0.0
     return any(factor / _ALIKE <= ratio <= factor * _ALIKE for factor in _SECONDS.values() if factor > 1)
 
 
-def _meant(stream: IrregularStream, meant: str | float, why: str) -> IrregularStream:
-    if meant == "error":
-        return replace(stream, timestamps=partial(_refuse, stream.path, why))
-    factor = _SECONDS[meant] if isinstance(meant, str) else meant
-    return replace(stream, timestamps=lambda: stream.timestamps() / factor)
+def _meant(stream: AnyStream, meant: str | float, why: str) -> AnyStream:
+    factor = _SECONDS.get(meant, 1.0) if isinstance(meant, str) else meant
+    refuse = partial(_refuse, stream.path, why)
+    if isinstance(stream, EventStream):
+        return replace(stream, read=refuse if meant == "error" else partial(_divided, stream, factor))
+    if isinstance(stream, IrregularStream):
+        return replace(stream, timestamps=refuse if meant == "error" else lambda: stream.timestamps() / factor)
+    return stream
+
+
+def _divided(stream: EventStream, factor: float) -> tuple[Floats, Ints]:
+    times, owner = stream.read()
+    return times / factor, owner
 
 
 def _refuse(path: str, why: str) -> NoReturn:

@@ -319,19 +319,20 @@ def _extent(stream: AnyStream, problems: list[Problem]) -> tuple[int, int] | Non
     if isinstance(stream, RegularStream):
         last = stream.t0 + stream.shape[0] / stream.rate
         return (int(to_ticks(stream.t0)), int(to_ticks(last))) if stream.shape[0] else None
+    spans: list[Floats] = []
     if isinstance(stream, IntervalStream):
-        times = np.concatenate([stream.start, stream.stop])
+        times, spans = np.zeros(0), [stream.start, stream.stop]
     elif isinstance(stream, IrregularStream):
         times = stream.timestamps()
     else:
-        times = np.concatenate([stream.read()[0], *(spans.ravel() for spans in _observations(stream))])
-    found = robust_extent(times, stream.path, problems)
+        times, spans = stream.read()[0], [seen.ravel() for seen in _observations(stream)]
+    found = robust_extent(np.concatenate([times, *spans]), stream.path, problems)
     if found is None:
         return None
-    lasting = 0 if isinstance(stream, IntervalStream) else 1
-    if isinstance(stream, IrregularStream):
-        lasting = _last_interval(times)
-    return int(to_ticks(found[0])), int(to_ticks(found[1])) + lasting
+    stop = int(to_ticks(found[1]))
+    if any((ends == found[1]).any() for ends in spans):  # half-open, where a time is an instant
+        return int(to_ticks(found[0])), stop
+    return int(to_ticks(found[0])), stop + (_last_interval(times) if isinstance(stream, IrregularStream) else 1)
 
 
 def _last_interval(times: Floats) -> int:
@@ -391,8 +392,8 @@ def _between_epochs(said: Timeline, epochs: IntervalStream, streams: Sequence[An
 
 def _between_streams(found: Timeline, streams: Sequence[AnyStream]) -> Timeline:
     """Return the extent of all that was recorded, widened by trials, with the pauses that no trial claims."""
-    # A gap inside a series makes no pause: the options of series say what becomes of it.
-    activity = Activity.of(found, streams, inner_gaps=False)
+    # A gap inside a series is a pause where units are silent as well; without units, options of series see to it.
+    activity = Activity.of(found, streams, inner_gaps=any(stream.modality == "spikes" for stream in streams))
     usual = activity.usual_silence(EMPTY)
     when = _paused(found, subtract(activity.silences(), _claimed(found, streams)), usual)
     return _widened(when, streams, usual)

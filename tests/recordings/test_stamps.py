@@ -85,3 +85,26 @@ def test_slow_series_that_last_as_long_as_they_should_are_seconds():
     times = np.arange(3000) * 10.1 + 0.3
     plan, _ = found(times, long)
     assert plan.metadata["extent_s"][1] == pytest.approx(times[-1], abs=11)
+
+
+LICKS = np.round(np.linspace(2000, 28_000, 40))
+
+
+def licks(times, *more, **options):
+    streams = [events("licks", {"l": times}, modality="behavior"), *more]
+    options = {"modalities": ["behavior"], "sequence_length": 100, "overlap": 0, **options}
+    return windowed(InMemoryRecording(streams), WindowOptions(**options)).plan()
+
+
+@pytest.mark.parametrize("times", [LICKS, LICKS + 0.25], ids=["whole", "not whole"])
+def test_events_in_milliseconds_are_refused_until_the_option_says_so(times):
+    with pytest.raises(SourceError, match=r"licks: .*series_times="):
+        licks(times, UNITS)
+    plan = licks(times, UNITS, series_times="milliseconds")
+    assert plan.metadata["extent_s"][1] < 31
+    assert licks(times / 1000, UNITS).metadata["extent_s"] == plan.metadata["extent_s"]
+
+
+def test_events_at_whole_seconds_of_the_recording_are_believed():
+    assert licks(np.arange(2.0, 26.0), UNITS).num_samples == 29
+    assert licks(np.arange(2.0, 26.0)).num_samples > 0

@@ -165,6 +165,21 @@ def test_without_epochs_streams_that_leave_off_make_a_pause():
     assert lengths(when.pauses) == [4.0]
 
 
+def test_a_series_that_leaves_off_as_the_units_do_is_part_of_the_pause():
+    times = poisson(15, (0, 30), (100, 130))
+    stamps = np.concatenate([np.arange(300) / 10, np.arange(300) / 10 + 100])
+    plan = cut(units(times), irregular("p", np.zeros(600), stamps)).plan()
+    assert plan.drops["not recorded"] >= 70
+    assert plan.tables["units"][0]["firing_rate_hz"] == pytest.approx(len(times) / 60, rel=0.01)
+
+
+def test_observed_time_is_half_open_and_adds_no_window():
+    seen = [np.array([[5.0, 50.0], [60.0, 100.0]])]
+    plan = cut(units(poisson(20, (5, 50), (60, 100)), observed=lambda: seen)).plan()
+    assert plan.metadata["extent_s"] == [5.0, 100.0]
+    assert (plan.num_samples, plan.drops) == (85, {"not recorded": 10})
+
+
 def test_trials_without_spikes_widen_the_extent_only_near_what_was_recorded():
     times = poisson(1.0, (20, 80), seed=1)
     trials = intervals("trials", np.arange(10.0, 90.0, 5.0), np.arange(10.0, 90.0, 5.0) + 5)

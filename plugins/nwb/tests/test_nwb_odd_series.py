@@ -183,3 +183,57 @@ def test_an_empty_series_is_not_taken_for_one_stored_feature_by_time(write_nwb, 
     with opened(path, reader) as recording:
         assert recording.streams[0].shape == (0, 2)
         assert not any("stored as" in problem.what for problem in recording.problems)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("clock", ["stamps", "rate"])
+@pytest.mark.parametrize("features", [1, 3, 100])
+def test_a_plain_series_stored_feature_by_time_is_turned(write_nwb, reader, clock, features):
+    from pynwb import TimeSeries
+
+    values = np.random.default_rng(0).normal(size=(3000, features))
+    when = {"timestamps": np.arange(3000) / 100} if clock == "stamps" else {"rate": 100.0}
+    path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(TimeSeries(name="p", data=values, unit="m", **when)))
+    with h5py.File(path, "r+") as file:
+        said = dict(file["acquisition/p/data"].attrs)
+        del file["acquisition/p/data"]
+        file["acquisition/p/data"] = values.T
+        file["acquisition/p/data"].attrs.update(said)
+    with opened(path, reader) as recording:
+        (stream,) = recording.streams
+        assert stream.shape == (3000, features)
+        assert np.array_equal(stream.read(7, 31), values[7:31])
+        assert any("stored as (feature, time)" in problem.what for problem in recording.problems)
+
+
+@pytest.mark.filterwarnings("ignore:ElectricalSeries")
+def test_a_signal_without_electrodes_stored_channels_by_time_is_turned(write_nwb):
+    values = np.arange(3 * 50, dtype=np.int16).reshape(50, 3)
+    path = write_nwb(lfp(values.T.copy(), 3, conversion=1e-6))
+    with h5py.File(path, "r+") as file:
+        del file["acquisition/lfp/electrodes"]
+    with opened(path) as recording:
+        assert np.array_equal(recording.streams[0].read(0, 50), values)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_times_of_events_in_milliseconds_are_converted(write_nwb, reader):
+    from pynwb import TimeSeries
+    from pynwb.misc import IntervalSeries
+
+    def fill(nwbfile):
+        nwbfile.add_acquisition(TimeSeries(name="licks", data=np.ones(4), timestamps=[1.0, 2.0, 3.5, 50.0], unit="n"))
+        marks = IntervalSeries(name="bouts", data=np.array([1, -1], dtype=np.int8), timestamps=[2.0, 4.0])
+        nwbfile.add_acquisition(marks)
+
+    path = write_nwb(fill)
+    with h5py.File(path, "r+") as file:
+        for name in ("licks", "bouts"):
+            stamps = file[f"acquisition/{name}/timestamps"]
+            stamps[...] *= 1000
+            stamps.attrs["unit"] = "milliseconds"
+    with opened(path, reader) as recording:
+        found = {stream.path: stream for stream in recording.streams}
+        assert found["acquisition/licks"].read()[0].tolist() == [1.0, 2.0, 3.5, 50.0]
+        assert (found["acquisition/bouts"].start[0], found["acquisition/bouts"].stop[0]) == (2.0, 4.0)
+        assert [problem.consequence for problem in recording.problems].count("converted to seconds") == 2

@@ -17,6 +17,12 @@ from neurofm_shards.errors import SourceError
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.outside import without_folders
 
+#: Seconds of one unit of time stamps, by how files spell it (lower case).
+_TIME_UNITS = {
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
+    **dict.fromkeys(("us", "\u00b5s", "\u03bcs", "usec", "microsecond", "microseconds"), 1e-6),
+    **dict.fromkeys(("ns", "nsec", "nanosecond", "nanoseconds"), 1e-9),
+}
 #: H5D_SPACE_STATUS_ALLOCATED: all of a dataset has its place in the file.
 _ALLOCATED = 2
 
@@ -310,19 +316,65 @@ class Region:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Series:
-    """A TimeSeries of any kind.
+class Stamped:
+    """What has time stamps.
 
     Attributes
     ----------
     types : tuple of str
         Its neurodata types, the most derived first.
-    containers : tuple of (str, str)
-        Name and neurodata type of what it lies in, the innermost first.
-    data, timestamps : StoredArray or None
+    timestamps : StoredArray or None
         None where the file has none.
     time_unit : str
         Unit of the time stamps as the file says it; ``"seconds"`` by the schema.
+    """
+
+    path: str
+    types: tuple[str, ...]
+    description: str = ""
+    timestamps: StoredArray | None = None
+    time_unit: str = ""
+
+    @property
+    def time_factor(self) -> float:
+        """Seconds of one unit of the time stamps, by what the file says their unit is."""
+        return _TIME_UNITS.get(self.time_unit.lower(), 1.0)
+
+    @property
+    def conversions(self) -> tuple[Problem, ...]:
+        """The note that time stamps are not in seconds; none where they are."""
+        if self.time_factor == 1.0:
+            return ()
+        what = f"time stamps in {self.time_unit}, where the schema has seconds"
+        return (Problem(self.path, what, "converted to seconds"),)
+
+    def trouble_with_stamps(self) -> str:
+        """Return why the time stamps are none; empty when they are."""
+        stamps = self.timestamps
+        if stamps is None or (len(stamps.shape) == 1 and stamps.dtype.kind in "fiu"):
+            return ""
+        kind = "text" if stamps.dtype.kind in "OSU" else stamps.dtype.name
+        return (
+            f"{self.path} has time stamps of shape {stamps.shape} that are {kind}, not one number of seconds each; "
+            "mend the file or leave this modality out"
+        )
+
+    def seconds(self) -> npt.NDArray[np.float64]:
+        """Return the time stamps in seconds; none where there are none."""
+        stamps = np.zeros(0) if self.timestamps is None else self.timestamps.all()
+        return stamps.astype(np.float64) * self.time_factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series(Stamped):
+    """A TimeSeries of any kind.
+
+    Attributes
+    ----------
+    containers : tuple of (str, str)
+        Name and neurodata type of what it lies in, the innermost first.
+    data : StoredArray or None
+        None where the file has none.
     confidence : StoredArray or None
         How sure each sample's value is, as pose estimation says it.
     sweep : int or None
@@ -335,12 +387,8 @@ class Series:
         Whether the values are frames in other files (images, movies).
     """
 
-    path: str
-    types: tuple[str, ...]
     containers: tuple[tuple[str, str], ...] = ()
-    description: str = ""
     data: StoredArray | None = None
-    timestamps: StoredArray | None = None
     rate: float | None = None
     t0: float | None = None
     unit: str = ""
@@ -349,7 +397,6 @@ class Series:
     channel_conversion: npt.NDArray[np.float64] | None = None
     continuity: str = ""
     region: Region | None = None
-    time_unit: str = ""
     confidence: StoredArray | None = None
     sweep: int | None = None
     electrode: str = ""
@@ -358,25 +405,19 @@ class Series:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EventList:
+class EventList(Stamped):
     """Times of events, with codes and what they mean (ndx-events 0.1 and 0.2).
 
     Attributes
     ----------
-    types : tuple of str
-        Its neurodata types, the most derived first.
-    timestamps, codes : StoredArray or None
-        A time and a code for each event; without codes all events are of one kind.
+    codes : StoredArray or None
+        A code for each event; without codes all events are of one kind.
     labels : tuple of str
         Meaning of each code, by position.
     """
 
-    path: str
-    types: tuple[str, ...]
-    timestamps: StoredArray | None
     codes: StoredArray | None = None
     labels: tuple[str, ...] = ()
-    description: str = ""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,6 @@ def event_stream(series: Series) -> EventStream | None:
         None when the values are measurements rather than codes.
     """
     assert series.data is not None  # noqa: S101  (the caller has looked)
-    assert series.timestamps is not None  # noqa: S101  (the caller has looked)
     if len(series.data.shape) != 1 or len(series.data) > _MOST_EVENTS:
         return None
     codes = _codes(series.data)
@@ -105,13 +104,9 @@ def event_stream(series: Series) -> EventStream | None:
         modality="behavior" if is_behavior else "events",
         kind_name=series.types[0],
         description=series.description,
-        read=_reader(series.timestamps, owner),
+        read=lambda: (series.seconds(), owner),
         owners=owners,
     )
-
-
-def _reader(timestamps: StoredArray, owner: Ints) -> Callable[[], tuple[Floats, Ints]]:
-    return lambda: (timestamps.all().astype(np.float64), owner)
 
 
 def _codes(data: StoredArray) -> tuple[tuple[str, ...], Ints] | None:
@@ -134,8 +129,7 @@ def _as_int64(owner: npt.NDArray[np.intp]) -> Ints:
 def interval_series(series: Series) -> IntervalStream:
     """Turn an IntervalSeries (``k`` starts an interval of type k, ``-k`` ends it) into intervals."""
     assert series.data is not None  # noqa: S101  (the caller has looked)
-    assert series.timestamps is not None  # noqa: S101  (the caller has looked)
-    marks, times = series.data.all().astype(np.int64), series.timestamps.all().astype(np.float64)
+    marks, times = series.data.all().astype(np.int64), series.seconds()
     starts: list[float] = []
     stops: list[float] = []
     kinds: list[int] = []
@@ -232,8 +226,9 @@ def describe_annotated_events(table: Table) -> tuple[EventStream | None, list[Pr
 def describe_event_list(listed: EventList) -> tuple[EventStream | None, list[Problem]]:
     """Describe Events, LabeledEvents or TTLs of ndx-events 0.1 and 0.2; without labels the name is the one code."""
     stamps, name = listed.timestamps, listed.path.rpartition("/")[2]
-    if stamps is None:
-        return None, [Problem(listed.path, "events without time stamps", "not taken", "error")]
+    if stamps is None or (trouble := listed.trouble_with_stamps()):
+        what = "events without time stamps" if stamps is None else trouble
+        return None, [Problem(listed.path, what, "not taken", "error")]
     codes = (
         np.zeros(len(stamps), dtype=np.int64) if listed.codes is None else listed.codes.all().astype(np.int64).ravel()
     )
@@ -241,13 +236,24 @@ def describe_event_list(listed: EventList) -> tuple[EventStream | None, list[Pro
         what = f"{len(codes)} codes for {counted(len(stamps), 'time stamp')}"
         return None, [Problem(listed.path, what, "which event is which is unknown: not taken", "error")]
     used, owner = np.unique(codes, return_inverse=True)
-    labels = [listed.labels[code] if 0 <= code < len(listed.labels) else str(code) for code in used.tolist()]
-    owners = tuple(labels) if listed.codes is not None else (name,)
+    owners = _meanings(listed.labels, used.tolist()) if listed.codes is not None else (name,)
+    stream = _event_stream(
+        listed.path,
+        listed.types[0],
+        listed.description,
+        lambda: (listed.seconds(), owner.astype(np.int64).ravel()),
+        owners,
+    )
+    return stream, list(listed.conversions)
 
-    def read() -> tuple[Floats, Ints]:
-        return stamps.all().astype(np.float64), owner.astype(np.int64).ravel()
 
-    return _event_stream(listed.path, listed.types[0], listed.description, read, owners), []
+def _meanings(labels: tuple[str, ...], codes: list[int]) -> tuple[str, ...]:
+    """Return what codes mean; the code itself where it has no label, and beside one that several have."""
+    said = [labels[code] if 0 <= code < len(labels) else "" for code in codes]
+    return tuple(
+        f"{label}#{code}" if label and said.count(label) > 1 else label or str(code)
+        for label, code in zip(said, codes, strict=True)
+    )
 
 
 def _event_stream(

@@ -64,6 +64,8 @@ CORE_PARENTS: Mapping[str, str] = {
     "PlaneSegmentation": "DynamicTable",
     "ElectrodesTable": "DynamicTable",
     "EventsTable": "DynamicTable",
+    "AnnotatedEventsTable": "DynamicTable",
+    "MeaningsTable": "DynamicTable",
     "AlignedDynamicTable": "DynamicTable",
     "IntracellularRecordingsTable": "AlignedDynamicTable",
     "IntracellularElectrodesTable": "DynamicTable",
@@ -88,7 +90,7 @@ _CONTAINERS = frozenset(
     )
 )  # fmt: skip
 #: Lists of events in ndx-events 0.1 and 0.2, which are neither series nor tables.
-_EVENT_LISTS = ("Events", "LabeledEvents", "TTLs")
+EVENT_LISTS = ("Events", "LabeledEvents", "TTLs")
 #: Where tables of events were before they came into the core.
 _EVENTS_NAMESPACE = "ndx-events"
 
@@ -212,7 +214,7 @@ def read_hdf5(path: str, file: Any, types: TypeTree, found: Walk) -> FileContent
         facts=_facts(found.nodes),
         series=[view.series(node) for node in view.of("TimeSeries")],
         tables=[*tables, *view.compound_tables()],
-        events=[view.events(node) for node in view.of(*_EVENT_LISTS)],
+        events=[view.events(node) for node in view.of(*EVENT_LISTS)],
         other=view.others(),
         problems=view.problems,
         close=file.close,
@@ -235,20 +237,18 @@ class _View:
         return [node for place, node in self._found.nodes.items() if set(kinds) & set(self._ancestry.get(place, ()))]
 
     def others(self) -> dict[str, str]:
-        known = {"TimeSeries", "DynamicTable", *_EVENT_LISTS, *_CONTAINERS}
+        known = {"TimeSeries", "DynamicTable", *EVENT_LISTS, *_CONTAINERS}
         return {place: kinds[0] for place, kinds in sorted(self._ancestry.items()) if not known & set(kinds)}
 
     def series(self, node: Node) -> Series:
         start, data, conversion = node.get("starting_time"), node.get("data"), node.get("channel_conversion")
-        stamps = node.get("timestamps")
         return Series(
             path=node.path,
             types=self._ancestry[node.path],
             containers=self._containers(node.path),
             description=text(attribute(node, "description")),
             data=self._array(node, "data"),
-            timestamps=self._array(node, "timestamps"),
-            time_unit="" if stamps is None else text(attribute(stamps, "unit")),
+            **self._stamps(node),
             rate=None if start is None else number(attribute(start, "rate", "nan")),
             t0=None if start is None else number(scalar(start)),
             **({} if data is None else _measured(data)),
@@ -259,6 +259,11 @@ class _View:
             external="external_file" in node,
         )
 
+    def _stamps(self, node: Node) -> dict[str, Any]:
+        stamps = node.get("timestamps")
+        unit = "" if stamps is None else text(attribute(stamps, "unit"))
+        return {"timestamps": self._array(node, "timestamps"), "time_unit": unit}
+
     def events(self, node: Node) -> EventList:
         stored = node.get("labels")
         name = "data" if "data" in node else "label_keys"
@@ -268,7 +273,7 @@ class _View:
             path=node.path,
             types=self._ancestry[node.path],
             description=text(attribute(node, "description")),
-            timestamps=self._array(node, "timestamps"),
+            **self._stamps(node),
             codes=self._array(node, name),
             labels=tuple(text(label) for label in labels),
         )

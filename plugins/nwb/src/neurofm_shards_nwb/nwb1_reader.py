@@ -1,4 +1,4 @@
-"""A small reader of NWB 1.x: the UnitTimes and the epochs. pynwb refuses such files."""
+"""A small reader of NWB 1.x: the units, sorted or clustered, and the epochs. pynwb refuses such files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from neurofm_shards._typing import Floats, Ints
+from neurofm_shards.errors import SourceError
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream
 from neurofm_shards.types import Problem
 from neurofm_shards_nwb.content import StoredArray, text
 from neurofm_shards_nwb.facts import PLACES, facts_of
+from neurofm_shards_nwb.hdf5_reader import number
 
 
 def version_1(file: Any) -> str:
@@ -30,14 +32,18 @@ def facts_1(file: Any) -> dict[str, Any]:
 
 
 def streams_1(path: str, file: Any) -> tuple[list[AnyStream], list[Problem]]:
-    """Describe the units and epochs of an NWB 1.x file.
+    """Describe the units (those of clusters where there are no others) and epochs of an NWB 1.x file.
 
     Returns
     -------
     (list of stream, list of Problem)
         A note says what else the file holds and that it is not read.
     """
-    streams: list[AnyStream] = [_units(path, group) for group in _groups(file.get("processing"), "UnitTimes")]
+    processing = file.get("processing")
+    streams: list[AnyStream] = [_units(path, group) for group in _groups(processing, "UnitTimes")]
+    if not streams:  # those of clusters are the same spikes
+        clustered = _groups(processing, "Clustering")
+        streams = [_clusters(path, group) for group in clustered if "times" in group and "num" in group]
     epochs = file.get("epochs")
     if epochs is not None and len(epochs):
         streams.append(_epochs(epochs))
@@ -81,6 +87,29 @@ def _units(path: str, group: Any) -> EventStream:
     )
 
 
+def _clusters(path: str, group: Any) -> EventStream:
+    """Describe the spikes of clusters, which lie in one list with the number of each one's cluster."""
+    place = str(group.name).strip("/")
+    times, stored = (StoredArray(group[name], f"{path}: {place}/{name}") for name in ("times", "num"))
+    clusters, owner = np.unique(stored.all().ravel(), return_inverse=True)
+
+    def read() -> tuple[Floats, Ints]:
+        found = times.all().astype(np.float64).ravel()
+        if len(found) != len(owner):
+            raise SourceError(f"{times.where} has {len(found)} times for the {len(owner)} cluster numbers beside it")
+        return found, owner.astype(np.int64).ravel()
+
+    return EventStream(
+        path=place,
+        modality="spikes",
+        kind_name="Clustering",
+        description=text(group["description"][()]) if "description" in group else "",
+        read=read,
+        owners=tuple(str(cluster) for cluster in clusters.tolist()),
+        table=[{"id": str(cluster)} for cluster in clusters.tolist()],
+    )
+
+
 def _reader(times: list[StoredArray]) -> Callable[[], tuple[Floats, Ints]]:
     def read() -> tuple[Floats, Ints]:
         parts = [part.all().astype(np.float64).ravel() for part in times]
@@ -92,10 +121,10 @@ def _reader(times: list[StoredArray]) -> Callable[[], tuple[Floats, Ints]]:
 
 def _epochs(group: Any) -> IntervalStream:
     names = sorted((name for name in group if "start_time" in group[name]), key=_natural)
-    starts = np.array([float(group[name]["start_time"][()]) for name in names])
+    starts = np.array([number(group[name]["start_time"][()]) for name in names])
     order = np.argsort(starts, kind="stable").tolist()
     names = [names[row] for row in order]
-    stops = [float(group[name]["stop_time"][()]) if "stop_time" in group[name] else np.nan for name in names]
+    stops = [number(group[name]["stop_time"][()]) if "stop_time" in group[name] else np.nan for name in names]
     return IntervalStream(
         path="epochs",
         modality="epochs",

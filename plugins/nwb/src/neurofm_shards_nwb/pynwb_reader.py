@@ -12,9 +12,19 @@ import numpy as np
 
 from neurofm_shards.errors import MissingPluginError, SourceError
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.content import Column, FileContent, Region, Series, StoredArray, Table, python_value, text
+from neurofm_shards_nwb.content import (
+    Column,
+    EventList,
+    FileContent,
+    Region,
+    Series,
+    StoredArray,
+    Table,
+    python_value,
+    text,
+)
 from neurofm_shards_nwb.facts import PLACES, facts_of
-from neurofm_shards_nwb.hdf5_reader import hidden_columns, name_resolver
+from neurofm_shards_nwb.hdf5_reader import EVENT_LISTS, hidden_columns, name_resolver
 
 
 class _Shared(threading.local):
@@ -95,6 +105,7 @@ def read_with_pynwb(path: str, io: Any, release: Callable[[], None]) -> FileCont
             facts=_facts(nwbfile, root),
             series=series,
             tables=tables,
+            events=[view.events(item) for item in view.find(*EVENT_LISTS)],
             other=view.others(),
             problems=[*_problems(caught), *view.problems],
             close=release,
@@ -118,11 +129,11 @@ class _View:
             self._paths[id(item)] = item_path
             self._builders[id(item)] = builder
 
-    def find(self, kind: str) -> list[Any]:
-        return [item for path, item in sorted(self._items.items()) if kind in _types(item)]
+    def find(self, *kinds: str) -> list[Any]:
+        return [item for _, item in sorted(self._items.items()) if set(kinds) & set(_types(item))]
 
     def others(self) -> dict[str, str]:
-        known = ("TimeSeries", "DynamicTable", "NWBFile", "Data", "VectorData")
+        known = ("TimeSeries", "DynamicTable", "NWBFile", "Data", "VectorData", *EVENT_LISTS)
         return {
             path: type(item).__name__
             for path, item in sorted(self._items.items())
@@ -139,6 +150,7 @@ class _View:
             description=text(item.description),
             data=self._array(item.data, f"{path}/data"),
             timestamps=self._array(item.timestamps, f"{path}/timestamps"),
+            time_unit=text(self._said(item, "unit", "", "timestamps")),
             rate=None if item.rate is None else float(item.rate),
             t0=None if item.starting_time is None else float(item.starting_time),
             unit=text(self._said(item, "unit", item.unit)),
@@ -153,10 +165,24 @@ class _View:
             external=getattr(item, "external_file", None) is not None,
         )
 
-    def _said(self, item: Any, name: str, otherwise: Any) -> Any:
+    def events(self, item: Any) -> EventList:
+        """Describe a list of events of ndx-events 0.1 and 0.2."""
+        path = self._paths[id(item)]
+        codes = getattr(item, "data", None) if hasattr(item, "data") else getattr(item, "label_keys", None)
+        return EventList(
+            path=path,
+            types=_types(item),
+            description=text(item.description),
+            timestamps=self._array(item.timestamps, f"{path}/timestamps"),
+            time_unit=text(self._said(item, "unit", "", "timestamps")),
+            codes=self._array(codes, f"{path}/data"),
+            labels=tuple(text(label) for label in getattr(item, "labels", None) or ()),
+        )
+
+    def _said(self, item: Any, name: str, otherwise: Any, of: str = "data") -> Any:
         """Return an attribute of a series' data as the file has it: pynwb replaces some by what the schema says."""
         builder = self._builders[id(item)]
-        data = builder.datasets.get("data") or getattr(builder.links.get("data"), "builder", None)
+        data = builder.datasets.get(of) or getattr(builder.links.get(of), "builder", None)
         return otherwise if data is None else data.attributes.get(name, otherwise)
 
     def table(self, item: Any) -> Table:

@@ -173,13 +173,7 @@ _UNITS = {"volts": "V", "volt": "V", "v": "V", "radians": "rad", "radian": "rad"
 #: Data with a rate that is so many times as wide as long, and so short, lie (feature, time).
 _FEATURES_OVER_TIME = ("TimeSeries", "SpatialSeries")
 _WIDE = 10
-_MOST_FEATURES = 64
-_TIME_UNITS = (
-    (("ms", "millisecond", "milliseconds", "msec"), 1e-3),
-    (("us", "µs", "microsecond", "microseconds", "usec"), 1e-6),
-    (("ns", "nanosecond", "nanoseconds"), 1e-9),
-)
-
+_MOST_FEATURES = 256
 Read: TypeAlias = Callable[[int, int], npt.NDArray[Any]]
 
 
@@ -213,6 +207,11 @@ def describe_series(path: str, series: Series) -> Described:
     trouble = series.broken or _trouble(series)
     if trouble:
         return Described(_broken_stream(path, series, modality, trouble), (_error(series, trouble),))
+    found = _described(series, modality)
+    return replace(found, problems=(*found.problems, *series.conversions))
+
+
+def _described(series: Series, modality: str) -> Described:
     if modality == "intervals":
         return Described(interval_series(series))
     text = series.data is not None and series.data.dtype.kind not in "fiub"
@@ -263,12 +262,8 @@ def _trouble_with_times(series: Series) -> str:
 
 
 def _trouble_with_stamps(series: Series, stamps: StoredArray) -> str:
-    if len(stamps.shape) != 1 or stamps.dtype.kind not in "fiu":
-        kind = "text" if stamps.dtype.kind in "OSU" else stamps.dtype.name
-        return (
-            f"{series.path} has time stamps of shape {stamps.shape} that are {kind}, not one number of seconds each; "
-            "mend the file or leave this modality out"
-        )
+    if trouble := series.trouble_with_stamps():
+        return trouble
     if _time_axis(series) is None:
         shape = () if series.data is None else series.data.shape
         return (
@@ -300,18 +295,18 @@ def _positive(rate: float | None) -> bool:
 
 
 def _time_axis(series: Series) -> int | None:
-    """Return the axis of time: 0, or 1 for channels or ROIs stored (channel, time); None when neither fits."""
+    """Return the axis of time: 0, or 1 for channels, ROIs or features stored before it; None when neither fits."""
     shape = () if series.data is None else series.data.shape
     rows = len(series.region.rows) if series.region is not None else None
-    transposable = len(shape) == 2 and bool({"RoiResponseSeries", "ElectricalSeries"} & set(series.types))
     if series.timestamps is not None:
         if shape[0] == len(series.timestamps):
             return 0
-        return 1 if transposable and shape[1] == len(series.timestamps) else None
+        return 1 if len(shape) == 2 and shape[1] == len(series.timestamps) else None
+    transposable = len(shape) == 2 and bool({"RoiResponseSeries", "ElectricalSeries"} & set(series.types))
     if transposable and rows is not None and shape[0] == rows and shape[1] != rows:
         return 1
     flat = len(shape) == 2 and rows is None and 0 < shape[0] <= _MOST_FEATURES and shape[1] >= _WIDE * shape[0]
-    return 1 if flat and series.types[0] in _FEATURES_OVER_TIME else 0
+    return 1 if flat and (series.types[0] in _FEATURES_OVER_TIME or "ElectricalSeries" in series.types) else 0
 
 
 def _logical_shape(series: Series) -> tuple[int, ...]:
@@ -365,10 +360,7 @@ def _values(series: Series, modality: str, continuity: Continuity | None = None)
         "circular": circular.range,
     }
     if series.timestamps is not None:
-        if _time_factor(series) != 1.0:
-            what = f"time stamps in {series.time_unit}, where the schema has seconds"
-            problems += (Problem(series.path, what, "converted to seconds"),)
-        return Described(IrregularStream(**common, timestamps=_timestamps(series, series.timestamps)), problems)
+        return Described(IrregularStream(**common, timestamps=series.seconds), problems)
     t0, rate = series.t0 or 0.0, series.rate
     return Described(RegularStream(**common, rate=float(rate or 0.0), t0=t0), problems)
 
@@ -398,17 +390,6 @@ def _with_confidence(
 
     factors = np.append(np.broadcast_to(np.asarray(scale, dtype=np.float64), width), 1.0)
     return both, (shape[0], width + 1), (*names, "confidence"), factors, "<f8"
-
-
-def _timestamps(series: Series, stored: StoredArray) -> Callable[[], Floats]:
-    factor = _time_factor(series)
-    return lambda: stored.all().astype(np.float64) * factor
-
-
-def _time_factor(series: Series) -> float:
-    """Return the seconds of one unit of the time stamps, by what the file says their unit is."""
-    unit = series.time_unit.lower()
-    return next((factor for names, factor in _TIME_UNITS if unit in names), 1.0)
 
 
 def _continuity(series: Series) -> Continuity:

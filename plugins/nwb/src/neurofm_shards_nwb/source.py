@@ -37,7 +37,7 @@ LOOKED_FOR = (
     "events, and tables of intervals (trials, epochs, ...)"
 )
 _SHOWN = 8
-_LOOKED_FOR_1 = "UnitTimes in processing, and epochs"
+_LOOKED_FOR_1 = "UnitTimes and Clustering in processing, and epochs"
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ def _refusal(path: str, opened: OpenedFile) -> SourceError | None:
 def _what_there_is(opened: OpenedFile) -> str:
     content = opened.content
     if content is None:
-        return f"looked for {_LOOKED_FOR_1}; found neither"
+        return f"looked for {_LOOKED_FOR_1}; found none"
     paths = {series.path for series in content.series} | {table.path for table in content.tables}
     found = [f"{series.path} ({series.types[0]})" for series in content.series]
     found += [f"{table.path} ({table.types[0]})" for table in content.tables]

@@ -270,7 +270,7 @@ class ShardDataLoader(DataLoader[Batch]):
         """Do what is left to do in the caller's thread."""
         fetched, request = delivered
         self.skips.add(fetched, request)
-        if self.setup.workers.remote:
+        if self._workers.remote:
             fetched = restored(self.setup.fetch, fetched, request)
             if self.pin_memory:
                 fetched = _pinned(fetched)
@@ -337,7 +337,8 @@ def create_webdataset_dataloader(
     batch_size : int
         Samples per batch and rank.
     num_workers : int
-        Threads or processes that make batches in advance; 0: made when asked for.
+        Threads or processes that make batches in advance; 0: made when asked for. Small batches whose arrays are only
+        copied are made when asked for in any case, which is faster, until that takes long.
     shuffle : bool or "global"
         False: storage order. True: shards in random order and samples shuffled within ``buffer_size``. ``"global"``: a
         pseudo-random permutation of all samples.

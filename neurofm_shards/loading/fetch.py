@@ -181,13 +181,10 @@ class RowReader:
 
     @property
     def copies(self) -> bool:
-        """Whether rows are copied as they are stored, all of one size."""
+        """Whether rows of arrays are copied as they are stored: neither decompressed nor transformed."""
         catalog = self.collection.catalog
         stored = not self.transforms and bool((catalog.tar_bytes == catalog.file_bytes).all())
-        return stored and all(
-            spec.dtype is not None and spec.shape is not None and None not in spec.shape
-            for spec in self.delivered().values()
-        )
+        return stored and all(spec.dtype is not None and spec.shape is not None for spec in self.delivered().values())
 
     def delivered(self) -> dict[str, ColumnSpec]:
         """Return the columns that are read, with the types that they are converted to."""
@@ -346,7 +343,7 @@ class BatchFetch(LookingAhead):
 
     @property
     def copies(self) -> bool:
-        """Whether batches are copies of stored rows: nothing is decoded, transformed or of a size known only later."""
+        """Whether batches are copies of stored rows: nothing is decompressed or transformed."""
         plain = self._finish.transform is None and self._finish.batch_transform is None
         return plain and all(reader.copies for reader in self.readers)
 

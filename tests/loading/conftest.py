@@ -9,6 +9,12 @@ import numpy as np
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def small_batches_are_handed_to_workers(monkeypatch):
+    """Let loaders of this process give even the small batches of tests to the workers that they are asked for."""
+    monkeypatch.setattr("neurofm_shards.loading.workers.select.SMALL_BYTES", -1)
+
+
 class Stored:
     """As much of a ShardCollection as an order needs: sizes of shards and the identity of their contents."""
 

@@ -25,7 +25,8 @@ state, steps = options.pop("state", None), options.pop("steps", None)
 dist.init_process_group("gloo")
 for name in ("RANK", "WORLD_SIZE"):
     del os.environ[name]  # the process group alone says who we are
-loader = create_webdataset_dataloader(folder, **{"batch_size": 8, "num_workers": 2, **options})
+# with something to do beside copying, so that workers are used
+loader = create_webdataset_dataloader(folder, **{"batch_size": 8, "num_workers": 2, "batch_transform": dict, **options})
 if state is not None:
     loader.load_state_dict(state)
 model = DistributedDataParallel(torch.nn.Linear(6, 1))

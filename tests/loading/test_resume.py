@@ -270,7 +270,7 @@ import json, os, sys
 from neurofm_shards import create_webdataset_dataloader
 
 folder, path, kind = sys.argv[1:]
-loader = create_webdataset_dataloader(folder, 8, 2, "global", worker_type=kind)
+loader = create_webdataset_dataloader(folder, 8, 2, "global", worker_type=kind, batch_transform=dict)
 step = 0
 print("ready", flush=True)
 while True:

@@ -18,14 +18,17 @@ import numpy as np
 
 from neurofm_shards import create_shards_from_arrays, create_webdataset_dataloader
 
+#: Small batches that are only copied are not handed to workers.
+USED = {"batch_transform": dict}
+
 #: Name, compression, arguments of the loader.
 LOADERS = (
     ("no workers", "none", {"num_workers": 0}),
-    ("4 threads", "none", {"num_workers": 4}),
-    ("2 processes", "none", {"num_workers": 2, "worker_type": "process", "persistent_workers": True}),
-    ("2 new ones an epoch", "none", {"num_workers": 2, "worker_type": "process"}),
+    ("4 threads", "none", {"num_workers": 4, **USED}),
+    ("2 processes", "none", {"num_workers": 2, "worker_type": "process", "persistent_workers": True, **USED}),
+    ("2 new ones an epoch", "none", {"num_workers": 2, "worker_type": "process", **USED}),
     ("gz, 2 threads", "gz", {"num_workers": 2}),
-    ("verify, 2 threads", "none", {"num_workers": 2, "verify": True}),
+    ("verify, 2 threads", "none", {"num_workers": 2, "verify": True, **USED}),
 )
 
 

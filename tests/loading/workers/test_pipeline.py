@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ import torch  # noqa: F401  (loaded once here, not in every process that is fork
 
 from neurofm_shards.errors import ClosedError, WorkerError
 from neurofm_shards.loading.plans.plan import Request
+from neurofm_shards.loading.workers import select
 from neurofm_shards.loading.workers.pipeline import Fetched, InlineWorkers, run
 from neurofm_shards.loading.workers.processes import ProcessWorkers
+from neurofm_shards.loading.workers.select import SLOW_BATCHES, WorkersIfSlow
 from neurofm_shards.loading.workers.threads import ThreadWorkers
 
-KINDS = ["inline", "threads", "processes"]
+KINDS = ["inline", "threads", "processes", "threads if slow"]
 
 
 def requests(count):
@@ -40,11 +43,14 @@ def fails_at_five(request):
 def make(kind, fetch, count=3, prefetch=2):
     if kind == "inline":
         return InlineWorkers(fetch)
+    if kind == "threads if slow":
+        return WorkersIfSlow(fetch, partial(ThreadWorkers, fetch, count, prefetch))
     return (ThreadWorkers if kind == "threads" else ProcessWorkers)(fetch, count, prefetch)
 
 
 @pytest.fixture
-def workers():
+def workers(monkeypatch):
+    monkeypatch.setattr(select, "SLOW_SECONDS", 0)
     made = []
 
     def start(*arguments):
@@ -73,7 +79,7 @@ def test_each_batch_comes_with_its_own_request(workers, kind):
         assert request.position_after == fetched.batch + 1
 
 
-@pytest.mark.parametrize(("kind", "most"), [("inline", 0), ("threads", 6), ("processes", 6)])
+@pytest.mark.parametrize(("kind", "most"), [("inline", 0), ("threads", 6), ("processes", 6), ("threads if slow", 6)])
 def test_no_more_is_requested_in_advance_than_there_are_slots(workers, kind, most):
     asked = []
 
@@ -138,6 +144,54 @@ def test_without_workers_there_is_no_thread_and_nothing_is_read_in_advance():
     stream = run(requests(5), InlineWorkers(fetch))
     next(stream)
     assert seen == [(1, threading.main_thread())]
+
+
+@pytest.mark.parametrize("group", [1, 4])
+def test_the_caller_makes_batches_until_several_in_a_row_take_long(monkeypatch, group):
+    now = 0.0
+
+    def fetch(request):
+        nonlocal now
+        if number(request) >= 30:
+            now += 10
+        return Fetched(threading.current_thread())
+
+    def number(request):
+        return int(request.parts[0][1][0])
+
+    monkeypatch.setattr(select, "perf_counter", lambda: now)
+    monkeypatch.setattr(select, "SLOW_SECONDS", 1)
+    workers = WorkersIfSlow(fetch, partial(ThreadWorkers, fetch, 2, 2))
+    try:
+        for _ in range(2):  # each epoch anew
+            workers.begin(0)
+            found = [
+                (fetched.batch is threading.main_thread(), number(r))
+                for fetched, r in run(requests(90), workers, group)
+            ]
+            alone = [i for here, i in found if here]
+            assert [i for _, i in found] == list(range(90))
+            assert alone == list(range(len(alone)))
+            assert 30 + SLOW_BATCHES * group - group < len(alone) <= 30 + SLOW_BATCHES * group + group
+    finally:
+        workers.close()
+    assert not loader_threads()
+
+
+def test_a_single_batch_that_takes_long_starts_no_thread(monkeypatch):
+    times = iter(range(10**6))  # each look at the clock is a second later
+    monkeypatch.setattr(select, "perf_counter", lambda: next(times) if slow else 0)
+    monkeypatch.setattr(select, "SLOW_SECONDS", 0.5)
+    slow = False
+
+    def fetch(request):
+        nonlocal slow
+        slow = int(request.parts[0][1][0]) % SLOW_BATCHES != 0
+        return Fetched(None)
+
+    workers = WorkersIfSlow(fetch, partial(ThreadWorkers, fetch, 2, 2))
+    assert len(list(run(requests(60), workers))) == 60
+    assert not loader_threads()
 
 
 def test_closing_threads_waits_for_them():

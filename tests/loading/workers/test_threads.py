@@ -1,5 +1,6 @@
 """Samples come unchanged whoever copies them, and threads leave torch's own settings alone."""
 
+import multiprocessing
 import subprocess
 import sys
 import threading
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from neurofm_shards import create_shards_from_arrays, create_webdataset_dataloader
+from neurofm_shards.loading.workers import select
+from neurofm_shards.loading.workers.select import SMALL_BYTES  # taken before the tests of loading set it to nothing
 from neurofm_shards.loading.workers.threads import ThreadWorkers
 from neurofm_shards.reading import row_copy
 
@@ -29,29 +32,77 @@ def test_samples_come_unchanged_and_torch_keeps_its_threads(tmp_path, monkeypatc
     assert torch.get_num_threads() == before
 
 
+@pytest.fixture
+def small(tmp_path):
+    create_shards_from_arrays(tmp_path / "small", {"x": np.arange(1200 * 256.0).reshape(1200, 256)}, shard_size=700)
+    return tmp_path / "small"
+
+
+def used():
+    """Return how many workers there are."""
+    threads = sum(thread.name.startswith("neurofm-shards_") for thread in threading.enumerate())
+    return threads + len(multiprocessing.active_children())
+
+
 @pytest.mark.parametrize(
-    ("length", "settings", "threads"),
+    ("settings", "count"),
     [
-        (256, {}, 0),
-        (256, {"num_workers": 2}, 2),
-        (256, {"batch_transform": dict}, 1),
-        (256, {"batch_size": 600}, 1),
-        (5000, {}, 1),
+        *(({"num_workers": n, "persistent_workers": stay}, 0) for n in (1, 2, 7) for stay in (False, True)),
+        ({"batch_size": 256}, 0),
+        ({"batch_size": 257}, 2),
+        ({"batch_size": 257, "columns": []}, 0),
+        ({"worker_type": "process"}, 0),
+        ({"worker_type": "process", "batch_size": 257}, 2),
+        ({"batch_transform": dict}, 2),
+        ({"worker_type": "process", "batch_transform": dict}, 2),
     ],
 )
-def test_small_batches_that_are_only_copied_are_not_handed_to_one_thread(tmp_path, length, settings, threads):
-    data = np.arange(1200 * length, dtype=np.float32).reshape(1200, length)
-    create_shards_from_arrays(tmp_path, {"x": data}, shard_size=700)
-    settings = {"batch_size": 32, "num_workers": 1, **settings}
-    loader, plain = (
-        create_webdataset_dataloader(tmp_path, seed=3, **{**settings, **other}) for other in ({}, {"num_workers": 0})
-    )
-    batches = iter(loader)
-    first = next(batches)
-    assert sum(thread.name.startswith("neurofm-shards") for thread in threading.enumerate()) == threads
+def test_small_batches_that_are_only_copied_are_not_handed_to_workers(small, monkeypatch, settings, count):
+    monkeypatch.setattr(select, "SMALL_BYTES", SMALL_BYTES)
+    monkeypatch.setattr(select, "SLOW_SECONDS", 1e6)
+    settings = {"batch_size": 32, "num_workers": 2, "seed": 3, **settings}
+    loader = create_webdataset_dataloader(small, **settings)
+    plain = create_webdataset_dataloader(small, **{**settings, "num_workers": 0})
+    for _ in range(2):
+        batches, expected = iter(loader), list(plain)
+        first = next(batches)
+        assert used() == count
+        found = [first, *batches]
+        assert [batch.keys() for batch in found] == [batch.keys() for batch in expected]
+        for one, other in zip(found, expected, strict=True):
+            assert one["metadata"] == other["metadata"]
+            assert all(torch.equal(one[name], other[name]) for name in one.keys() - {"metadata"})
     assert loader.num_workers == settings["num_workers"]
-    wanted = [batch["x"] for batch in plain]
-    assert torch.equal(torch.cat([first["x"], *(batch["x"] for batch in batches)]), torch.cat(wanted))
+    loader.close()
+
+
+@pytest.mark.parametrize("settings", [{"compression": "gz"}, {}])
+def test_compressed_and_ragged_samples(tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(select, "SMALL_BYTES", SMALL_BYTES)
+    monkeypatch.setattr(select, "SLOW_SECONDS", 1e6)
+    data = {"x": [np.ones(1 + i % 3) for i in range(60)]}
+    create_shards_from_arrays(tmp_path, data, shard_size=20, **settings)
+    batches = iter(create_webdataset_dataloader(tmp_path, 8, 2))
+    next(batches)
+    assert used() == (2 if settings else 0)
+
+
+def test_small_batches_that_come_slowly_are_handed_to_threads_in_the_middle_of_an_epoch(small, monkeypatch):
+    monkeypatch.setattr(select, "SMALL_BYTES", SMALL_BYTES)
+    monkeypatch.setattr(select, "SLOW_SECONDS", 0)
+    loader = create_webdataset_dataloader(small, 8, 2, seed=3, persistent_workers=True)
+    plain = create_webdataset_dataloader(small, 8, 0, seed=3)
+    for _ in range(2):
+        batches, expected, counts = iter(loader), list(plain), []
+        for i, batch in enumerate(batches):
+            counts.append(used())
+            assert torch.equal(batch["x"], expected[i]["x"])
+            assert loader.state_dict()["position"] == min(8 * (i + 1), 1200) % 1200
+        assert len(counts) == len(expected)
+        assert counts[-1] == 2
+    assert counts[0] == 2, "they stay for the next epoch"
+    loader.close()
+    assert used() == 0
 
 
 def test_threads_that_started_do_not_wait_for_one_that_cannot(monkeypatch):

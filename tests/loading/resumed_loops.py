@@ -1,7 +1,8 @@
 """One rank of a run of a framework, over one epoch; it is stopped after some steps, or goes on where one was stopped.
 
 ``python resumed_loops.py FRAMEWORK SHARDS CHECKPOINT STEPS`` with the variables that torchrun sets; STEPS is 0 for all.
-The samples that this rank was given are printed.
+The samples that this rank was given are printed. For ``ray``, one process starts all ranks, and prints the samples of
+each.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -35,7 +37,7 @@ class Model(torch.nn.Module):
 
 
 def make(shards):
-    return create_webdataset_dataloader(shards, BATCH, 1, metadata=False, seed=5)
+    return create_webdataset_dataloader(shards, BATCH, 1, metadata=False, seed=5, batch_transform=dict)  # in a thread
 
 
 def ddp(shards, checkpoint, steps):
@@ -139,7 +141,56 @@ def trainer(shards, checkpoint, steps):
     return model.numbers
 
 
+def ray_rank(config):
+    """Train on one rank of Ray Train; all ranks meet in each report, whose checkpoint rank 0 gives."""
+    import ray.train.torch
+
+    model, loader = Model(), make(config["shards"])
+    wrapped = ray.train.torch.prepare_model(model)
+    if config["state"] is not None:
+        loader.load_state_dict(config["state"])
+    for step, batch in enumerate(loader, 1):
+        wrapped(**batch)["loss"].backward()
+        if step == config["steps"]:
+            break
+    rank, folder = ray.train.get_context().get_world_rank(), Path(config["folder"])
+    (folder / f"rank {rank}").write_text(json.dumps(model.numbers))
+    saved = None
+    if rank == 0:
+        (folder / "saved").mkdir()
+        (folder / "saved" / "loader.json").write_text(json.dumps(loader.state_dict()))
+        saved = ray.train.Checkpoint.from_directory(folder / "saved")
+    ray.train.report({"samples": len(model.numbers)}, checkpoint=saved)
+
+
+def ray(shards, checkpoint, steps, world_size):
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    state = json.loads((checkpoint / "loader.json").read_text()) if checkpoint.exists() else None
+    ray.init(num_cpus=world_size, include_dashboard=False, logging_level="error")
+    with tempfile.TemporaryDirectory() as folder:
+        done = TorchTrainer(
+            ray_rank,
+            train_loop_config={"shards": shards, "state": state, "steps": steps, "folder": folder},
+            scaling_config=ScalingConfig(num_workers=world_size),
+            run_config=RunConfig(storage_path=f"{folder}/runs"),
+        ).fit()
+        if steps:
+            done.checkpoint.to_directory(checkpoint)
+        numbers = [json.loads((Path(folder) / f"rank {rank}").read_text()) for rank in range(world_size)]
+    ray.shutdown()
+    return numbers
+
+
 if __name__ == "__main__":
-    run = {"ddp": ddp, "accelerate": accelerate, "lightning": lightning, "trainer": trainer}[sys.argv[1]]
-    print("samples:", json.dumps(run(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))), flush=True)
+    name, folder, state, count = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+    if name == "ray":
+        lists = ray(folder, state, count, int(os.environ["WORLD_SIZE"]))
+    else:
+        run = {"ddp": ddp, "accelerate": accelerate, "lightning": lightning, "trainer": trainer}[name]
+        lists = [run(folder, state, count)]
+    for numbers in lists:
+        print("samples:", json.dumps(numbers), flush=True)
     os._exit(0)

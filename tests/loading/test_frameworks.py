@@ -166,31 +166,37 @@ def numbered(tmp_path_factory):
     return folder
 
 
-def run_ranks(world_size, *arguments):
-    """Run resumed_loops.py on so many ranks, as torchrun does; return the samples of each."""
+def run_ranks(world_size, name, *arguments):
+    """Run resumed_loops.py on so many ranks, as torchrun does (Ray Train starts its own); return their samples."""
+    if name == "ray":
+        return samples_of(
+            [subprocess.Popen(loops(name, *arguments), env=os.environ | {"WORLD_SIZE": str(world_size)}, **PIPED)]
+        )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     shared |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size), "TORCHELASTIC_RUN_ID": "none"}
     shared |= {"GROUP_RANK": "0", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, Path(__file__).with_name("resumed_loops.py"), *map(str, arguments)]
-    ranks = [
-        subprocess.Popen(
-            command,
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    said = [rank.communicate(timeout=300) for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * world_size, said[0][1][-3000:]
-    return [json.loads(re.search(r"samples: (.*)", out)[1]) for out, _ in said]
+    own = [os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
+    return samples_of([subprocess.Popen(loops(name, *arguments), env=each, **PIPED) for each in own])
+
+
+PIPED = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+def loops(*arguments):
+    return [sys.executable, Path(__file__).with_name("resumed_loops.py"), *map(str, arguments)]
+
+
+def samples_of(processes):
+    said = [each.communicate(timeout=300) for each in processes]
+    assert [each.returncode for each in processes] == [0] * len(processes), said[0][1][-3000:]
+    return [json.loads(numbers) for out, _ in said for numbers in re.findall(r"samples: (.*)", out)]
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("ddp", "torch"), ("accelerate",) * 2, ("lightning",) * 2, ("trainer", "transformers")]
+    ("name", "module"),
+    [("ddp", "torch"), ("accelerate",) * 2, ("lightning",) * 2, ("trainer", "transformers"), ("ray",) * 2],
 )
 @pytest.mark.parametrize("later", [1, 3])
 def test_a_run_of_two_ranks_goes_on_with_another_number(numbered, tmp_path, name, module, later):

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Bools
 from neurofm_shards.errors import ConfigError, did_you_mean
-from neurofm_shards.values import EXACT_INTEGERS
+from neurofm_shards.values import EXACT_INTEGERS, exact_numbers
 
 Columns = Mapping[str, npt.NDArray[Any]]
 
@@ -201,7 +201,7 @@ def _without_backquotes(text: str) -> tuple[str, dict[str, str]]:
 
 
 class _Names(ast.NodeTransformer):
-    """Puts names back that were in backquotes, and writes ``x.startswith(y)`` as ``startswith(x, y)``."""
+    """Puts names back that were in backquotes; writes ``x.startswith(y)`` as a function, ``-1`` as a number."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names = names
@@ -209,6 +209,14 @@ class _Names(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.AST:
         """Put a name back."""
         return ast.Name(self._names.get(node.id, node.id), node.ctx)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        """Make a negative number one constant, which is compared as it is."""
+        self.generic_visit(node)
+        match node:
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)) if value is not True:
+                return ast.Constant(-value)
+        return node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """Write a method as a function."""
@@ -387,7 +395,12 @@ class _Evaluation:
             raise ConfigError(f"{self._where}: {found.source} is no number ({found.kind})")
         data = found.data
         if data.dtype == object:  # whole numbers and others, as they are
-            data = np.array(np.where(found.known, data, 0).tolist())
+            data = exact_numbers(np.where(found.known, data, 0).tolist())
+        if data.dtype == object:
+            raise ConfigError(
+                f"{self._where}: {found.source} has numbers that 64 bits do not hold exactly, so it cannot be "
+                "calculated with; compare it"
+            )
         if data.dtype.kind != "f":
             self._refuse_beyond(data, found.source)
             data = data.astype(np.int64)

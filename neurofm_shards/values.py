@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from math import isfinite
 from pathlib import PurePath
@@ -42,6 +42,21 @@ def check_whole(name: str, value: object, meaning: str, least: int | None = None
     whole = isinstance(value, SupportsIndex) and not isinstance(value, bool | np.bool_)
     if not whole or (least is not None and operator.index(cast("SupportsIndex", value)) < least):
         raise ConfigError(f"{name}={value!r}: {meaning}")
+
+
+def exact_numbers(values: Sequence[int | float]) -> AnyArray:
+    """Return numbers as the plainest array that holds each exactly: int64, uint64, float64, or else objects."""
+    whole = [value for value in values if isinstance(value, int)]
+    low, high = min(whole, default=0), max(whole, default=0)
+    if len(whole) < len(values):
+        dtype = "f8" if max(-low, high) <= EXACT_INTEGERS else "O"
+    elif -(1 << 63) <= low and high < 1 << 63:
+        dtype = "i8"
+    else:
+        dtype = "u8" if 0 <= low and high < 1 << 64 else "O"
+    found = np.empty(len(values), dtype)
+    found[:] = values
+    return found
 
 
 def starts_of(sizes: npt.ArrayLike) -> Ints:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from neurofm_shards.streams import (
     SortedEvents,
 )
 from neurofm_shards.types import Problem
-from neurofm_shards.values import EXACT_INTEGERS, to_json
+from neurofm_shards.values import exact_numbers, to_json
 
 #: A step back by more than this share of a unit's range looks like a new start at zero.
 _RESTART = 0.5
@@ -191,20 +192,16 @@ def table_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[An
 def column(values: Sequence[Any]) -> npt.NDArray[Any]:
     """Return one column as the plainest array that holds it exactly; None and not-a-number are not-a-number in numbers.
 
-    Integers beyond 2**53 beside None or fractions, which float64 would round, stay objects.
+    Numbers that no type of NumPy holds exactly, as integers beyond 2**53 beside None or fractions, stay objects.
     """
     items = [to_json(value) for value in values]
-    if items and all(isinstance(item, bool) for item in items):
+    kinds = set(map(type, items))
+    if kinds == {bool}:
         return np.array(items, dtype=bool)
-    if items and all(isinstance(item, int) and not isinstance(item, bool) for item in items):
-        return np.array(items)
-    rounded = any(isinstance(item, int) and abs(item) > EXACT_INTEGERS for item in items)
-    if (
-        not rounded
-        and any(item is not None for item in items)
-        and all(item is None or (isinstance(item, (int, float)) and not isinstance(item, bool)) for item in items)
-    ):
-        return np.array([np.nan if item is None else item for item in items], dtype=np.float64)
+    if kinds and kinds <= {int, float, type(None)} and kinds != {type(None)}:
+        numbers = exact_numbers([math.nan if item is None else item for item in items])
+        if numbers.dtype != object:
+            return numbers
     array = np.empty(len(items), dtype=object)
     array[:] = items
     return array

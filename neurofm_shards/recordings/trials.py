@@ -396,4 +396,4 @@ def _chosen(trials: Trials | None, names: Sequence[str]) -> list[str]:
 
 
 def _scalar(values: Any) -> bool:
-    return values.dtype != object or all(value is None or isinstance(value, str) for value in values)
+    return values.dtype != object or all(value is None or isinstance(value, (str, int, float)) for value in values)

@@ -156,6 +156,21 @@ def test_integers_meet_fractions_exactly():
     assert compile_expression("x < y")({"x": whole, "y": np.array([large + 1] * 3)}).tolist() == [True, False, False]
 
 
+@pytest.mark.parametrize("edge", [-(2**63), -(2**63) + 1, -(2**64) + 1])
+def test_negative_numbers_are_compared_as_they_are(edge):
+    found = {"x": np.array([edge + 1, edge, 0.5, None], object)}
+    assert compile_expression(f"x == {edge}")(found).tolist() == [False, True, False, False]
+    assert compile_expression(f"x > {edge}")(found).tolist() == [True, False, True, False]
+    assert compile_expression(f"x in ({edge}, 0.5)")(found).tolist() == [False, True, True, False]
+
+
+def test_numbers_that_no_type_holds_are_compared_and_not_calculated_with():
+    found = {"x": np.array([2**53 + 1, 0.5, None], object)}
+    assert compile_expression(f"x == {2**53 + 1}")(found).tolist() == [True, False, False]
+    with pytest.raises(ConfigError, match=r"x has numbers that 64 bits do not hold exactly.*compare it"):
+        compile_expression("x - 1 > 0")(found)
+
+
 ODD = {
     "reaction time": np.array([0.2, 0.5, np.nan]),
     "probe.id": np.array(["A1", "B2", None], object),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from neurofm_shards.errors import EncodeError
-from neurofm_shards.values import as_array, json_bytes, loads_unique, to_json
+from neurofm_shards.values import as_array, exact_numbers, json_bytes, loads_unique, to_json
 
 
 class Tensor(torch.Tensor):
@@ -75,3 +75,22 @@ def test_a_key_that_comes_twice_is_refused_at_any_depth():
     for text in ('{"a": 1, "a": 1}', '{"x": [{"a": 1, "b": 2, "a": 3}]}'):
         with pytest.raises(ValueError, match="the key 'a' comes twice"):
             loads_unique(text)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([], "i8"),
+        ([-(2**63), 2**63 - 1], "i8"),
+        ([0, 2**63 + 1], "u8"),
+        ([2**64 - 1], "u8"),
+        ([-1, 2**63 + 1], "O"),
+        ([2**64], "O"),
+        ([0.5, 2**53], "f8"),
+        ([0.5, 2**53 + 1], "O"),
+        ([0.5, -(2**53) - 1], "O"),
+    ],
+)
+def test_numbers_become_arrays_that_hold_them_exactly(values, dtype):
+    found = exact_numbers(values)
+    assert (found.dtype, found.tolist()) == (np.dtype(dtype), values)

@@ -150,6 +150,19 @@ def test_labels_have_the_same_keys_and_types_in_every_sample():
     assert "tags" not in block.metadata[0]
 
 
+@pytest.mark.parametrize(
+    "values", [[2**63 + 7, -5, 1, None], [2**53 + 1, 0.5, 1, None], [2**63 + 7, 2**53 + 1, 1, 0], [True, None, False]]
+)
+def test_numbers_of_a_table_are_exact_in_filters_and_labels(values):
+    around = {"sampling": "trial", "align_field": "start_time", "align_range_ms": (0, 1000), "label_columns": ("*",)}
+    _, block = opened(trials(len(values), root=values), **around)
+    assert [said["root"] for said in block.metadata] == values
+    for value in values:
+        said = "is None" if value is None else f"== {value!r}"
+        _, block = opened(trials(len(values), root=values), **around, trial_filter=f"root {said}")
+        assert [said["root"] for said in block.metadata] == [value]
+
+
 def as_code(*names):
     return tuple({"column": name, "as": "code"} for name in names)
 

@@ -216,7 +216,7 @@ def _finish(result: Mapping[str, Any], report: Report | None, *, as_json: bool) 
 
     print_summary(result if report is None else {**result, "validation": report.to_json()}, as_json=as_json)
     if report is not None and not as_json:
-        from neurofm_shards.cli.integrity import print_validation  # noqa: PLC0415  (after --help)
+        from neurofm_shards.cli.maintenance import print_validation  # noqa: PLC0415  (after --help)
 
         print_validation(report)
     return 1 if result["new_failures"] or not (report is None or report.ok) else 0
@@ -298,7 +298,7 @@ def _say(args: argparse.Namespace, text: str, facts: Mapping[str, Any]) -> None:
 
 
 def _validated(output: str, workers: int) -> Report:
-    from neurofm_shards.cli.integrity import check_folder  # noqa: PLC0415  (after --help)
+    from neurofm_shards.cli.maintenance import check_folder  # noqa: PLC0415  (after --help)
 
     return check_folder(output, workers=workers)
 

@@ -15,7 +15,7 @@ def neurofm_register_sources() -> Sequence[SourceEntry]:
         SourceEntry(
             name="recordings",
             summary="data sets that were converted with --layout recordings",
-            factory="neurofm_shards.stored.source:RecordingsSource",
+            factory="neurofm_shards.stored.recording:RecordingsSource",
             suffixes=("dataset_metadata.json",),
             folders=True,
         ),

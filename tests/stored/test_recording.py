@@ -6,6 +6,10 @@ piece counted from the recording's start, observed spans forgotten, a timeline f
 
 from __future__ import annotations
 
+import io
+import json
+import shutil
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -15,8 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_recordings import MadeSource, file_of, options_of, session, window_options
 
+from neurofm_shards import convert_inputs
 from neurofm_shards.blocks import MISSING
 from neurofm_shards.errors import ConfigError, FormatError, NeurofmShardsError, SourceError
+from neurofm_shards.maintenance.drop import drop_samples
+from neurofm_shards.maintenance.merge import merge
+from neurofm_shards.maintenance.repair import repair
+from neurofm_shards.maintenance.validate import validate_dataset
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.recordings import InMemoryRecording, windowed
 from neurofm_shards.recordings.memory import events, irregular, regular
@@ -27,7 +36,7 @@ from neurofm_shards.types import Ragged
 from neurofm_shards.writing.shard_writer import ShardWriter
 
 
-def store(folder, recording, piece_bytes):
+def store_pieces(folder, recording, piece_bytes):
     """Write the pieces of a recording into shards of two samples each."""
     with RecordingPieces(recording, piece_bytes) as samples:
         for k, start in enumerate(range(0, len(samples), 2)):
@@ -64,7 +73,7 @@ def test_windows_of_a_stored_recording_are_those_of_the_recording(seed, said, pi
     options, source = options_of(said), MadeSource()
     with tempfile.TemporaryDirectory() as folder:
         name = file_of(folder, f"s{seed}", session(seed, 8.0))
-        store(folder, source.open((name,)), piece_bytes)
+        store_pieces(folder, source.open((name,)), piece_bytes)
         expected = outcome(source.open((name,)), options)
         with ShardCollection.open(folder) as collection:
             (found,) = held(collection)
@@ -105,7 +114,7 @@ def test_a_tiling_holds_every_spike_once_whatever_the_pieces(piece_bytes, bin_ms
     times = {f"u{i}": np.sort(rng.uniform(0, 3, 100)) for i in range(3)}
     options = options_of({"bin_size_ms": bin_ms, "sequence_length": 10, "overlap": 0.0, "on_last_window": "pad"})
     with tempfile.TemporaryDirectory() as folder:
-        store(folder, InMemoryRecording([events("units", times)]), piece_bytes)
+        store_pieces(folder, InMemoryRecording([events("units", times)]), piece_bytes)
         with ShardCollection.open(folder) as collection:
             samples = windowed(StoredRecording(collection, held(collection)[0]), options)
             counts = samples.read(0, samples.plan().num_samples).columns["spikes"]
@@ -115,7 +124,7 @@ def test_a_tiling_holds_every_spike_once_whatever_the_pieces(piece_bytes, bin_ms
 @pytest.mark.parametrize("io", ["mmap", "pread"])
 def test_streams_are_what_they_were(tmp_path, io):
     original = session(3, 6.0)
-    store(tmp_path, InMemoryRecording(original, session_id="s", problems=[]), 900)
+    store_pieces(tmp_path, InMemoryRecording(original, session_id="s", problems=[]), 900)
     with ShardCollection.open(tmp_path, io=io) as collection:
         stored = StoredRecording(collection, held(collection)[0])
         for before, after in zip(original, stored.streams, strict=True):
@@ -131,7 +140,7 @@ def test_streams_are_what_they_were(tmp_path, io):
 
 
 def test_nothing_but_the_description_is_read_to_plan_windows(tmp_path, monkeypatch):
-    store(tmp_path, InMemoryRecording(session(1, 6.0)), 1 << 20)
+    store_pieces(tmp_path, InMemoryRecording(session(1, 6.0)), 1 << 20)
     with ShardCollection.open(tmp_path) as collection:
         read = []
         array = ShardCollection.array
@@ -152,7 +161,7 @@ def test_a_stream_that_cannot_be_read_fails_in_the_same_words_when_it_is_asked_f
 
     bad = irregular("bad", np.zeros((5, 1)), np.arange(5.0))
     streams = [events("units", {"a": np.arange(9) + 0.5}), bad.__class__(**{**bad.__dict__, "timestamps": fail})]
-    store(tmp_path, InMemoryRecording(streams), 1 << 20)
+    store_pieces(tmp_path, InMemoryRecording(streams), 1 << 20)
     with ShardCollection.open(tmp_path) as collection:
         for modalities, error in ((("spikes",), None), (("behavior",), "chunk 3 is damaged")):
             options = options_of({"modalities": modalities, "suspicious_spike_times": "allow"})
@@ -162,7 +171,7 @@ def test_a_stream_that_cannot_be_read_fails_in_the_same_words_when_it_is_asked_f
 
 def test_texts_are_described_and_not_stored(tmp_path):
     words = regular("words", np.array(["a", "b", "c"]), 1.0, modality="behavior")
-    plan = store(tmp_path, InMemoryRecording([words, regular("x", np.zeros((30, 1)), 10.0)]), 1 << 20)
+    plan = store_pieces(tmp_path, InMemoryRecording([words, regular("x", np.zeros((30, 1)), 10.0)]), 1 << 20)
     assert "words_values" not in {spec.name for spec in plan.columns}
     assert any("not stored" in problem.consequence for problem in plan.problems)
     with ShardCollection.open(tmp_path) as collection:
@@ -172,7 +181,7 @@ def test_texts_are_described_and_not_stored(tmp_path):
 
 
 def test_missing_pieces_and_foreign_data_sets_are_refused(tmp_path):
-    store(tmp_path, InMemoryRecording(session(2, 6.0)), 500)
+    store_pieces(tmp_path, InMemoryRecording(session(2, 6.0)), 500)
     (tmp_path / "shard_000001.tar").unlink()
     with ShardCollection.open(tmp_path) as collection, pytest.raises(FormatError, match="some were dropped"):
         held(collection)
@@ -182,3 +191,135 @@ def test_missing_pieces_and_foreign_data_sets_are_refused(tmp_path):
         writer.write_sample(1, {"x": np.zeros(3)})
     with ShardCollection.open(other) as collection, pytest.raises(ConfigError, match="--layout recordings"):
         held(collection)
+
+
+WINDOWS = {"modalities": ["spikes", "behavior"], "missing": "mask", "sequence_length": 20, "unit_table_path": "units"}
+
+
+def shards(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tar*"))}
+
+
+@pytest.mark.parametrize("compression", ["none", "gz"])
+@pytest.mark.parametrize("piece_bytes", [2_000, 1 << 28])
+def test_windows_cut_from_stored_recordings_are_the_bytes_of_those_cut_from_the_files(
+    store, tmp_path, compression, piece_bytes
+):
+    sessions = {"a": session(8), "b": session(2, lfp=False), "c": session(4, behavior=False)}
+    files, folder = store(sessions, piece_bytes=piece_bytes, shard_bytes=9_000, compression=compression)
+    config = {"windows": WINDOWS, "shard_size": 7}
+    convert_inputs(files, tmp_path / "direct", config)
+    convert_inputs(folder, tmp_path / "again", config)
+    assert shards(tmp_path / "direct") == shards(tmp_path / "again")
+    for table in ("units", "features"):
+        name = f".neurofm/tables/{table}.json"
+        assert (tmp_path / "direct" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_shards_hold_one_recording_and_are_bounded_by_bytes(store):
+    sessions = {"a": session(8), "b": session(2), "c": session(4)}
+    _, folder = store(sessions, piece_bytes=1_000, shard_bytes=8_000)
+    with ShardCollection.open(folder) as collection:
+        table = collection.metadata_table()
+        names = table.values("session_id")
+        for k in range(len(collection.shard_names)):
+            rows = slice(collection.starts[k], collection.starts[k + 1])
+            assert len(set(names[rows])) == 1
+        sizes = [
+            sum((c.payload_sizes - 128).clip(0).sum() for name, c in collection.index(k).columns.items() if "_" in name)
+            for k in range(len(collection.shard_names))
+        ]
+        assert len(sizes) > 3
+        assert max(sizes) <= 8_000
+    shutil.rmtree(folder)
+    _, folder = store(sessions)
+    assert len(shards(folder)) == 3, "small recordings have a shard, and so a task, each"
+
+
+def test_plain_readers_open_the_pieces(store):
+    streams = session(8)
+    _, folder = store({"a": streams})
+    with tarfile.open(folder / "shard_000000.tar") as tar:
+        said = json.load(tar.extractfile("sample_000000001.recording.json"))
+        assert said["session_id"] == "a"
+        values = np.load(io.BytesIO(tar.extractfile("sample_000000001.lfp_values.npy").read()))
+        metadata = json.load(tar.extractfile("sample_000000001.metadata.json"))
+        assert tar.getnames()[0] == "sample_000000001.recording.json", "the description comes first"
+    lfp = next(stream for stream in streams if stream.path == "acquisition/lfp")
+    assert values.dtype == np.int16
+    np.testing.assert_array_equal(values, lfp.read(0, lfp.shape[0]))
+    assert metadata["session_id"] == "a"
+    assert (metadata["piece"], metadata["pieces"]) == (0, 1)
+
+
+def test_recordings_are_appended_dropped_merged_repaired_and_validated(store, made, tmp_path):
+    files, folder = store({"a": session(8), "b": session(2)}, piece_bytes=3_000)
+    more = made.file_of(tmp_path / "in", "c", session(4, lfp=False))
+    convert_inputs([*files, more], folder, {"layout": "recordings", "piece_bytes": 3_000}, mode="append")
+    assert validate_dataset(folder).ok
+    convert_inputs([*files, more], tmp_path / "direct", {"windows": WINDOWS})
+    convert_inputs(folder, tmp_path / "again", {"windows": WINDOWS})
+    assert shards(tmp_path / "direct") == shards(tmp_path / "again")
+
+    drop_samples(folder, "session_id == 'b'")
+    assert validate_dataset(folder).ok
+    convert_inputs([files[0], more], tmp_path / "direct2", {"windows": WINDOWS})
+    convert_inputs(folder, tmp_path / "again2", {"windows": WINDOWS})
+    assert shards(tmp_path / "direct2") == shards(tmp_path / "again2")
+
+    _, other = store({"d": session(10, behavior=False)}, "other")
+    merge([folder, other], tmp_path / "merged")
+    assert validate_dataset(tmp_path / "merged").ok
+    inputs = [files[0], more, str(tmp_path / "in" / "d.made")]
+    convert_inputs(inputs, tmp_path / "direct3", {"windows": WINDOWS})
+    convert_inputs(tmp_path / "merged", tmp_path / "again3", {"windows": WINDOWS})
+    assert shards(tmp_path / "direct3") == shards(tmp_path / "again3")
+
+    (tmp_path / "merged" / "dataset_metadata.json").unlink()
+    repair(tmp_path / "merged")
+    assert validate_dataset(tmp_path / "merged").ok
+    convert_inputs(tmp_path / "merged", tmp_path / "again4", {"windows": WINDOWS})
+    assert shards(tmp_path / "direct3") == shards(tmp_path / "again4")
+
+
+def test_workers_change_no_byte(store, made, tmp_path):
+    files, folder = store({"a": session(8), "b": session(2)}, piece_bytes=3_000)
+    options = {"layout": "recordings", "piece_bytes": 3_000}
+    convert_inputs(files, tmp_path / "many", options, workers=3, executor="threads")
+    assert shards(folder) == shards(tmp_path / "many")
+    assert (folder / "dataset_metadata.json").read_bytes() == (tmp_path / "many/dataset_metadata.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layout": "recordings", "windows": {"sequence_length": 3}}, "choose them when the data set is loaded"),
+        ({"layout": "recordings", "transforms": ["zscore"]}, "without windows or transforms"),
+        ({"piece_bytes": 5}, "say layout=recordings too"),
+    ],
+)
+def test_options_that_do_not_fit_the_layout_are_refused(store, tmp_path, options, message):
+    files, _ = store({"a": session(8)})
+    with pytest.raises(ConfigError, match=message):
+        convert_inputs(files, tmp_path / "out", options)
+
+
+def test_samples_that_are_cut_already_are_no_recordings(store, tmp_path):
+    files, _ = store({"a": session(8)})
+    convert_inputs(files, tmp_path / "windows", {"windows": WINDOWS})
+    with pytest.raises(ConfigError, match="cannot be cut again"):
+        convert_inputs(tmp_path / "windows", tmp_path / "out")
+
+
+def test_a_recording_can_be_stored_again(store, tmp_path):
+    _, folder = store({"a": session(8), "b": session(2)}, piece_bytes=3_000)
+    convert_inputs(folder, tmp_path / "again", {"layout": "recordings", "piece_bytes": 3_000})
+    assert shards(folder) == shards(tmp_path / "again")
+
+
+def test_a_data_set_of_windows_says_nothing_of_how_recordings_would_be_stored(store, tmp_path):
+    files, folder = store({"a": session(8)})
+    convert_inputs(files, tmp_path / "windows", {"windows": WINDOWS})
+    config = json.loads((tmp_path / "windows/dataset_metadata.json").read_text())["config"]
+    assert not {"layout", "shard_bytes", "piece_bytes"} & set(config)
+    assert json.loads((folder / "dataset_metadata.json").read_text())["config"]["layout"] == "recordings"

@@ -14,8 +14,7 @@ from scipy import stats
 
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.order.bijection import Permutation, combine, derive_key, permute
-from neurofm_shards.loading.order.shuffle import ShuffleOrder
-from neurofm_shards.loading.order.shuffle_windows import group_length
+from neurofm_shards.loading.order.shuffle import ShuffleOrder, group_length
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=50)
 MODES = st.sampled_from([False, True, "global"])

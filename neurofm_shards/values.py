@@ -50,10 +50,10 @@ def exact_numbers(values: Sequence[int | float]) -> AnyArray:
     low, high = min(whole, default=0), max(whole, default=0)
     if len(whole) < len(values):
         dtype = "f8" if max(-low, high) <= EXACT_INTEGERS else "O"
-    elif -(1 << 63) <= low and high < 1 << 63:
+    elif low >= -(1 << 63) and high < 1 << 63:
         dtype = "i8"
     else:
-        dtype = "u8" if 0 <= low and high < 1 << 64 else "O"
+        dtype = "u8" if low >= 0 and high < 1 << 64 else "O"
     found = np.empty(len(values), dtype)
     found[:] = values
     return found

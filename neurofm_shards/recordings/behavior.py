@@ -58,9 +58,8 @@ class SampledSeries:
         self.kind = kind_of(stream, options)
         self.unit = self._scaled.unit
         self._at = options.at
-        self._gap = math.inf if self.kind == "step" else max(_SHORTEST_GAP, _GAP_INTERVALS * self._times.interval)
-        if options.max_gap_ms is not None:
-            self._gap = options.max_gap_ms / 1e3
+        gap = math.inf if self.kind == "step" else max(_SHORTEST_GAP, _GAP_INTERVALS * self._times.interval)
+        self._gap = self._times.longest(gap if options.max_gap_ms is None else options.max_gap_ms / 1e3)
         self._range = options.wrap or stream.circular or (0.0, 2 * math.pi)
         if self.kind == "step" and self._at == "bin_mean":
             raise ConfigError(

@@ -188,7 +188,7 @@ class WindowedSeries(WindowedModality):
                 f"{stream.path}: no rate follows from its {counted(len(when.times), 'time stamp')} (there is one, "
                 f"or most of them are the same): say {name}.rate, or leave {name} out"
             )
-        self._tracks = tracks(scaled, when, options.rate, gap)
+        self._tracks = tracks(scaled, when, options.rate)
         nominal = options.rate or (self._tracks[0].rate if self._tracks else 1.0)
         self._rate = nominal
         self._samples = _samples(nominal, grid, stream.path, options.rate)

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError, SourceError
+from neurofm_shards.recordings.ticks import TICKS_PER_SECOND
 from neurofm_shards.streams import IrregularStream, RegularStream
 from neurofm_shards.types import Problem
 
@@ -68,6 +69,8 @@ class Clock:
     interval : float
         Median time between samples in seconds; 0 where fewer than half of the time stamps differ from the one before,
         so that there is no rate.
+    longest : float
+        Longest step between time stamps, in seconds, that is no gap.
     problems : tuple of Problem
         What was odd about the time stamps.
     """
@@ -76,6 +79,7 @@ class Clock:
     times: Floats | None
     order: Ints | None
     interval: float
+    longest: float
     problems: tuple[Problem, ...] = field(default=())
 
 
@@ -115,26 +119,37 @@ def clock(stream: Series, max_gap: float | None = None) -> Clock:
     """
     check_series(stream)
     if isinstance(stream, RegularStream):
-        return Clock((Segment(0, stream.shape[0], stream.t0, stream.rate),), None, None, 1 / stream.rate)
+        return Clock((Segment(0, stream.shape[0], stream.t0, stream.rate),), None, None, 1 / stream.rate, math.inf)
     times = np.asarray(stream.timestamps(), dtype=np.float64)
     if times.shape != stream.shape[:1]:
         raise SourceError(f"{stream.path}: {counted(len(times), 'time stamp')} for {stream.shape[0]} samples")
     times, order, problems = ascending(stream.path, times)
-    interval = typical_step(times)
-    cuts = steps_where(times, lambda steps: steps > (max_gap or _GAP_INTERVALS * interval)) + 1
+    step = typical_step(times)
+    longest = longest_step(max_gap or _GAP_INTERVALS * step, times)
+    interval = step if 2 * len(steps_where(times, lambda steps: steps == 0)) < len(times) - 1 else 0.0
+    cuts = steps_where(times, lambda steps: steps > longest) + 1
     edges = np.concatenate([[0], cuts, [len(times)]]).astype(np.int64)
     segments = tuple(_fit(times, int(a), int(b), interval) for a, b in pairwise(edges) if b > a)
     if order is None and segments and all(segment is not None for segment in segments):
-        return Clock(tuple(s for s in segments if s is not None), None, None, interval, problems)
-    return Clock((), times, order, interval, problems)
+        return Clock(tuple(s for s in segments if s is not None), None, None, interval, longest, problems)
+    return Clock((), times, order, interval, longest, problems)
 
 
 def typical_step(times: Floats) -> float:
-    """Return the median step between time stamps (of about a million steps, evenly chosen, where there are more)."""
-    if len(times) < 2:
-        return 0.0
-    at = np.arange(0, len(times) - 1, -(-len(times) // _STAMPS_AT_ONCE))
-    return float(np.median(times[at + 1] - times[at]))
+    """Return the median step between time stamps, of those that repeat the one before left out where steps remain.
+
+    Of more than a million steps, about as many are looked at, evenly chosen.
+    """
+    at = np.arange(0, len(times) - 1, -(-len(times) // _STAMPS_AT_ONCE) or 1)
+    steps = times[at + 1] - times[at]
+    steps = steps[steps != 0] if np.count_nonzero(steps) > 1 else steps
+    return float(np.median(steps)) if len(steps) else 0.0
+
+
+def longest_step(seconds: float, times: Floats) -> float:
+    """Return the longest step that counts as this many seconds: time stamps are rounded to ticks and to float64."""
+    farthest = float(max(abs(times[0]), abs(times[-1]))) if len(times) else 0.0
+    return seconds + 1 / TICKS_PER_SECOND + 2 * float(np.spacing(farthest))
 
 
 def steps_where(times: Floats, found: Callable[[Floats], npt.NDArray[np.bool_]]) -> Ints:
@@ -263,6 +278,10 @@ class SeriesTimes:
         self.count = len(self._stamps)
         self.interval = typical_step(self._stamps)
         self.last = float(self._stamps[-1]) if self.count else -math.inf
+
+    def longest(self, seconds: float) -> float:
+        """Return the longest step between samples that counts as this many seconds; see :func:`longest_step`."""
+        return longest_step(seconds, self.at(np.array([0, self.count - 1])) if self.count else np.zeros(0))
 
     def around(self, low: float, high: float) -> tuple[int, int]:
         """Return the range of samples from the last one at or before ``low`` to the first one at or after ``high``."""
@@ -418,10 +437,10 @@ class InterpolatedTrack(Track):
         return between
 
 
-def tracks(scaled: Scaled, clock: Clock, rate: float | None, max_gap: float | None) -> list[Track]:
+def tracks(scaled: Scaled, clock: Clock, rate: float | None) -> list[Track]:
     """Return a series resampled to a rate (None: as stored), one run per gap-free segment."""
     if clock.times is not None:
-        return _interpolated(scaled, clock, rate, max_gap)
+        return _interpolated(scaled, clock, rate)
     found: list[Track] = []
     for segment in clock.segments:
         ratio = Fraction(1) if rate is None else Fraction(rate / segment.rate).limit_denominator(_LARGEST_FACTOR)
@@ -431,12 +450,12 @@ def tracks(scaled: Scaled, clock: Clock, rate: float | None, max_gap: float | No
     return found
 
 
-def _interpolated(scaled: Scaled, clock: Clock, rate: float | None, max_gap: float | None) -> list[Track]:
+def _interpolated(scaled: Scaled, clock: Clock, rate: float | None) -> list[Track]:
     times = clock.times
     if times is None or len(times) == 0:
         return []
     rows = clock.order if clock.order is not None else np.arange(len(times))
-    cuts = steps_where(times, lambda steps: steps > (max_gap or _GAP_INTERVALS * clock.interval)) + 1
+    cuts = steps_where(times, lambda steps: steps > clock.longest) + 1
     target = rate or 1 / clock.interval
     return [
         InterpolatedTrack(scaled, part, part_rows, target)

@@ -527,9 +527,9 @@ def series_coverage(stream: RegularStream | IrregularStream, when: Timeline, *, 
     interval = typical_step(times)
     longest = max(_SERIES_BREAK * interval, _SHORTEST_BREAK) if inner_gaps else math.inf
     breaks = steps_where(times, lambda steps: steps > longest)
-    starts = times[np.concatenate([[0], breaks + 1])]
-    stops = times[np.concatenate([breaks, [len(times) - 1]])] + _last_interval(times) / TICKS_PER_SECOND
-    return within(when, starts, stops)
+    spans = within(when, times[np.concatenate([[0], breaks + 1])], times[np.concatenate([breaks, [len(times) - 1]])])
+    spans[:, 1] = np.minimum(spans[:, 1] + _last_interval(times), when.stop)
+    return spans
 
 
 def _inside(times: Floats, when: Timeline) -> Ints:

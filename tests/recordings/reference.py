@@ -46,7 +46,7 @@ def between(times, values, at, gap):
     (t0, v0), (t1, v1) = before[-1], after[0]
     if t0 == at:
         return v0
-    if t1 - t0 > gap:
+    if round(t1 - t0, 9) > gap:
         return np.nan
     return v0 + (v1 - v0) * (at - t0) / (t1 - t0)
 
@@ -60,7 +60,7 @@ def around(times, values, at, gap, low, high):
 def held(times, values, at, gap=np.inf):
     """Hold the last value; unknown before the first, after the last, and longer than the gap."""
     before = [(t, v) for t, v in zip(times, values, strict=True) if t <= at]
-    if not before or at > times[-1] or at - before[-1][0] > gap:
+    if not before or at > times[-1] or round(at - before[-1][0], 9) > gap:
         return np.nan
     return before[-1][1]
 

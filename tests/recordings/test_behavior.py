@@ -211,3 +211,12 @@ def test_min_valid_fraction_drops_windows_with_too_little_behaviour():
         plan = windowed(recording, WindowOptions(min_valid_fraction=fraction, **options)).plan()
         assert plan.num_samples == wanted, fraction
         assert sum(plan.drops.values()) == 6 - wanted
+
+
+@pytest.mark.parametrize("start", [0.0, 1.7e9])
+@pytest.mark.parametrize(("missing", "gap"), [(0, 100.0), (2, None)])
+def test_a_step_as_long_as_the_longest_is_no_gap_whatever_its_rounding(start, missing, gap):
+    rows = np.flatnonzero(np.arange(1000) % 10 >= missing)
+    stream = irregular("place", rows.astype(float)[:, None], start + rows / 10)
+    values = behavior(stream, seconds=90, start=start, max_gap_ms=gap)
+    assert np.isfinite(values[rows[0] * 10 :]).all()  # bins of 10 ms

@@ -180,6 +180,10 @@ def test_observed_time_is_half_open_and_adds_no_window():
     assert (plan.num_samples, plan.drops) == (85, {"not recorded": 10})
 
 
+def test_the_last_tick_of_a_series_whose_clock_counts_from_1970_is_no_pause():
+    assert extent(irregular("p", np.zeros(600), 1.7e9 + np.arange(600) / 10)) == (1.7e9, pytest.approx(1.7e9 + 59.9), [])
+
+
 def test_trials_without_spikes_widen_the_extent_only_near_what_was_recorded():
     times = poisson(1.0, (20, 80), seed=1)
     trials = intervals("trials", np.arange(10.0, 90.0, 5.0), np.arange(10.0, 90.0, 5.0) + 5)

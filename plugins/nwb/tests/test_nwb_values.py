@@ -93,15 +93,29 @@ def test_values_that_lie_in_a_file_that_is_gone_are_an_error(write_nwb, tmp_path
         recording.streams[0].read(0, 10)
 
 
-@pytest.mark.parametrize("how", ["jitter", "repeats"])
-def test_photometry_whose_stamps_jitter_or_repeat_is_a_series(write_nwb, how):
+@pytest.mark.parametrize("how", ["jitter", 2, 4])
+@pytest.mark.parametrize("counts", [False, True])
+def test_photometry_whose_stamps_jitter_or_repeat_is_a_series(write_nwb, how, counts):
     random = np.random.default_rng(0)
     times = np.arange(2000) / 20
-    times = np.sort(times + random.normal(0, 0.04, 2000)) if how == "jitter" else np.repeat(times[::4], 4)
-    values = random.normal(size=2000)
+    times = np.sort(times + random.normal(0, 0.04, 2000)) if how == "jitter" else np.repeat(times[::how], how)
+    values = random.normal(2000, 20, 2000)
+    values = values.astype(np.uint16) if counts else values
     path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(series("fip", values, timestamps=times)))
     streams, _ = streams_of(path)
     assert (streams["acquisition/fip"].modality, streams["acquisition/fip"].shape) == ("behavior", (2000,))
+    with windowed(NwbSource().open((str(path),)), WindowOptions(overlap=0)) as samples:
+        block = samples.read(0, samples.plan().num_samples)
+    assert block.columns["behavior_valid"].mean() > 0.9
+
+
+def test_events_of_one_fractional_value_are_events(write_nwb):
+    times = np.cumsum(np.random.default_rng(0).exponential(3.0, 200))
+    reward = series("reward_ml", np.full(200, 0.003), timestamps=times)
+    path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(reward))
+    with NwbSource().open((str(path),)) as recording:
+        assert recording.streams[0].owners == ("reward_ml",)
+        assert np.array_equal(recording.streams[0].read()[0], times)
 
 
 def test_pulses_of_a_frame_clock_and_measured_events_are_events(write_nwb):

@@ -21,6 +21,8 @@ _MOST_CODES = 256
 _MOST_EVENTS = 5_000_000
 _IN_A_STRETCH = 50
 _FEWEST_STRETCHES = 6
+#: So many different whole numbers at times that are spread evenly are counts of an instrument.
+_FEWEST_LEVELS = 32
 
 
 def looks_like_events(series: Series, modality: str) -> bool:
@@ -41,15 +43,16 @@ def looks_like_events(series: Series, modality: str) -> bool:
 def _are_events(times: Floats, values: AnyArray, path: str) -> bool:
     """Return whether values at these times are events.
 
-    Pulses, all of them 1, are, those of a frame clock too. A signal has a common interval (nine of ten intervals lie
-    within a fifth of the median), or measurements for values and time stamps that fill time evenly although they jitter
-    or repeat. Of what is neither, constant values are events (licks, rewards), wherever they lie; changing values are
+    Pulses, all of them 1, are, those of a frame clock too. A signal has a common interval (nine of ten intervals between
+    different stamps lie within a fifth of the median), or measurements for values and time stamps that fill time evenly
+    although they jitter or repeat. Of what is neither, constant values are events (licks, rewards), wherever they lie; changing values are
     where they lie in acquisition and fewer than half of the intervals are within a factor of two of the median (a wheel
     that is sampled on movement, in a behaviour module, stays a signal).
     """
     if values.ndim == 1 and np.all(values == 1):
         return True
     steps = np.diff(times)
+    steps = steps[steps != 0] if steps.any() else steps
     median = float(np.median(steps))
     if np.mean(np.abs(steps - median) <= abs(median) / 5) >= 0.9:
         return False
@@ -61,8 +64,9 @@ def _are_events(times: Floats, values: AnyArray, path: str) -> bool:
 
 
 def _are_measurements(values: AnyArray) -> bool:
-    known = values[np.isfinite(values)] if values.dtype.kind == "f" else values[:0]
-    return bool(np.any(known != np.rint(known)))
+    """Return whether values are no codes: fractions, or more different whole numbers than there are kinds of events."""
+    known = values[np.isfinite(values)]
+    return bool(np.any(known != np.rint(known))) or len(np.unique(known)) > _FEWEST_LEVELS
 
 
 def _fill_evenly(times: Floats) -> bool:
@@ -115,9 +119,10 @@ def _codes(data: StoredArray) -> tuple[tuple[str, ...], Ints] | None:
     if values.dtype.kind in "fiub":
         whole = values.dtype.kind != "f" or bool(np.all(values == np.rint(values)))
         different, owner = np.unique(values, return_inverse=True)
-        if not whole or (len(different) > _MOST_CODES):
+        if len(different) > (_MOST_CODES if whole else 1):
             return None
-        return tuple(str(value) for value in different.astype(np.int64).tolist()), _as_int64(owner)
+        codes = different.astype(np.int64) if whole else different
+        return tuple(str(code) for code in codes.tolist()), _as_int64(owner)
     different, owner = np.unique([text(value) for value in values], return_inverse=True)
     return tuple(str(value) for value in different), _as_int64(owner)
 

@@ -43,11 +43,11 @@ def looks_like_events(series: Series, modality: str) -> bool:
 def _are_events(times: Floats, values: AnyArray, path: str) -> bool:
     """Return whether values at these times are events.
 
-    Pulses, all of them 1, are, those of a frame clock too. A signal has a common interval (nine of ten intervals between
-    different stamps lie within a fifth of the median), or measurements for values and time stamps that fill time evenly
-    although they jitter or repeat. Of what is neither, constant values are events (licks, rewards), wherever they lie; changing values are
-    where they lie in acquisition and fewer than half of the intervals are within a factor of two of the median (a wheel
-    that is sampled on movement, in a behaviour module, stays a signal).
+    Pulses, all of them 1, are, those of a frame clock too. A signal has a common interval (nine of ten intervals
+    between different stamps lie within a fifth of the median), or measurements for values and time stamps that fill
+    time evenly although they jitter or repeat. Of what is neither, constant values are events (licks, rewards),
+    wherever they lie; changing values are where they lie in acquisition and fewer than half of the intervals are within
+    a factor of two of the median (a wheel that is sampled on movement, in a behaviour module, stays a signal).
     """
     if values.ndim == 1 and np.all(values == 1):
         return True

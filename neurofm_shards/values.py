@@ -75,11 +75,13 @@ def as_array(value: Any) -> AnyArray | None:
     Raises
     ------
     EncodeError
-        NumPy has no counterpart of the tensor.
+        NumPy has no counterpart of the tensor, or the array is masked: what is masked would count as known.
     """
-    if isinstance(value, np.ndarray):
+    if type(value) is np.ndarray:
         return value
-    if isinstance(value, np.generic):
+    if isinstance(value, (np.ndarray, np.generic)):
+        if isinstance(value, np.ma.MaskedArray):
+            raise EncodeError("a masked array: fill it (array.filled(...)) and store the mask as a field of its own")
         return np.asarray(value)
     return _from_tensor(value) if is_tensor(value) else None
 

@@ -85,8 +85,6 @@ def storable(value: object) -> AnyArray:
     EncodeError
         It cannot be an array of plain numbers; the message says what to do.
     """
-    if isinstance(value, np.ma.MaskedArray):
-        raise EncodeError("a masked array: fill it (array.filled(...)) and store the mask as a field of its own")
     array = as_array(value)
     if array is None:
         array = np.asarray(value)

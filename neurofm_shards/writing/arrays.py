@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from neurofm_shards.format.shard_names import DEFAULT_SHARD_NAMES
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Block, ColumnData, Metadata, Ragged
 from neurofm_shards.values import as_array, check_whole
+from neurofm_shards.writing.field_types import FieldTypes
 from neurofm_shards.writing.shard_writer import ShardContent, ShardWriter
 from neurofm_shards.writing.sinks import NoSink
 from neurofm_shards.writing.writer_session import WriterSession, WriterSettings, check_one_each, progress_bar
@@ -127,7 +128,8 @@ def create_shards_from_arrays(
     ConfigError
         The arrays do not have the same first dimension, or an argument does not fit them.
     EncodeError
-        An array cannot be stored.
+        An array cannot be stored, or would have to be changed to have the type of its field; see
+        :meth:`WebDatasetWriter.write_sample`.
 
     Examples
     --------
@@ -147,7 +149,7 @@ def create_shards_from_arrays(
     keys = session.keys()
     written: list[str] = []
     try:
-        job = _Job(columns, described, keys.next_number, session)
+        job = _Job.of(columns, described, keys.next_number, session)
         if base is not None and _is_stored(job, base):
             session.discard([])
             _tell_of_repetition(session.folder, count)
@@ -239,6 +241,27 @@ class _Job:
     described: _Described
     first_key: int
     session: WriterSession
+    types: FieldTypes
+
+    @classmethod
+    def of(cls, columns: dict[str, ColumnData], described: _Described, first_key: int, session: WriterSession) -> _Job:
+        """Give lists, whose values may differ, one type each; arrays are looked at piece by piece."""
+        types = FieldTypes([column.spec for column in session.base.columns] if session.base else [])
+        job = cls(columns, described, first_key, session, types)
+        lists = {name: data for name, data in columns.items() if isinstance(data, list)}
+        alone = len(columns) == 1
+        typed = {name: column_of(types.values(name, data, job.sample, alone=alone)) for name, data in lists.items()}
+        return replace(job, columns={**columns, **typed})
+
+    def sample(self, row: int) -> str:
+        """Return what messages call a sample."""
+        ids = self.described.ids(row, row + 1)
+        return f"sample {self.first_key + row if ids is None else ids[0]!r}"
+
+    def rows(self, name: str, low: int, high: int) -> ColumnData:
+        """Return the values of some samples."""
+        data = rows_between(self.columns[name], low, high)
+        return data if isinstance(data, list) else self.types.rows(name, data, lambda row: self.sample(low + row))
 
     @property
     def shard_size(self) -> int:
@@ -259,7 +282,7 @@ class _Job:
     def fill(self, content: ShardContent, start: int, stop: int, advance: Callable[[int], None]) -> None:
         """Put samples into a shard."""
         for low, high in _pieces(self.columns, start, stop):
-            columns = {name: rows_between(data, low, high) for name, data in self.columns.items()}
+            columns = {name: self.rows(name, low, high) for name in self.columns}
             content.write_block(Block(columns, self.described.metadata(low, high), keys=self.described.ids(low, high)))
             for data in self.columns.values():
                 drop_pages(data, low, high)

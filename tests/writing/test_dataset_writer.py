@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -318,13 +319,25 @@ def test_a_member_name_that_is_too_long_is_shown_as_it_would_be(tmp_path, count)
         create_shards_from_arrays(tmp_path, {"f" * 95: np.zeros((count, 3))}, shard_size=8)
 
 
-torch = pytest.importorskip("torch")
+class Subclass(np.ndarray):
+    """An array of another class, as memory maps are."""
 
 
-def written(folder, values, shard_size, codec="npy"):
-    with WebDatasetWriter(folder, shard_size=shard_size, codec=codec) as writer:
+def one_by_one(folder, values, **options):
+    with WebDatasetWriter(folder, **options) as writer:
         for value in values:
             writer.write_sample({"y": np.zeros(2, np.float32), "x": value})
+
+
+def at_once(folder, values, **options):
+    create_shards_from_arrays(folder, {"y": np.zeros((len(values), 2), np.float32), "x": values}, **options)
+
+
+both_ways = pytest.mark.parametrize("write", [one_by_one, at_once])
+
+
+def written(folder, values, shard_size, codec="npy", write=one_by_one):
+    write(folder, values, shard_size=shard_size, codec=codec)
     manifest = json.loads((folder / "dataset_metadata.json").read_text())
     return {column["name"]: column for column in manifest["columns"]}
 
@@ -334,6 +347,7 @@ def batches(folder):
     return list(loader)
 
 
+@both_ways
 @pytest.mark.parametrize("shard_size", [3, 8])
 @pytest.mark.parametrize("codec", ["npy", "pyd"])
 @pytest.mark.parametrize(
@@ -345,10 +359,12 @@ def batches(folder):
         [np.float32(0.5), 1, np.float64(2.0), np.int16(3)],
         [np.arange(2, dtype=np.int64), np.arange(2, dtype=np.int32), np.arange(2, dtype=">i8")],
         [True, np.bool_(False), True],
+        [torch.arange(2), torch.arange(2, dtype=torch.int32), np.arange(2).view(Subclass)],
+        [np.arange(2).view(Subclass), np.arange(2, dtype=np.int8).view(Subclass), torch.arange(2)],
     ],
 )
-def test_numbers_of_one_kind_are_one_column_of_one_type(tmp_path, values, shard_size, codec):
-    columns = written(tmp_path / "out", values, shard_size, codec)
+def test_numbers_of_one_kind_are_one_column_of_one_type(tmp_path, values, shard_size, codec, write):
+    columns = written(tmp_path / "out", values, shard_size, codec, write)
     assert set(columns) == {"y", "x"}
     assert not columns["x"].get("optional")
     found = [batch["x"] for batch in batches(tmp_path / "out")]
@@ -368,18 +384,20 @@ def test_a_sample_whose_only_field_is_a_gap_is_refused(tmp_path, value):
     assert set(batch) == {"x", "metadata"}
 
 
-def test_none_before_any_number_is_a_gap_too(tmp_path):
-    columns = written(tmp_path / "out", [None, np.float32(0.5), 2], 10)
+@both_ways
+def test_none_before_any_number_is_a_gap_too(tmp_path, write):
+    columns = written(tmp_path / "out", [None, np.float32(0.5), 2], 10, write=write)
     assert (columns["x"]["dtype"], columns["x"]["optional"]) == ("<f4", True)
     (batch,) = batches(tmp_path / "out")
     assert (batch["x"].tolist(), batch["x_valid"].tolist()) == ([0.0, 0.5, 2.0], [False, True, True])
 
 
+@both_ways
 @pytest.mark.parametrize("shard_size", [3, 100])
 @pytest.mark.parametrize("first", [0.5, np.float32(0.5), np.ones(2), 7])
-def test_none_among_numbers_is_a_gap_that_a_column_tells(tmp_path, first, shard_size):
+def test_none_among_numbers_is_a_gap_that_a_column_tells(tmp_path, first, shard_size, write):
     values = [first, first, first, first, None, first, None, first]
-    columns = written(tmp_path / "out", values, shard_size)
+    columns = written(tmp_path / "out", values, shard_size, write=write)
     assert set(columns) == {"y", "x"}
     assert columns["x"]["optional"]
     found = batches(tmp_path / "out")
@@ -393,7 +411,10 @@ def test_none_among_numbers_is_a_gap_that_a_column_tells(tmp_path, first, shard_
 @pytest.mark.parametrize(
     ("before", "value"),
     [(1, 0.5), (np.int64(1), 0.5), (np.float32(1), np.float64(0.1)), (True, 2), ("text", 3), (np.zeros(2), "text"),
-     (np.uint8(1), 300), (np.int32(1), np.arange(2) + 0.5)],
+     (np.uint8(1), 300), (np.int32(1), np.arange(2) + 0.5), (np.uint64(1), -1), (np.int64(1), np.uint64(2**63)),
+     (np.zeros(2, np.float32), torch.full((2,), 0.1, dtype=torch.float64)),
+     (torch.zeros(2), torch.full((2,), 0.1, dtype=torch.float64)), (torch.zeros(2), np.full(2, 0.1)),
+     (np.zeros(2, np.float32).view(Subclass), np.full(2, 0.1).view(Subclass))],
 )  # fmt: skip
 def test_what_would_change_is_refused_with_the_sample_named(tmp_path, before, value):
     with WebDatasetWriter(tmp_path / "out") as writer:
@@ -401,6 +422,42 @@ def test_what_would_change_is_refused_with_the_sample_named(tmp_path, before, va
         with pytest.raises(EncodeError, match=r"sample 'odd': field 'x' is .* samples before it hold"):
             writer.write_sample({"x": value}, sample_id="odd")
         writer.write_sample({"x": before}, sample_id="odd")
+    with pytest.raises(EncodeError, match=r"sample 'odd': field 'x' is .* samples before it hold"):
+        create_shards_from_arrays(tmp_path / "arrays", {"x": [before, value]}, 1, sample_ids=["first", "odd"])
+    assert not list((tmp_path / "arrays").glob("*"))
+
+
+@pytest.mark.filterwarnings("ignore:.*already holds a data set")
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_arrays_are_added_with_the_type_that_is_there(tmp_path, mapped, ragged):
+    def data(values):
+        array = np.array(values)
+        if mapped:
+            np.save(tmp_path / "x.npy", array)
+            array = np.load(tmp_path / "x.npy", mmap_mode="r")
+        return Ragged(array, np.array([0, 1, 3])) if ragged else array
+
+    create_shards_from_arrays(tmp_path / "out", {"x": data([1.5, 2.5, 3.5])}, 1)
+    create_shards_from_arrays(tmp_path / "out", {"x": data(np.array([1, 2, 3], np.float32))}, 1)
+    for odd, name in (([2**53 + 1] * 3, "int64"), ([True] * 3, "bool"), ([1j] * 3, "complex128"), (["a"] * 3, "<U1")):
+        after = tree(tmp_path / "out")
+        with pytest.raises(EncodeError, match=rf"sample {5 if ragged else 7}: field 'x' is {name}"):
+            create_shards_from_arrays(tmp_path / "out", {"x": data(odd)}, 1)
+        assert tree(tmp_path / "out") == after
+    manifest = json.loads((tmp_path / "out" / "dataset_metadata.json").read_bytes())
+    assert [column["dtype"] for column in manifest["columns"]] == ["<f8"]
+
+
+def test_a_masked_array_is_refused_with_advice(tmp_path):
+    masked = np.ma.array([1.0, 2.0], mask=[False, True])
+    with pytest.raises(EncodeError, match=r"masked array: fill it \(array.filled"):
+        create_shards_from_arrays(tmp_path / "arrays", {"x": masked})
+    with WebDatasetWriter(tmp_path / "out") as writer:
+        for _ in range(2):
+            with pytest.raises(EncodeError, match=r"masked array: fill it \(array.filled"):
+                writer.write_sample({"x": masked})
+        writer.write_sample({"x": masked.filled(0)})
 
 
 @pytest.mark.filterwarnings("ignore:.*already holds a data set")

@@ -13,7 +13,7 @@ from typing_extensions import Self
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Answer, Call, Dispatcher
 from neurofm_shards.convert.planning import shard_names
-from neurofm_shards.convert.tasks import ShardTask
+from neurofm_shards.convert.tasks import ShardTask, in_turns
 from neurofm_shards.convert.work import JobSpec, ShardResult, run_task
 from neurofm_shards.events import Listener, ShardCommitted
 from neurofm_shards.format.files import Folder
@@ -122,9 +122,8 @@ class ShardRun:
     def run(self, tasks: Iterable[ShardTask], columns: tuple[ColumnSpec, ...]) -> None:
         """Run the tasks whose shards are not there yet."""
         spec = job_spec(self._config, columns, self._staging if self._shares_folder else None, self._output.mode())
-        calls = (
-            Call(run_task, (spec, task), task.what, task.near) for task in tasks if task.shard_idx not in self.lines
-        )
+        missing = in_turns(task for task in tasks if task.shard_idx not in self.lines)
+        calls = (Call(run_task, (spec, task), task.what, task.near) for task in missing)
         for answers in self._dispatcher.as_they_come(calls):
             self._finish(answers)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from neurofm_shards._wording import counted
 from neurofm_shards.blocks import RowBase
@@ -84,6 +85,20 @@ class ShardTask:
         """The worker that planned most of the inputs."""
         opened = Counter(task_input.opened_by for task_input in self.inputs.values())
         return max(opened, key=opened.__getitem__)
+
+
+def in_turns(tasks: Iterable[ShardTask]) -> list[ShardTask]:
+    """Put those near to one worker in turns with those near to others, so that each finds some of its own at any time.
+
+    One that finds none takes another's, and has to open again what is open there.
+    """
+    counts: Counter[str] = Counter()
+    turns: list[tuple[int, ShardTask]] = []
+    for task in tasks:
+        near = task.near
+        turns.append((counts[near], task))
+        counts[near] += 1
+    return [task for _, task in sorted(turns, key=itemgetter(0))]
 
 
 Stretch = tuple[int, int, int]

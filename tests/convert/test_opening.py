@@ -7,7 +7,7 @@ import pytest
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.inputs import KEPT_BYTES, Expected, Input
 from neurofm_shards.convert.opening import open_inputs, spec_of
-from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput
+from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput, in_turns
 
 
 @dataclass
@@ -79,3 +79,21 @@ def test_a_shard_is_near_the_worker_that_planned_most_of_its_inputs(tmp_path):
         for i, (spec, opened_by) in enumerate(zip(specs, ("a/1", "a/2", "a/2"), strict=True))
     }
     assert ShardTask(0, tuple(Segment(i, 0, 1, i) for i in inputs), inputs).near == "a/2"
+
+
+@pytest.mark.parametrize(
+    ("planned_by", "order"),
+    [
+        ("aaaabbbb", [0, 4, 1, 5, 2, 6, 3, 7]),
+        ("aabbaabb", [0, 2, 1, 3, 4, 6, 5, 7]),
+        ("aaabccaa", [0, 3, 4, 1, 5, 2, 6, 7]),
+        ("aaaa", [0, 1, 2, 3]),
+    ],
+)
+def test_shards_near_to_one_worker_take_turns_with_those_near_to_others(tmp_path, planned_by, order):
+    (spec,) = specs_of(tmp_path, [100])
+    tasks = [
+        ShardTask(number, (Segment(0, 0, 1, number),), {0: TaskInput(spec, Expected("", ()), None, (), worker)})
+        for number, worker in enumerate(planned_by)
+    ]
+    assert [task.shard_idx for task in in_turns(iter(tasks))] == order

@@ -46,7 +46,7 @@ def print_block(console: Console, about: str, said: Iterable[tuple[str, str]]) -
     """
     from rich.text import Text  # noqa: PLC0415  (after --help)
 
-    from neurofm_shards.convert.option_names import in_flags  # noqa: PLC0415  (after --help)
+    from neurofm_shards.cli.options import in_flags  # noqa: PLC0415  (after --help)
 
     block = Text(visible(about), style="bold")
     for severity, text in said:

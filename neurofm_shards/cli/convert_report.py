@@ -9,7 +9,7 @@ from neurofm_shards._console import print_table
 from neurofm_shards._wording import counted, size_text, without_name
 from neurofm_shards.blocks import dtype_name, shape_text
 from neurofm_shards.cli.console import print_json, result_console
-from neurofm_shards.convert.option_names import in_flags
+from neurofm_shards.cli.options import in_flags
 from neurofm_shards.recordings.group_splits import sample_shares
 
 

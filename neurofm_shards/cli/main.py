@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Command name to where its :class:`~neurofm_shards.plugins.interfaces.Command` is, and a summary.
 COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("neurofm_shards.cli.convert:Convert", "turn recordings and arrays into shards"),
-    "status": ("neurofm_shards.cli.status:ShowStatus", "show how far a conversion is, by whom and how fast"),
+    "status": ("neurofm_shards.cli.describe:ShowStatus", "show how far a conversion is, by whom and how fast"),
     "inspect": ("neurofm_shards.cli.describe:Inspect", "show what is inside an input file, and what is odd about it"),
     "info": ("neurofm_shards.cli.describe:Info", "summarise a data set or a single shard"),
     "validate": ("neurofm_shards.cli.maintenance:Validate", "check a data set: structure, checksums, codecs, schema"),
@@ -62,7 +62,7 @@ def run(argv: Sequence[str], program: str = "neurofm-shards") -> int:
     try:
         return _run(list(argv), program)
     except NeurofmShardsError as error:
-        from neurofm_shards.convert.option_names import in_flags  # noqa: PLC0415  (models, only where something is wrong)
+        from neurofm_shards.cli.options import in_flags  # noqa: PLC0415  (models, only where something is wrong)
 
         return _failed(in_flags(str(error)), error.exit_code, debug=debug, as_json=as_json)
     except BrokenPipeError:

@@ -20,7 +20,6 @@ from neurofm_shards._typing import Rows
 from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
-from neurofm_shards.loading.checkpoint import Checkpoint, OnSignal, make_checkpoint
 from neurofm_shards.loading.datasets import (
     CacheDir,
     MixedDataset,
@@ -35,14 +34,13 @@ from neurofm_shards.loading.device import copier, has_accelerator, page_locked, 
 from neurofm_shards.loading.fetch import BatchFetch, Finish, OnError, RemoteFetch, RowReader, SkipCounter, restored
 from neurofm_shards.loading.order.bijection import derive_key
 from neurofm_shards.loading.plans.batching import BatchingRule
-from neurofm_shards.loading.plans.mix_parts import MixPart
-from neurofm_shards.loading.plans.mixing import Mix, parts_of
+from neurofm_shards.loading.plans.mixing import Mix, MixPart, parts_of
 from neurofm_shards.loading.plans.options import PlanOptions, RemainderPolicy
 from neurofm_shards.loading.plans.plan import EpochPlan, Request, SinglePlan
 from neurofm_shards.loading.progress import Progress
 from neurofm_shards.loading.ranks import RankRequest
 from neurofm_shards.loading.samplers import EpochSampler, NumberedRows, PlanSampler
-from neurofm_shards.loading.state import LoaderState
+from neurofm_shards.loading.state import Checkpoint, LoaderState, OnSignal, make_checkpoint
 from neurofm_shards.loading.subsets import Where
 from neurofm_shards.loading.tensors import Batch, Counts, Floats, RaggedAs, TensorOptions
 from neurofm_shards.loading.transforms import (

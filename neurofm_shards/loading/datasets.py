@@ -24,7 +24,7 @@ from neurofm_shards.expressions import compile_expression, unknown_name
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
 from neurofm_shards.loading.fetch import RowReader, SampleFetch
 from neurofm_shards.loading.order.shuffle import INTERLEAVED
-from neurofm_shards.loading.plans.mix_parts import MixPart
+from neurofm_shards.loading.plans.mixing import MixPart
 from neurofm_shards.loading.subsets import TableColumns, Where, distinct, select
 from neurofm_shards.loading.tensors import Counts, Floats, delivered_dtypes
 from neurofm_shards.loading.transforms import SampleFunction, TransformLike, bind, is_transform, make_transforms

@@ -20,7 +20,7 @@ from neurofm_shards._wording import counted
 from neurofm_shards.blocks import MISSING, concat_blocks, take
 from neurofm_shards.errors import ConfigError, FormatError, TransformError
 from neurofm_shards.format.keys import METADATA_FIELD
-from neurofm_shards.loading.plans.mix_parts import MixPart
+from neurofm_shards.loading.plans.mixing import MixPart
 from neurofm_shards.loading.plans.plan import Request
 from neurofm_shards.loading.tensors import NUMBERS, PLAIN, Batch, TensorOptions, batch_to_tensors, collate, to_tensor
 from neurofm_shards.loading.transforms import (

@@ -15,14 +15,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from neurofm_shards.errors import ConfigError, StateError
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_PATTERN
-from neurofm_shards.loading.checkpoint import Checkpoint, OnSignal, make_checkpoint
 from neurofm_shards.loading.datasets import CacheDir, chosen_rows, grow_caches, make_reader, open_shards, sample_bytes
 from neurofm_shards.loading.fetch import OnError, SampleFetch, SkipCounter
 from neurofm_shards.loading.plans.options import PlanOptions, RemainderPolicy
 from neurofm_shards.loading.plans.plan import Request, SinglePlan
 from neurofm_shards.loading.progress import Progress, SharedEpochCounter, worker_place
 from neurofm_shards.loading.ranks import RankRequest, warn_of_second_division
-from neurofm_shards.loading.state import LoaderState
+from neurofm_shards.loading.state import Checkpoint, LoaderState, OnSignal, make_checkpoint
 from neurofm_shards.loading.subsets import Where
 from neurofm_shards.loading.tensors import Counts, Floats
 from neurofm_shards.loading.transforms import (

@@ -1,4 +1,7 @@
-"""Check a data set, shard by shard, from end to end, and report what was found."""
+"""Check a data set, shard by shard, from end to end, and report what was found.
+
+A plain shard in our canonical form is checked against its index in a few NumPy calls; any other is parsed.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,12 @@ import numpy as np
 import xxhash
 
 from neurofm_shards._process import usable_cpus
+from neurofm_shards._typing import Bytes, Ints
 from neurofm_shards._wording import counted, without_name
-from neurofm_shards.errors import FormatError, InputNotFoundError, NeurofmShardsError, NoShardsError
-from neurofm_shards.format.canonical import is_canonical
+from neurofm_shards.errors import FormatError, InputNotFoundError, NeurofmShardsError, NoShardsError, PluginError
 from neurofm_shards.format.files import SIDECAR_DIR, SPLITS_NAME, names_in
-from neurofm_shards.format.index import ShardIndex
+from neurofm_shards.format.headers import MEMBER_BLOCK, MemberHeaders
+from neurofm_shards.format.index import ColumnIndex, ShardIndex
 from neurofm_shards.format.index_io import (
     build_index,
     file_size,
@@ -29,7 +33,7 @@ from neurofm_shards.format.index_io import (
 from neurofm_shards.format.keys import KEY_BYTES, METADATA_FIELD, check_key, key_hash
 from neurofm_shards.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, TableEntry, read_manifest, read_table
 from neurofm_shards.format.metadata_table import load_table, metadata_of_shard, split_of_part
-from neurofm_shards.format.resolve import codec_by_extension
+from neurofm_shards.format.resolve import codec_by_extension, codec_named
 from neurofm_shards.format.sidecar import sidecar_paths
 from neurofm_shards.format.tar import Member, TarReader
 from neurofm_shards.format.unfinished import why_unfinished
@@ -39,6 +43,12 @@ from neurofm_shards.writing.sample_metadata import AUTOMATIC
 
 #: Findings of one shard that are listed; more are counted.
 MAX_FINDINGS = 50
+#: Larger payloads are hashed but not decoded.
+MAX_DECODED_BYTES = 1 << 30
+#: Extensions that other readers take for images, sounds or something else.
+_MISREAD = frozenset({"h5", "raw", "mat5", "fits", "pickle", "pkl", "pt", "pth"})
+Progress = Callable[[int, int], None]
+_STEP = 4096
 
 
 @dataclass(frozen=True)
@@ -84,12 +94,6 @@ def bounded(findings: Sequence[Problem], shard: str) -> list[Problem]:
     worst = "error" if any(finding.severity == "error" for finding in findings[MAX_FINDINGS:]) else "warning"
     rest = Problem(shard, f"{more:,} more findings of this shard", "they are not listed one by one", worst)
     return [*findings[:MAX_FINDINGS], rest]
-
-
-#: Larger payloads are hashed but not decoded.
-MAX_DECODED_BYTES = 1 << 30
-#: Extensions that other readers take for images, sounds or something else.
-_MISREAD = frozenset({"h5", "raw", "mat5", "fits", "pickle", "pkl", "pt", "pth"})
 
 
 @dataclass
@@ -237,9 +241,6 @@ def _with_digests(index: ShardIndex, tar: memoryview) -> ShardIndex:
     bounds = index.record_offsets.tolist()
     digests = [xxhash.xxh3_64_intdigest(tar[a:b]) for a, b in pairwise(bounds)]
     return replace(index, digests=np.array(digests, np.uint64))
-
-
-Progress = Callable[[int, int], None]
 
 
 def validate_dataset(folder: Path | str, workers: int | None = None, progress: Progress | None = None) -> Report:
@@ -445,3 +446,93 @@ def _repeated_keys(indexes: Sequence[ShardIndex]) -> list[Problem]:
 
 def _hashes(index: ShardIndex) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     return np.fromiter(map(key_hash, index.keys()), np.uint64, index.num_samples)
+
+
+def is_canonical(tar: memoryview, index: ShardIndex) -> bool:
+    """Return whether headers and envelopes of a tar are, byte by byte, what the writer would have written.
+
+    If so, names, sizes and order are proven, and so are the envelopes of arrays of constant shape:
+    nothing of it needs to be parsed. False only means that it has to be parsed.
+    """
+    data = np.frombuffer(tar, np.uint8)
+    columns = list(index.columns.values())
+    if not columns or columns[-1].spec.name != METADATA_FIELD or data.nbytes != index.tar_bytes:
+        return False
+    keys = _keys(index)
+    if keys is None or not _contiguous(index, columns):
+        return False
+    if data[int(index.record_offsets[-1]) :].any() or index.packed_records.at(0) != 0:
+        return False
+    return all(_column_is_canonical(data, column, keys) for column in columns)
+
+
+def _keys(index: ShardIndex) -> Bytes | None:
+    """Return the keys as rows; None when they differ in length or are not ASCII."""
+    texts = index.keys()
+    if not texts or len(set(map(len, texts))) != 1:
+        return None
+    joined = "".join(texts)
+    return np.frombuffer(joined.encode(), np.uint8).reshape(len(texts), -1) if joined.isascii() else None
+
+
+def _contiguous(index: ShardIndex, columns: list[ColumnIndex]) -> bool:
+    records = index.record_offsets
+    expected = records[:-1]
+    for column in columns:
+        offsets, sizes = column.payload_offsets, column.payload_sizes
+        if (offsets != expected + MEMBER_BLOCK).any():
+            return False
+        expected = offsets + (sizes + MEMBER_BLOCK - 1) // MEMBER_BLOCK * MEMBER_BLOCK
+    return bool((expected == records[1:]).all())
+
+
+def _column_is_canonical(data: Bytes, column: ColumnIndex, keys: Bytes) -> bool:
+    name = column.spec.name
+    if "." in name or len(keys[0]) + len(name) + len(column.extension) + 2 > 100:
+        return False
+    template = MemberHeaders(name, column.extension)
+    offsets, sizes = column.payload_offsets, column.payload_sizes
+    for start in range(0, len(offsets), _STEP):
+        part = slice(start, start + _STEP)
+        if (_rows(data, offsets[part] - MEMBER_BLOCK, MEMBER_BLOCK) != template.many(keys[part], sizes[part])).any():
+            return False
+    return _envelopes_match(data, column, offsets, sizes)
+
+
+def _rows(data: Bytes, offsets: Ints, length: int) -> Bytes:
+    windows = np.lib.stride_tricks.as_strided(data, (len(data) - length + 1, length), (1, 1), writeable=False)
+    return windows[offsets]
+
+
+def _envelopes_match(data: Bytes, column: ColumnIndex, offsets: Ints, sizes: Ints) -> bool:
+    if column.spec.name == METADATA_FIELD:
+        return True
+    around = _envelope(column)
+    if around is None or column.data_offsets is None:
+        return False
+    before, after = (np.frombuffer(part, np.uint8) for part in around)
+    length = _data_bytes(column)
+    if (sizes != len(before) + length + len(after)).any() or (column.data_offsets != offsets + len(before)).any():
+        return False
+    matches = len(before) == 0 or bool((_rows(data, offsets, len(before)) == before).all())
+    return matches and (
+        len(after) == 0 or bool((_rows(data, offsets + len(before) + length, len(after)) == after).all())
+    )
+
+
+def _envelope(column: ColumnIndex) -> tuple[bytes, bytes] | None:
+    spec = column.spec
+    if spec.dtype is None or spec.shape is None or None in spec.shape or not column.codec:
+        return None
+    try:
+        codec = codec_named(column.codec)
+    except (PluginError, FormatError):
+        return None
+    return codec.envelope(spec.dtype, tuple(length or 0 for length in spec.shape))
+
+
+def _data_bytes(column: ColumnIndex) -> int:
+    count: Any = np.dtype(column.spec.dtype).itemsize
+    for length in column.spec.shape or ():
+        count *= length or 0
+    return int(count)

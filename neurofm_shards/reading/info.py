@@ -11,7 +11,7 @@ from neurofm_shards._html import html_table
 from neurofm_shards._wording import counted
 from neurofm_shards.blocks import dtype_name, is_count, shape_text
 from neurofm_shards.errors import ConfigError, FormatError
-from neurofm_shards.format.croissant import croissant
+from neurofm_shards.format.card import croissant
 from neurofm_shards.format.manifest import read_manifest, split_counts
 from neurofm_shards.format.resolve import compression_suffix, missing_codec, missing_compression
 from neurofm_shards.format.sessions import SessionSummary, session_summaries

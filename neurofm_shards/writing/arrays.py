@@ -279,7 +279,7 @@ class _Job:
     def sizes(self) -> list[int]:
         return [min(self.shard_size, self.count - start) for start in self.starts]
 
-    def fill(self, content: ShardContent, start: int, stop: int, advance: Callable[[int], None]) -> None:
+    def fill(self, content: ShardContent, start: int, stop: int, advance: Callable[[int], object]) -> None:
         """Put samples into a shard."""
         for low, high in _pieces(self.columns, start, stop):
             columns = {name: self.rows(name, low, high) for name in self.columns}
@@ -317,8 +317,12 @@ def _content(job: _Job, entry: ShardEntry, start: int, stop: int, first: int | N
     """Lay samples out as the shard of an entry would hold them."""
     options = {name: job.session.settings.options[name] for name in ("codec", "codecs")}
     content = ShardContent(NoSink(), entry.shard_name, entry.shard_idx, first_idx=(first or 1) + start, **options)
-    job.fill(content, start, stop, lambda _: None)
+    job.fill(content, start, stop, _count_nothing)
     return content
+
+
+def _count_nothing(samples: int) -> None:
+    """Take the place of a progress bar that nobody would see."""
 
 
 def _tell_of_repetition(folder: Path, count: int) -> None:
@@ -332,7 +336,9 @@ def _tell_of_repetition(folder: Path, count: int) -> None:
 def _run(job: _Job, workers: int | None, written: list[str], *, show_progress: bool) -> list[ShardRecord]:
     threads = max(1, min(_THREADS, usable_cpus()) if workers is None else workers)
     with progress_bar(show=show_progress) as bar, ThreadPoolExecutor(threads, "shards") as pool:
-        advance = partial(bar.advance, bar.add_task("writing samples", total=job.count))
+        advance: Callable[[int], object] = (
+            _count_nothing if bar is None else partial(bar.advance, bar.add_task("writing samples", total=job.count))
+        )
         futures = [pool.submit(_write_shard, job, start, threads, advance) for start in job.starts]
         try:
             return [future.result() for future in futures]
@@ -350,7 +356,7 @@ def _finished(futures: list[Future[ShardRecord]]) -> list[str]:
     return [future.result().entry.shard_name for future in done]
 
 
-def _write_shard(job: _Job, start: int, threads: int, advance: Callable[[int], None]) -> ShardRecord:
+def _write_shard(job: _Job, start: int, threads: int, advance: Callable[[int], object]) -> ShardRecord:
     stop = min(start + job.shard_size, job.count)
     shard_idx = job.session.first_shard + start // job.shard_size
     writer = ShardWriter(

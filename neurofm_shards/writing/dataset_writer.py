@@ -183,7 +183,7 @@ class WebDatasetWriter:
         said = repeat(metadata) if isinstance(metadata, Mapping) else _matching(metadata, len(rows), "metadata")
         with progress_bar(show=show_progress) as bar:
             steps: Iterable[Any] = zip(rows, ids, said)  # noqa: B905  (some of them repeat for ever)
-            steps = steps if bar.disable else bar.track(steps, total=len(rows), description="writing samples")
+            steps = steps if bar is None else bar.track(steps, total=len(rows), description="writing samples")
             return [self.write_sample(sample, sample_id, of_it) for sample, sample_id, of_it in steps]
 
     def finalize(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import sys
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -351,6 +352,6 @@ def check_one_each(values: Sized, count: int, name: str) -> None:
         raise ConfigError(f"{name} has {len(values)} entries for {counted(count, 'sample')}: give one per sample")
 
 
-def progress_bar(*, show: bool) -> Progress:
-    """Return bars on standard error, which are not drawn where that is no terminal."""
-    return Progress(console=Console(stderr=True), disable=not (show and sys.stderr.isatty()))
+def progress_bar(*, show: bool) -> AbstractContextManager[Progress | None]:
+    """Return bars on standard error; None where that is no terminal: making them costs as much as writing a sample."""
+    return Progress(console=Console(stderr=True)) if show and sys.stderr.isatty() else nullcontext()

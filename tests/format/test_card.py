@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from neurofm_shards.cli.main import run
-from neurofm_shards.format.card import CARD_NAMES, card_text, markdown, our_cards, write_cards
-from neurofm_shards.format.croissant import croissant
+from neurofm_shards.format.card import CARD_NAMES, card_text, croissant, markdown, our_cards, write_cards
 from neurofm_shards.format.manifest import ColumnEntry, Manifest, ShardEntry, read_manifest
 from neurofm_shards.writing.arrays import create_shards_from_arrays
 
@@ -106,6 +105,14 @@ def test_croissant_has_a_field_for_each_column_and_what_the_files_say(manifest):
         ["A. Person", "B. Person"],
         "https://example.org/reaches",
     )
+
+
+def test_whoever_changes_a_description_changes_no_other(manifest):
+    before = json.dumps(croissant(manifest, "reaches"))
+    described = croissant(manifest, "reaches")
+    described["@context"]["data"].clear()  # as mlcroissant does, in its way
+    described["@context"].clear()
+    assert json.dumps(croissant(manifest, "reaches")) == before
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mlcroissant's own, about rdflib

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from neurofm_shards.errors import ConfigError, EncodeError, FormatError, OutputE
 from neurofm_shards.format.keys import automatic_key
 from neurofm_shards.format.manifest import read_manifest
 from neurofm_shards.types import Ragged
+from neurofm_shards.writing import writer_session
 from neurofm_shards.writing.writer_session import KeyRegistry
 
 
@@ -293,9 +295,12 @@ def test_mapped_inputs_do_not_stay_in_memory(tmp_path):
 
 
 def test_a_progress_bar_is_for_terminals_only(tmp_path, capsys, monkeypatch):
+    made = Mock(side_effect=writer_session.Progress)
+    monkeypatch.setattr(writer_session, "Progress", made)
     with WebDatasetWriter(tmp_path / "a") as writer:
         writer.write_batch([{"x": 1}] * 3)
     assert capsys.readouterr() == ("", "")
+    assert not made.called  # to make one costs as much as to write a sample
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with WebDatasetWriter(tmp_path / "b") as writer:
         writer.write_batch([{"x": 1}] * 3)

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
-from neurofm_shards.convert.option_names import in_flags
+from neurofm_shards.cli.options import in_flags
 from neurofm_shards.errors import ConfigError, NothingToConvertError, SourceError
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.testing.sources import SourceConformance

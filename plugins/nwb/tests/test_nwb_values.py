@@ -46,6 +46,23 @@ def test_columns_that_a_table_does_not_list_are_read_with_a_problem(write_nwb, r
 
 
 @pytest.mark.parametrize("reader", ["pynwb", "h5py"])
+def test_electrodes_that_a_units_table_does_not_list_are_found_in_their_own_table(write_nwb, reader):
+    def fill(nwbfile):
+        group = nwbfile.create_electrode_group("g", "d", "CA1", nwbfile.create_device(name="probe"))
+        for row in range(3):
+            nwbfile.add_electrode(group=group, location=f"L{row}", id=10 + row)
+        nwbfile.add_unit(spike_times=[1.0, 2.0], electrodes=[2, 0])
+
+    path = write_nwb(fill)
+    with h5py.File(path, "r+") as file:
+        names = [name for name in file["units"].attrs["colnames"] if name != "electrodes"]
+        file["units"].attrs["colnames"] = np.array(names, dtype=h5py.string_dtype())
+    streams, _ = streams_of(path, reader)
+    assert streams["units"].table[0]["electrodes"] == ["12", "10"]
+    assert streams["units"].table[0]["electrode_location"] == ["L2", "L0"]
+
+
+@pytest.mark.parametrize("reader", ["pynwb", "h5py"])
 def test_the_unit_is_the_files_own_and_not_the_schemas(write_nwb, reader):
     from pynwb.icephys import VoltageClampSeries
 

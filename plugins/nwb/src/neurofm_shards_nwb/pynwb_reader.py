@@ -120,6 +120,7 @@ class _View:
         self._items: dict[str, Any] = {}
         self._paths: dict[int, str] = {}
         self._builders: dict[int, Any] = {}
+        self._built: dict[int, Any] = {}
         self._tables: dict[int, Table] = {}
         self.problems: list[Problem] = []
         for item in nwbfile.objects.values():
@@ -128,6 +129,7 @@ class _View:
             self._items[item_path] = item
             self._paths[id(item)] = item_path
             self._builders[id(item)] = builder
+            self._built[id(builder)] = item
 
     def find(self, *kinds: str) -> list[Any]:
         return [item for _, item in sorted(self._items.items()) if set(kinds) & set(_types(item))]
@@ -236,10 +238,16 @@ class _View:
                 name=name,
                 data=self._need(stored[name].data, f"{path}/{name}"),
                 indexes=tuple(self._need(stored[index].data, f"{path}/{index}") for index in _indexes(name, stored)),
+                rows_of=self._rows_of(stored[name]),
                 resolve=name_resolver(stored[name].data),
             )
             for name in names
         }
+
+    def _rows_of(self, stored: Any) -> Table | None:
+        """Return the table whose rows a dataset names."""
+        target = self._built.get(id(stored.attributes.get("table")))
+        return None if target is None else self.table(target)
 
     def _column(self, name: str, item: Any, path: str) -> Column:
         indexes: list[StoredArray] = []

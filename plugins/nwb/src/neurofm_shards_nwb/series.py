@@ -396,14 +396,14 @@ def _continuity(series: Series) -> Continuity:
     for known in get_args(Continuity):
         if series.continuity == known:
             return cast("Continuity", known)
-    kind = "" if series.data is None else series.data.dtype.kind
-    calibrated = series.conversion != 1.0 or series.offset != 0.0 or series.channel_conversion is not None
-    return "step" if kind == "b" or (kind in "iu" and not calibrated) else "continuous"
+    is_bool = series.data is not None and series.data.dtype.kind == "b"
+    return "step" if is_bool or not _calibrated(series) else "continuous"
 
 
 def _calibrated(series: Series) -> bool:
     integers = series.data is not None and series.data.dtype.kind in "iu"
-    return not integers or series.conversion != 1.0 or series.channel_conversion is not None
+    scaled = series.conversion != 1.0 or series.offset != 0.0 or series.channel_conversion is not None
+    return not integers or scaled
 
 
 def _scale(series: Series) -> tuple[float | Floats, tuple[Problem, ...]]:

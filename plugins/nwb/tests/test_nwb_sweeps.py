@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings import WindowOptions, windowed
 from neurofm_shards_nwb.config import NwbConfig
 from neurofm_shards_nwb.source import NwbSource
@@ -116,6 +117,17 @@ def test_rows_of_the_tables_are_sweeps(write_nwb, reader, simultaneous):
             assert_is_sweep(window, response, physical(file, f"stimulus/presentation/stimulus{i}", 0, 1500))
     if simultaneous:
         assert [said["stimulus_type"] for said in block.metadata] == ["ramp", "ramp", "ramp", "step"]
+
+
+def test_a_table_of_sweeps_that_was_never_written_is_an_error(write_nwb):
+    path = write_nwb(lambda nwbfile: tabled(nwbfile, simultaneous=True))
+    with h5py.File(path, "r+") as file:
+        table = file["general/intracellular_ephys/simultaneous_recordings"]
+        attributes = dict(table["recordings"].attrs)
+        del table["recordings"]
+        table.create_dataset("recordings", (4,), "i8").attrs.update(attributes)
+    with pytest.raises(SourceError, match="simultaneous_recordings/recordings: its values were never written"):
+        windows_of(path, "h5py")
 
 
 def test_the_sweep_table_of_older_files_is_read(write_nwb):

@@ -110,6 +110,58 @@ def test_values_that_lie_in_a_file_that_is_gone_are_an_error(write_nwb, tmp_path
         recording.streams[0].read(0, 10)
 
 
+def put_together(path, place, folder, how):
+    """Make a dataset virtual: of a whole source, of half of one, or of one that is not whole itself."""
+    with h5py.File(path, "r+") as file:
+        values, attributes = file[place][()], dict(file[place].attrs)
+        with h5py.File(folder / "source.h5", "w") as other:
+            if how in {"whole", "half"}:
+                other["v"] = values
+            elif how == "unwritten":
+                other.create_dataset("v", values.shape, values.dtype, chunks=(5,))[:5] = values[:5]
+            elif how == "nested":
+                layout = h5py.VirtualLayout(values.shape, values.dtype)
+                layout[:] = h5py.VirtualSource("gone.h5", "v", values.shape)
+                other.create_virtual_dataset("v", layout)
+        layout = h5py.VirtualLayout(values.shape, values.dtype)
+        taken = len(values) // 2 if how == "half" else len(values)
+        layout[:taken] = h5py.VirtualSource("source.h5", "v", values.shape)[:taken]
+        del file[place]
+        file.create_virtual_dataset(place, layout)
+        file[place].attrs.update(attributes)
+
+
+@pytest.mark.parametrize("reader", ["pynwb", "h5py"])
+@pytest.mark.parametrize("name", ["data", "timestamps"])
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("whole", ""),
+        ("half", "20 of its 40 values come from none"),
+        ("nameless", r"of v in source\.h5: there is no such dataset"),
+        ("unwritten", "7 of its 8 chunks were never written"),
+        ("nested", r"gone\.h5 cannot be found"),
+    ],
+)
+def test_a_virtual_dataset_is_whole_or_stops_those_who_want_it(write_nwb, tmp_path, reader, name, how, message):
+    def fill(nwbfile):
+        nwbfile.add_acquisition(series("p", np.arange(40.0) ** 2, timestamps=np.arange(40) / 4))
+        nwbfile.add_unit(spike_times=[0.5, 9.5])
+
+    path = write_nwb(fill)
+    put_together(path, f"acquisition/p/{name}", tmp_path, how)
+    with NwbSource(NwbConfig(reader=reader)).open((str(path),)) as recording:
+        streams = {stream.path: stream for stream in recording.streams}
+        assert streams["units"].read()[0].tolist() == [0.5, 9.5]
+        stream = streams["acquisition/p"]
+        if not message:
+            assert np.array_equal(stream.read(0, 40), np.arange(40.0) ** 2)
+            assert np.array_equal(stream.timestamps(), np.arange(40) / 4)
+            return
+        with pytest.raises(SourceError, match=message):
+            (stream.read if name == "data" else stream.timestamps)(0, 40)
+
+
 @pytest.mark.parametrize("how", ["jitter", 2, 4])
 @pytest.mark.parametrize("counts", [False, True])
 def test_photometry_whose_stamps_jitter_or_repeat_is_a_series(write_nwb, how, counts):

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from neurofm_shards.errors import SourceError
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.outside import without_folders
+from neurofm_shards_nwb.holes import unwritten
 
 #: Seconds of one unit of time stamps, by how files spell it (lower case).
 _TIME_UNITS = {
@@ -23,8 +22,6 @@ _TIME_UNITS = {
     **dict.fromkeys(("us", "\u00b5s", "\u03bcs", "usec", "microsecond", "microseconds"), 1e-6),
     **dict.fromkeys(("ns", "nsec", "nanosecond", "nanoseconds"), 1e-9),
 }
-#: H5D_SPACE_STATUS_ALLOCATED: all of a dataset has its place in the file.
-_ALLOCATED = 2
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ class StoredArray:
         HDF5 gives the fill value for them, zero as a rule, as if it were data. Not-a-number as fill value says as much
         itself.
         """
-        what = _unwritten(self.data)
+        what = unwritten(self.data)
         return f"{self.where}: {what}; get the file again, or leave its modality out" if what else ""
 
     def __len__(self) -> int:
@@ -131,24 +128,6 @@ class StoredArray:
             f"{self.where}: values {start} to {stop} cannot be read ({text}): a chunk is damaged; get the file again, "
             "or leave this series out of modalities"
         )
-
-
-def _unwritten(data: Any) -> str:
-    """Return which part of an HDF5 dataset was never written; empty for whole ones and for other arrays."""
-    status = getattr(getattr(data, "id", None), "get_space_status", None)
-    if status is None or (status() == _ALLOCATED and data.id.get_storage_size()) or not data.size or data.external:
-        return ""
-    if data.is_virtual:
-        folder = Path(data.file.filename).parent
-        names = sorted({source.file_name for source in data.virtual_sources()} - {"."})
-        lost = [without_folders(name) for name in names if not (folder / name).is_file()]
-        return f"it is put together of other files, and {', '.join(lost[:3])} cannot be found" if lost else ""
-    if data.dtype.kind == "f" and np.isnan(data.fillvalue):
-        return ""
-    if data.chunks is None:
-        return "its values were never written"
-    want = math.prod(-(-size // chunk) for size, chunk in zip(data.shape, data.chunks, strict=True))
-    return f"{want - data.id.get_num_chunks()} of its {want} chunks were never written"
 
 
 def text(value: object) -> str:

@@ -229,7 +229,7 @@ class _Survey:
     def _follow(self, place: str, named: str, path: Path) -> None:
         import h5py  # noqa: PLC0415  (only when a file is opened)
 
-        for real in self._boundary.check(place, named, list(_candidates(named, path))):
+        for real in self._boundary.check(place, named, list(candidates(named, path))):
             if real in self._seen or not real.is_file():
                 continue
             self.files.add(str(real))
@@ -242,7 +242,7 @@ class _Survey:
                         pass
 
 
-def _candidates(named: str, path: Path) -> Iterator[Path]:
+def candidates(named: str, path: Path) -> Iterator[Path]:
     """Yield the places where HDF5 looks for a file that another one names."""
     folders = [path.parent, path.resolve().parent, Path.cwd()]
     for prefix in _PREFIXES:

@@ -204,14 +204,17 @@ def describe_series(path: str, series: Series) -> Described:
     modality = modality_of(series)
     if modality == "image":
         return Described(None, (_note(series, "holds images or movies", "left out: frames are not converted"),))
-    trouble = series.broken or _trouble(series)
-    if trouble:
+    try:
+        found = _described(series, modality)
+    except SourceError as error:
+        trouble = str(error).removeprefix(f"{path}: ")
         return Described(_broken_stream(path, series, modality, trouble), (_error(series, trouble),))
-    found = _described(series, modality)
     return replace(found, problems=(*found.problems, *series.conversions))
 
 
 def _described(series: Series, modality: str) -> Described:
+    if trouble := series.broken or _trouble(series):
+        raise SourceError(trouble)
     if modality == "intervals":
         return Described(interval_series(series))
     text = series.data is not None and series.data.dtype.kind not in "fiub"

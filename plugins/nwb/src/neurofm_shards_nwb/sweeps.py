@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from neurofm_shards.streams import IntervalStream
-from neurofm_shards_nwb.content import Series, SweepPart, SweepRow, python_value, text
+from neurofm_shards_nwb.content import Series, StoredArray, SweepPart, SweepRow, python_value, text
 from neurofm_shards_nwb.hdf5_tree import Node
 
 _PLACE = "general/intracellular_ephys"
@@ -34,7 +35,7 @@ def _of_recordings(file: Any, nodes: Mapping[str, Node], recordings: Node) -> li
     together = nodes.get(f"{_PLACE}/simultaneous_recordings")
     rows = [[row] for row in range(len(responses))] if together is None else _regions(together, "recordings")
     owner = recordings if together is None else together
-    numbers = owner.get("id")[()].tolist()
+    numbers = _all(owner, "id").tolist()
     said = _single_columns(owner, len(rows))
     kinds = [] if together is None else _stimulus_types(nodes, len(rows))
     return [
@@ -51,7 +52,7 @@ def _of_recordings(file: Any, nodes: Mapping[str, Node], recordings: Node) -> li
 def _references(file: Any, node: Node | None, name: str) -> dict[int, SweepPart]:
     """Return the stretches of series that a column of references names, by row; a count below one stands for none."""
     dataset = None if node is None else node.get(name)
-    rows = () if dataset is None else enumerate(dataset[()])
+    rows = () if node is None or dataset is None else enumerate(_all(node, name))
     return {
         row: SweepPart(_place(file, value["timeseries"]), int(value["idx_start"]), int(value["count"]))
         for row, value in rows
@@ -66,8 +67,12 @@ def _place(file: Any, reference: Any) -> str:
 
 
 def _regions(node: Node, name: str) -> list[list[int]]:
-    values, ends = node.get(name)[()].tolist(), node.get(f"{name}_index")[()].astype(np.int64).tolist()
+    values, ends = _all(node, name).tolist(), _all(node, f"{name}_index").astype(np.int64).tolist()
     return [values[first:last] for first, last in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _all(node: Node, name: str) -> npt.NDArray[Any]:
+    return StoredArray(node.get(name), node.place(name)).all()
 
 
 def _single_columns(node: Node, rows: int) -> dict[str, list[Any]]:
@@ -78,7 +83,7 @@ def _single_columns(node: Node, rows: int) -> dict[str, list[Any]]:
         for name, dataset in found.items()
         if getattr(dataset, "shape", None) == (rows,) and f"{name}_index" not in node and dataset.dtype.kind in "biufO"
     }
-    columns = {name: [python_value(value) for value in dataset[()]] for name, dataset in plain.items()}
+    columns = {name: [python_value(value) for value in _all(node, name)] for name in plain}
     return {name: values for name, values in columns.items() if all(not isinstance(value, list) for value in values)}
 
 
@@ -88,16 +93,16 @@ def _stimulus_types(nodes: Mapping[str, Node], rows: int) -> list[str]:
     if node is None or node.get("stimulus_type") is None:
         return []
     kinds = [""] * rows
-    for listed, kind in zip(_regions(node, "simultaneous_recordings"), node.get("stimulus_type")[()], strict=True):
+    for listed, kind in zip(_regions(node, "simultaneous_recordings"), _all(node, "stimulus_type"), strict=True):
         for row in listed:
             kinds[row] = text(kind)
     return kinds
 
 
 def _of_sweep_table(file: Any, table: Node) -> list[SweepRow]:
-    numbers = table.get("sweep_number")[()].astype(np.int64).tolist()
-    ends = table.get("series_index")[()].astype(np.int64).tolist()
-    series = [_place(file, reference) for reference in table.get("series")[()]]
+    numbers = _all(table, "sweep_number").astype(np.int64).tolist()
+    ends = _all(table, "series_index").astype(np.int64).tolist()
+    series = [_place(file, reference) for reference in _all(table, "series")]
     found: dict[int, dict[str, None]] = {}
     for number, first, last in zip(numbers, [0, *ends[:-1]], ends, strict=True):
         found.setdefault(number, {}).update(dict.fromkeys(series[first:last]))

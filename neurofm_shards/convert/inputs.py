@@ -69,7 +69,7 @@ class Input:
     @property
     def file_names(self) -> list[str]:
         """Names without folders, for manifest and samples."""
-        return [Path(path).resolve().name for path in self.paths]
+        return [os.path.basename(os.path.realpath(path)) for path in self.paths]  # noqa: PTH119
 
 
 def find_inputs(named: Sequence[str | os.PathLike[str]], format_name: str, options: dict[str, object]) -> list[Input]:
@@ -128,8 +128,11 @@ def _is_utf8(name: str) -> bool:
 
 
 def _regular(path: str) -> str:
-    """Return a path that is a file or folder; pipes, sockets and devices would be waited for."""
-    mode = os.stat(path).st_mode  # noqa: PTH116
+    """Return a path that is a file or folder, or cannot be read; pipes, sockets and devices would be waited for."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116
+    except OSError:  # a link to nowhere: opening it says so, among all that is wrong with the inputs
+        return path
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise SourceError(f"{path} is no regular file (a pipe, a socket or a device): copy what it gives into a file")
     return path
@@ -140,7 +143,7 @@ def _expand(named: Sequence[str | os.PathLike[str]]) -> Iterable[str]:
         raise InputNotFoundError("no input was given: name files, folders or patterns")
     for item in named:
         text = os.path.expanduser(os.fspath(item))  # noqa: PTH111  (patterns are not paths)
-        if os.path.exists(text):  # noqa: PTH110
+        if os.path.lexists(text):
             yield text
         elif _GLOB_CHARACTERS & set(text):
             matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  (absolute patterns)
@@ -383,7 +386,7 @@ def _named(error: NeurofmShardsError, name: str) -> NeurofmShardsError:
 
 def session_name(spec: InputSpec, session_id: str, subject_id: str) -> str:
     """Fill in the session template for one input."""
-    first = Path(spec.input.paths[0]).resolve()
+    first = Path(os.path.realpath(spec.input.paths[0]))
     return spec.session_template.format(
         session_id=session_id, subject_id=subject_id, stem=first.stem, parent=first.parent.name
     )
@@ -391,7 +394,7 @@ def session_name(spec: InputSpec, session_id: str, subject_id: str) -> str:
 
 def name_subject(spec: InputSpec, recording: Recording) -> None:
     """Give a recording the subject id that the options say."""
-    first = Path(spec.input.paths[0]).resolve()
+    first = Path(os.path.realpath(spec.input.paths[0]))
     said = dict(pair.split("=", 1) for pair in spec.subject_ids)
     named = [name for file, name in said.items() if first.as_posix().endswith("/" + file.removeprefix("./").strip("/"))]
     own = recording.subject_id if recording.subject_is_known else ""

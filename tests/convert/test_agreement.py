@@ -102,6 +102,21 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path):
 
 
 @pytest.mark.plugins
+@pytest.mark.plugins
+@pytest.mark.parametrize("pattern", [True, False])
+def test_links_that_lead_nowhere_are_told_with_all_else(tmp_path, pattern):
+    archives(tmp_path, whole="x")
+    (tmp_path / "broken.npz").symlink_to("nowhere.npz")
+    (tmp_path / "loop.npz").symlink_to("loop.npz")
+    (tmp_path / "torn.npz").write_bytes(b"")
+    named = str(tmp_path / "*.npz") if pattern else sorted(map(str, tmp_path.glob("*.npz")))
+    with pytest.raises(SourceError, match=r"(?s)3 of 4 inputs .*broken.npz: .*No such file.*loop.npz: .*torn.npz"):
+        convert_inputs(named, tmp_path / "out")
+    for mode, new in (("new", 3), ("append", 0)):
+        done = convert_inputs(named, tmp_path / "out", {"on_error": "skip"}, mode=mode)
+        assert (done["total_samples"], len(done["failures"]), len(done["new_failures"])) == (4, 3, new)
+
+
 def test_appending_after_a_skip_has_no_new_failures(tmp_path):
     paths = archives(tmp_path, a="x", b="xy", c="xy")
     first = convert_inputs(paths, tmp_path / "out", {"on_error": "skip"})

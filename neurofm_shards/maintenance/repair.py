@@ -499,7 +499,8 @@ def _write(path: Path, tar: memoryview, records: list[tuple[int, int]], mode: in
         try:
             sink.write_through(tar[start:stop] for start, stop in records)
             sink.write_through([END_OF_ARCHIVE])
-            sink.finish(durable=True)
+            sink.finish()
+            sink.close(durable=True)
         except BaseException:
             sink.abort()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -405,16 +406,19 @@ class ShardWriter(ShardContent):
 
     def _finish(self) -> ShardRecord:
         end = self._end()
-        frames = self._sink.finish(durable=self._durable)
-        index = self._log.finish(end, self._specs, frames=frames, **self._file_facts())
-        ids = index.packed_keys if self._ids == self._log.keys else pack_strings(self._ids)
-        table = metadata_part(ids, self.shard_idx, self._own)
-        split = split_of_part(table)
-        record = shard_record(index, self.shard_idx, self._first_metadata, self._log.columns(), split)
-        index_file, table_file = sidecar_paths(self.path)
-        self._folder.child(SIDECAR_DIR, create=True).close()
-        save_index(index, index_file, durable=self._durable, mode=self._mode)
-        save_part(table, index.fingerprint, table_file, durable=self._durable, mode=self._mode)
+        frames = self._sink.finish()
+        with ThreadPoolExecutor(1, "shard-sync") as beside:
+            closed = beside.submit(self._sink.close, durable=self._durable)
+            index = self._log.finish(end, self._specs, frames=frames, **self._file_facts())
+            ids = index.packed_keys if self._ids == self._log.keys else pack_strings(self._ids)
+            table = metadata_part(ids, self.shard_idx, self._own)
+            split = split_of_part(table)
+            record = shard_record(index, self.shard_idx, self._first_metadata, self._log.columns(), split)
+            index_file, table_file = sidecar_paths(self.path)
+            self._folder.child(SIDECAR_DIR, create=True).close()
+            save_index(index, index_file, durable=self._durable, mode=self._mode)
+            save_part(table, index.fingerprint, table_file, durable=self._durable, mode=self._mode)
+            closed.result()
         self._folder.move(self._partial, self._folder, self.path.name)
         self._open = False
         if self._durable:

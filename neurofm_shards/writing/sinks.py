@@ -47,8 +47,12 @@ class Sink(ABC):
         """Write pieces that fit no buffer, behind everything that was submitted."""
 
     @abstractmethod
-    def finish(self, *, durable: bool) -> FrameTable | None:
-        """Write what is left, sync if durable, and close the file; return its frames where it has such."""
+    def finish(self) -> FrameTable | None:
+        """Write what is left; return the file's frames where it has such."""
+
+    @abstractmethod
+    def close(self, *, durable: bool) -> None:
+        """Sync the finished file if durable, and close it."""
 
     @abstractmethod
     def abort(self) -> None:
@@ -88,13 +92,15 @@ class FileSink(Sink):
         for piece in pieces:
             write_all(self._descriptor, piece)
 
-    def finish(self, *, durable: bool) -> FrameTable | None:
+    def finish(self) -> FrameTable | None:
+        """Return no frames."""
+        return None
+
+    def close(self, *, durable: bool) -> None:
         """Sync if durable, and close."""
         if durable:
             os.fsync(self._descriptor)
-        descriptor, self._descriptor = self._descriptor, -1
-        os.close(descriptor)
-        return None
+        self.abort()
 
     def abort(self) -> None:
         """Close."""
@@ -119,9 +125,12 @@ class NoSink(Sink):
     def write_through(self, pieces: Iterable[Buffer]) -> None:
         """Do nothing."""
 
-    def finish(self, *, durable: bool) -> FrameTable | None:  # noqa: ARG002
+    def finish(self) -> FrameTable | None:
         """Return no frames."""
         return None
+
+    def close(self, *, durable: bool) -> None:
+        """Do nothing."""
 
     def abort(self) -> None:
         """Do nothing."""
@@ -158,15 +167,18 @@ class CompressedSink(Sink):
         for piece in pieces:
             self._frames.write(piece)
 
-    def finish(self, *, durable: bool) -> FrameTable | None:
-        """Compress what is left, and close; return the frame table."""
+    def finish(self) -> FrameTable | None:
+        """Compress what is left; return the frame table."""
         table = self._frames.close()
         self._file.flush()
         _check_expansion(self._frames.raw_bytes, self._file.tell())
+        return table
+
+    def close(self, *, durable: bool) -> None:
+        """Sync if durable, and close."""
         if durable:
             os.fsync(self._file.fileno())
         self._file.close()
-        return table
 
     def abort(self) -> None:
         """Stop compressing, and close."""
@@ -224,11 +236,15 @@ class BackgroundSink(Sink):
         self._raise()
         self._sink.write_through(pieces)
 
-    def finish(self, *, durable: bool) -> FrameTable | None:
-        """Wait until the queue is empty, and close."""
+    def finish(self) -> FrameTable | None:
+        """Wait until the queue is empty, and finish."""
         self._join()
         self._raise()
-        return self._sink.finish(durable=durable)
+        return self._sink.finish()
+
+    def close(self, *, durable: bool) -> None:
+        """Sync if durable, and close."""
+        self._sink.close(durable=durable)
 
     def abort(self) -> None:
         """Drop what is queued, and close."""

@@ -119,6 +119,24 @@ def test_rows_of_the_tables_are_sweeps(write_nwb, reader, simultaneous):
         assert [said["stimulus_type"] for said in block.metadata] == ["ramp", "ramp", "ramp", "step"]
 
 
+@pytest.mark.parametrize("reader", ["pynwb", "h5py"])
+def test_a_row_without_a_response_moves_no_other(write_nwb, reader):
+    def fill(nwbfile):
+        electrode, made = series_of(nwbfile, 3)
+        for i, (response, stimulus) in enumerate(made):
+            answer = {} if i == 1 else {"response": response}
+            nwbfile.add_intracellular_recording(electrode=electrode, stimulus=stimulus, **answer)
+        nwbfile.intracellular_recordings.add_column("drug", "d", data=["none", "TTX", "4AP"])
+
+    path = write_nwb(fill)
+    _, block = windows_of(path, reader, label_columns=("drug", "sweep_number"))
+    assert [(said["drug"], said["sweep_number"]) for said in block.metadata] == [("none", 0), ("4AP", 2)]
+    with h5py.File(path) as file:
+        for i, window in zip((0, 2), block.columns["lfp"], strict=True):
+            wanted = physical(file, f"acquisition/response{i}")
+            assert np.array_equal(window[: len(wanted), 0], wanted[: len(window)])
+
+
 def test_a_table_of_sweeps_that_was_never_written_is_an_error(write_nwb):
     path = write_nwb(lambda nwbfile: tabled(nwbfile, simultaneous=True))
     with h5py.File(path, "r+") as file:

@@ -33,9 +33,9 @@ def _of_recordings(file: Any, nodes: Mapping[str, Node], recordings: Node) -> li
     responses = _references(file, nodes.get(f"{recordings.path}/responses"), "response")
     stimuli = _references(file, nodes.get(f"{recordings.path}/stimuli"), "stimulus")
     together = nodes.get(f"{_PLACE}/simultaneous_recordings")
-    rows = [[row] for row in range(len(responses))] if together is None else _regions(together, "recordings")
     owner = recordings if together is None else together
     numbers = _all(owner, "id").tolist()
+    rows = [[row] for row in range(len(numbers))] if together is None else _regions(together, "recordings")
     said = _single_columns(owner, len(rows))
     kinds = [] if together is None else _stimulus_types(nodes, len(rows))
     return [

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy.typing as npt
 
-from neurofm_shards._html import html_table
 from neurofm_shards._typing import Floats, Ints
-from neurofm_shards._wording import counted
+from neurofm_shards._wording import counted, html_table
 from neurofm_shards.errors import SourceError, did_you_mean
 from neurofm_shards.types import Problem
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from neurofm_shards._process import prepare_forkserver
 from neurofm_shards._wording import counted
 from neurofm_shards.cli.options import ModelFlags
-from neurofm_shards.convert.config import FLAGS, ConversionConfig
-from neurofm_shards.convert.job import Job, read_job
+from neurofm_shards.convert.config import FLAGS, ConversionConfig, Job, read_job
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Command
 from neurofm_shards.recordings.options import WindowOptions

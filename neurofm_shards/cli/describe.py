@@ -16,13 +16,13 @@ from neurofm_shards._wording import counted, listed, size_text
 from neurofm_shards.cli.console import COLOURS, has_blocks, print_json, result_console
 from neurofm_shards.convert.progress import duration_text
 from neurofm_shards.plugins.interfaces import Command
-from neurofm_shards.recordings.stream_rows import StreamRow, grouped, stream_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from neurofm_shards.convert.status import PartStatus, Status
     from neurofm_shards.plugins.interfaces import Inspection
+    from neurofm_shards.recordings.inspection import StreamRow
 
 #: More parts than this are summed up by state, but for those that failed.
 _MOST_PARTS = 50
@@ -71,7 +71,7 @@ def _print(inspection: Inspection, *, everything: bool) -> None:
     else:
         console.print(f"[bold]{escape(inspection.title)}[/bold]")
         console.print(_session_line(inspection), markup=False)
-        _print_streams(console, stream_rows(inspection))
+        _print_streams(console, inspection)
     _print_problems(console, inspection)
 
 
@@ -90,8 +90,11 @@ def _session_line(inspection: Inspection) -> str:
     return "  |  ".join(said) or "nothing is known of the session"
 
 
-def _print_streams(console: Console, rows: Sequence[StreamRow]) -> None:
-    shown = grouped(list(rows))
+def _print_streams(console: Console, inspection: Inspection) -> None:
+    from neurofm_shards.recordings.inspection import grouped, stream_rows  # noqa: PLC0415  (after --help)
+
+    rows = stream_rows(inspection)
+    shown = grouped(rows)
     if not shown:
         console.print("no streams of data")
         return

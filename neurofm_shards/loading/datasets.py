@@ -13,10 +13,9 @@ import numpy.typing as npt
 from torch.utils.data import ConcatDataset, Dataset
 from typing_extensions import Self
 
-from neurofm_shards._html import html_table
 from neurofm_shards._process import usable_memory
 from neurofm_shards._typing import Ints, Rows
-from neurofm_shards._wording import counted
+from neurofm_shards._wording import counted, html_table
 from neurofm_shards.blocks import dtype_name
 from neurofm_shards.compression.frames import FRAME_BYTES
 from neurofm_shards.errors import ConfigError, MissingPluginError, SampleIndexError, SampleNotFoundError

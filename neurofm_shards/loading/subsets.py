@@ -14,9 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards._html import html_table
 from neurofm_shards._typing import Rows
-from neurofm_shards._wording import counted, listed
+from neurofm_shards._wording import counted, html_table, listed
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.expressions import Columns, compile_expression, unknown_name
 from neurofm_shards.format.card import our_cards, write_cards

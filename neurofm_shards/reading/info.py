@@ -7,8 +7,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurofm_shards._html import html_table
-from neurofm_shards._wording import counted
+from neurofm_shards._wording import counted, html_table
 from neurofm_shards.blocks import dtype_name, is_count, shape_text
 from neurofm_shards.errors import ConfigError, FormatError
 from neurofm_shards.format.card import croissant

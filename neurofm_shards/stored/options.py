@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field, ValidationError, model_validator
 from typing_extensions import Self
 
-from neurofm_shards.convert.job import read_job
+from neurofm_shards.convert.config import read_job
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.registry import explain
 from neurofm_shards.recordings.options import WindowOptions

@@ -1,11 +1,14 @@
-"""What windows a data set of recordings gives with some options: found once, kept beside the data or in the cache."""
+"""What windows a data set of recordings gives with some options: found once, kept beside the data or in the cache.
+
+So are their statistics, of those that train, column by column, when they are asked for.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -24,18 +27,28 @@ from neurofm_shards.format.files import SIDECAR_DIR
 from neurofm_shards.format.index_io import cache_folder
 from neurofm_shards.format.sidecar import Arrays, read_arrays, write_arrays
 from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.reading.samples import SampleCollection
 from neurofm_shards.recordings.group_splits import check_subjects_are_known, divide, shares_off
 from neurofm_shards.recordings.options import SplitOptions, WindowOptions
 from neurofm_shards.recordings.windowing import RecordingSamples, windowed
 from neurofm_shards.recordings.windows import Cut
-from neurofm_shards.stored.catalog import Held, held
-from neurofm_shards.stored.recording import StoredRecording
-from neurofm_shards.types import ColumnSpec
+from neurofm_shards.stored.recording import Held, StoredRecording, held
+from neurofm_shards.types import Block, ColumnSpec
+from neurofm_shards.writing.statistics import (
+    COUNTED_SPLITS,
+    ChannelStats,
+    SessionStats,
+    block_statistics,
+    is_quantity,
+    manifest_statistics,
+    merged,
+)
 
 #: Raised when other windows would be found with the same options in the same data.
 PLAN_VERSION = 4
 _LOG = logging.getLogger("neurofm_shards.loading")
 _PLACES = ("starts", "stops", "latest")
+_VALUES_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -385,3 +398,44 @@ class Kept:
             except OSError:
                 continue
             return
+
+
+def training_statistics(windows: SampleCollection, columns: Sequence[str]) -> dict[str, Any]:
+    """Return statistics of some columns as in a manifest: of windows in the split ``train``, or in none.
+
+    A column that nobody asked for before is read once.
+    """
+    total: SessionStats = {}
+    for name in columns:
+        if windows.columns[name].table is None:
+            total |= _column(windows, name)
+    table = windows.metadata_table()
+    return manifest_statistics(total, split=any(table.codes("split")[1]))
+
+
+def _column(windows: SampleCollection, name: str) -> SessionStats:
+    kept = Kept(windows.catalog.folder, windows.fingerprint, f"{name}.statistics")
+    found = kept.read()
+    if found is not None:
+        return {(session, name): ChannelStats.from_json(said) for session, said in found[0]["sessions"].items()}
+    stats = merged(_parts(windows, name))
+    kept.write({"sessions": {session: said.to_json() for (session, _), said in stats.items()}}, {})
+    return stats
+
+
+def _parts(windows: SampleCollection, name: str) -> Iterator[SessionStats]:
+    sessions, codes = windows.metadata_table().values("session_id"), windows.metadata_table().values("split")
+    counted = np.flatnonzero(np.isin(codes.astype(str), COUNTED_SPLITS))
+    for rows in _batches(windows, name, counted):
+        data = windows.gather(rows, [name])[name]
+        if is_quantity(data):
+            said = [{"session_id": sessions[row]} for row in rows.tolist()]
+            yield block_statistics(Block({name: data}, said), [name])
+
+
+def _batches(windows: SampleCollection, name: str, rows: Ints) -> list[Ints]:
+    """Cut rows into batches of few enough values."""
+    shape = windows.columns[name].shape or ()
+    each = int(np.prod([length or 1 for length in shape], dtype=np.int64))
+    step = max(1, min(1000, _VALUES_AT_ONCE // max(1, each)))
+    return [rows[first : first + step] for first in range(0, len(rows), step)]

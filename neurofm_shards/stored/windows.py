@@ -34,11 +34,10 @@ from neurofm_shards.recordings.counting import COUNT_TYPES, count_trains
 from neurofm_shards.recordings.spikes import BinnedEvents
 from neurofm_shards.recordings.trials import Coded, MetadataValues
 from neurofm_shards.recordings.windowing import RecordingSamples
-from neurofm_shards.stored.catalog import check_recordings
 from neurofm_shards.stored.options import LoadedWindows, WindowsArgument, window_options
 from neurofm_shards.stored.placing import Placed, Placing
-from neurofm_shards.stored.plan import WindowPlan, open_samples, window_identity, window_plan
-from neurofm_shards.stored.statistics import training_statistics
+from neurofm_shards.stored.plan import WindowPlan, open_samples, training_statistics, window_identity, window_plan
+from neurofm_shards.stored.recording import check_recordings
 from neurofm_shards.types import ColumnData, ColumnSpec, Metadata, Ragged, SourcePlan
 from neurofm_shards.values import starts_of
 

@@ -30,8 +30,7 @@ from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.recordings import InMemoryRecording, windowed
 from neurofm_shards.recordings.memory import events, irregular, regular
 from neurofm_shards.recordings.pieces import RecordingPieces
-from neurofm_shards.stored.catalog import held
-from neurofm_shards.stored.recording import StoredRecording
+from neurofm_shards.stored.recording import StoredRecording, held
 from neurofm_shards.types import Ragged
 from neurofm_shards.writing.shard_writer import ShardWriter
 

@@ -20,8 +20,7 @@ from neurofm_shards.convert.inputs import find_inputs
 from neurofm_shards.errors import ConfigError, NeurofmShardsError
 from neurofm_shards.plugins.interfaces import Inspection, Samples
 from neurofm_shards.recordings import EventStream, IntervalStream, IrregularStream, Recording, RegularStream
-from neurofm_shards.recordings.inspection import inspect_input
-from neurofm_shards.recordings.stream_rows import grouped, stream_rows
+from neurofm_shards.recordings.inspection import grouped, inspect_input, stream_rows
 from neurofm_shards_report import figures
 from neurofm_shards_report.numbers import sample_table, value_rows
 from neurofm_shards_report.page import (

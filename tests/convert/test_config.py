@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from neurofm_shards.convert import job
+from neurofm_shards.convert import config
 from neurofm_shards.errors import ConfigError
 
 DEEP = "[" * 1000
@@ -37,23 +37,23 @@ def path(tmp_path):
 @pytest.mark.parametrize("name", NESTED)
 def test_what_is_nested_too_deeply_never_reaches_the_parser(path, monkeypatch, name):
     path.write_text(NESTED[name])
-    monkeypatch.setattr(job.tomllib, "loads", lambda _: pytest.fail("the parser was asked"))
+    monkeypatch.setattr(config.tomllib, "loads", lambda _: pytest.fail("the parser was asked"))
     with pytest.raises(ConfigError, match=r"job\.toml .*line \d+ is nested too deeply"):
-        job.read_job(str(path))
+        config.read_job(str(path))
 
 
 @pytest.mark.parametrize("name", SHALLOW)
 def test_what_only_looks_nested_is_read(path, name):
     path.write_text(SHALLOW[name])
-    assert dict(job.read_job(str(path)).settings) == job.tomllib.loads(SHALLOW[name])
+    assert dict(config.read_job(str(path)).settings) == config.tomllib.loads(SHALLOW[name])
 
 
 @pytest.mark.parametrize("piece", ["[", ".", '"""', '"""\\', "'''a", '"\n', "\\", '"', "a.b,", "# \n"])
 def test_a_megabyte_of_anything_is_looked_at_once(path, monkeypatch, piece):
     """A quadratic scan of it would take hours."""
     path.write_text(piece * ((1 << 20) // len(piece)))
-    monkeypatch.setattr(job.tomllib, "loads", lambda _: {})
+    monkeypatch.setattr(config.tomllib, "loads", lambda _: {})
     before = time.process_time()
     with contextlib.suppress(ConfigError):
-        job.read_job(str(path))
+        config.read_job(str(path))
     assert time.process_time() - before < 20  # 0.6 s on an idle machine

@@ -395,7 +395,7 @@ def _between_streams(found: Timeline, streams: Sequence[AnyStream]) -> Timeline:
     # A gap inside a series is a pause where units are silent as well; without units, options of series see to it.
     activity = Activity.of(found, streams, inner_gaps=any(stream.modality == "spikes" for stream in streams))
     usual = activity.usual_silence(EMPTY)
-    when = _paused(found, subtract(activity.silences(), _claimed(found, streams)), usual)
+    when = _paused(found, subtract(activity.silences(usual), _claimed(found, streams)), usual)
     return _widened(when, streams, usual)
 
 
@@ -489,12 +489,13 @@ class Activity:
                     spans.append(series_coverage(stream, when, inner_gaps=inner_gaps))
         return cls(when, np.flatnonzero(occupied).astype(np.int64), events, normalise(np.concatenate(spans)), width)
 
-    def silences(self) -> Ints:
-        """Return the spans in which nothing was recorded, to the width of a bin."""
-        gaps = np.diff(self.occupied, prepend=-2, append=self.occupied[-1:] + 2) > 1  # runs are few where bins are many
-        first, last = self.occupied[gaps[:-1]], self.occupied[gaps[1:]]
-        busy = np.stack([first, last + 1], axis=1) * self.width + self.when.start
-        return subtract(self.when.whole, normalise(np.concatenate([busy, self.covered])))
+    def silences(self, longest_usual: int = 0) -> Ints:
+        """Return the spans in which nothing was recorded, to the width of a bin, but for those between usual events."""
+        busy = self.occupied * self.width + self.when.start
+        starts = np.concatenate([[self.when.start], busy + self.width])
+        stops = np.concatenate([busy, [self.when.stop]])
+        unusual = stops - starts > longest_usual
+        return subtract(np.stack([starts[unusual], stops[unusual]], axis=1), self.covered)
 
     def usual_silence(self, doubtful: Ints) -> int:
         """Return how long in ticks nothing may happen by chance, at the joint rate of all events and as they cluster.

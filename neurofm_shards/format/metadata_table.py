@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -207,20 +207,23 @@ def joined_texts(columns: Sequence[tuple[MetadataColumn | None, int]]) -> tuple[
 
 def metadata_of_shard(path: Path, index: ShardIndex, *, mapped: bool = True) -> Iterator[dict[str, Any]]:
     """Yield the metadata of each sample of a shard; an empty dict where there is none (raises FormatError)."""
-    column = index.columns.get(METADATA_FIELD)
+    for key, payload in zip(index.keys(), payloads(path, index, METADATA_FIELD, mapped=mapped), strict=True):
+        yield parse_metadata(payload, f"{path.name}, sample {key!r}")
+
+
+def payloads(path: Path, index: ShardIndex, field: str, *, mapped: bool = True) -> Iterator[memoryview | bytes | None]:
+    """Yield the stored bytes of a field of JSON, one per sample; None where one lacks it (raises FormatError)."""
+    column = index.columns.get(field)
     if column is None:
-        yield from ({} for _ in range(index.num_samples))
+        yield from repeat(None, index.num_samples)
         return
-    places = zip(column.payload_offsets.tolist(), column.payload_sizes.tolist(), strict=True)
-    keys = index.keys()
+    offsets = column.payload_offsets.tolist()
     with opened_tar(path, mapped=mapped) as (source, limit):
-        payloads: Iterator[memoryview | None]
         if isinstance(source, memoryview):
-            payloads = (source[offset : offset + size] if offset >= 0 else None for offset, size in places)
+            sizes = column.payload_sizes.tolist()
+            yield from (source[at : at + size] if at >= 0 else None for at, size in zip(offsets, sizes, strict=True))
         else:
-            payloads = _from_stream(TarReader(source, name=path.name, limit=limit), column.payload_offsets.tolist())
-        for key, payload in zip(keys, payloads, strict=True):
-            yield parse_metadata(payload, f"{path.name}, sample {key!r}")
+            yield from _from_stream(TarReader(source, name=path.name, limit=limit), offsets)
 
 
 def _from_stream(reader: TarReader, offsets: list[int]) -> Iterator[memoryview | None]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from neurofm_shards._process import usable_cpus
 from neurofm_shards._wording import counted
 from neurofm_shards.blocks import column_of, rows_between
-from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError
+from neurofm_shards.errors import ConfigError, EncodeError, FormatError, InputNotFoundError
 from neurofm_shards.format.dataset_record import ShardRecord
 from neurofm_shards.format.index_io import load_index
 from neurofm_shards.format.keys import automatic_number
@@ -189,7 +189,10 @@ def _columns(data_dict: Mapping[str, Any]) -> dict[str, ColumnData]:
 def _column(name: str, values: Any) -> ColumnData:
     if isinstance(values, Ragged):
         return values
-    array = as_array(values)
+    try:
+        array = as_array(values)
+    except EncodeError as error:
+        raise EncodeError(f"data_dict[{name!r}]: {error}") from error
     if array is None:
         if not isinstance(values, (list, tuple)):
             raise ConfigError(
@@ -246,9 +249,13 @@ class _Job:
     @classmethod
     def of(cls, columns: dict[str, ColumnData], described: _Described, first_key: int, session: WriterSession) -> _Job:
         """Give lists, whose values may differ, one type each; arrays are looked at piece by piece."""
-        types = FieldTypes([column.spec for column in session.base.columns] if session.base else [])
+        types = session.field_types()
         job = cls(columns, described, first_key, session, types)
-        lists = {name: data for name, data in columns.items() if isinstance(data, list)}
+        lists = {
+            name: [data[i] for i in range(len(data))]
+            for name, data in columns.items()
+            if isinstance(data, list) or types.is_json(name)
+        }
         alone = len(columns) == 1
         typed = {name: column_of(types.values(name, data, job.sample, alone=alone)) for name, data in lists.items()}
         return replace(job, columns={**columns, **typed})

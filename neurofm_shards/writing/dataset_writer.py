@@ -16,7 +16,6 @@ from neurofm_shards.format.manifest import summary
 from neurofm_shards.format.shard_names import DEFAULT_SHARD_NAMES
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Metadata, Sample
-from neurofm_shards.writing.field_types import FieldTypes
 from neurofm_shards.writing.shard_writer import ShardWriter
 from neurofm_shards.writing.writer_session import WriterSession, WriterSettings, check_one_each, progress_bar
 
@@ -91,8 +90,7 @@ class WebDatasetWriter:
         self._shard: ShardWriter | None = None
         self._keys = self._session.keys()
         self._warned = self._session.field_warnings()
-        base = self._session.base
-        self._types = FieldTypes([column.spec for column in base.columns] if base else [])
+        self._types = self._session.field_types()
         self._summary: dict[str, Any] | None = None
         self._closed_because = ""
         self._one_at_a_time = threading.RLock()

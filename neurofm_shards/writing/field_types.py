@@ -6,7 +6,8 @@ refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,15 +31,22 @@ class FieldTypes:
     ----------
     columns : iterable of ColumnSpec
         Of the data set that is added to.
+    first : mapping of str to value
+        The first values of its fields of JSON.
     """
 
-    def __init__(self, columns: Iterable[ColumnSpec] = ()) -> None:
+    def __init__(self, columns: Iterable[ColumnSpec] = (), first: Mapping[str, Any] = MappingProxyType({})) -> None:
         named = [(spec.name, np.dtype(spec.dtype)) for spec in columns if spec.dtype is not None]
-        self._types: dict[str, FieldType] = {name: dtype for name, dtype in named if dtype.kind in "biufc"}
+        self._types: dict[str, FieldType] = {name: _type_of(value) for name, value in first.items()}
+        self._types |= {name: dtype for name, dtype in named if dtype.kind in "biufc"}
         #: Fields whose type was decided by another program: values are converted to it wherever that changes none.
         self._stored = frozenset(self._types)
         self._alike: set[tuple[str, type, Any]] = set()
         self._new: list[str] = []
+
+    def is_json(self, name: str) -> bool:
+        """Return whether a field is known to hold Python's numbers, or what is no number."""
+        return name in self._types and not isinstance(self._types[name], np.dtype)
 
     def unified(self, sample: Sample, where: str) -> Sample:
         """Return a sample whose values have their fields' types; the same object where they have already.
@@ -109,9 +117,9 @@ class FieldTypes:
         if value is None and not alone and self._types.get(name, int) is not None:
             return MISSING  # a gap among numbers
         if name not in self._types:
-            self._types[name] = _type_of(value)
+            self._types[name] = self._type(name, value, where)
             self._new.append(name)
-        known, found = self._types[name], _type_of(value)
+        known, found = self._types[name], self._type(name, value, where)
         if known is not None and value is None:
             raise EncodeError(f"{where}: {name!r}, its only field, is None, a gap among numbers: leave the sample out")
         if known is None or found is None:
@@ -122,6 +130,13 @@ class FieldTypes:
             self._alike.add((name, type(value), getattr(value, "dtype", None)))
             return value
         return _converted(name, value, known, where, stored=name in self._stored)
+
+    @staticmethod
+    def _type(name: str, value: Any, where: str) -> FieldType:
+        try:
+            return _type_of(value)
+        except EncodeError as error:
+            raise EncodeError(f"{where}: field {name!r}: {error}") from error
 
 
 def _type_of(value: Any) -> FieldType:

@@ -27,6 +27,7 @@ from neurofm_shards.limits import MAX_METADATA_BYTES
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.types import Block, Buffer, ColumnData, ColumnSpec, Metadata, Sample
 from neurofm_shards.writing.records import (
+    Described,
     FieldWriters,
     FixedColumn,
     RecordLayout,
@@ -253,12 +254,22 @@ class ShardContent:
         return template
 
     def _write_one(self, keys: SampleKeys, i: int, sample: Sample, own: bytes) -> None:
-        key = keys.keys[i].encode()
         text = self._template(sample).one(keys.ids[i], self.num_samples, own)
+        key = keys.keys[i].encode()
+        try:
+            form = self._append(key, sample, text)
+        except EncodeError as error:
+            raise EncodeError(f"sample {keys.ids[i]!r}: {error}") from error
+        self._remember(keys, i, 1, (own,), text)
+        if self._run is None and form is not None:
+            self._begin_run(form.signature, sample, key, padded(len(text)))
+
+    def _append(self, key: bytes, sample: Sample, text: bytes) -> Described | None:
+        """Put a sample behind the others, with those of its form; return that (raises EncodeError)."""
         if len(text) > MAX_METADATA_BYTES:
             raise EncodeError(
-                f"sample {keys.keys[i]!r}: its metadata would have {len(text):,} bytes, and {MAX_METADATA_BYTES:,} are "
-                "read; give what is large a field of its own"
+                f"its metadata would have {len(text):,} bytes, and {MAX_METADATA_BYTES:,} are read; give what is large "
+                "a field of its own"
             )
         form = described(sample, key)
         run = self._run
@@ -268,9 +279,7 @@ class ShardContent:
         else:
             digest = self._write_alone(key, sample, text)
         self._log.digests.append(digest)
-        self._remember(keys, i, 1, (own,), text)
-        if self._run is None and form is not None:
-            self._begin_run(form.signature, sample, key, padded(len(text)))
+        return form
 
     def _write_alone(self, key: bytes, sample: Sample, text: bytes) -> int:
         """Write a sample of any form; return the digest of its record."""

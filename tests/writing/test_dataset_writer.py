@@ -454,6 +454,53 @@ def test_arrays_are_added_with_the_type_that_is_there(tmp_path, mapped, ragged):
     assert [column["dtype"] for column in manifest["columns"]] == ["<f8"]
 
 
+@both_ways
+@pytest.mark.filterwarnings("ignore:.*already holds a data set")
+@pytest.mark.parametrize("compression", ["none", "gz"])
+@pytest.mark.parametrize(
+    ("before", "added", "dtype"),
+    [
+        ([1, 2], [np.int64(3), 4.0, None], torch.int64),
+        ([None, 0.5], [1, np.float32(2), np.array(3)], torch.float64),
+        ([0.5], np.arange(3.0), torch.float64),
+        ([True], [np.bool_(False)], torch.bool),
+    ],
+)
+def test_numbers_that_are_added_to_fields_of_json_become_their_numbers(
+    tmp_path, before, added, dtype, compression, write
+):
+    at_once(tmp_path, before, compression=compression)
+    write(tmp_path, added, compression=compression)
+    manifest = json.loads((tmp_path / "dataset_metadata.json").read_bytes())
+    assert [column["codec"] for column in manifest["columns"] if column["name"] == "x"] == ["json"]
+    found = [batch["x"] for batch in batches(tmp_path)]
+    assert {tensor.dtype for tensor in found} == {dtype}
+    wanted = [0 if value is None else value for value in [*before, *added]]
+    assert torch.cat(found).tolist() == wanted
+
+
+@both_ways
+@pytest.mark.filterwarnings("ignore:.*already holds a data set")
+@pytest.mark.parametrize(
+    ("before", "value"), [(1, 0.5), (1, True), ("a", 1.5), ([1, 2], np.ones(2)), (0.5, np.ones(2)), (1, "a")]
+)
+def test_what_would_change_a_field_of_json_is_refused(tmp_path, before, value, write):
+    one_by_one(tmp_path, [before])
+    with pytest.raises(EncodeError, match="sample 2: field 'x' is .* samples before it hold"):
+        write(tmp_path, [value])
+
+
+@pytest.mark.parametrize(
+    "value", [b"x", 1j, torch.ones(2, dtype=torch.bfloat16), np.ma.ones(2), 2**64, np.nan, np.array(["a"]), object()]
+)
+def test_what_cannot_be_stored_is_told_with_its_sample(tmp_path, value):
+    with (
+        WebDatasetWriter(tmp_path / "out") as writer,
+        pytest.raises(EncodeError, match=r"^sample 'the odd one': field 'x': "),
+    ):
+        writer.write_sample({"x": value}, sample_id="the odd one")
+
+
 def test_a_masked_array_is_refused_with_advice(tmp_path):
     masked = np.ma.array([1.0, 2.0], mask=[False, True])
     with pytest.raises(EncodeError, match=r"masked array: fill it \(array.filled"):

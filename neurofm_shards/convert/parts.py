@@ -8,7 +8,6 @@ sees that all shards are there and writes the manifest. The result is that of on
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +33,7 @@ from neurofm_shards.format.files import Folder
 from neurofm_shards.format.manifest import summary
 from neurofm_shards.format.unfinished import PART_JOURNAL_PREFIX, STAGING_PREFIX
 from neurofm_shards.writing.journal import Journal, JournalContent, JournalHeader, read_one_journal
-from neurofm_shards.writing.lock import NO_LOCKS, OutputLock
+from neurofm_shards.writing.lock import OutputLock, try_lock
 from neurofm_shards.writing.output_folder import OutputFolder
 
 _PATIENCE_S = 2.0
@@ -317,21 +316,10 @@ def _opened_lock(folder: Folder, name: str) -> int:
 
 def _lock(descriptor: int, part: Part) -> None:
     end = time.monotonic() + _PATIENCE_S
-    while not _is_taken(descriptor):
+    while try_lock(descriptor) is False:  # where the file system has no locks, nobody is kept away
         if time.monotonic() > end:
             raise OutputLockedError(f"part {part} is being written by another process; wait for it")
         time.sleep(0.1)  # ``status`` takes the lock for a moment, to see whether it is free
-
-
-def _is_taken(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:  # nobody is kept away there
-            raise
-    return True
 
 
 def staging_name(part: Part) -> str:
@@ -409,13 +397,6 @@ def _is_locked(folder: Folder, name: str) -> bool:
         return False
     descriptor = folder.open_file(name)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError as error:
-        if error.errno in NO_LOCKS:  # nobody can say
-            return False
-        raise
+        return try_lock(descriptor, shared=True) is False  # where the file system has no locks, nobody can say
     finally:
         os.close(descriptor)
-    return False

@@ -9,7 +9,12 @@ from typing import Any
 
 from neurofm_shards.convert.input_plan import InputPlan
 from neurofm_shards.format.manifest import Manifest
-from neurofm_shards.recordings.group_splits import check_subjects_are_known, divide, shares_off, subjects_in_doubt
+from neurofm_shards.recordings.group_splits import (
+    check_subjects_are_known,
+    divide_recordings,
+    shares_off,
+    subjects_in_doubt,
+)
 from neurofm_shards.recordings.options import SplitOptions
 
 _REMEDY = "Say whose they are with subject_ids=FILE=ID or subject_template"
@@ -40,14 +45,12 @@ def with_splits(
     if split.by == "subject":
         unknown = [planned[i] for i in todo if _facts(planned[i]).get("subject_is_unknown")]
         check_subjects_are_known([f"{item.session_id} ({item.name})" for item in unknown], len(todo), _REMEDY)
-    if not split.balanced:
+    if not split.needs_all:
         return list(planned)
-    sizes, fixed = _present(split, manifest)
-    groups = {i: _group(split, planned[i].session_id, _facts(planned[i])) for i in todo}
-    for i, group in groups.items():
-        sizes[group] += 0 if planned[i].again else planned[i].num_samples
-    of = divide(sizes, split.fractions, split.seed, {**split.by_name, **fixed})
-    return [_in_split(item, of[groups[i]]) if i in groups else item for i, item in enumerate(planned)]
+    groups = [_group(split, planned[i].session_id, _facts(planned[i])) for i in todo]
+    counts = [0 if planned[i].again else planned[i].num_samples for i in todo]
+    of = dict(zip(todo, divide_recordings(split, groups, counts, *_present(split, manifest)), strict=True))
+    return [_in_split(item, of[i]) if i in of else item for i, item in enumerate(planned)]
 
 
 def _present(split: SplitOptions, manifest: Manifest | None) -> tuple[Counter[str], dict[str, str]]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from neurofm_shards.format.manifest import Manifest
 
+_SHOWN_SESSIONS = 20
+
 
 def report(path: str | os.PathLike[str], output: str | os.PathLike[str] = "report.html") -> Path:
     """Write an HTML page of pictures and tables about a data set or a recording.
@@ -287,14 +289,14 @@ def _recorded_text(sessions: list[dict[str, Any]]) -> str:
     return f"{sum(lengths) / 3600:,.2f} h" if lengths else ""
 
 
-def _print_sessions(console: Console, sessions: list[dict[str, Any]], most: int = 20) -> None:
+def _print_sessions(console: Console, sessions: list[dict[str, Any]]) -> None:
     from neurofm_shards._console import print_table  # noqa: PLC0415  (only printing needs it)
 
     largest = max(session["samples"] or 0 for session in sessions)
-    rows = [(_session_cells(session, largest), _session_note(session)) for session in sessions[:most]]
+    rows = [(_session_cells(session, largest), _session_note(session)) for session in sessions[:_SHOWN_SESSIONS]]
     print_table(console, ("session", "samples", "", "seconds", "bins", "left out"), rows)
-    if len(sessions) > most:
-        console.print(f"and {counted(len(sessions) - most, 'more session')}")
+    if len(sessions) > _SHOWN_SESSIONS:
+        console.print(f"and {counted(len(sessions) - _SHOWN_SESSIONS, 'more session')}")
 
 
 def _session_cells(session: dict[str, Any], largest: int) -> list[str]:

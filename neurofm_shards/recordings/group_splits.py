@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,6 +87,33 @@ def divide(
     places = _Division(weights, held.astype(np.int64), targets).places()
     known.update((group, names[place]) for group, place in zip(free, places.tolist(), strict=True))
     return {group: known[group] for group in sizes}
+
+
+def divide_recordings(
+    options: SplitOptions,
+    groups: Sequence[str],
+    counts: Sequence[int],
+    held: Mapping[str, int] | None = None,
+    fixed: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Return the split of each recording, as the sizes of all of them decide.
+
+    Parameters
+    ----------
+    options : SplitOptions
+        How samples are divided; it ``needs_all``.
+    groups : sequence of str
+        The session or subject of each recording.
+    counts : sequence of int
+        Samples of each recording.
+    held, fixed : mapping, optional
+        Samples and split of each session or subject that a data set holds already.
+    """
+    sizes = Counter(held or {})
+    for group, count in zip(groups, counts, strict=True):
+        sizes[group] += count
+    of = divide(sizes, options.fractions, options.seed, {**options.by_name, **(fixed or {})})
+    return [of[group] for group in groups]
 
 
 def in_proportion(

@@ -170,6 +170,11 @@ class SplitOptions(_Options):
         return list(dict.fromkeys([*self.fractions, *self.named]))
 
     @property
+    def needs_all(self) -> bool:
+        """Whether a recording's split follows from the sizes of all recordings."""
+        return self.balanced and self.by in ("session", "subject")
+
+    @property
     def by_name(self) -> dict[str, str]:
         """The split of each session or subject that is named."""
         return {group: split for split, groups in self.named.items() for group in groups}

@@ -28,7 +28,7 @@ from neurofm_shards.format.index_io import cache_folder
 from neurofm_shards.format.sidecar import Arrays, read_arrays, write_arrays
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.reading.samples import SampleCollection
-from neurofm_shards.recordings.group_splits import check_subjects_are_known, divide, shares_off
+from neurofm_shards.recordings.group_splits import check_subjects_are_known, divide_recordings, shares_off
 from neurofm_shards.recordings.options import SplitOptions, WindowOptions
 from neurofm_shards.recordings.windowing import RecordingSamples, windowed
 from neurofm_shards.recordings.windows import Cut
@@ -241,16 +241,12 @@ def _check_subjects(groups: Sequence[_Group], split: SplitOptions | None) -> Non
 
 def _with_splits(groups: Sequence[_Group], split: SplitOptions | None) -> list[_Group]:
     """Put groups into splits as conversion does, session by session or subject by subject."""
-    if split is None or not split.balanced or split.by not in ("session", "subject"):
+    if split is None or not split.needs_all:
         return list(groups)
     names = [group.recording.session_id if split.by == "session" else group.subject_id for group in groups]
-    sizes: Counter[str] = Counter()
-    for name, group in zip(names, groups, strict=True):
-        sizes[name] += len(group.cut)
-    of = divide(sizes, split.fractions, split.seed, split.by_name)
+    of = divide_recordings(split, names, [len(group.cut) for group in groups])
     return [
-        replace(group, split=of[name], splits=((of[name], len(group.cut)),))
-        for name, group in zip(names, groups, strict=True)
+        replace(group, split=name, splits=((name, len(group.cut)),)) for group, name in zip(groups, of, strict=True)
     ]
 
 

@@ -23,7 +23,7 @@ from neurofm_shards.format.files import SIDECAR_DIR, Folder, is_alive
 
 LOCK_NAME = "lock"
 #: What ``flock`` fails with where the file system has no locks: Lustre without ``-o flock``, some NFS, some FUSE.
-NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
 _HEARTBEAT_S = 15.0
 _MOST_BYTES = 4096
 
@@ -78,6 +78,19 @@ class LockHolder:
     def is_running(self) -> bool:
         """Whether the process, one of this machine, still runs."""
         return self.is_here and is_alive(self.pid) and self.started == _started(self.pid)
+
+
+def try_lock(descriptor: int, *, shared: bool = False) -> bool | None:
+    """Take the kernel's lock of an open file if it is free; None where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+    return True
 
 
 class OutputLock:
@@ -162,16 +175,13 @@ class OutputLock:
 
     def _take(self, folder: Folder, descriptor: int, *, is_new: bool) -> bool:
         holder = None if is_new else LockHolder.parse(_content(folder, descriptor))
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise self._refusal(descriptor, holder) from error
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+        free = try_lock(descriptor, shared=self._shared)
+        if free is None:
             if self._shared:
                 return self._share_file(descriptor, holder)
             return self._take_file(folder, descriptor, holder, is_new=is_new)
+        if not free:
+            raise self._refusal(descriptor, holder)
         if not _is_current(folder, descriptor):
             return False
         if holder is not None and (_is_held(descriptor, holder) or (holder.stand_in and not holder.is_here)):

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurofm_shards.recordings.group_splits import divide, shares_off
+from neurofm_shards.recordings.group_splits import divide, divide_recordings, shares_off
+from neurofm_shards.recordings.options import SplitOptions
 
 FRACTIONS = st.sampled_from(
     [
@@ -70,6 +71,13 @@ def test_the_order_of_groups_does_not_matter_and_the_seed_does():
     ways = [frozenset(divide(sizes, fractions, seed).items()) for seed in range(20)]
     assert ways == [frozenset(divide(turned, fractions, seed).items()) for seed in range(20)]
     assert len(set(ways)) > 10
+
+
+def test_recordings_of_one_group_stay_together_and_what_is_there_counts():
+    options = SplitOptions(by="subject", fractions={"train": 0.5, "test": 0.5}, named={"test": ["m3"]})
+    found = divide_recordings(options, ["m1", "m3", "m1", "m2"], [30, 10, 30, 60], {"m0": 50}, {"m0": "test"})
+    of = divide({"m0": 50, "m1": 60, "m3": 10, "m2": 60}, options.fractions, 0, {"m0": "test", "m3": "test"})
+    assert found == [of["m1"], "test", of["m1"], of["m2"]]
 
 
 def test_ten_thousand_groups_are_divided_to_the_sample():

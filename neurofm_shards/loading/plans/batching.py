@@ -144,11 +144,11 @@ class BlockPlan(EpochPlan):
             yield Request(((0, np.concatenate(parts)),), None, after, padding)
 
 
-def blocks_per_batch(block: int | None, batch_size: int, what: str) -> tuple[int, int]:
+def blocks_per_batch(block: int | None, batch_size: int) -> tuple[int, int]:
     """Return the size of a block (by default that of a batch) and how many make a batch."""
     size = batch_size if block is None else block
     if size < 1 or batch_size % size:
-        raise ConfigError(f"{what}={block} does not divide batch_size={batch_size}")
+        raise ConfigError(f"block={block} does not divide batch_size={batch_size}")
     return size, batch_size // size
 
 
@@ -361,7 +361,7 @@ class OneSession:
         self, collection: SampleCollection, options: PlanOptions = DEFAULT_OPTIONS, subset: Rows | None = None
     ) -> EpochPlan:
         """See :meth:`BatchingRule.plan`."""
-        size, each = blocks_per_batch(self.block, options.batch_size, "block")
+        size, each = blocks_per_batch(self.block, options.batch_size)
         groups = group_rows(collection, self.by, subset)
         return OneSessionPlan(collection, list(groups.values()), options, options.sharding(each), size)
 

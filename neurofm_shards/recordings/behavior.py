@@ -82,7 +82,7 @@ class SampledSeries:
         edges = self._grid.edges(starts)
         unsure = None
         if self._least is not None:
-            values, unsure = values[:, :-1], values[:, -1:] < self._least
+            values, unsure = values[:, :-1], ~(values[:, -1:] >= self._least)
         found = self._evaluate(times, values if unsure is None else np.where(unsure, np.nan, values), edges)
         if unsure is not None and self._at != "bin_mean":
             found[np.isnan(self._taken(times, np.where(unsure, np.nan, 0.0), edges, None))[:, 0]] = np.nan
@@ -386,5 +386,6 @@ def feature_rows(
     for i in picked:
         said = {key: to_json(value) for key, value in stream.table[i].items()} if stream.table else {}
         ids = {"id": f"{grid.session_id}/{stream.path}/{names[i]}", "session_id": grid.session_id}
-        rows.append({**said, **ids, "path": stream.path, "column": names[i], "unit": part.unit, "kind": part.kind})
+        unit = "" if names[i] == getattr(stream, "confidence", None) else part.unit
+        rows.append({**said, **ids, "path": stream.path, "column": names[i], "unit": unit, "kind": part.kind})
     return rows

@@ -127,7 +127,7 @@ class _OwnSeries:
                 low, high = int(index[part[0]]), int(index[part[-1]]) + 1
                 out[part] = self._times.values(self._scaled, low, high)[index[part] - low]
         if self._least is not None:
-            out[out[:, -1] < self._least] = np.nan
+            out[~(out[:, -1] >= self._least)] = np.nan
         return out[:, : len(self.picked)].astype(np.float32)
 
 

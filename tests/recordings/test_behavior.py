@@ -8,6 +8,7 @@ bins.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_steps_are_held_as_in_a_plain_loop(reference, data, gap):
     for k, value in enumerate(got):
         at = (k * 10_000_000 + 5_000_000) / 1e9
         wanted = reference.held(times, values, at, math.inf if gap is None else gap / 1e3)
-        if gap is not None and at > times[-1] and at - times[-1] <= gap / 1e3:
+        if gap is not None and at > times[-1] and round(at - times[-1], 9) <= gap / 1e3:
             wanted = values[-1]
         np.testing.assert_equal(value, np.float32(wanted))
 
@@ -191,6 +192,29 @@ def test_a_series_that_cannot_be_used_stops_only_those_who_name_it():
 def test_a_series_without_a_single_time_is_masked_throughout():
     nothing = irregular("gone", np.zeros((3, 1)), [math.nan] * 3)
     assert np.isnan(behavior(nothing)).all()
+
+
+@pytest.mark.parametrize("at", ["bin_center", "samples"])
+def test_values_whose_confidence_is_unknown_are_not_sure_enough(at):
+    values = np.stack([np.arange(100.0), np.where(np.arange(100) % 10 == 5, math.nan, 0.9)], axis=1)
+    stream = replace(
+        irregular("nose", values, np.arange(100) / 100, unit="px"), channels=("x", "sure"), confidence="sure"
+    )
+    chosen = BehaviorOptions(path="nose", columns=("x",), min_confidence=0.5, at=at)
+    samples = windowed(InMemoryRecording([stream, epochs(0, 1)]), WindowOptions(behavior=(chosen,), overlap=0))
+    block = samples.read(0, 1)
+    found = block.columns["behavior"][0] if at == "bin_center" else block.columns["nose_values"].values
+    unknown = np.isnan(found[:99, 0])
+    assert unknown.sum() == (20 if at == "bin_center" else 10)  # a bin's middle lies between two samples
+    assert unknown[5::10].all()
+
+
+def test_confidence_has_no_unit():
+    stream = replace(
+        irregular("nose", np.ones((9, 2)), np.arange(9.0), unit="px"), channels=("x", "sure"), confidence="sure"
+    )
+    samples = windowed(InMemoryRecording([stream, epochs(0, 8)]), WindowOptions())
+    assert [row["unit"] for row in samples.plan().tables["features"]] == ["px", ""]
 
 
 def test_long_series_are_read_in_parts_and_give_the_same(monkeypatch):

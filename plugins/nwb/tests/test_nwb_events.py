@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -106,3 +108,30 @@ def test_numbers_that_a_table_inside_explains_are_codes_without_a_cached_schema(
         table(file, "events/t/cue_meanings", "MeaningsTable", meanings)
 
     assert found(write(fill))[:2] == (TIMES.tolist(), ["1", "2", "1", "9"])
+
+
+@pytest.mark.parametrize("kind", ["EventsTable", "LickTable"])
+def test_a_table_of_events_may_be_of_a_derived_type_and_in_milliseconds(write, kind):
+    def fill(file):
+        group = table(file, "events/licks", kind, {"timestamp": TIMES * 1000, "strength": TIMES / 3})
+        group["timestamp"].attrs["unit"] = "milliseconds"
+        group.attrs["namespace"] = "ndx-licks"
+        schema = {"groups": [{"neurodata_type_def": "LickTable", "neurodata_type_inc": "EventsTable", "doc": "d"}]}
+        file["specifications/ndx-licks/0.1.0/licks"] = json.dumps(schema)
+
+    times, owners, problems = found(write(fill))
+    assert (times, owners) == (TIMES.tolist(), ["licks"] * 4)
+    assert any("time stamps in milliseconds" in what for what in problems)
+
+
+@pytest.mark.parametrize(("kind", "column"), [("EventsTable", "timestamp"), ("AnnotatedEventsTable", "event_times")])
+def test_a_table_whose_times_are_text_is_named_and_stops_nothing_else(write, kind, column):
+    def fill(file):
+        group = table(file, "events/t", kind, {column: np.array([b"a", b"b"])})
+        if kind == "AnnotatedEventsTable":
+            group["event_times_index"] = np.array([1, 2])
+        typed(file.create_group("acquisition/other"), "Events")["timestamps"] = TIMES
+
+    times, _, problems = found(write(fill))
+    assert times == TIMES.tolist()
+    assert any("events/t has time stamps of shape (2,) that are text" in what for what in problems)

@@ -372,3 +372,29 @@ def test_features_by_time_are_turned_with_a_problem(write_nwb):
         assert recording.streams[0].shape == (900, 6)
         assert np.array_equal(recording.streams[0].read(10, 500), data.T[10:500])
         assert any("stored as (feature, time)" in problem.what for problem in recording.problems)
+
+
+@pytest.mark.parametrize("shape", [(40,), (40, 1), (39,)])
+def test_the_confidence_of_a_pose_is_a_feature_or_is_said_to_be_left_out(write_nwb, shape):
+    path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(series("nose", np.ones((40, 2)), rate=10.0)))
+    sure = np.linspace(0, 1, np.prod(shape)).reshape(shape)
+    with h5py.File(path, "r+") as file:
+        file["acquisition/nose"].attrs.update(neurodata_type="PoseEstimationSeries", namespace="ndx-pose")
+        file["acquisition/nose/confidence"] = sure
+    with NwbSource().open((str(path),)) as recording:
+        (stream,) = recording.streams
+        left_out = [problem for problem in recording.problems if "confidence of shape (39,)" in problem.what]
+        if shape == (39,):
+            assert (stream.shape, len(left_out)) == ((40, 2), 1)
+            return
+        assert (stream.modality, stream.shape, stream.confidence) == ("behavior", (40, 3), "confidence")
+        assert np.array_equal(stream.read(0, 40)[:, 2], sure.ravel())
+
+
+def test_a_pose_stored_axis_by_time_is_turned(write_nwb):
+    values = np.arange(80.0).reshape(2, 40)
+    path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(series("nose", values, rate=10.0)))
+    with h5py.File(path, "r+") as file:
+        file["acquisition/nose"].attrs.update(neurodata_type="PoseEstimationSeries", namespace="ndx-pose")
+    with NwbSource().open((str(path),)) as recording:
+        assert np.array_equal(recording.streams[0].read(0, 40), values.T)

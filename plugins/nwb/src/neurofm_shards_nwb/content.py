@@ -171,6 +171,8 @@ class Column:
         The table whose row numbers this column holds.
     resolve : callable or None
         Turns a stored object reference into the name of what it points to.
+    unit : str
+        Unit of the values, as the file says it.
     """
 
     name: str
@@ -178,6 +180,7 @@ class Column:
     indexes: tuple[StoredArray, ...] = ()
     rows_of: Table | None = None
     resolve: Callable[[object], str] | None = None
+    unit: str = ""
 
     def __len__(self) -> int:
         return len(self.indexes[-1] if self.indexes else self.data)
@@ -242,8 +245,6 @@ class Table:
         In the file's order.
     ids : StoredArray or None
         The rows' own ids.
-    known_type : bool
-        False for a type that an extension defines and no class was made for: its columns may mean anything.
     plane : mapping of str to object
         What the file says of the imaging plane that all rows lie in, ``name`` included; empty where there is none.
     """
@@ -253,7 +254,6 @@ class Table:
     columns: Mapping[str, Column]
     ids: StoredArray | None = None
     description: str = ""
-    known_type: bool = True
     plane: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:

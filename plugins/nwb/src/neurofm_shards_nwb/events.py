@@ -11,7 +11,7 @@ from neurofm_shards._typing import AnyArray, Floats, Ints
 from neurofm_shards._wording import counted
 from neurofm_shards.streams import EventStream, IntervalStream
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.content import EventList, Series, StoredArray, Table, small_columns, text
+from neurofm_shards_nwb.content import Column, EventList, Series, Stamped, StoredArray, Table, small_columns, text
 
 #: Time stamps looked at to tell events from samples.
 _LOOK_AT = 10_000
@@ -175,22 +175,19 @@ def describe_event_table(table: Table, others: Iterable[Table] = ()) -> tuple[Ev
     times = table.columns.get("timestamp")
     if times is None:
         return None, [Problem(table.path, "no timestamp column", "not taken as events")]
+    stamped = _stamped(table, times)
+    if trouble := stamped.trouble_with_stamps():
+        return None, [Problem(table.path, trouble, "not taken", "error")]
     owners, owner, label = _kinds(table, _with_meanings(table, others))
     other = [name for name in table.columns if name not in ("timestamp", label)]
     problems = [Problem(table.path, f"columns {', '.join(other)}", "left in the file", "info")] if other else []
 
-    def read() -> tuple[Floats, Ints]:
-        return times.data.all().astype(np.float64), owner
+    stream = _event_stream(table.path, table.types[0], table.description, lambda: (stamped.seconds(), owner), owners)
+    return stream, [*problems, *stamped.conversions]
 
-    stream = EventStream(
-        path=table.path,
-        modality="events",
-        kind_name=table.types[0],
-        description=table.description,
-        read=read,
-        owners=owners,
-    )
-    return stream, problems
+
+def _stamped(table: Table, times: Column) -> Stamped:
+    return Stamped(path=table.path, types=table.types, timestamps=times.data, time_unit=times.unit)
 
 
 def _with_meanings(table: Table, others: Iterable[Table]) -> list[str]:
@@ -216,6 +213,9 @@ def describe_annotated_events(table: Table) -> tuple[EventStream | None, list[Pr
     times = table.columns.get("event_times")
     if times is None or not times.indexes:
         return None, [Problem(table.path, "no event_times for each row", "not taken as events")]
+    stamped = _stamped(table, times)
+    if trouble := stamped.trouble_with_stamps():
+        return None, [Problem(table.path, trouble, "not taken", "error")]
     labels = table.columns["label"].values() if "label" in table.columns else table.row_ids
     owners = tuple(f"{label}#{row}" if labels.count(label) > 1 else str(label) for row, label in enumerate(labels))
 
@@ -223,9 +223,9 @@ def describe_annotated_events(table: Table) -> tuple[EventStream | None, list[Pr
         ends = times.ends()
         total = int(ends[-1]) if len(ends) else 0
         owner = np.repeat(np.arange(len(ends), dtype=np.int64), np.diff(ends, prepend=0))
-        return times.data.read(0, total).astype(np.float64), owner
+        return stamped.seconds()[:total], owner
 
-    return _event_stream(table.path, table.types[0], table.description, read, owners), []
+    return _event_stream(table.path, table.types[0], table.description, read, owners), list(stamped.conversions)
 
 
 def describe_event_list(listed: EventList) -> tuple[EventStream | None, list[Problem]]:

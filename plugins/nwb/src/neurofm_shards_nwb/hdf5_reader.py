@@ -65,6 +65,7 @@ CORE_PARENTS: Mapping[str, str] = {
     "ElectrodesTable": "DynamicTable",
     "EventsTable": "DynamicTable",
     "AnnotatedEventsTable": "DynamicTable",
+    "PoseEstimationSeries": "SpatialSeries",
     "MeaningsTable": "DynamicTable",
     "AlignedDynamicTable": "DynamicTable",
     "IntracellularRecordingsTable": "AlignedDynamicTable",
@@ -91,8 +92,6 @@ _CONTAINERS = frozenset(
 )  # fmt: skip
 #: Lists of events in ndx-events 0.1 and 0.2, which are neither series nor tables.
 EVENT_LISTS = ("Events", "LabeledEvents", "TTLs")
-#: Where tables of events were before they came into the core.
-_EVENTS_NAMESPACE = "ndx-events"
 
 
 class TypeTree:
@@ -290,7 +289,6 @@ class _View:
                 types=self._ancestry.get(node.path, ("DynamicTable",)),
                 columns={name: self._column(node, name) for name in names},
                 ids=self._array(node, "id"),
-                known_type=text(attribute(node, "namespace")) in (*CORE_NAMESPACES, _EVENTS_NAMESPACE),
                 description=text(attribute(node, "description")),
                 plane=_plane(node.get("imaging_plane")),
             )
@@ -341,6 +339,7 @@ class _View:
             indexes=tuple(indexes),
             rows_of=self._referred(stored.data),
             resolve=name_resolver(stored.data) if stored.dtype.kind == "O" else None,
+            unit=text(attribute(stored.data, "unit")),
         )
 
     def _referred(self, dataset: Any) -> Table | None:

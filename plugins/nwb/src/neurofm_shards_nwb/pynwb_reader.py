@@ -240,6 +240,7 @@ class _View:
                 indexes=tuple(self._need(stored[index].data, f"{path}/{index}") for index in _indexes(name, stored)),
                 rows_of=self._rows_of(stored[name]),
                 resolve=name_resolver(stored[name].data),
+                unit=text(stored[name].attributes.get("unit")),
             )
             for name in names
         }
@@ -263,6 +264,7 @@ class _View:
             indexes=tuple(indexes),
             rows_of=None if target is None else self.table(target),
             resolve=resolve,
+            unit=text(self._builders[id(item)].attributes.get("unit")),
         )
 
     def _region(self, item: Any, path: str) -> Region | None:

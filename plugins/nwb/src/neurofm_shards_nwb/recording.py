@@ -123,7 +123,7 @@ def describe(content: FileContent) -> tuple[list[AnyStream], list[Problem]]:
             stream, odd = describe_intervals(table)
         elif "AnnotatedEventsTable" in table.types or "AnnotatedEvents" in table.types:
             stream, odd = describe_annotated_events(table)
-        elif "EventsTable" in table.types and table.known_type:
+        elif "EventsTable" in table.types:
             stream, odd = describe_event_table(table, content.tables)
         streams += [] if stream is None else [stream]
         problems += odd

@@ -171,7 +171,6 @@ _UNITS = {"volts": "V", "volt": "V", "v": "V", "radians": "rad", "radian": "rad"
 
 
 #: Data with a rate that is so many times as wide as long, and so short, lie (feature, time).
-_FEATURES_OVER_TIME = ("TimeSeries", "SpatialSeries")
 _WIDE = 10
 _MOST_FEATURES = 256
 Read: TypeAlias = Callable[[int, int], npt.NDArray[Any]]
@@ -309,7 +308,11 @@ def _time_axis(series: Series) -> int | None:
     if transposable and rows is not None and shape[0] == rows and shape[1] != rows:
         return 1
     flat = len(shape) == 2 and rows is None and 0 < shape[0] <= _MOST_FEATURES and shape[1] >= _WIDE * shape[0]
-    return 1 if flat and (series.types[0] in _FEATURES_OVER_TIME or "ElectricalSeries" in series.types) else 0
+    return 1 if flat and (_has_features(series) or "ElectricalSeries" in series.types) else 0
+
+
+def _has_features(series: Series) -> bool:
+    return series.types[0] == "TimeSeries" or "SpatialSeries" in series.types
 
 
 def _logical_shape(series: Series) -> tuple[int, ...]:
@@ -334,12 +337,15 @@ def _values(series: Series, modality: str, continuity: Continuity | None = None)
     read, dtype = _reader(series.data, axis), series.data.dtype.str
     offset: float | Floats = series.offset
     sure = _sureness(series, shape)
+    if sure is None and series.confidence is not None:
+        what = f"confidence of shape {series.confidence.shape} for data of shape {shape}"
+        problems += (Problem(series.path, what, "left out: which value it belongs to is unknown"),)
     if sure is not None:
         read, shape, channels, scale, dtype = _with_confidence(read, sure, shape, channels, scale)
         offset = np.append(np.full(shape[1] - 1, series.offset), 0.0)
     if axis == 1:
         across = "ROI" if "RoiResponseSeries" in series.types else "channel"
-        across = "feature" if series.types[0] in _FEATURES_OVER_TIME else across
+        across = "feature" if _has_features(series) else across
         what = f"stored as ({across}, time) {series.data.shape}"
         found = Problem(series.path, what, f"read as (time, {across}) {shape}")
         problems += (replace(found, severity="info") if across == "ROI" else found,)  # ROIs have a table that says it
@@ -377,7 +383,7 @@ def _reader(data: StoredArray, axis: int) -> Callable[[int, int], npt.NDArray[An
 def _sureness(series: Series, shape: tuple[int, ...]) -> StoredArray | None:
     """Return the confidence of each sample, where there is one for each."""
     sure = series.confidence
-    return sure if sure is not None and sure.shape == shape[:1] and len(shape) <= 2 else None
+    return sure if sure is not None and sure.shape in {shape[:1], (*shape[:1], 1)} and len(shape) <= 2 else None
 
 
 def _with_confidence(
@@ -389,7 +395,7 @@ def _with_confidence(
 
     def both(start: int, stop: int) -> npt.NDArray[Any]:
         values = np.asarray(read(start, stop), dtype=np.float64).reshape(stop - start, width)
-        return np.concatenate([values, sure.read(start, stop).astype(np.float64)[:, None]], axis=1)
+        return np.concatenate([values, sure.read(start, stop).astype(np.float64).reshape(-1, 1)], axis=1)
 
     factors = np.append(np.broadcast_to(np.asarray(scale, dtype=np.float64), width), 1.0)
     return both, (shape[0], width + 1), (*names, "confidence"), factors, "<f8"

@@ -14,10 +14,9 @@ from neurofm_shards.errors import NeurofmShardsError, NothingToConvertError, Sou
 from neurofm_shards.plugins.entries import Entry
 from neurofm_shards.plugins.registry import registry
 
-#: Bytes of files that one call opens, where there are several workers; one that is larger has a call of its own.
-_BYTES_PER_RUN = 16 << 20
-#: How many calls there are for each worker at least.
-_RUNS_PER_WORKER = 4
+#: Bytes of files, and files, that one call opens, where there are several workers; a larger one has a call of its own.
+_BYTES_PER_RUN = 64 << 20
+_INPUTS_PER_RUN = 128
 
 
 def spec_of(item: Input, config: ConversionConfig) -> InputSpec:
@@ -37,8 +36,12 @@ def open_inputs(specs: Sequence[InputSpec], dispatcher: Dispatcher) -> Iterator[
 
 
 def _runs(specs: Sequence[InputSpec], workers: int) -> Iterator[Sequence[InputSpec]]:
-    """Divide inputs into runs of small ones, some for each worker; one by one where there is one worker."""
-    longest = 1 if workers == 1 else math.ceil(len(specs) / (_RUNS_PER_WORKER * workers))
+    """Divide inputs into runs of small ones, as many for each worker; one by one where there is one worker.
+
+    Runs are long, because a shard whose inputs are open in two workers has some of them opened again.
+    """
+    turns = math.ceil(len(specs) / (_INPUTS_PER_RUN * workers)) or 1
+    longest = 1 if workers == 1 else math.ceil(len(specs) / (turns * workers))
     start = size = 0
     for stop, spec in enumerate(specs):
         own = bytes_of(spec.input.paths, otherwise=_BYTES_PER_RUN)

@@ -42,10 +42,11 @@ MIB = 1 << 20
     ("workers", "sizes", "runs"),
     [
         (1, [100] * 3, [1, 1, 1]),
-        (2, [100] * 80, [10] * 8),
-        (2, [100] * 3, [1, 1, 1]),
-        (2, [8 * MIB] * 24, [2] * 12),
-        (2, [100, 100, 40 * MIB, 100] * 16, [2, 1, *[3, 1] * 15, 1]),
+        (2, [100] * 80, [40] * 2),
+        (2, [100] * 300, [75] * 4),
+        (2, [100] * 3, [2, 1]),
+        (2, [8 * MIB] * 24, [8] * 3),
+        (2, [100, 100, 100 * MIB, 100] * 4, [2, 1, *[3, 1] * 3, 1]),
         (2, [], []),
     ],
 )
@@ -69,7 +70,7 @@ def test_a_folder_and_a_file_that_is_gone_are_opened_alone(tmp_path):
     (tmp_path / "005.npz").mkdir()
     dispatcher = Noted(2)
     assert list(open_inputs(specs, dispatcher)) == specs
-    assert dispatcher.runs[:5] == [3, 1, 1, 1, 10]
+    assert dispatcher.runs == [3, 1, 1, 1, 40, 34]
 
 
 def test_a_shard_is_near_the_worker_that_planned_most_of_its_inputs(tmp_path):

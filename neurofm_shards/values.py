@@ -109,11 +109,12 @@ def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def to_json(value: Any) -> Any:
     """Return a value as JSON holds it.
 
-    Arrays, NumPy numbers, tuples and mappings become lists, numbers and dicts with string keys; NaN and infinity become
-    None; bytes are decoded as UTF-8; anything else becomes its string.
+    Arrays, NumPy numbers, tuples and mappings become lists, numbers and dicts with string keys, NumPy's times texts and
+    its time spans seconds; NaN, infinity, NaT and NA become None; bytes are decoded as UTF-8; anything else becomes its
+    string.
     """
     if isinstance(value, (np.ndarray, np.generic)):
-        value = value.tolist()
+        value = _numpy_to_json(value)
     if isinstance(value, float):
         return value if isfinite(value) else None
     if value is None or isinstance(value, (bool, int, str)):
@@ -122,7 +123,14 @@ def to_json(value: Any) -> Any:
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_json(item) for item in value]
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return None if _is_unknown(value) else str(value)
+
+
+def _is_unknown(value: object) -> bool:
+    """Return whether a value is pandas' NaT or NA (pandas is not imported)."""
+    return type(value).__name__ in ("NaTType", "NAType")
 
 
 def json_bytes(value: Any) -> bytes:
@@ -144,7 +152,7 @@ def _json_default(value: Any) -> Any:
         return value.detach().cpu().tolist()
     if isinstance(value, (np.ndarray, np.generic)):
         return _numpy_to_json(value)
-    if type(value).__name__ in ("NaTType", "NAType"):  # pandas, which is not imported
+    if _is_unknown(value):
         return None
     if isinstance(value, timedelta):
         return value.total_seconds()
@@ -158,7 +166,7 @@ def _numpy_to_json(value: Any) -> Any:
     if value.dtype.kind not in "mM":
         return value.tolist()
     if isinstance(value, np.ndarray):
-        return list(value)
+        return list(value) if value.ndim else _numpy_to_json(value[()])
     if np.isnat(value):
         return None
     return str(value) if value.dtype.kind == "M" else float(value / np.timedelta64(1, "s"))

@@ -232,7 +232,9 @@ class _Described:
             return list(self._metadata[start:stop])
         if not self._by_sample:
             return [self._by_all] * (stop - start)
-        rows = zip(*(array[start:stop].tolist() for array in self._by_sample.values()), strict=True)
+        # Nanoseconds have no type in Python: tolist makes bare numbers of them.
+        parts = (array[start:stop] for array in self._by_sample.values())
+        rows = zip(*(list(part) if part.dtype.kind in "mM" else part.tolist() for part in parts), strict=True)
         return [{**self._by_all, **dict(zip(self._by_sample, row, strict=True))} for row in rows]
 
 

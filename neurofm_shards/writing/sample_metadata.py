@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,9 @@ from neurofm_shards.values import json_bytes
 #: Written for every sample, in this order, before what the caller says.
 AUTOMATIC = ("sample_id", "modalities", "shard_idx", "sample_idx_in_shard")
 _AUTOMATIC = frozenset(AUTOMATIC)
-_MAY_BE_TIMES = frozenset((np.datetime64, np.ndarray))
+_MAY_HOLD_TIMES = frozenset((np.datetime64, np.ndarray, list, tuple, dict))
+#: Units of time of which less than a microsecond can be said.
+_FINE = frozenset(("ns", "ps", "fs", "as"))
 
 
 def encode_own(metadata: Mapping[str, Any], key: str) -> bytes:
@@ -39,8 +41,8 @@ def encode_own(metadata: Mapping[str, Any], key: str) -> bytes:
     own: Mapping[str, Any] = metadata
     if not _AUTOMATIC.isdisjoint(metadata):
         own = {name: value for name, value in metadata.items() if name not in _AUTOMATIC}
-    if not _MAY_BE_TIMES.isdisjoint(map(type, own.values())):
-        own = {name: _known_times(value) for name, value in own.items()}
+    if not _MAY_HOLD_TIMES.isdisjoint(map(type, own.values())):
+        own = {name: _exact_times(value) for name, value in own.items()}
     try:
         text = json_bytes(own)
     except TypeError as error:
@@ -50,25 +52,56 @@ def encode_own(metadata: Mapping[str, Any], key: str) -> bytes:
     return b"," + text[1:-1] if own else b""
 
 
-def _known_times(value: Any) -> Any:
-    """Return times of NumPy one by one where some are unknown (NaT), which orjson takes for the year 1677."""
+def _exact_times(value: Any, depth: int = MAX_JSON_DEPTH) -> Any:
+    """Return a value with the times in it as they are: orjson takes NaT for the year 1677, and cuts nanoseconds off."""
     if isinstance(value, np.datetime64):
-        return None if np.isnat(value) else value
-    if isinstance(value, np.ndarray) and value.dtype.kind == "M":
-        return [_known_times(each) for each in value]
-    return value
+        return _exact_time(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "MO":
+        return [_exact_times(each, depth - 1) for each in value] if value.ndim else _exact_times(value[()], depth)
+    if not depth or not isinstance(value, (list, tuple, dict)):
+        return value
+    inside = value.values() if isinstance(value, dict) else value
+    if _MAY_HOLD_TIMES.isdisjoint(map(type, inside)):
+        return value
+    exact = [_exact_times(each, depth - 1) for each in inside]
+    return dict(zip(value, exact, strict=True)) if isinstance(value, dict) else exact
+
+
+def _exact_time(time: np.datetime64) -> np.datetime64 | str | None:
+    if np.isnat(time):
+        return None
+    is_cut = np.datetime_data(time.dtype)[0] in _FINE and time != time.astype("M8[us]")
+    return str(time) if is_cut else time
 
 
 def _culprit(metadata: Mapping[Any, Any]) -> str:
     for name, value in metadata.items():
         if not isinstance(name, str):
             return f"the metadata name {name!r} is not a string; use strings"
-        try:
-            json_bytes(value)
-        except TypeError:
-            kind = type(value).__name__
-            return f"metadata {name!r} is a {kind}, which JSON cannot hold; use numbers, strings, lists and dicts"
+        if (found := _refused(value, repr(name))) is not None:
+            return f"metadata {found}"
     return "its metadata cannot be JSON"
+
+
+def _refused(value: Any, place: str, depth: int = MAX_JSON_DEPTH) -> str | None:
+    """Return what of a value JSON cannot hold, and where it stands; None where it can be held."""
+    try:
+        json_bytes(value)
+    except TypeError:
+        pass
+    else:
+        return None
+    inside: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        if (odd := next((key for key in value if not isinstance(key, str)), None)) is not None:
+            return f"{place} has a name that is not a string, {odd!r}; use strings"
+        inside = value.items()
+    elif isinstance(value, (list, tuple)):
+        inside = enumerate(value)
+    found = (_refused(each, f"{place}[{key!r}]", depth - 1) for key, each in inside if depth)
+    kind = type(value).__name__
+    whole = f"{place} is of type {kind}, which JSON cannot hold; use numbers, strings, lists and dicts"
+    return next((each for each in found if each is not None), whole)
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,14 @@ def test_facts_become_json():
     facts = {
         "rate": np.float64(2.5), "gap": float("nan"), "far": np.inf, "on": np.bool_(True), 3: (1, np.int8(2)),
         "text": b"caf\xc3\xa9", "axes": np.array([[1.0, np.nan]]), "day": dt.date(2026, 1, 2), "none": None,
-        "inner": {"names": np.array(["a", "b"])},
+        "inner": {"names": np.array(["a", "b"])}, "time": np.datetime64(1, "ns"), "span": np.timedelta64(1500, "ms"),
+        "times": np.array([[1, "NaT"]], "M8[ns]"),
     }  # fmt: skip
     found = to_json(facts)
     assert json.loads(json.dumps(found, allow_nan=False)) == {
         "rate": 2.5, "gap": None, "far": None, "on": True, "3": [1, 2], "text": "café", "axes": [[1.0, None]],
         "day": "2026-01-02", "none": None, "inner": {"names": ["a", "b"]},
+        "time": "1970-01-01T00:00:00.000000001", "span": 1.5, "times": [["1970-01-01T00:00:00.000000001", None]],
     }  # fmt: skip
     assert type(found["on"]) is bool
 
@@ -94,3 +96,8 @@ def test_a_key_that_comes_twice_is_refused_at_any_depth():
 def test_numbers_become_arrays_that_hold_them_exactly(values, dtype):
     found = exact_numbers(values)
     assert (found.dtype, found.tolist()) == (np.dtype(dtype), values)
+
+
+def test_what_pandas_does_not_know_is_none():
+    pandas = pytest.importorskip("pandas")
+    assert to_json([pandas.NaT, pandas.NA, pandas.Timestamp("2026-01-02")]) == [None, None, "2026-01-02 00:00:00"]

@@ -530,7 +530,40 @@ def test_a_sample_that_was_not_written_decides_nothing(tmp_path):
         writer.write_sample({"x": "text"})
 
 
-def test_metadata_take_times_spans_paths_and_numpy_scalars(tmp_path):
+@pytest.mark.parametrize("unit", ["ns", "us", "s"])
+def test_times_and_spans_of_samples_are_those_of_one_sample(tmp_path, unit):
+    time = np.array(["2026-01-02", "NaT"], f"M8[{unit}]")
+    span = np.array([3_000_000_000, "NaT"], "m8[ns]").astype(f"m8[{unit}]")
+    create_shards_from_arrays(tmp_path, {"x": np.arange(2)}, metadata={"time": time, "span": span})
+    with tarfile.open(tmp_path / "shard_000000.tar") as tar:
+        found = [json.load(tar.extractfile(member)) for member in tar if member.name.endswith("metadata.json")]
+    assert [(each["time"], each["span"]) for each in found] == [("2026-01-02T00:00:00", 3.0), (None, None)]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"x": [1, {"y": {3}}]}, r"'m'\['x'\]\[1\]\['y'\] is of type set"),
+        ([{1: 2}], r"'m'\[0\] has a name that is not a string, 1"),
+        (2**64, r"'m' is of type int.*64-bit"),
+    ],
+)
+def test_what_metadata_cannot_hold_is_found_inside(tmp_path, value, said):
+    match = rf"sample 'sample_000000001': metadata {said}"
+    with WebDatasetWriter(tmp_path) as writer, pytest.raises(EncodeError, match=match):
+        writer.write_sample({"x": 1}, metadata={"m": value})
+
+
+def test_metadata_that_is_too_deep_is_refused(tmp_path):
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    with WebDatasetWriter(tmp_path) as writer, pytest.raises(EncodeError, match="sample 'sample_000000001'"):
+        writer.write_sample({"x": 1}, metadata={"m": deep})
+
+
+@both_ways
+def test_metadata_take_times_spans_paths_and_numpy_scalars(tmp_path, write):
     pandas = pytest.importorskip("pandas")
     said = {
         "date": (dt.date(2026, 1, 2), "2026-01-02"),
@@ -548,9 +581,19 @@ def test_metadata_take_times_spans_paths_and_numpy_scalars(tmp_path):
         "no_span": (np.timedelta64("NaT", "s"), None),
         "nothing": (pandas.NA, None),
         "times": (np.array(["2026-01-02", "NaT"], "M8[ns]"), ["2026-01-02T00:00:00", None]),
+        "time_in_array": (np.array("NaT", "M8[ns]"), None),
+        "inside": ({"a": [pandas.NaT, np.datetime64("NaT", "ns")]}, {"a": [None, None]}),
+        "inside_tuple": ((np.datetime64("NaT", "us"), {"b": np.datetime64("NaT")}), [None, {"b": None}]),
+        "inside_objects": (np.array([np.datetime64("NaT", "ns"), 1], object), [None, 1]),
+        "nanoseconds": (np.datetime64(1, "ns"), "1970-01-01T00:00:00.000000001"),
+        "some_nanoseconds": (np.array([1], "M8[ns]"), ["1970-01-01T00:00:00.000000001"]),
     }
-    with WebDatasetWriter(tmp_path / "out") as writer:
-        writer.write_sample({"x": 1}, metadata={name: value for name, (value, _) in said.items()})
+    given = {name: value for name, (value, _) in said.items()}
+    if write is one_by_one:
+        with WebDatasetWriter(tmp_path / "out") as writer:
+            writer.write_sample({"x": 1}, metadata=given)
+    else:
+        create_shards_from_arrays(tmp_path / "out", {"x": np.arange(2)}, metadata=[given] * 2)
     with tarfile.open(tmp_path / "out" / "shard_000000.tar") as tar:
         member = next(member for member in tar if member.name.endswith("metadata.json"))
         found = json.load(tar.extractfile(member))

@@ -355,14 +355,16 @@ def test_lfp_of_two_probes_is_one_modality(write_nwb):
         windowed(NwbSource().open((str(path),)), WindowOptions())
 
 
-def test_time_stamps_whose_unit_is_said_are_converted_with_a_problem(write_nwb):
+@pytest.mark.parametrize("reader", ["pynwb", "h5py"])
+@pytest.mark.parametrize(("unit", "seconds"), [("milliseconds", 1e-3), ("Minutes", 60.0), ("frames", 1.0)])
+def test_time_stamps_whose_unit_is_said_are_converted_or_reported(write_nwb, reader, unit, seconds):
     times = np.arange(1000) * 10.5
     path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(series("p", np.arange(1000.0), timestamps=times)))
     with h5py.File(path, "r+") as file:
-        file["acquisition/p/timestamps"].attrs["unit"] = "milliseconds"
-    with NwbSource().open((str(path),)) as recording:
-        assert np.allclose(recording.streams[0].timestamps(), times / 1000)
-        assert any("milliseconds" in problem.what for problem in recording.problems)
+        file["acquisition/p/timestamps"].attrs["unit"] = unit
+    with NwbSource(NwbConfig(reader=reader)).open((str(path),)) as recording:
+        assert np.allclose(recording.streams[0].timestamps(), times * seconds)
+        assert any(unit in problem.what for problem in recording.problems)
 
 
 def test_features_by_time_are_turned_with_a_problem(write_nwb):

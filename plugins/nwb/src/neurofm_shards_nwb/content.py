@@ -18,6 +18,9 @@ from neurofm_shards_nwb.holes import unwritten
 
 #: Seconds of one unit of time stamps, by how files spell it (lower case).
 _TIME_UNITS = {
+    **dict.fromkeys(("", "s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
     **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
     **dict.fromkeys(("us", "\u00b5s", "\u03bcs", "usec", "microsecond", "microseconds"), 1e-6),
     **dict.fromkeys(("ns", "nsec", "nanosecond", "nanoseconds"), 1e-9),
@@ -321,7 +324,10 @@ class Stamped:
 
     @property
     def conversions(self) -> tuple[Problem, ...]:
-        """The note that time stamps are not in seconds; none where they are."""
+        """The note that time stamps are not in seconds, or in a unit that is not known; none where they are seconds."""
+        if self.time_unit.lower() not in _TIME_UNITS:
+            what = f"time stamps in {self.time_unit!r}, which is no unit of time"
+            return (Problem(self.path, what, "taken for seconds"),)
         if self.time_factor == 1.0:
             return ()
         what = f"time stamps in {self.time_unit}, where the schema has seconds"

@@ -41,6 +41,15 @@ if TYPE_CHECKING:
     from neurofm_shards.compression.frames import FrameTable
 
 _PIECE = 4096
+#: Pickles of other programs say at their end, too, what they hold; larger ones are decoded rather than copied.
+_HEAD_BYTES = 1 << 22
+T = TypeVar("T")
+
+INDEX_VERSION = 1
+
+_DTYPE = re.compile(r"[<>|][biufc](1|2|4|8|16)")
+_HEX = re.compile(r"[0-9a-f]{16}")
+_MAX_BYTES = 1 << 60
 
 
 def shard_fingerprint(path: Path | str) -> str:
@@ -63,10 +72,6 @@ def fingerprint_of(descriptor: int) -> str:
     for start in (0, size // 2, max(size - _PIECE, 0)):
         digest.update(os.pread(descriptor, _PIECE, start))
     return digest.hexdigest()
-
-
-#: Pickles of other programs say at their end, too, what they hold; larger ones are decoded rather than copied.
-_HEAD_BYTES = 1 << 22
 
 
 def build_index(shard_path: Path | str, *, mapped: bool = True) -> ShardIndex:
@@ -158,15 +163,6 @@ def file_size(path: Path) -> int:
         raise InputNotFoundError(f"there is no shard {path}") from error
     except OSError as error:
         raise open_error(path, error) from error
-
-
-T = TypeVar("T")
-
-INDEX_VERSION = 1
-
-_DTYPE = re.compile(r"[<>|][biufc](1|2|4|8|16)")
-_HEX = re.compile(r"[0-9a-f]{16}")
-_MAX_BYTES = 1 << 60
 
 
 def cache_folder() -> Path:

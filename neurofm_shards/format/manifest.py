@@ -33,6 +33,11 @@ FORMAT_VERSION = 1
 MAX_COUNT = 1 << 53
 
 _TABLE_FILE = re.compile(r"\.neurofm/(?:[A-Za-z0-9_][A-Za-z0-9_+-]*/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+#: A plain name, or none: it appears in messages that say what to install.
+Distribution = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,199}|\([a-z]+\)|)$")]
+FileName = Annotated[str, AfterValidator(shard_file_name)]
+_OPTIONS = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
 
 def _table_file(name: str) -> str:
@@ -49,11 +54,7 @@ def _number_type(dtype: str) -> str:
     return dtype
 
 
-Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-#: A plain name, or none: it appears in messages that say what to install.
-Distribution = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,199}|\([a-z]+\)|)$")]
 DType = Annotated[str, AfterValidator(_number_type)]
-FileName = Annotated[str, AfterValidator(shard_file_name)]
 
 
 class FrozenModel(BaseModel):
@@ -232,9 +233,6 @@ class Manifest(FrozenModel):
     def has_fixed_columns(self) -> bool:
         """Whether what is added must have the columns that are there; those of Python writers may differ."""
         return not self.config or "format" in self.config
-
-
-_OPTIONS = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:

@@ -43,6 +43,13 @@ _FIXED = struct.Struct("<8sQII")
 _ALIGN = 64
 _MAX_HEADER = 1 << 26
 _DTYPES = frozenset({"|u1", "<u2", "<u4", "<u8", "|i1", "<i2", "<i4", "<i8", "<f4", "<f8", "|b1"})
+Arrays = dict[str, AnyArray]
+
+_NUMBERED = re.compile(r"(.*?)(\d{1,18})", re.DOTALL)
+_LIMIT = 1 << 62
+#: Longest part that the texts of a numbered series share: each of them has it again once they are made.
+_MAX_PREFIX = 4096
+_SMALL = ("|u1", "<u2", "<u4", "<i8")
 
 
 def sidecar_names(shard_name: str) -> list[str]:
@@ -160,15 +167,6 @@ def _checked_row(row: object) -> tuple[str, str, list[int], int]:
             if offset % _ALIGN == 0 and all(type(n) is int and 0 <= n < 1 << 48 for n in (offset, *shape)):
                 return name, dtype, shape, offset
     raise FormatError(f"its list of arrays holds {row!r:.100}")
-
-
-Arrays = dict[str, AnyArray]
-
-_NUMBERED = re.compile(r"(.*?)(\d{1,18})", re.DOTALL)
-_LIMIT = 1 << 62
-#: Longest part that the texts of a numbered series share: each of them has it again once they are made.
-_MAX_PREFIX = 4096
-_SMALL = ("|u1", "<u2", "<u4", "<i8")
 
 
 @dataclass(frozen=True)

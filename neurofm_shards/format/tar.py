@@ -19,6 +19,18 @@ _OCTAL = re.compile(rb" *([0-7]+)[ \0]*")
 _CHUNK = 1 << 20
 #: Most zeros behind the end of an archive (tar programs pad to their record size).
 MAX_TAIL_BYTES = 1 << 20
+#: Longest name of a foreign member, and largest PAX header.
+MAX_NAME_BYTES = 4096
+MAX_PAX_BYTES = 1 << 16
+MAX_EXTENSIONS = 16
+
+_REGULAR, _FOLDER, _LONG_NAME, _PAX, _PAX_GLOBAL = b"0\x007", b"5", b"L", b"x", b"g"
+_REFUSED = {
+    b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a named pipe",
+    b"K": "a link", b"S": "a sparse file", b"V": "a volume label", b"M": "a part of a file", b"D": "a GNU dump folder",
+}  # fmt: skip
+_PAX_RECORD = re.compile(rb"(\d{1,6}) ([^=]{1,200})=")
+_PAX_NUMBER = re.compile(rb"\d{1,18}")
 
 
 class Cursor(ABC):
@@ -209,20 +221,6 @@ def cursor_over(source: bytes | memoryview | BinaryIO, name: str, limit: int | N
     if isinstance(source, (bytes, bytearray, memoryview, mmap.mmap)):
         return BufferCursor(memoryview(source), name, limit)
     return StreamCursor(source, name, limit)
-
-
-#: Longest name of a foreign member, and largest PAX header.
-MAX_NAME_BYTES = 4096
-MAX_PAX_BYTES = 1 << 16
-MAX_EXTENSIONS = 16
-
-_REGULAR, _FOLDER, _LONG_NAME, _PAX, _PAX_GLOBAL = b"0\x007", b"5", b"L", b"x", b"g"
-_REFUSED = {
-    b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a named pipe",
-    b"K": "a link", b"S": "a sparse file", b"V": "a volume label", b"M": "a part of a file", b"D": "a GNU dump folder",
-}  # fmt: skip
-_PAX_RECORD = re.compile(rb"(\d{1,6}) ([^=]{1,200})=")
-_PAX_NUMBER = re.compile(rb"\d{1,18}")
 
 
 class Member(NamedTuple):

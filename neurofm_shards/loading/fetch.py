@@ -38,6 +38,14 @@ from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.reading.samples import PreparedRows, SampleCollection
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Ragged
 
+OnError: TypeAlias = Literal["raise", "skip"]
+Failures: TypeAlias = "tuple[tuple[int, str], ...]"
+Read: TypeAlias = "tuple[Mapping[str, ColumnData], Sequence[Metadata], Failures]"
+#: This many unreadable samples in a row are not a damaged sample here and there.
+MOST_IN_A_ROW = 100
+
+_log = logging.getLogger("neurofm_shards.loading")
+
 
 class UndecodedMetadata:
     """Stands for the metadata of a sample that nobody has looked at yet; no encoder takes it, and errors name it."""
@@ -148,11 +156,6 @@ def _items(data: ColumnData) -> Sequence[Any]:
 
 def _value(value: Any) -> Any:
     return to_tensor(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic)) else value
-
-
-OnError: TypeAlias = Literal["raise", "skip"]
-Failures: TypeAlias = "tuple[tuple[int, str], ...]"
-Read: TypeAlias = "tuple[Mapping[str, ColumnData], Sequence[Metadata], Failures]"
 
 
 @dataclass(frozen=True)
@@ -384,8 +387,12 @@ class BatchFetch(LookingAhead):
             at -= len(rows)
         raise IndexError(f"{place} of {counted(len(kept), 'sample')}")
 
-    def in_epoch(self, epoch: int, requests: Iterable[Request]) -> Iterator[Request]:
+    def in_epoch(self, epoch: int, requests: Iterable[Request]) -> Iterable[Request]:
         """Give requests with their rows under the numbers that they have in this epoch."""
+        moving = any(reader.collection.moves for reader in self.readers)
+        return self._renumbered(epoch, requests) if moving else requests
+
+    def _renumbered(self, epoch: int, requests: Iterable[Request]) -> Iterator[Request]:
         for request in requests:
             request.parts = tuple((n, self.readers[n].collection.rows_in(epoch, rows)) for n, rows in request.parts)
             yield request
@@ -536,12 +543,6 @@ class SampleFetch:
         names = [*(collection.columns if self.reader.columns is None else self.reader.columns)]
         names += [METADATA_FIELD] if self.metadata else []
         return {name: collection.payload(row, name) for name in names if collection.has(row, name)}
-
-
-#: This many unreadable samples in a row are not a damaged sample here and there.
-MOST_IN_A_ROW = 100
-
-_log = logging.getLogger("neurofm_shards.loading")
 
 
 class SkipCounter:

@@ -273,8 +273,12 @@ def batch_to_tensors(
         column that some samples lack has ``NAME_valid`` beside it, or is a list with None in the gaps.
     """
     builder = BatchBuilder(options)
+    batch = builder.batch
     for name, data in gathered.items():
-        builder.add(name, data)
+        if isinstance(data, np.ndarray) and name not in batch:  # nearly always: small batches feel each call
+            batch[name] = to_tensor(data)
+        else:
+            builder.add(name, data)
     if metadata is not None:
         builder.put("metadata", metadata)
     return builder.batch

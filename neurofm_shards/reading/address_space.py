@@ -32,6 +32,11 @@ from neurofm_shards.reading.scratch import Scratch
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+#: Files that all data sets of a process together keep open, and the share of its descriptors that these may be.
+_MOST_OPEN = 256
+_SHARE = 8
+IO: TypeAlias = Literal["auto", "mmap", "pread"]
+
 
 class AddressSpace(ABC):
     """Where the shards of a data set lie.
@@ -316,11 +321,6 @@ def _numbers(first: Ints, last: Ints) -> Ints:
     return np.flatnonzero(np.cumsum(change[:-1])) + low
 
 
-#: Files that all data sets of a process together keep open, and the share of its descriptors that these may be.
-_MOST_OPEN = 256
-_SHARE = 8
-
-
 class FileAddressSpace(AddressSpace):
     """Plain shards read by ``preadv`` straight into the output; compressed ones decoded into memory of their own."""
 
@@ -454,9 +454,6 @@ def _open_files() -> _OpenFiles:
     """Return the open files of this process: one budget for all data sets."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _OpenFiles(max(1, min(_MOST_OPEN, allowed // _SHARE)))
-
-
-IO: TypeAlias = Literal["auto", "mmap", "pread"]
 
 
 def open_address_space(name: str, tar_bytes: Ints, io: IO, cache_bytes: int) -> AddressSpace:

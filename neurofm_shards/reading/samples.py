@@ -103,6 +103,11 @@ class SampleCollection(ABC):
 
     # -- values
 
+    @property
+    def moves(self) -> bool:
+        """Whether samples are others in every epoch, under the numbers of :meth:`rows_in`."""
+        return False
+
     def rows_in(self, epoch: int, rows: Ints) -> Ints:  # noqa: ARG002  (what is stored is the same in every epoch)
         """Return the numbers under which an epoch's rows are to be fetched: the rows themselves, unless they change."""
         return rows

@@ -191,6 +191,11 @@ class WindowCollection(SampleCollection):
         how = "jitter" if self._windows.jitter else "random"
         return xxhash.xxh3_128_hexdigest(f"{identity} {how} {self._windows.seed}".encode())
 
+    @property
+    def moves(self) -> bool:
+        """Whether windows lie elsewhere in every epoch."""
+        return self._windows.moves
+
     def rows_in(self, epoch: int, rows: Ints) -> Ints:
         """Return the numbers under which an epoch has rows: its own where windows lie elsewhere in every epoch."""
         return self._placing.numbers(epoch, rows)

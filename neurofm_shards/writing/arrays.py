@@ -32,6 +32,10 @@ from neurofm_shards.writing.shard_writer import ShardContent, ShardWriter
 from neurofm_shards.writing.sinks import NoSink
 from neurofm_shards.writing.writer_session import WriterSession, WriterSettings, check_one_each, progress_bar
 
+#: Rows of mapped files are read, written and let go in pieces of about this much.
+_PIECE_BYTES = 1 << 23
+_THREADS = 4
+
 
 def drop_pages(data: Any, start: int, stop: int) -> None:
     """Let go of the memory behind rows of a memory-mapped array that were read; a later access reads them again.
@@ -71,11 +75,6 @@ def _memmap(array: Any) -> npt.NDArray[Any] | None:
             return array
         array = array.base
     return None
-
-
-#: Rows of mapped files are read, written and let go in pieces of about this much.
-_PIECE_BYTES = 1 << 23
-_THREADS = 4
 
 
 def create_shards_from_arrays(

@@ -445,3 +445,8 @@ def test_two_hundred_epochs_leak_nothing(written, kind):
     assert descriptors_later - descriptors <= 4
     assert later - memory < 4 << 20
     loader.close()
+
+
+def test_requests_for_what_is_the_same_in_every_epoch_cost_nothing(written):
+    requests = iter(())
+    assert create_webdataset_dataloader(written[0], 8, 0).setup.fetch.in_epoch(3, requests) is requests

@@ -45,6 +45,20 @@ from neurofm_shards.loading.workers.pipeline import (
 from neurofm_shards.loading.workers.shared import Packed, anonymous_memory, pack, unpack
 from neurofm_shards.plugins.registry import registry
 
+_log = logging.getLogger("neurofm_shards.loading")
+
+_PR_SET_PDEATHSIG = 1
+#: How long a forked process may take to begin, in seconds.
+START_SECONDS = 60.0
+#: How often an idle worker looks whether its parent is still there, in seconds.
+_WATCH_SECONDS = 2.0
+#: Slots are a little larger than what they are made for, so that batches of nearly equal size share them.
+_ROUND_TO = 1 << 16
+#: How long a worker that was told to end may take over its current batch, in seconds.
+_PATIENCE = 1.0
+#: A caller who keeps more batches than this (per worker) gets copies: each slot costs a file descriptor.
+_MOST_SLOTS = 32
+
 
 @dataclass(frozen=True)
 class FetchRequest:
@@ -91,17 +105,6 @@ class Delivery:
     skeleton: tuple[int, int]
     new_size: int
     dropped: tuple[int, ...]
-
-
-_log = logging.getLogger("neurofm_shards.loading")
-
-_PR_SET_PDEATHSIG = 1
-#: How long a forked process may take to begin, in seconds.
-START_SECONDS = 60.0
-#: How often an idle worker looks whether its parent is still there, in seconds.
-_WATCH_SECONDS = 2.0
-#: Slots are a little larger than what they are made for, so that batches of nearly equal size share them.
-_ROUND_TO = 1 << 16
 
 
 class Slots:
@@ -283,12 +286,6 @@ def _seed(number: int) -> None:
     random.seed(number)
     np.random.seed(number)  # noqa: NPY002  (what transforms use is not ours to choose)
     torch.manual_seed(number)
-
-
-#: How long a worker that was told to end may take over its current batch, in seconds.
-_PATIENCE = 1.0
-#: A caller who keeps more batches than this (per worker) gets copies: each slot costs a file descriptor.
-_MOST_SLOTS = 32
 
 
 class _Worker:

@@ -1,4 +1,4 @@
-"""Time stamps that look like sample numbers, milliseconds or microseconds: refused until ``series_times`` decides."""
+"""Times that look like sample numbers, milliseconds or microseconds: refused until an option says what they are."""
 
 from __future__ import annotations
 
@@ -17,18 +17,23 @@ from neurofm_shards.types import Problem
 
 _SECONDS = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6}
 _FEWEST = 10
+#: A unit's mean rate in a wrong unit of time: 200 Hz in milliseconds.
+_FASTEST_HZ = 0.2
 #: Whole numbers that last as long as everything else, to within this factor, are seconds after all.
 _ALIKE = 3.0
 
 
-def in_seconds(streams: Sequence[AnyStream], meant: str | float) -> tuple[list[AnyStream], list[Problem]]:
+def in_seconds(
+    streams: Sequence[AnyStream], meant: str | float, spikes: str = "error"
+) -> tuple[list[AnyStream], list[Problem]]:
     """Return streams of which those with suspicious time stamps are refused as soon as they are read, or converted.
 
     Whole numbers are suspicious where the rest of the recording does not last about as long: few signals are sampled at
     whole seconds, and sample numbers, milliseconds and microseconds are whole. A series alone whose stamps are one
     apart is taken at its word, and reported. Other time stamps, a second or more apart, are suspicious where the series
     lasts about a thousand or a million times as long as the rest. Events at whole numbers (licks, rewards) are
-    suspicious where they last longer than all else.
+    suspicious where they last longer than all else, spikes where they last about a thousand or a million times as long
+    and no unit fires more than once in five seconds.
 
     Parameters
     ----------
@@ -36,7 +41,44 @@ def in_seconds(streams: Sequence[AnyStream], meant: str | float) -> tuple[list[A
         All of a recording.
     meant : str or float
         See ``WindowOptions.series_times``.
+    spikes : str
+        See ``WindowOptions.suspicious_spike_times``.
     """
+    sound, problems = _with_sound_spikes(streams, spikes)
+    made, doubts = _with_sound_series(sound, meant)
+    return made, [*problems, *doubts]
+
+
+def _with_sound_spikes(streams: Sequence[AnyStream], allowed: str) -> tuple[list[AnyStream], list[Problem]]:
+    """Return streams of which spikes in another unit of time are refused as soon as they are read, or reported."""
+    are_spikes = [isinstance(stream, EventStream) and stream.modality == "spikes" for stream in streams]
+    rest = max([0.0, *(_seconds(stream) for stream, is_one in zip(streams, are_spikes, strict=True) if not is_one)])
+    made: list[AnyStream] = []
+    problems: list[Problem] = []
+    for stream in streams:
+        if not isinstance(stream, EventStream) or stream.modality != "spikes" or not _rare_and_long(stream, rest):
+            made.append(stream)
+            continue
+        why = f"its times last {_seconds(stream) / rest:,.0f} times as long as all else"
+        if allowed == "allow":
+            made.append(stream)
+            problems.append(Problem(stream.path, why, "taken as seconds of the session, as allowed"))
+        else:
+            made.append(replace(stream, read=partial(_refuse_spikes, stream.path, why), in_order=None))
+    return made, problems
+
+
+def _rare_and_long(stream: EventStream, rest: float) -> bool:
+    times = _times(partial(_first, stream))
+    known = np.isfinite(times)
+    if not _in_other_unit(times[known], rest):
+        return False
+    most = int(np.bincount(np.asarray(stream.read()[1])[known]).max())
+    return most >= _FEWEST and most < _FASTEST_HZ * _length(times)
+
+
+def _with_sound_series(streams: Sequence[AnyStream], meant: str | float) -> tuple[list[AnyStream], list[Problem]]:
+    """Return streams of which series and events with suspicious time stamps are refused, or converted."""
     times = {id(stream): _known(stream) for stream in streams if _is_stamped(stream)}
     whole = {key for key, stamps in times.items() if _whole(stamps)}
     slow = {key for key, stamps in times.items() if key not in whole and _is_slow(stamps)}
@@ -131,7 +173,7 @@ def _meant(stream: AnyStream, meant: str | float, why: str) -> AnyStream:
     factor = _SECONDS.get(meant, 1.0) if isinstance(meant, str) else meant
     refuse = partial(_refuse, stream.path, why)
     if isinstance(stream, EventStream):
-        return replace(stream, read=refuse if meant == "error" else partial(_divided, stream, factor))
+        return replace(stream, read=refuse if meant == "error" else partial(_divided, stream, factor), in_order=None)
     if isinstance(stream, IrregularStream):
         return replace(stream, timestamps=refuse if meant == "error" else lambda: stream.timestamps() / factor)
     return stream
@@ -140,6 +182,13 @@ def _meant(stream: AnyStream, meant: str | float, why: str) -> AnyStream:
 def _divided(stream: EventStream, factor: float) -> tuple[Floats, Ints]:
     times, owner = stream.read()
     return times / factor, owner
+
+
+def _refuse_spikes(path: str, why: str) -> NoReturn:
+    raise SourceError(
+        f"{path}: {why}: they look like milliseconds or microseconds, not seconds. Correct the file, or say "
+        "suspicious_spike_times=allow to take them as seconds of the session"
+    )
 
 
 def _refuse(path: str, why: str) -> NoReturn:

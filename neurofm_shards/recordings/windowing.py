@@ -121,7 +121,7 @@ def _on_one_clock(recording: Recording, options: WindowOptions) -> tuple[list[An
     elif (known := known_timeline(recording, options.extent)) is not None:
         return streams, known
     else:
-        streams, doubts = in_seconds(streams, options.series_times)
+        streams, doubts = in_seconds(streams, options.series_times, options.suspicious_spike_times)
     when = timeline(streams, recording.source_file, options.extent)
     return streams, replace(when, problems=(*when.problems, *doubts))
 

@@ -108,3 +108,21 @@ def test_events_in_milliseconds_are_refused_until_the_option_says_so(times):
 def test_events_at_whole_seconds_of_the_recording_are_believed():
     assert licks(np.arange(2.0, 26.0), UNITS).num_samples == 29
     assert licks(np.arange(2.0, 26.0)).num_samples > 0
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e6], ids=["milliseconds", "microseconds"])
+def test_spikes_that_last_a_thousand_times_as_long_as_the_rest_are_refused(factor):
+    times = np.sort(np.random.default_rng(0).uniform(0, 30, 900)) * factor
+    streams = [events("units", {"a": times, "b": times[::3]}), irregular("x", VALUES, np.arange(3000) / 100)]
+    with pytest.raises(SourceError, match=r"units: its times last .* as long as all else.*suspicious_spike_times="):
+        windowed(InMemoryRecording(streams), WindowOptions(modalities=("spikes",)))
+    plan = windowed(InMemoryRecording(streams), WindowOptions(modalities=("behavior",), sequence_length=100)).plan()
+    assert plan.metadata["extent_s"][1] < 31
+    allowed = WindowOptions(suspicious_spike_times="allow", bin_size_ms=1e4)
+    assert windowed(InMemoryRecording(streams), allowed).plan().metadata["extent_s"][1] > 29 * factor
+
+
+def test_spikes_far_longer_than_the_rest_that_are_not_rare_are_seconds():
+    snippet = irregular("x", VALUES[:300], np.arange(300) / 100)
+    long = events("units", {"a": np.sort(np.random.default_rng(0).uniform(0, 3000, 9000))})
+    assert windowed(InMemoryRecording([long, snippet]), WindowOptions()).plan().metadata["extent_s"][1] > 2990

@@ -33,13 +33,13 @@ from neurofm_shards import (
 )
 from neurofm_shards._process import mapped_bytes
 from neurofm_shards.cli.main import run
-from neurofm_shards.errors import ClosedError, ConfigError, IntegrityError, NeurofmShardsError
+from neurofm_shards.errors import ClosedError, ConfigError, IntegrityError, NeurofmShardsError, SourceError
 from neurofm_shards.format.sidecar import read_arrays, write_arrays
 from neurofm_shards.loading.batching import Balanced, OneSession, TokenBudget
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.recordings.continuous import SampleCutter
-from neurofm_shards.recordings.memory import events, intervals, regular
+from neurofm_shards.recordings.memory import events, intervals, irregular, regular
 from neurofm_shards.recordings.options import WindowOptions
 
 
@@ -158,6 +158,28 @@ def test_all_that_is_said_of_a_stream_is_stored_with_it(store, tmp_path, options
         assert stored.manifest.tables
         for name in stored.manifest.tables:
             assert windows.table(name) == stored.table(name)
+
+
+@pytest.mark.parametrize("doubtful", ["licks", "units"])
+def test_events_at_doubtful_times_are_at_load_what_conversion_makes_of_them(store, tmp_path, doubtful):
+    times = {"units": np.arange(0.05, 30.0, 0.1), "licks": np.round(np.linspace(2.0, 28.0, 40), 3)}
+    times[doubtful] = times[doubtful] * 1000
+    streams = [
+        events("units", {"a": times["units"]}),
+        events("licks", {"l": times["licks"]}, modality="behavior"),
+        irregular("wheel", np.zeros((3000, 1)), np.arange(3000) / 100),
+    ]
+    files, folder = store({"a": streams})
+    behavior = {"modalities": ["behavior"], "behavior": [{"path": "licks"}]}
+    wanted = behavior if doubtful == "licks" else {"modalities": ["spikes"]}
+    with pytest.raises(SourceError, match=doubtful):
+        convert_inputs(files, tmp_path / "none", {"windows": wanted})
+    with pytest.raises(SourceError, match=doubtful):
+        open_windows(folder, wanted).gather([0])
+    options = {**behavior, "series_times": "milliseconds"}
+    convert_inputs(files, tmp_path / "windows", {"windows": options})
+    with open_windows(folder, options) as windows, ShardCollection.open(tmp_path / "windows") as stored:
+        assert_same_samples(windows, stored)
 
 
 def test_sweeps_at_load_are_sweeps_converted(store, tmp_path):

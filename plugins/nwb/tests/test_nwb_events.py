@@ -134,4 +134,4 @@ def test_a_table_whose_times_are_text_is_named_and_stops_nothing_else(write, kin
 
     times, _, problems = found(write(fill))
     assert times == TIMES.tolist()
-    assert any("events/t has time stamps of shape (2,) that are text" in what for what in problems)
+    assert any(f"events/t/{column} has time stamps of shape (2,) that are text" in what for what in problems)

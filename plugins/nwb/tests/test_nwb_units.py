@@ -161,3 +161,16 @@ def test_a_units_table_without_spikes_is_noted_and_gives_no_stream(write_nwb):
     with NwbSource().open((str(write_nwb(fill)),)) as recording:
         assert not any(isinstance(stream, EventStream) for stream in recording.streams)
         assert any("without spike times" in problem.what for problem in recording.problems)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_unit_of_time_that_the_file_says_counts_for_spikes(write_nwb, reader):
+    path = write_nwb(lambda nwbfile: nwbfile.add_unit(spike_times=[500.5, 1500.0], obs_intervals=[[0.0, 2000.0]]))
+    with h5py.File(path, "r+") as file:
+        file["units/spike_times"].attrs["unit"] = "milliseconds"
+        file["units/obs_intervals"].attrs["unit"] = "milliseconds"
+    with NwbSource(NwbConfig(reader=reader)).open((str(path),)) as recording:
+        (stream,) = recording.streams
+        assert np.allclose(stream.read()[0], [0.5005, 1.5], rtol=1e-12)
+        assert stream.observed()[0].tolist() == [[0.0, 2.0]]
+        assert any("time stamps in milliseconds" in problem.what for problem in recording.problems)

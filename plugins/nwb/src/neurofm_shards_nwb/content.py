@@ -188,6 +188,12 @@ class Column:
     def __len__(self) -> int:
         return len(self.indexes[-1] if self.indexes else self.data)
 
+    @property
+    def stamps(self) -> Stamped:
+        """Its values as time stamps."""
+        place = self.data.where.rpartition(": ")[2]
+        return Stamped(path=place, types=(), timestamps=self.data, time_unit=self.unit)
+
     def ends(self) -> npt.NDArray[np.int64]:
         """Return where each row of a singly indexed column ends, as int64 whatever the file uses.
 

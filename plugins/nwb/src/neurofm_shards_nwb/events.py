@@ -11,7 +11,7 @@ from neurofm_shards._typing import AnyArray, Floats, Ints
 from neurofm_shards._wording import counted
 from neurofm_shards.streams import EventStream, IntervalStream
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.content import Column, EventList, Series, Stamped, StoredArray, Table, small_columns, text
+from neurofm_shards_nwb.content import EventList, Series, StoredArray, Table, small_columns, text
 
 #: Time stamps looked at to tell events from samples.
 _LOOK_AT = 10_000
@@ -175,7 +175,7 @@ def describe_event_table(table: Table, others: Iterable[Table] = ()) -> tuple[Ev
     times = table.columns.get("timestamp")
     if times is None:
         return None, [Problem(table.path, "no timestamp column", "not taken as events")]
-    stamped = _stamped(table, times)
+    stamped = times.stamps
     if trouble := stamped.trouble_with_stamps():
         return None, [Problem(table.path, trouble, "not taken", "error")]
     owners, owner, label = _kinds(table, _with_meanings(table, others))
@@ -184,10 +184,6 @@ def describe_event_table(table: Table, others: Iterable[Table] = ()) -> tuple[Ev
 
     stream = _event_stream(table.path, table.types[0], table.description, lambda: (stamped.seconds(), owner), owners)
     return stream, [*problems, *stamped.conversions]
-
-
-def _stamped(table: Table, times: Column) -> Stamped:
-    return Stamped(path=table.path, types=table.types, timestamps=times.data, time_unit=times.unit)
 
 
 def _with_meanings(table: Table, others: Iterable[Table]) -> list[str]:
@@ -213,7 +209,7 @@ def describe_annotated_events(table: Table) -> tuple[EventStream | None, list[Pr
     times = table.columns.get("event_times")
     if times is None or not times.indexes:
         return None, [Problem(table.path, "no event_times for each row", "not taken as events")]
-    stamped = _stamped(table, times)
+    stamped = times.stamps
     if trouble := stamped.trouble_with_stamps():
         return None, [Problem(table.path, trouble, "not taken", "error")]
     labels = table.columns["label"].values() if "label" in table.columns else table.row_ids

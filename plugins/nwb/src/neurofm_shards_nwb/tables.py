@@ -45,6 +45,7 @@ def describe_units(path: str, table: Table) -> tuple[EventStream | None, list[Pr
     if skipped:
         problems.append(Problem(table.path, f"columns {', '.join(skipped)}", "left in the file: too large", "info"))
     observed = table.columns.get("obs_intervals")
+    problems += [odd for column in (spikes, observed) if column is not None for odd in column.stamps.conversions]
     stream = EventStream(
         path=table.path,
         modality="spikes",
@@ -98,6 +99,8 @@ def _reader(spikes: Column, refusal: str) -> Callable[[], tuple[Floats, Ints]]:
         ends = spikes.ends() if spikes.indexes else np.arange(1, len(spikes.data) + 1, dtype=np.int64)
         total = int(ends[-1]) if len(ends) else 0
         times = spikes.data.read(0, total).astype(np.float64, copy=False)
+        factor = spikes.stamps.time_factor
+        times = times if factor == 1.0 else times * factor
         return times, np.repeat(np.arange(len(ends), dtype=np.int64), np.diff(ends, prepend=0))
 
     return read
@@ -105,7 +108,7 @@ def _reader(spikes: Column, refusal: str) -> Callable[[], tuple[Floats, Ints]]:
 
 def _observed(column: Column) -> Callable[[], Sequence[Floats | None]]:
     def observed() -> list[Floats | None]:
-        values = column.data.all().astype(np.float64).reshape(-1, 2)
+        values = column.stamps.seconds().reshape(-1, 2)
         ends = column.ends() if column.indexes else np.arange(1, len(values) + 1, dtype=np.int64)
         starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
         return [values[a:b] if b > a else None for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]

@@ -10,11 +10,10 @@ import numpy as np
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import AmbiguousStreamsError, NothingToConvertError, SourceError
-from neurofm_shards.recordings.behavior import Behavior, behavior_sources
+from neurofm_shards.recordings.behavior import Behavior, OwnSamples, behavior_sources, own_columns, own_names
 from neurofm_shards.recordings.continuous import JoinedSeries, WindowedSeries
 from neurofm_shards.recordings.modality import WindowedModality, nothing
 from neurofm_shards.recordings.options import BehaviorOptions, SeriesOptions, WindowOptions
-from neurofm_shards.recordings.own_samples import OwnSamples, own_columns, own_names
 from neurofm_shards.recordings.series import Series
 from neurofm_shards.recordings.spikes import BinnedEvents, SpikeEvents
 from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, normalise, subtract

@@ -2,8 +2,8 @@
 
 Broken on purpose, each of these is caught here: interpolation across a gap or next to unknown values, extrapolation
 beyond the ends, heading interpolated straight through the wrap, bin ends taken for bin centres, means over closed
-bins; a sample at a window's stop that is taken in, one at its start that is left out, stamps that are used in the file's
-order, values that are read by the wrong row.
+bins; a sample at a window's stop that is taken in, one at its start that is left out, stamps that are used in the
+file's order, values that are read by the wrong row.
 """
 
 from __future__ import annotations

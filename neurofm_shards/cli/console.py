@@ -103,14 +103,15 @@ def print_report(report: Report, verdict: str) -> None:
     """Print each finding, then one line that sums up."""
     from rich.markup import escape  # noqa: PLC0415  (after --help)
 
+    from neurofm_shards.cli.options import in_flags  # noqa: PLC0415  (after --help)
+
     console = result_console()
     for finding in report.findings:
         colour = COLOURS.get(finding.severity, "white")
         where = " ".join(filter(None, (finding.where, finding.key)))
-        console.print(
-            f"[{colour}]{finding.severity}[/{colour}] {escape(where or report.folder)}: {escape(finding.what)}"
-        )
-        console.print(f"  -> {finding.consequence}", markup=False)
+        what = escape(in_flags(finding.what))
+        console.print(f"[{colour}]{finding.severity}[/{colour}] {escape(where or report.folder)}: {what}")
+        console.print(f"  -> {in_flags(finding.consequence)}", markup=False)
     size = (
         f"{counted(report.num_samples, 'sample')} in {counted(report.num_shards, 'shard')}, {report.num_bytes:,} bytes"
     )

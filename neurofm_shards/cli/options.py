@@ -172,7 +172,7 @@ def in_flags(text: str) -> str:
     """
     modes, nested, given, bare = _patterns()
     text = _SOURCE.sub(_source_flags, text)
-    text = modes.sub(r"--\1", text)
+    text = modes.sub(r"--\1", text).replace("overwrite=True", "--overwrite")
     text = nested.sub(lambda found: f"{_flag(found[1])} '{json.dumps({found[2]: found[3] or found[2].upper()})}'", text)
     text = given.sub(lambda found: f"{_flag(found[1])} {_said(found[2])}", text)
     return bare.sub(lambda found: _flag(found[1]), text)

@@ -47,7 +47,7 @@ from neurofm_shards.format.unfinished import pending_step
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.writing.journal import JournalContent, JournalHeader, remove_journal
 from neurofm_shards.writing.lock import OutputLock
-from neurofm_shards.writing.output_folder import OutputFolder, manifest_checksum
+from neurofm_shards.writing.output_folder import REPLACING, OutputFolder, manifest_checksum
 
 Named = Sequence[str | os.PathLike[str]]
 Mode = Literal["new", "overwrite", "resume", "append"]
@@ -436,13 +436,13 @@ class IncrementalConversion:
     def _open(self, *, overwrite: bool) -> Target:
         output = self._session.output
         if not output.is_ours():
-            output.check_free()
+            output.check_free(REPLACING)
         output.clean()
         if overwrite and output.is_ours():
             return Target(output.begin_overwriting())
         base = output.manifest()
         if base is None:
-            output.check_free()
+            output.check_free(REPLACING)
             return Target(output)
         pending = pending_step(output.folder)
         if pending is not None:

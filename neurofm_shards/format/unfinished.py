@@ -41,7 +41,7 @@ def pending_step(folder: Path) -> str | None:
         (REPLACEMENT_NAME, "an overwriting of"),
     ):
         if any(sidecars.glob(name)):
-            return f"{what} {folder} was interrupted: finish it with the same command, or run `neurofm-shards repair`"
+            return f"{what} {folder} was interrupted: finish it as it was begun, or run `neurofm-shards repair`"
     return None
 
 

@@ -24,7 +24,7 @@ from neurofm_shards.format.manifest import Manifest, TableEntry, read_rows, summ
 from neurofm_shards.format.packed_index import commit_manifest
 from neurofm_shards.maintenance.rewriting import OpenDataSet, Rewriter, finished_manifest, opened, writer_settings
 from neurofm_shards.writing.lock import OutputLock
-from neurofm_shards.writing.output_folder import OutputFolder
+from neurofm_shards.writing.output_folder import REPLACING, OutputFolder
 from neurofm_shards.writing.statistics import SessionStats, add, manifest_statistics, sessions_from_manifest
 
 
@@ -70,7 +70,7 @@ def merge(
         _check(parts)
         stack.enter_context(OutputLock(output.folder))
         if not (overwrite and output.is_ours()):
-            output.check_free()
+            output.check_free(REPLACING)
         output.clean()
         output.give_up_replacement()
         with output.staging() as staging:

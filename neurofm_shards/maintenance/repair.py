@@ -193,7 +193,7 @@ class _Repair:
             if manifest is not None:
                 write_cards(self._folder, manifest, our_cards(self._folder), durable=True)  # they may tell the addition
             what = f"an addition was never finished, of which {counted(given_up, 'shard')} had been written"
-            self._say("info", "", what, "they were deleted; convert --append adds them again")
+            self._say("info", "", what, "they were deleted; converting with mode='append' adds them again")
         if output.give_up_replacement():
             what = "a data set that was to replace this one was never finished"
             self._say("info", "", what, "what was written of it was deleted, and this one stays")

@@ -52,6 +52,21 @@ def manifest_checksum(manifest: Manifest) -> str:
 
 
 @dataclass(frozen=True)
+class Remedies:
+    """How a caller says in its arguments what to do with a folder that is taken."""
+
+    add: str
+    go_on: str
+    replace: str
+
+
+#: Of conversions, which have a mode.
+MODES = Remedies("add to it with mode='append', ", "go on with mode='resume'", "mode='overwrite'")
+#: Of what can only replace a data set.
+REPLACING = Remedies("", "finish it as it was begun", "overwrite=True")
+
+
+@dataclass(frozen=True)
 class OutputFolder:
     """An output folder; whoever changes it holds its :class:`~neurofm_shards.writing.lock.OutputLock`.
 
@@ -121,32 +136,33 @@ class OutputFolder:
             modes = [mode & 0o666 for name in names if (mode := root.mode(name)) is not None]
         return reduce(and_, modes) if modes else None
 
-    def check_free(self) -> None:
-        """Refuse a folder that holds anything; nothing is changed."""
+    def check_free(self, remedies: Remedies = MODES) -> None:
+        """Refuse a folder that holds anything, with remedies in the caller's arguments; nothing is changed."""
         journal = self.journal()
         if self._has_manifest():
             raise OutputExistsError(
-                f"{self.folder} already holds a data set; add to it with mode='append', replace it with "
-                "mode='overwrite', or choose another output"
+                f"{self.folder} already holds a data set; {remedies.add}replace it with {remedies.replace}, or choose "
+                "another output"
             )
         if journal is not None:
+            written, total = len(journal.shards), journal.header.total_shards
+            known = f"{written:,} of {counted(total, 'shard')}" if total else counted(written, "shard")
             raise OutputExistsError(
-                f"{self.folder} holds an unfinished conversion ({len(journal.shards)} of "
-                f"{counted(journal.header.total_shards, 'shard')} written); go on with mode='resume', or start "
-                "again with mode='overwrite'"
+                f"{self.folder} holds an unfinished conversion ({known} written); "
+                f"{remedies.go_on}, or start again with {remedies.replace}"
             )
         if self.is_marked:
             raise OutputExistsError(
-                f"{self.folder} holds what an interrupted writer left; start again with mode='overwrite', or choose "
+                f"{self.folder} holds what an interrupted writer left; start again with {remedies.replace}, or choose "
                 "another output"
             )
         if any(self.sidecars.glob(f"{COMMITTED_PREFIX}*")):
-            raise OutputExistsError(f"{why_unfinished(self.folder)}, and mode='overwrite' replaces it")
+            raise OutputExistsError(f"{why_unfinished(self.folder)}, and {remedies.replace} replaces it")
         others = self._others()
         if others:
             raise OutputExistsError(
                 f"{self.folder} is not empty: it holds {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}, "
-                "which is no data set of ours; choose another output (mode='overwrite' deletes nothing that is not "
+                f"which is no data set of ours; choose another output ({remedies.replace} deletes nothing that is not "
                 "ours)"
             )
 

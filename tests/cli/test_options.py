@@ -106,6 +106,7 @@ def test_labels_are_names_or_objects():
         ("say missing=skip or missing=mask.", "say --missing skip or --missing mask."),
         ("on_error='skip' leaves them out", "--on-error skip leaves them out"),
         ("add it with mode='append', or mode=\"overwrite\"", "add it with --append, or --overwrite"),
+        ("replace it with overwrite=True, or", "replace it with --overwrite, or"),
         ("relative_columns=cue,in (or absolute_columns)", "--relative-columns cue in (or --absolute-columns)"),
         ("Choose one with lfp.path.", 'Choose one with --lfp \'{"path": "PATH"}\'.'),
         ("ophys.path=PATH takes it", '--ophys \'{"path": "PATH"}\' takes it'),

@@ -144,8 +144,8 @@ def test_an_exception_leaves_nothing_that_looks_whole(files, tmp_path):
     assert not list((tmp_path / "out").rglob("*"))
 
 
-@pytest.mark.parametrize("ending", ["del converter; gc.collect()", "sys.exit(1)", "raise RuntimeError"])
-def test_a_converter_that_is_forgotten_leaves_nothing_behind(files, tmp_path, ending):
+def left_by_a_converter(files, out, ending):
+    """Run a program that converts files and ends before it finalizes; return what it printed."""
     script = f"""
 import gc, sys
 from pathlib import Path
@@ -156,15 +156,30 @@ from test_nwb import Stranger, StrangerConfig
 registry().sources.register(
     SourceEntry(name="nwb", summary="s", factory=Stranger, config=StrangerConfig, suffixes=(".nwb",))
 )
-converter = NWBToWebDatasetConverter({str(tmp_path / "out")!r}, shard_size=5)
+converter = NWBToWebDatasetConverter({str(out)!r}, shard_size=5)
 converter.convert_nwb_files({[str(path) for path in files]!r})
-print(len(list(Path({str(tmp_path / "out")!r}).glob("*.tar"))))
+print(len(list(Path({str(out)!r}).glob("*.tar"))), flush=True)
 {ending}
 """
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-X", "dev", "-c", script], capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
     )  # fmt: skip
+
+
+def test_what_a_killed_converter_left_is_replaced_as_the_message_says(files, tmp_path):
+    left_by_a_converter(files, tmp_path / "out", "import os; os._exit(9)")
+    assert list((tmp_path / "out").glob("*.tar"))
+    again = NWBToWebDatasetConverter(tmp_path / "out", shard_size=5)
+    with pytest.raises(OutputExistsError, match=r"written\); finish it .*, or start again with overwrite=True$"):
+        again.convert_nwb_files(files)
+    again = NWBToWebDatasetConverter(tmp_path / "out", shard_size=5, overwrite=True)
+    assert again.convert_nwb_files(files) == again.finalize()["total_samples"]
+
+
+@pytest.mark.parametrize("ending", ["del converter; gc.collect()", "sys.exit(1)", "raise RuntimeError"])
+def test_a_converter_that_is_forgotten_leaves_nothing_behind(files, tmp_path, ending):
+    done = left_by_a_converter(files, tmp_path / "out", ending)
     assert int(done.stdout) > 1, done.stderr
     assert not list((tmp_path / "out").rglob("*")), done.stderr
     assert "ResourceWarning" not in done.stderr

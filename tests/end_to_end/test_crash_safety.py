@@ -24,6 +24,7 @@ from neurofm_shards.errors import (
     SourceError,
     WorkerError,
 )
+from neurofm_shards.maintenance.repair import repair
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.writing.lock import OutputLock
 
@@ -416,5 +417,8 @@ def test_an_interrupted_append_leaves_the_old_data_set_and_goes_on(toys, toy, tm
             convert_inputs(paths[1:], tmp_path / "out", mode="append")
     assert (tmp_path / "out/dataset_metadata.json").read_bytes() == before
     assert ShardCollection.open(tmp_path / "out").num_samples == 5
+    shutil.copytree(tmp_path / "out", tmp_path / "given up")
+    (finding,) = repair(tmp_path / "given up").findings
+    assert finding.consequence == "they were deleted; converting with mode='append' adds them again"
     convert_inputs(paths[1:], tmp_path / "out", mode="append")
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")

@@ -69,7 +69,7 @@ def test_data_sets_that_do_not_go_together_are_refused(toys, tmp_path):
     with pytest.raises(ConfigError, match="name another output"):
         merge([tmp_path / "one", tmp_path / "gz"], tmp_path / "one")
     convert_inputs(paths[1:], tmp_path / "two", CONFIG)
-    with pytest.raises(OutputExistsError):
+    with pytest.raises(OutputExistsError, match="holds a data set; replace it with overwrite=True, or choose"):
         merge([tmp_path / "one", tmp_path / "two"], tmp_path / "gz")
     assert merge([tmp_path / "one", tmp_path / "two"], tmp_path / "gz", overwrite=True)["total_samples"] == 6
     assert sorted(path.name for path in (tmp_path / "gz").glob("shard*")) == ["shard_000000.tar", "shard_000001.tar"]

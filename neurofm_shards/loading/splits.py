@@ -22,7 +22,7 @@ from neurofm_shards.errors import ConfigError
 from neurofm_shards.expressions import Columns, unknown_name
 from neurofm_shards.format.manifest import Manifest
 from neurofm_shards.format.metadata_table import MetadataTable
-from neurofm_shards.loading.subsets import Splits, TableColumns
+from neurofm_shards.loading.subsets import Splits, TableColumns, split_names
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.reading.samples import SampleCollection
 from neurofm_shards.recordings.group_splits import (
@@ -108,10 +108,11 @@ def divided(
 ) -> Splits:
     """Divide samples as :func:`split` does; what there is to warn of is the last note alone."""
     _check_fractions(fractions)
-    if column is not None and column in columns and any(columns[column].tolist()):
+    written = split_names(columns[column]) if column is not None and column in columns else np.zeros(0, np.str_)
+    if (written != "").any():
         if named:
             raise ConfigError(f"the metadata column {column!r} names splits already: column=None divides anew")
-        return _as_written(columns[column], column)
+        return _as_written(written, column)
     fixed = _fixed(named, by)
     match by:
         case "session" | "subject":
@@ -233,10 +234,9 @@ def _ids(columns: Columns, name: str) -> npt.NDArray[np.str_]:
     return np.array([str(value) for value in values], dtype=np.str_)
 
 
-def _as_written(values: npt.NDArray[Any], column: str) -> Splits:
+def _as_written(named: npt.NDArray[np.str_], column: str | None) -> Splits:
     """Take the splits that the metadata names."""
-    named = np.array(["" if value is None else str(value) for value in values.tolist()])
-    rows = {str(name): np.flatnonzero(named == name).astype(np.int64) for name in np.unique(named) if name}
+    rows = {name: np.flatnonzero(named == name).astype(np.int64) for name in np.unique(named).tolist() if name}
     left = int((named == "").sum())
     note = f"taken from the metadata column {column!r}; column=None divides anew"
     return Splits(rows, {"in no split": left} if left else {}, {}, (note,))

@@ -147,9 +147,14 @@ def known_splits(collection: SampleCollection) -> dict[str, Rows]:
     columns = TableColumns(collection.metadata_table())
     if saved or "split" not in columns:
         return saved
-    values = columns["split"]
-    names = sorted({str(value) for value in values.tolist() if value})
-    return {name: np.flatnonzero(values == name).astype(np.int64) for name in names}
+    names = split_names(columns["split"])
+    return {name: np.flatnonzero(names == name).astype(np.int64) for name in np.unique(names).tolist() if name}
+
+
+def split_names(values: npt.NDArray[Any]) -> npt.NDArray[np.str_]:
+    """Return the split that metadata name of each sample, as text (folds may be numbers); empty where there is none."""
+    whole = (int(x) if isinstance(x, float) and x.is_integer() else x for x in values.tolist())
+    return np.array(["" if value is None or value != value else str(value) for value in whole], np.str_)  # noqa: PLR0124
 
 
 def _splits_of_shards(

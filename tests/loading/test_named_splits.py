@@ -11,6 +11,7 @@ from neurofm_shards import (
     ShardDataset,
     WebDatasetLoader,
     WebDatasetWriter,
+    create_shards_from_arrays,
     create_webdataset_dataloader,
     save_splits,
     split,
@@ -148,3 +149,22 @@ def test_a_data_set_without_saved_splits_has_the_manifest_that_it_had(folder):
     save_splits(folder, {"train": [0]})
     save_splits(folder, {})
     assert (folder / "dataset_metadata.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [
+        ([0, 0, 1, 2], {"0": 2, "1": 1, "2": 1}),
+        ([0, 1.0, None, float("nan")], {"0": 1, "1": 1}),
+        ([True, False, True, None], {"True": 2, "False": 1}),
+        (["a", "", "b", None], {"a": 1, "b": 1}),
+    ],
+)
+def test_splits_that_metadata_name_by_numbers_are_found_as_text(tmp_path, said, counts):
+    metadata = [{"session_id": f"s{i}", "split": name} for i, name in enumerate(said)]
+    create_shards_from_arrays(tmp_path, {"x": np.arange(4)}, metadata=metadata)
+    assert split(tmp_path).counts() == counts
+    for name, count in counts.items():
+        found = [int(sample["x"]) for sample in WebDatasetLoader(tmp_path, split=name, shuffle=False)]
+        assert found == [i for i, each in enumerate(said) if each is not None and str(each).removesuffix(".0") == name]
+        assert len(found) == count

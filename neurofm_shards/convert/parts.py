@@ -262,7 +262,7 @@ def run_part(
             missing = plan.total_shards - len(run.lines)
             tell(started(plan, run.lines, splits=False))
             with _planned_again():
-                run.run(plan.tasks(), plan.columns)
+                run.run(plan)
             return missing
 
 

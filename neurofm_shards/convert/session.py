@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, get_args
@@ -367,7 +366,7 @@ class ConversionSession:
     def _run(self, plan: ConversionPlan, target: Target) -> Manifest:
         with self.shard_run(plan, target) as run:
             self.tell(started(plan, run.lines))
-            run.run(plan.tasks(), plan.columns)
+            run.run(plan)
         return commit(target.output, plan, run.lines, target.base)
 
 
@@ -466,7 +465,7 @@ class IncrementalConversion:
         if not self._is_told:
             self._session.tell(started(plan, {}))
             self._is_told = True
-        self._run.run(islice(plan.tasks(), shards), plan.columns)
+        self._run.run(plan, shards)
 
     def _commit(self, plan: ConversionPlan | None) -> Manifest:
         base = self._target.base

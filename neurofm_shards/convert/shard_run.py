@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,14 +14,15 @@ from typing_extensions import Self
 
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Answer, Call, Dispatcher
-from neurofm_shards.convert.planning import shard_names
-from neurofm_shards.convert.tasks import ShardTask, in_turns
-from neurofm_shards.convert.work import JobSpec, ShardResult, run_task
+from neurofm_shards.convert.planning import ConversionPlan, shard_names
+from neurofm_shards.convert.tasks import in_turns
+from neurofm_shards.convert.work import JobSpec, ShardResult, first_types, run_task
 from neurofm_shards.events import Listener, ShardCommitted
 from neurofm_shards.format.files import Folder
 from neurofm_shards.format.unfinished import JOURNAL_NAME
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import ColumnSpec
+from neurofm_shards.writing.field_types import FieldTypes
 from neurofm_shards.writing.journal import Journal, JournalContent, JournalHeader
 from neurofm_shards.writing.output_folder import OutputFolder
 
@@ -119,9 +122,15 @@ class ShardRun:
         """Write down something of the run itself."""
         self._journal.note(what, **facts)
 
-    def run(self, tasks: Iterable[ShardTask], columns: tuple[ColumnSpec, ...]) -> None:
-        """Run the tasks whose shards are not there yet."""
-        spec = job_spec(self._config, columns, self._staging if self._shares_folder else None, self._output.mode())
+    def run(self, plan: ConversionPlan, shards: int | None = None) -> None:
+        """Write the shards of a plan that are not there yet: all of them, or the first so many."""
+        folder = self._staging if self._shares_folder else None
+        spec = job_spec(self._config, plan.columns, folder, self._output.mode())
+        tasks = list(islice(plan.tasks(), shards))
+        if tasks and self._config.transforms:
+            spec = replace(spec, types=FieldTypes(plan.base.specs if plan.base is not None else ()))
+            probe = Call(first_types, (spec, tasks[0]), "reading the first samples", tasks[0].near)
+            spec = replace(spec, types=next(iter(self._dispatcher.in_order([probe]))))
         missing = in_turns(task for task in tasks if task.shard_idx not in self.lines)
         calls = (Call(run_task, (spec, task), task.what, task.near) for task in missing)
         for answers in self._dispatcher.as_they_come(calls):

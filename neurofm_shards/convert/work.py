@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from neurofm_shards.plugins.entries import Entry
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import Block, ColumnSpec
+from neurofm_shards.writing.field_types import FieldTypes
 from neurofm_shards.writing.shard_writer import ShardWriter
 from neurofm_shards.writing.statistics import SessionStats, block_statistics, is_quantity, merged
 
@@ -57,6 +59,8 @@ class JobSpec:
         Plugins that were registered in code.
     skip_failed : bool
         Whether a segment that cannot be read is left out.
+    types : FieldTypes
+        Types of the fields that transforms make, as the first samples have them.
     """
 
     folder: str | None
@@ -66,6 +70,7 @@ class JobSpec:
     transforms: tuple[dict[str, Any], ...]
     code_entries: tuple[tuple[str, Entry], ...]
     skip_failed: bool
+    types: FieldTypes = field(default_factory=FieldTypes)
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,7 @@ class _ShardTaskRun:
         self._spec = spec
         self._task = task
         self._transforms = _made(spec.transforms)
+        self._types = deepcopy(spec.types)  # a task finds the types of its own fields, whatever others find
         self._drops: Counter[tuple[int, str]] = Counter()
         self._counting = ThreadPoolExecutor(1, "shard-statistics")
         self._statistics: list[Future[SessionStats]] = []
@@ -240,7 +246,30 @@ class _ShardTaskRun:
                     self._drops[segment.input_idx, kind] += before - len(block)
         except SourceError as error:
             raise _UnreadableError(segment, error) from error
-        return block
+        return self._typed(block, task_input.spec.input.name) if self._transforms and len(block) else block
+
+    def _typed(self, block: Block, name: str) -> Block:
+        """Give what transforms make one type per field, in this shard and all others."""
+        rows = block.rows if block.rows is not None else range(len(block))
+        return self._types.block(block, lambda i: f"{name}, sample {int(rows[i])}")
+
+    def first_types(self) -> FieldTypes:
+        """Return the types that the first samples have."""
+        segment = self._task.segments[0]
+        rows = min(rows_per_block(self._spec.columns), _UNKNOWN_ROWS)
+        self._block(segment, segment.start, min(segment.start + rows, segment.stop))
+        return self._types
+
+
+def first_types(spec: JobSpec, task: ShardTask) -> FieldTypes:
+    """Return the types that the first samples of a conversion give its fields (runs in a worker)."""
+    registry().adopt(list(spec.code_entries))
+    try:
+        return _ShardTaskRun(spec, task, Path()).first_types()
+    except _UnreadableError as failed:
+        if spec.skip_failed:
+            return spec.types
+        raise failed.error from failed.error.__cause__
 
 
 def _made(configs: Sequence[dict[str, Any]]) -> list[tuple[str, Transform]]:

@@ -7,15 +7,16 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from neurofm_shards._typing import AnyArray
-from neurofm_shards.blocks import MISSING
+from neurofm_shards.blocks import MISSING, column_of
 from neurofm_shards.errors import EncodeError
-from neurofm_shards.types import ColumnSpec, Ragged, Sample
+from neurofm_shards.types import Block, ColumnSpec, Ragged, Sample
 from neurofm_shards.values import as_array
 
 #: The type of a field: that of its arrays, of its Python numbers, or None where it holds anything else.
@@ -84,7 +85,9 @@ class FieldTypes:
             Whether samples have no other field.
         """
         return [
-            value if self._is_alike(name, value) else self._fitting(name, value, where(i), alone=alone)
+            value
+            if value is MISSING or self._is_alike(name, value)
+            else self._fitting(name, value, where(i), alone=alone)
             for i, value in enumerate(values)
         ]
 
@@ -101,6 +104,17 @@ class FieldTypes:
             self.values(name, [rows[i] for i in range(len(rows))], where, alone=True)
             raise
         return found
+
+    def block(self, block: Block, where: Callable[[int], str]) -> Block:
+        """Return a block whose columns have their fields' types (raises EncodeError)."""
+        alone = len(block.columns) == 1
+        typed = {
+            name: column_of(self.values(name, data, where, alone=alone))
+            if isinstance(data, list)
+            else self.rows(name, data, where)
+            for name, data in block.columns.items()
+        }
+        return replace(block, columns=typed)
 
     def forget(self) -> None:
         """Undo what the last sample decided: it was not written."""

@@ -117,6 +117,7 @@ def test_links_that_lead_nowhere_are_told_with_all_else(tmp_path, pattern):
         assert (done["total_samples"], len(done["failures"]), len(done["new_failures"])) == (4, 3, new)
 
 
+@pytest.mark.plugins
 def test_appending_after_a_skip_has_no_new_failures(tmp_path):
     paths = archives(tmp_path, a="x", b="xy", c="xy")
     first = convert_inputs(paths, tmp_path / "out", {"on_error": "skip"})

@@ -42,7 +42,7 @@ def run(toys, toy, tmp_path):
             output = OutputFolder(tmp_path / "out")
             header = JournalHeader("convert", identity(plan), plan.total_shards, durable=True)
             with ShardRun(output, config, header, None, together, ignore) as run:
-                run.run(plan.tasks(), plan.columns)
+                run.run(plan)
         return output, paths
 
     return write

@@ -69,7 +69,8 @@ def test_a_run_ends_when_the_scheduler_is_gone(tmp_path):
         calls = made.in_order([Call(os.getpid, (), "asking"), Call(time.sleep, (600,), "napping")])
         next(calls)
         scheduler.kill()
-        with pytest.raises(WorkerError, match="no worker is left|a worker process died"):
+        # which it is depends on what is noticed first: no workers, the lost call, or that the client gave up
+        with pytest.raises(WorkerError, match="no worker is left|a worker process died|Client is closed.*is kept"):
             list(calls)
         made.abandon()
     finally:

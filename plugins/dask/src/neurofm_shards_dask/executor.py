@@ -19,6 +19,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 #: How long to go on without a worker: where those that died are started again, and elsewhere.
 _RESTART_S, _GONE_S = 30.0, 10.0
+_LOST = "the task was cancelled, or the connection to the scheduler was lost"
 
 
 class DaskExecutor(Executor):
@@ -47,7 +48,13 @@ class DaskExecutor(Executor):
         """Send a call to the cluster."""
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
-        task = self._client.submit(fn, *args, **kwargs, pure=False, retries=0)
+        try:
+            task = self._client.submit(fn, *args, **kwargs, pure=False, retries=0)
+        except Exception:
+            if self._client.status != "closed":
+                raise
+            future.set_exception(BrokenExecutor(_LOST))  # the client gave the scheduler up
+            return future
         self._running.add(task)
         task.add_done_callback(lambda done: self._finish(done, future))
         return future
@@ -81,7 +88,7 @@ class DaskExecutor(Executor):
     def _finish(self, task: Any, future: Future[Any]) -> None:
         self._running.discard(task)
         if task.cancelled():
-            future.set_exception(BrokenExecutor("the task was cancelled, or the connection to the scheduler was lost"))
+            future.set_exception(BrokenExecutor(_LOST))
             return
         error = task.exception()
         if error is None:

@@ -176,13 +176,19 @@ class Merge(Command):
         parser.add_argument("-i", "--input", nargs="+", required=True, metavar="DIR", help="data sets, in order")
         parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for the joined data set")
         parser.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
+        parser.add_argument(
+            "--on-different",
+            choices=["error", "allow"],
+            default="error",
+            help="what to do where bins, lengths of windows or rates of series differ (default: error)",
+        )
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, args: argparse.Namespace) -> int:
         """Run the command."""
         from neurofm_shards.maintenance.merge import merge  # noqa: PLC0415  (after --help)
 
-        summary = merge(args.input, args.output, overwrite=args.overwrite)
+        summary = merge(args.input, args.output, overwrite=args.overwrite, on_different=args.on_different)
         if args.json:
             print_json(summary)
         else:

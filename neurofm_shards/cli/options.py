@@ -23,8 +23,8 @@ from neurofm_shards.recordings.options import BehaviorOptions, SeriesOptions, Sp
 _SCALARS = (int, float, str)
 #: Settings without a flag of their own.
 _WITHOUT_FLAG = frozenset({"source", "windows", "transforms"})
-#: How the result is written, and where, which are arguments of the Python calls.
-_ARGUMENTS = ("staging", "workers", "retries", "executor")
+#: What else is an argument of the Python calls: how a result is written, and where, or what data sets are joined.
+_ARGUMENTS = ("staging", "workers", "retries", "executor", "on_different")
 _VALUE = r"\"[^\"]*\"|'[^']*'|\[[^\]]*\]|\{[^}]*\}|[\w%]+(?:[.,:-][\w%]+)*"
 
 _SOURCE = re.compile(r"(?<![\w.])source=\{([^}]*)\}")

@@ -19,6 +19,7 @@ _MODALITIES = {"spikes": "spikes", "spike_times": "spikes"} | {
     name: name for name in ("lfp", "behavior", "ophys", "events")
 }
 _NAMES_SHOWN = 5
+_OTHER_TYPE = "convert them apart, or make them alike with options or a cast transform"
 
 
 def modalities_of(columns: Iterable[ColumnSpec]) -> tuple[str, ...]:
@@ -32,7 +33,9 @@ def is_masked(modality: str, columns: Iterable[ColumnSpec]) -> bool:
     return any(0 in (spec.shape or ()) for spec in columns if _MODALITIES.get(spec.name) == modality)
 
 
-def agreed_columns(inputs: Sequence[tuple[str, Sequence[ColumnSpec]]], remedy: str = "") -> tuple[ColumnSpec, ...]:
+def agreed_columns(
+    inputs: Sequence[tuple[str, Sequence[ColumnSpec]]], remedy: str = "", other_type: str = _OTHER_TYPE
+) -> tuple[ColumnSpec, ...]:
     """Join the columns of all inputs; lengths that differ become ragged.
 
     Parameters
@@ -41,6 +44,8 @@ def agreed_columns(inputs: Sequence[tuple[str, Sequence[ColumnSpec]]], remedy: s
         Name for messages, and the columns the input gives.
     remedy : str
         What to do where one lacks a column that others have.
+    other_type : str
+        What to do where a column has another type or unit.
 
     Raises
     ------
@@ -54,7 +59,7 @@ def agreed_columns(inputs: Sequence[tuple[str, Sequence[ColumnSpec]]], remedy: s
         for spec in columns:
             before = merged.setdefault(spec.name, spec)
             both = before.optional and spec.optional
-            merged[spec.name] = before.merge(spec) if both else _merge(first_name, before, name, spec)
+            merged[spec.name] = before.merge(spec) if both else _merge(first_name, before, name, spec, other_type)
     return tuple(merged.values())
 
 
@@ -73,13 +78,12 @@ def _check_names(first_name: str, first: set[str], name: str, names: set[str], r
     )
 
 
-def _merge(first_name: str, a: ColumnSpec, name: str, b: ColumnSpec) -> ColumnSpec:
+def _merge(first_name: str, a: ColumnSpec, name: str, b: ColumnSpec, other_type: str) -> ColumnSpec:
     # an input without a single channel or unit has no value in another unit of measure
     empty = 0 in (a.shape or ()), 0 in (b.shape or ())
     if (a.dtype, a.table) != (b.dtype, b.table) or not (a.unit == b.unit or any(empty)):
         raise ConfigError(
-            f"column {a.name!r} is {_describe(a)} in {first_name} but {_describe(b)} in {name}; convert them apart, or "
-            "make them alike with options or a cast transform"
+            f"column {a.name!r} is {_describe(a)} in {first_name} but {_describe(b)} in {name}; {other_type}"
         )
     both = a.merge(b)
     if both.shape is None and a.shape != b.shape:

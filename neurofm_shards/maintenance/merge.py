@@ -16,13 +16,14 @@ from neurofm_shards._typing import Ints
 from neurofm_shards.blocks import RowBase, add_rows
 from neurofm_shards.convert.agreement import agreed_columns
 from neurofm_shards.convert.session import overlaid
-from neurofm_shards.errors import ConfigError
+from neurofm_shards.errors import ConfigError, NoShardsError
 from neurofm_shards.format.card import write_cards
 from neurofm_shards.format.dataset_record import ShardRecord, make_manifest
 from neurofm_shards.format.keys import automatic_number
 from neurofm_shards.format.manifest import Manifest, TableEntry, read_rows, summary, write_rows
 from neurofm_shards.format.packed_index import commit_manifest
 from neurofm_shards.maintenance.rewriting import OpenDataSet, Rewriter, finished_manifest, opened, writer_settings
+from neurofm_shards.reading.samples import OnDifferent, check_alike
 from neurofm_shards.writing.lock import OutputLock
 from neurofm_shards.writing.output_folder import REPLACING, OutputFolder
 from neurofm_shards.writing.statistics import SessionStats, add, manifest_statistics, sessions_from_manifest
@@ -34,6 +35,7 @@ def merge(
     *,
     durable: bool = True,
     overwrite: bool = False,
+    on_different: OnDifferent = "error",
 ) -> dict[str, Any]:
     """Join data sets into a new one; the old ones stay as they are.
 
@@ -51,6 +53,9 @@ def merge(
         Whether everything is synced.
     overwrite : bool
         Replace a data set that is in ``output_dir``.
+    on_different : "error" or "allow"
+        What to do where bins, lengths of windows or rates of series differ between the data sets. Values in different
+        physical units are never joined: a column has one unit.
 
     Returns
     -------
@@ -60,14 +65,14 @@ def merge(
     Raises
     ------
     ConfigError
-        Columns, sessions or keys do not go together.
+        Columns, sessions or keys do not go together, or bins or rates differ.
     """
     if len(folders) < 2:
         raise ConfigError(f"merge joins two data sets or more, and was given {len(folders)}")
     output = OutputFolder(Path(output_dir))
     with ExitStack() as stack:
         parts = [stack.enter_context(_opened(Path(folder), output.folder)) for folder in folders]
-        _check(parts)
+        _check(parts, on_different)
         stack.enter_context(OutputLock(output.folder))
         if not (overwrite and output.is_ours()):
             output.check_free(REPLACING)
@@ -85,12 +90,15 @@ def _opened(folder: Path, target: Path) -> Iterator[OpenDataSet]:
     if folder.resolve() == target.resolve():
         raise ConfigError(f"{folder} is both joined and written; name another output")
     output = OutputFolder(folder)
+    if not folder.is_dir():
+        raise NoShardsError(f"{folder} is not a folder")
     with opened(output, finished_manifest(output)) as data:
         yield data
 
 
-def _check(parts: Sequence[OpenDataSet]) -> None:
-    agreed_columns([(str(part.output.folder), part.manifest.specs) for part in parts])
+def _check(parts: Sequence[OpenDataSet], on_different: OnDifferent) -> None:
+    named_columns = [(str(part.output.folder), part.manifest.specs) for part in parts]
+    agreed_columns(named_columns, other_type="convert one of them anew, so that they are alike")
     kinds = {part.manifest.compression for part in parts}
     named = [(c.name, c.codec) for part in parts for c in part.manifest.columns]
     differing = len(set(named)) > len({name for name, _ in named})
@@ -98,6 +106,9 @@ def _check(parts: Sequence[OpenDataSet]) -> None:
         raise ConfigError(
             f"data sets differ in compression {sorted(kinds)} or codecs; convert them alike to merge them"
         )
+    named_parts = [(str(part.output.folder), part.collection) for part in parts]
+    remedy = "say on_different='allow' to join them as they are"
+    check_alike(named_parts, "merge", remedy, on_different, units=False)
     owners: dict[str, Path] = {}
     for part in parts:
         for source in part.manifest.sources:

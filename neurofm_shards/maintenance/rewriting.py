@@ -74,8 +74,12 @@ def finished_manifest(output: OutputFolder) -> Manifest:
     """Return the manifest of a data set that nothing is being added to (raises ConfigError)."""
     manifest, journal = output.manifest(), output.journal()
     if manifest is None:
-        what = "an unfinished conversion" if journal is not None else "no manifest of ours"
-        raise ConfigError(f"{output.folder} holds {what}; finish it with mode='resume', or make one with repair")
+        what = (
+            "an unfinished conversion; finish it with mode='resume', or"
+            if journal is not None
+            else "no manifest of ours;"
+        )
+        raise ConfigError(f"{output.folder} holds {what} make one with repair")
     if journal is not None and journal.header.kind != "convert":
         raise ConfigError(
             f"{output.folder} has an unfinished {journal.header.kind}; finish it first with the same command, or give "

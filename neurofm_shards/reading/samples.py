@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from neurofm_shards.reading.catalog import Catalog
 
 
+#: What to do where data sets differ in what their columns mean.
+OnDifferent: TypeAlias = Literal["error", "allow"]
+
+
 def timing_of(facts: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, ...]]:
     """Return bin widths, window lengths and rates of inputs, all values of each in ascending order."""
     found: dict[str, set[float]] = {}
@@ -34,6 +38,59 @@ def timing_of(facts: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, ...]
             if isinstance(value, (int, float)):
                 found.setdefault(what, set()).add(float(value))
     return {what: tuple(sorted(values)) for what, values in found.items()}
+
+
+def check_alike(
+    parts: Sequence[tuple[str, SampleCollection]],
+    aim: str,
+    remedy: str,
+    on_different: OnDifferent = "error",
+    *,
+    units: bool = True,
+) -> None:
+    """Refuse to bring data sets together whose samples mean different things by the same columns.
+
+    Parameters
+    ----------
+    parts : sequence of (name, SampleCollection)
+        The data sets, and what messages call them.
+    aim : str
+        What is to be done with them, ``"mix"``.
+    remedy : str
+        What does it all the same.
+    on_different : "error" or "allow"
+        Whether to refuse them at all.
+    units : bool
+        Whether to compare physical units, beside bins and rates.
+
+    Raises
+    ------
+    ConfigError
+        They differ; says in what, and the values in each. Or ``on_different`` is neither word.
+    """
+    if on_different not in get_args(OnDifferent):
+        raise ConfigError(f"on_different={on_different!r}; choose 'error' or 'allow'")
+    if on_different == "allow":
+        return
+    said: dict[str, dict[str, tuple[str, ...]]] = {}
+    for name, collection in parts:
+        for what, values in _measures(collection, units=units).items():
+            said.setdefault(what, {})[name] = values
+    differing = {what: by_name for what, by_name in said.items() if len(set(by_name.values())) > 1}
+    if differing:
+        told = "; ".join(
+            f"{what}: " + ", ".join(f"{' and '.join(values)} in {name}" for name, values in by_name.items())
+            for what, by_name in differing.items()
+        )
+        raise ConfigError(f"the data sets to {aim} differ in {told}. Convert them alike, or {remedy}")
+
+
+def _measures(collection: SampleCollection, *, units: bool) -> dict[str, tuple[str, ...]]:
+    """Return bins, rates and physical units of a data set, each in all of its values."""
+    found = {what: tuple(f"{value:g}" for value in values) for what, values in collection.timing().items()}
+    if units:
+        found |= {f"unit of {name}": (spec.unit,) for name, spec in collection.columns.items() if spec.unit}
+    return found
 
 
 class PreparedRows(Protocol):

@@ -1,12 +1,22 @@
 """Data sets are joined as if all had been converted together."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from neurofm_shards import create_shards_from_arrays
+from neurofm_shards.cli.main import run
 from neurofm_shards.convert.session import convert_inputs
-from neurofm_shards.errors import ConfigError, OutputExistsError
+from neurofm_shards.errors import ConfigError, NoShardsError, OutputExistsError
 from neurofm_shards.maintenance.merge import merge
+from neurofm_shards.plugins.entries import SourceEntry
+from neurofm_shards.plugins.interfaces import Source
+from neurofm_shards.plugins.registry import register_source
 from neurofm_shards.reading.collection import ShardCollection
+from neurofm_shards.recordings import InMemoryRecording
+from neurofm_shards.recordings.memory import events, regular
 
 CONFIG = {"shard_size": 4}
 
@@ -73,3 +83,66 @@ def test_data_sets_that_do_not_go_together_are_refused(toys, tmp_path):
         merge([tmp_path / "one", tmp_path / "two"], tmp_path / "gz")
     assert merge([tmp_path / "one", tmp_path / "two"], tmp_path / "gz", overwrite=True)["total_samples"] == 6
     assert sorted(path.name for path in (tmp_path / "gz").glob("shard*")) == ["shard_000000.tar", "shard_000001.tar"]
+
+
+class Waves(Source):
+    """A file ``NAME.waves`` holds 4 s of a field potential at the rate that is its text, and one unit."""
+
+    def open(self, paths):
+        path = Path(paths[0])
+        rate = float(path.read_text())
+        wave = np.arange(int(4 * rate), dtype=np.float64)[:, None]
+        names = {"session_id": path.stem, "subject_id": "m", "source_file": path.name, "fingerprint": path.stem}
+        streams = [events("units", {"a": np.arange(0.01, 4, 0.05)}), regular("wave", wave, rate, modality="lfp")]
+        return InMemoryRecording(streams, **names)
+
+
+@pytest.fixture
+def waves(tmp_path):
+    register_source(SourceEntry(name="waves", summary="waves", factory=Waves, suffixes=(".waves",)))
+
+    def made(name, rate=100, **windows):
+        path = tmp_path / f"{name}.waves"
+        path.write_text(str(rate))
+        convert_inputs([path], tmp_path / f"of_{name}", {"windows": {"overlap": 0.0, **windows}})
+        return tmp_path / f"of_{name}"
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("rate", "windows", "says"),
+    [
+        (100, {"bin_size_ms": 20, "sequence_length": 50}, "ms per bin: 10 in {one}, 20 in {two}"),
+        (100, {"sequence_length": 50}, "bins in a window: 100 in {one}, 50 in {two}"),
+        (200, {}, "samples of lfp per second: 100 in {one}, 200 in {two}"),
+    ],
+)
+def test_other_bins_and_rates_are_refused_before_anything_is_written(waves, tmp_path, rate, windows, says, capsys):
+    one, two, out = waves("one"), waves("two", rate, **windows), tmp_path / "out"
+    with pytest.raises(ConfigError, match=re.escape(says.format(one=one, two=two))):
+        merge([one, two], out)
+    assert run(["merge", "-i", str(one), str(two), "-o", str(out)]) == 2
+    assert "or say --on-different allow to join them" in capsys.readouterr().err.replace("\n", " ")
+    assert not out.exists()
+    with pytest.raises(ConfigError, match="on_different='no'; choose 'error' or 'allow'"):
+        merge([one, two], out, on_different="no")
+    assert run(["merge", "-i", str(one), str(two), "-o", str(out), "--on-different", "allow"]) == 0
+    joined = ShardCollection.open(out)
+    parts = [ShardCollection.open(folder) for folder in (one, two)]
+    assert joined.num_samples == sum(part.num_samples for part in parts)
+    assert {what for what, values in joined.timing().items() if len(values) > 1} >= {says.partition(":")[0]}
+
+
+def test_equal_bins_and_rates_are_joined(waves, tmp_path):
+    assert merge([waves("one"), waves("two")], tmp_path / "out")["total_samples"] == 8
+
+
+def test_columns_that_differ_are_told_with_what_to_do_about_data_sets(tmp_path):
+    values = np.zeros((3, 2), np.float32)
+    create_shards_from_arrays(tmp_path / "one", {"x": values})
+    create_shards_from_arrays(tmp_path / "two", {"x": values.astype(np.float64)})
+    with pytest.raises(ConfigError, match=r"'x' is <f4 in .*one but <f8 in .*two; convert one of them anew"):
+        merge([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
+    with pytest.raises(NoShardsError, match="three is not a folder"):
+        merge([tmp_path / "one", tmp_path / "three"], tmp_path / "out")

@@ -23,10 +23,9 @@ from neurofm_shards.loading.plans.options import DEFAULT_OPTIONS, PlanOptions
 from neurofm_shards.loading.plans.plan import OrderedRows, Parts, SamplePlan
 from neurofm_shards.loading.subsets import group_rows
 from neurofm_shards.reading.collection import ShardCollection
-from neurofm_shards.reading.samples import SampleCollection
+from neurofm_shards.reading.samples import OnDifferent, SampleCollection, check_alike
 from neurofm_shards.types import ColumnData, Metadata, Ragged
 
-OnDifferent = Literal["error", "allow"]
 #: What each sample's metadata names its data set under.
 DATASET_FIELD = "dataset"
 Stop: TypeAlias = "Literal['first_exhausted', 'all_exhausted'] | int"
@@ -84,11 +83,9 @@ def _shifted(data: ColumnData, base: RowBase) -> Any:
 
 def mix_parts(collections: Sequence[SampleCollection], on_different: OnDifferent) -> tuple[MixPart, ...]:
     """Name data sets, and number the rows of their side tables jointly (raises ConfigError)."""
-    if on_different not in ("error", "allow"):
-        raise ConfigError(f"on_different={on_different!r}; choose 'error' or 'allow'")
     names = _names(collections)
-    if on_different == "error":
-        _check_alike(names, collections)
+    remedy = "say mix(..., on_different='allow')"
+    check_alike(list(zip(names, collections, strict=True)), "mix", remedy, on_different)
     return tuple(MixPart(name, bases) for name, bases in zip(names, _joint_bases(collections), strict=True))
 
 
@@ -129,30 +126,6 @@ def _has_same_table(one: SampleCollection, other: SampleCollection, name: str) -
 
 def _are_one_folder(one: SampleCollection, other: SampleCollection) -> bool:
     return os.path.realpath(one.catalog.folder) == os.path.realpath(other.catalog.folder)
-
-
-def _check_alike(names: Sequence[str], collections: Sequence[SampleCollection]) -> None:
-    """Refuse data sets whose samples mean different things by the same columns."""
-    said: dict[str, dict[str, tuple[str, ...]]] = {}
-    for name, collection in zip(names, collections, strict=True):
-        for what, values in _measures(collection).items():
-            said.setdefault(what, {})[name] = values
-    differing = {what: by_name for what, by_name in said.items() if len(set(by_name.values())) > 1}
-    if differing:
-        told = "; ".join(
-            f"{what}: " + ", ".join(f"{' and '.join(values)} in {name}" for name, values in by_name.items())
-            for what, by_name in differing.items()
-        )
-        raise ConfigError(
-            f"the data sets to mix differ in {told}. Convert them alike, or say mix(..., on_different='allow')"
-        )
-
-
-def _measures(collection: SampleCollection) -> dict[str, tuple[str, ...]]:
-    """Return bins, rates and physical units of a data set, each in all of its values."""
-    timing = {what: tuple(f"{value:g}" for value in values) for what, values in collection.timing().items()}
-    units = {f"unit of {name}": (spec.unit,) for name, spec in collection.columns.items() if spec.unit}
-    return {**timing, **units}
 
 
 @dataclass(frozen=True)

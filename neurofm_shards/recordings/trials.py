@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards._typing import Floats, Ints
+from neurofm_shards._typing import Bools, Floats, Ints
 from neurofm_shards._wording import counted
 from neurofm_shards.blocks import SHARED_TABLE
 from neurofm_shards.errors import ConfigError, SourceError
@@ -134,7 +134,8 @@ def load_trials(streams: Sequence[IntervalStream], options: WindowOptions, timel
     Raises
     ------
     SourceError
-        Trials are needed (aligned windows, labels) and there are none, several, or some that cannot be trusted.
+        Trials are needed (aligned windows, labels) and there are none, none with times, several, or some that cannot
+        be trusted.
     ConfigError
         A named column is not there.
     """
@@ -157,7 +158,7 @@ def load_trials(streams: Sequence[IntervalStream], options: WindowOptions, timel
             raise SourceError(f"{stream.path}: {what}: trials cannot be aligned or labelled until you {remedy}")
         problem = Problem(stream.path, what, f"samples carry no trial (trial = -1) until you {remedy}")
         return Trials(_NONE, _NONE, _NONE, None, {}, {}, (problem,))
-    return _usable(stream, options, timeline)
+    return _usable(stream, options, timeline, needed=needed)
 
 
 _NONE: Ints = np.zeros(0, dtype=np.int64)
@@ -187,30 +188,42 @@ def _check_names(stream: IntervalStream, options: WindowOptions) -> None:
         raise ConfigError(f"{stream.path} has no column {', '.join(map(repr, absent))}; present: {', '.join(present)}")
 
 
-def _usable(stream: IntervalStream, options: WindowOptions, timeline: Timeline) -> Trials:
+def _usable(stream: IntervalStream, options: WindowOptions, timeline: Timeline, *, needed: bool) -> Trials:
     columns = {name: column(values) for name, values in stream.columns.items()}
     columns |= {"start_time": stream.start, "stop_time": stream.stop}
-    drops: dict[str, int] = {}
+    dropped: dict[str, Bools] = {}
     keep = is_time(stream.start)
-    _note(drops, "trial without a start time", ~keep)
+    dropped["trial without a start time"] = ~keep
     backwards = keep & (stream.stop < stream.start)
-    _note(drops, "trial that stops before it starts", backwards)
+    dropped["trial that stops before it starts"] = backwards
     keep &= ~backwards
+    timed = keep
     if options.trial_filter is not None:
         wanted = np.asarray(compile_expression(options.trial_filter)(columns), dtype=bool)
-        _note(drops, "trial_filter", keep & ~wanted)
-        keep &= wanted
+        dropped["trial_filter"] = keep & ~wanted
+        keep = keep & wanted
     align = _aligned(stream, columns, options)
     if align is not None:
-        _note(drops, f"trial without {options.align_field}", keep & ~is_time(align))
-        keep &= is_time(align)
+        dropped[f"trial without {options.align_field}"] = keep & ~is_time(align)
+        keep = keep & is_time(align)
     stop = _stops(stream, align, options, timeline)
-    _note(drops, "trial without a stop time", keep & ~is_time(stop))
-    keep &= is_time(stop)
+    dropped["trial without a stop time"] = keep & ~is_time(stop)
+    keep = keep & is_time(stop)
+    drops = {reason: int(which.sum()) for reason, which in dropped.items() if which.any()}
+    if needed and len(stream) and not (timed & is_time(stop)).any():
+        why = ", ".join(f"{reason}: {count}" for reason, count in drops.items())
+        raise SourceError(
+            f"{stream.path}: none of its {counted(len(stream), 'row')} has times that can be used ({why})"
+        )
     rows = np.flatnonzero(keep)
     rows = rows[np.argsort(stream.start[rows], kind="stable")]
     problems = [
-        Problem(stream.path, f"{counted(count, 'row')}: {reason}", "left out") for reason, count in drops.items()
+        Problem(
+            stream.path,
+            f"{counted(count, 'row')}: {reason} (the first: row {int(dropped[reason].argmax())})",
+            "left out",
+        )
+        for reason, count in drops.items()
     ]
     return Trials(
         rows=rows,
@@ -221,11 +234,6 @@ def _usable(stream: IntervalStream, options: WindowOptions, timeline: Timeline) 
         drops=drops if options.sampling != "fixed" else {},
         problems=tuple(problems),
     )
-
-
-def _note(drops: dict[str, int], reason: str, rows: npt.NDArray[np.bool_]) -> None:
-    if rows.any():
-        drops[reason] = int(rows.sum())
 
 
 def _aligned(stream: IntervalStream, columns: Mapping[str, npt.NDArray[Any]], options: WindowOptions) -> Floats | None:

@@ -103,6 +103,29 @@ def test_a_trial_that_stops_before_it_starts_is_dropped_with_a_count():
     assert plan.drops == {"trial that stops before it starts": 1}
 
 
+def test_rows_that_are_left_out_are_counted_and_the_first_is_named():
+    plan, _ = opened(intervals("trials", [1.0, 4.0, NAN, 6.0, NAN], [2.0, 3.0, 5.0, 5.5, NAN]), sequence_length=50)
+    found = [problem.what for problem in plan.problems if problem.where == "trials"]
+    assert found == [
+        "2 rows: trial without a start time (the first: row 2)",
+        "2 rows: trial that stops before it starts (the first: row 1)",
+    ]
+
+
+@pytest.mark.parametrize("options", [
+    {"sampling": "trial"}, {"label_columns": ("stop_time",)}, {"split": {"by": "trial"}}, {"trial_filter": "side == 1"},
+])  # fmt: skip
+def test_a_table_without_one_usable_trial_is_an_error_where_trials_are_needed(options):
+    table = intervals("trials", [NAN, 4.0, 6.0], [2.0, 3.0, 5.0], {"side": [1, 1, 1]})
+    with pytest.raises(
+        SourceError, match="none of its 3 rows has times that can be used .trial without a start time: 1"
+    ):
+        opened(table, **options)
+    plan, block = opened(table)
+    assert plan.num_samples
+    assert {said["trial"] for said in block.metadata} == {-1}
+
+
 def test_a_window_beyond_the_recording_is_padded_on_request():
     table = intervals("trials", [19.5], [20.0])
     _, block = opened(table, sampling="trial", on_last_window="pad")

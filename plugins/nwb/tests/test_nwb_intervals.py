@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from neurofm_shards.errors import SourceError
+from neurofm_shards.recordings import WindowOptions, windowed
 from neurofm_shards_nwb.config import NwbConfig
 from neurofm_shards_nwb.source import NwbSource
 
@@ -14,8 +16,8 @@ READERS = ("pynwb", "h5py")
 
 
 def opened(path, reader="auto"):
-    recording = NwbSource(NwbConfig(reader=reader)).open((str(path),))
-    return {stream.path: stream for stream in recording.streams}, recording.problems
+    with NwbSource(NwbConfig(reader=reader)).open((str(path),)) as recording:
+        return {stream.path: stream for stream in recording.streams}, recording.problems
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -119,3 +121,97 @@ def test_intervals_may_overlap_and_keep_their_order(write_nwb):
     trials = opened(write_nwb(fill))[0]["intervals/trials"]
     assert trials.start.tolist() == [5.0, 0.0, 2.0]
     assert trials.stop.tolist() == [9.0, 7.0, 3.0]
+
+
+def trial_file(write_nwb):
+    def fill(nwbfile):
+        nwbfile.add_trial_column("side", "d")
+        nwbfile.add_trial_column("contrast", "d")
+        nwbfile.add_unit_column("quality", "d")
+        for _ in range(6):
+            nwbfile.add_unit(spike_times=np.arange(0, 10, 0.01), quality="good")
+        for row in range(6):
+            nwbfile.add_trial(start_time=row + 1.0, stop_time=row + 1.75, side="left", contrast=row / 4)
+
+    return write_nwb(fill)
+
+
+def leave_unwritten(path, place, rows=(2, 3)):
+    """Store a column again in chunks of two rows, without one of them."""
+    import h5py
+
+    with h5py.File(path, "a") as file:
+        values, said = file[place][()], dict(file[place].attrs)
+        dtype = file[place].dtype
+        del file[place]
+        made = file.create_dataset(place, values.shape, dtype, chunks=(2,))
+        for row in range(0, len(values), 2):
+            if row not in rows:
+                made[row : row + 2] = values[row : row + 2]
+        made.attrs.update(said)
+
+
+def cut(path, reader, **options):
+    with NwbSource(NwbConfig(reader=reader)).open((str(path),)) as recording:
+        samples = windowed(recording, WindowOptions(**options))
+        plan = samples.plan()
+        return plan, samples.read(0, plan.num_samples)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_trials_whose_start_was_never_written_are_left_out_and_the_others_are_taken(write_nwb, reader):
+    path = trial_file(write_nwb)
+    leave_unwritten(path, "intervals/trials/start_time")
+    plan, block = cut(path, reader, sampling="trial", align_range_ms=(0, 500))
+    assert [said["trial"] for said in block.metadata] == [0, 1, 4, 5]
+    assert [said["window_start_s"] for said in block.metadata] == [1.0, 2.0, 5.0, 6.0]
+    assert plan.drops == {"trial without a start time": 2}
+    found = {problem.where: problem.what for problem in plan.problems if problem.severity != "info"}
+    assert found["intervals/trials"] == "2 rows: trial without a start time (the first: row 2)"
+    assert "2 of 6 rows have no start time (the first: row 2)" in found["intervals/trials/start_time"]
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(("name", "values"), [
+    ("side", ["left", "left", "", "", "left", "left"]), ("contrast", [0.0, 0.25, None, None, 1.0, 1.25]),
+])  # fmt: skip
+def test_values_of_a_column_that_were_never_written_are_unknown(write_nwb, reader, name, values):
+    path = trial_file(write_nwb)
+    leave_unwritten(path, f"intervals/trials/{name}")
+    plan, block = cut(path, reader, sampling="trial", align_range_ms=(0, 500), label_columns=(name,))
+    assert [said[name] for said in block.metadata] == values
+    (found,) = [problem for problem in plan.problems if problem.where == f"intervals/trials/{name}"]
+    assert found.what == "2 of 6 values were never written (the first: row 2)"
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_ids_of_units_that_were_never_written_stop_those_who_want_spikes(write_nwb, reader):
+    path = trial_file(write_nwb)
+    leave_unwritten(path, "units/quality")
+    plan, _ = cut(path, reader)
+    assert [row["quality"] for row in plan.tables["units"]] == ["good", "good", None, None, "good", "good"]
+    leave_unwritten(path, "units/id")
+    with pytest.raises(SourceError, match="units/id: 1 of its 3 chunks were never written.*which unit is which"):
+        cut(path, reader)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_damaged_column_of_trials_is_left_out_and_damaged_times_leave_the_table_out(write_nwb, reader):
+    import h5py
+
+    path = trial_file(write_nwb)
+    for name in ("contrast", "stop_time"):
+        with h5py.File(path, "a") as file:
+            values, said = file[f"intervals/trials/{name}"][()], dict(file[f"intervals/trials/{name}"].attrs)
+            del file[f"intervals/trials/{name}"]
+            made = file.create_dataset(f"intervals/trials/{name}", data=values, chunks=(6,), compression="gzip")
+            made.attrs.update(said)
+            made.id.write_direct_chunk((0,), b"no deflate stream")
+        streams, problems = opened(path, reader)
+        (found,) = [odd for odd in problems if "a chunk is damaged" in odd.what and odd.severity == "error"]
+        if name == "contrast":
+            assert found.consequence == "the column is left out"
+            assert streams["intervals/trials"].start.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert "intervals/trials" not in streams
+    plan, _ = cut(path, reader)
+    assert plan.num_samples

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from neurofm_shards.errors import SourceError
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.holes import unwritten
+from neurofm_shards_nwb.holes import unwritten, unwritten_rows
 
 #: Seconds of one unit of time stamps, by how files spell it (lower case).
 _TIME_UNITS = {
@@ -98,6 +98,9 @@ class StoredArray:
             )
         if self.hole:
             raise SourceError(self.hole)
+        return self._stored(start, stop, other, axis)
+
+    def _stored(self, start: int, stop: int, other: tuple[slice, ...], axis: int) -> npt.NDArray[Any]:
         where: Any = ((slice(None),) * axis) + (slice(start, stop), *other)
         where = where if len(where) > 1 else where[0]
         try:
@@ -109,6 +112,12 @@ class StoredArray:
     def all(self) -> npt.NDArray[Any]:
         """Return all values."""
         return self.read(0, len(self))
+
+    def with_gaps(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Return all values, and which rows were never written: what stands there is made up by HDF5."""
+        if not self.hole:
+            return self.all(), np.zeros(len(self), dtype=bool)
+        return self._stored(0, len(self), (), 0), unwritten_rows(self.data)
 
     def _whole(self) -> npt.NDArray[Any]:
         """Return all values, numbers in half the time that slicing takes h5py."""
@@ -205,10 +214,15 @@ class Column:
         return checked_ends(self.indexes[0], len(self.data))
 
     def values(self) -> list[Any]:
-        """Return one JSON value per row: lists where the column is ragged or has several dimensions."""
+        """Return one JSON value per row: lists where the column is ragged or has several dimensions.
+
+        What was never written of a column that is not ragged is None.
+        """
         resolve = self.resolve
-        stored = self.data.all()
+        stored, missing = (self.data.all(), ()) if self.indexes else self.data.with_gaps()
         values = [python_value(value) for value in stored] if resolve is None else [resolve(value) for value in stored]
+        for row in np.flatnonzero(missing).tolist():
+            values[row] = None
         lengths = len(self.data)
         for index in self.indexes:
             ends = checked_ends(index, lengths)
@@ -275,10 +289,31 @@ class Table:
         """The rows' own ids as text; row numbers where the file has none."""
         return [str(python_value(value)) for value in (range(len(self)) if self.ids is None else self.ids.all())]
 
-    def records(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """Return one JSON dict per row with the columns named."""
-        columns = {name: self.columns[name].values() for name in names}
+    def readable(self, names: Sequence[str]) -> tuple[dict[str, list[Any]], list[Problem]]:
+        """Return the values of columns by name, but for those that cannot be read, and what is missing of all."""
+        found: dict[str, list[Any]] = {}
+        problems: list[Problem] = []
+        for name in names:
+            column, place = self.columns[name], f"{self.path}/{name}"
+            try:
+                found[name] = column.values()
+            except SourceError as error:
+                what = str(error).removeprefix(column.data.where.removesuffix(place))
+                problems.append(Problem(place, what, "the column is left out", "error"))
+                continue
+            if column.data.hole and not column.indexes:
+                problems.append(Problem(place, never_written(column.data), "unknown there"))
+        return found, problems
+
+    def records(self, columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+        """Return one JSON dict per row with the values of columns."""
         return [{name: values[row] for name, values in columns.items()} for row in range(len(self))]
+
+
+def never_written(stored: StoredArray) -> str:
+    """Say how many rows of an array were never written, and which is the first."""
+    rows = np.flatnonzero(unwritten_rows(stored.data))
+    return f"{len(rows)} of {len(stored)} values were never written (the first: row {rows[0]})"
 
 
 #: Ragged and many-valued columns count as properties of a row up to this many values each.

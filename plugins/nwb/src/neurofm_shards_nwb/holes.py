@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from neurofm_shards_nwb.outside import candidates, without_folders
 
@@ -32,6 +33,19 @@ def unwritten(data: Any, inside: frozenset[tuple[str, str]] = frozenset()) -> st
         return "its values were never written"
     want = math.prod(-(-size // chunk) for size, chunk in zip(data.shape, data.chunks, strict=True))
     return f"{want - data.id.get_num_chunks()} of its {want} chunks were never written"
+
+
+def unwritten_rows(data: Any) -> npt.NDArray[np.bool_]:
+    """Return which rows of an array hold values that were never written; all where that cannot be told apart."""
+    missing = np.zeros(int(data.shape[0]) if np.ndim(data) else 0, dtype=bool)
+    if not unwritten(data):
+        return missing
+    if data.is_virtual or data.chunks is None:
+        return ~missing
+    length, *across = (-(-size // chunk) for size, chunk in zip(data.shape, data.chunks, strict=True))
+    offsets = [data.id.get_chunk_info(i).chunk_offset[0] for i in range(data.id.get_num_chunks())]
+    written = np.bincount(np.array(offsets, dtype=np.int64) // data.chunks[0], minlength=length)
+    return np.repeat(written < math.prod(across), data.chunks[0])[: len(missing)]
 
 
 def _says_so_itself(data: Any) -> bool:

@@ -441,9 +441,9 @@ def _channels(
         what += f", among them row {outside[0]} of {len(table)}" if len(outside) else ""
         return (), [], (Problem(series.path, what, "channels are numbered instead of named"),)
     ids = table.row_ids
-    names = small_columns(table)
-    records = table.records(names)
-    return tuple(ids[row] for row in rows), [{"id": ids[row], **records[row]} for row in rows], ()
+    columns, problems = table.readable(small_columns(table))
+    records = table.records(columns)
+    return tuple(ids[row] for row in rows), [{"id": ids[row], **records[row]} for row in rows], tuple(problems)
 
 
 def _of_plane(plane: Mapping[str, Any]) -> dict[str, Any]:

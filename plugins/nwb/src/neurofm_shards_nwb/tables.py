@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from neurofm_shards._typing import Floats, Ints
+from neurofm_shards._typing import Bools, Floats, Ints
 from neurofm_shards._wording import counted
 from neurofm_shards.errors import SourceError
 from neurofm_shards.streams import EventStream, IntervalStream
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.content import Column, Table, small_columns
+from neurofm_shards_nwb.content import Column, Table, never_written, small_columns
 
 #: Columns that are data rather than properties of a unit.
 _DATA_COLUMNS = ("spike_times", "obs_intervals", "waveforms", "waveform_mean", "waveform_sd", "spike_amplitudes")
@@ -41,7 +41,8 @@ def describe_units(path: str, table: Table) -> tuple[EventStream | None, list[Pr
         return None, [Problem(table.path, f"{what}, without spike times", "not taken as spikes", "info")]
     owners, problems, refusal = _owners(table)
     problems += _unowned(spikes)
-    properties, skipped, electrodes = _properties(table)
+    properties, skipped, electrodes, odd = _properties(table, owners)
+    problems += odd
     if skipped:
         problems.append(Problem(table.path, f"columns {', '.join(skipped)}", "left in the file: too large", "info"))
     observed = table.columns.get("obs_intervals")
@@ -62,7 +63,12 @@ def describe_units(path: str, table: Table) -> tuple[EventStream | None, list[Pr
 
 def _owners(table: Table) -> tuple[tuple[str, ...], list[Problem], str]:
     """Return unique ids; where the file repeats one, also the message with which reading is refused."""
-    ids = table.row_ids
+    try:
+        ids = table.row_ids
+    except SourceError as error:
+        refusal = f"{str(error).partition(': ')[2]}: which unit is which is unknown"
+        unique = tuple(f"#{row}" for row in range(len(table)))
+        return unique, [Problem(f"{table.path}/id", refusal, "its spikes are refused", "error")], refusal
     repeated = sorted(name for name, count in Counter(ids).items() if count > 1)
     if not repeated:
         return tuple(ids), [], ""
@@ -116,39 +122,43 @@ def _observed(column: Column) -> Callable[[], Sequence[Floats | None]]:
     return observed
 
 
-def _properties(table: Table) -> tuple[list[dict[str, Any]], list[str], list[dict[str, Any]]]:
+def _properties(
+    table: Table, owners: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[str], list[dict[str, Any]], list[Problem]]:
+    """Return the row of each unit, the columns that are too large for it, its electrodes, and what is missing."""
     names = [name for name in small_columns(table) if name not in _DATA_COLUMNS]
     skipped = [name for name in table.columns if name not in (*names, *_DATA_COLUMNS)]
-    ids = table.row_ids
-    rows = [{"id": unit, **record} for unit, record in zip(ids, table.records(names), strict=True)]
-    electrodes = _resolve_electrodes(rows, table.columns["electrodes"]) if "electrodes" in names else []
-    return rows, skipped, electrodes
+    columns, problems = table.readable(names)
+    rows = [{"id": unit, **record} for unit, record in zip(owners, table.records(columns), strict=True)]
+    if "electrodes" not in columns:
+        return rows, skipped, [], problems
+    electrodes, odd = _resolve_electrodes(rows, table.columns["electrodes"])
+    return rows, skipped, electrodes, problems + odd
 
 
-def _resolve_electrodes(rows: list[dict[str, Any]], column: Column) -> list[dict[str, Any]]:
+def _resolve_electrodes(rows: list[dict[str, Any]], column: Column) -> tuple[list[dict[str, Any]], list[Problem]]:
     """Replace row numbers of the electrodes table by ids, and add what it says of them; return its rows that are used.
 
     What is said of one electrode is a value, of several a list: ``electrode_x``, ``electrode_group_name``, ...
     """
     electrodes = column.rows_of
     if electrodes is None:
-        return []
+        return [], []
     ids = electrodes.row_ids
-    columns = {name: electrodes.columns[name].values() for name in small_columns(electrodes)}
+    columns, problems = electrodes.readable(small_columns(electrodes))
     places = columns.get("location", [""] * len(ids))
     used: dict[int, None] = {}
     for row in rows:
         listed = row["electrodes"] if isinstance(row["electrodes"], list) else [row["electrodes"]]
-        known = [number for number in listed if 0 <= number < len(ids)]
+        known = [number for number in listed if number is not None and 0 <= number < len(ids)]
         used.update(dict.fromkeys(known))
         row["electrodes"] = [ids[number] for number in known]
         row.setdefault("location", ", ".join(dict.fromkeys(str(places[number]) for number in known)))
         for name, values in columns.items():
             said = [values[number] for number in known]
             row.setdefault(f"electrode_{name}", said[0] if len(said) == 1 else said)
-    return [
-        {"id": ids[number], **{name: values[number] for name, values in columns.items()}} for number in sorted(used)
-    ]
+    rows_used = [{"id": ids[row], **{name: values[row] for name, values in columns.items()}} for row in sorted(used)]
+    return rows_used, problems
 
 
 _MODALITIES = {"trials": "trials", "epochs": "epochs", "invalid_times": "invalid"}
@@ -171,17 +181,20 @@ def describe_intervals(table: Table) -> tuple[IntervalStream | None, list[Proble
         return None, [Problem(table.path, "no start_time and stop_time columns", "not taken as intervals")]
     if trouble := _trouble(table):
         return None, [Problem(table.path, trouble, "not taken as intervals", "error")]
-    start, stop = _times(table, "start_time"), _times(table, "stop_time")
-    columns: dict[str, Any] = {"id": table.row_ids}
     problems: list[Problem] = []
-    for name, column in table.columns.items():
-        if name in ("start_time", "stop_time"):
-            continue
-        if len(column) == len(table):
-            columns[name] = column.values()
-        else:
-            what = f"{len(column)} values for {counted(len(table), 'row')}"
+    try:
+        start, stop = (_times(table, name, problems) for name in ("start_time", "stop_time"))
+    except SourceError as error:
+        return None, [Problem(table.path, str(error).partition(": ")[2], "not taken as intervals", "error")]
+    names = [name for name in table.columns if name not in ("start_time", "stop_time")]
+    fitting = [name for name in names if len(table.columns[name]) == len(table)]
+    found, missing = table.readable(fitting)
+    problems += missing
+    for name in names:
+        if name not in fitting:
+            what = f"{len(table.columns[name])} values for {counted(len(table), 'row')}"
             problems.append(Problem(f"{table.path}/{name}", what, "the column is left out"))
+    columns: dict[str, Any] = {"id": _known_ids(table, problems), **found}
     relative = tuple(name for name, values in columns.items() if _is_relative(name, values, start))
     stream = IntervalStream(
         path=table.path,
@@ -205,8 +218,22 @@ def _trouble(table: Table) -> str:
     return ""
 
 
-def _times(table: Table, name: str) -> Floats:
-    return table.columns[name].data.all().astype(np.float64)
+def _times(table: Table, name: str, problems: list[Problem]) -> Floats:
+    """Return one column of times; not-a-number where it was never written."""
+    stored = table.columns[name].data
+    values, missing = stored.with_gaps()
+    if missing.any():
+        problems.append(Problem(f"{table.path}/{name}", never_written(stored), "unknown there"))
+    return np.where(missing, np.nan, values.astype(np.float64))
+
+
+def _known_ids(table: Table, problems: list[Problem]) -> list[str | None]:
+    """Return the ids of rows; None where they were never written."""
+    if table.ids is None or not table.ids.hole:
+        return [*table.row_ids]
+    values, missing = table.ids.with_gaps()
+    problems.append(Problem(f"{table.path}/id", never_written(table.ids), "unknown there"))
+    return [None if gone else str(value) for value, gone in zip(values.tolist(), missing.tolist(), strict=True)]
 
 
 def _is_relative(name: str, values: list[Any], start: Floats) -> bool:
@@ -227,18 +254,22 @@ def _is_relative(name: str, values: list[Any], start: Floats) -> bool:
 
 def _odd(table: Table, start: Floats, stop: Floats, relative: tuple[str, ...]) -> list[Problem]:
     problems = []
-    if missing := int(np.count_nonzero(np.isnan(stop))):
-        what = f"{missing} of {len(stop)} rows have no stop time"
+    if (without := np.isnan(stop)).any():
+        what = _of_rows(without, "have no stop time")
         end = "the recording's end" if table.path.endswith("invalid_times") else "the next start, or is dropped"
         problems.append(Problem(f"{table.path}/stop_time", what, f"each lasts until {end}"))
-    if missing := int(np.count_nonzero(np.isnan(start))):
-        what = f"{missing} of {len(start)} rows have no start time"
+    if (without := np.isnan(start)).any():
+        what = _of_rows(without, "have no start time")
         problems.append(Problem(f"{table.path}/start_time", what, "these rows are dropped"))
-    if backwards := int(np.count_nonzero(stop < start)):
-        what = f"{backwards} of {len(stop)} rows stop before they start"
+    if (backwards := stop < start).any():
+        what = _of_rows(backwards, "stop before they start")
         problems.append(Problem(f"{table.path}/stop_time", what, "these rows are dropped"))
     if relative:
         what = f"{', '.join(relative)} count from each row's start, not from the session's"
         consequence = "trial-aligned windows and trial labels are refused until these columns are declared relative"
         problems.append(Problem(table.path, what, consequence))
     return problems
+
+
+def _of_rows(which: Bools, what: str) -> str:
+    return f"{int(which.sum())} of {len(which)} rows {what} (the first: row {int(which.argmax())})"

@@ -1,9 +1,13 @@
-"""Times that look like sample numbers, milliseconds or microseconds: refused until an option says what they are."""
+"""Time stamps that are not the times of their samples: in another unit, or one for a whole block of samples.
+
+What looks like sample numbers, milliseconds or microseconds is refused until an option says what it is. Samples of
+blocks that share a stamp are spread over the time until the next one, where blocks are of one size and follow a clock.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn
 
@@ -19,6 +23,9 @@ _SECONDS = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6}
 _FEWEST = 10
 #: A unit's mean rate in a wrong unit of time: 200 Hz in milliseconds.
 _FASTEST_HZ = 0.2
+#: Stamps of blocks, nine of ten within half of the usual step, say what the rate is.
+_FEWEST_BLOCKS = 3
+_STEADY = 0.9
 #: Whole numbers that last as long as everything else, to within this factor, are seconds after all.
 _ALIKE = 3.0
 
@@ -27,6 +34,8 @@ def in_seconds(
     streams: Sequence[AnyStream], meant: str | float, spikes: str = "error"
 ) -> tuple[list[AnyStream], list[Problem]]:
     """Return streams of which those with suspicious time stamps are refused as soon as they are read, or converted.
+
+    The samples of blocks that share one stamp are spread; see :func:`spread_blocks`.
 
     Whole numbers are suspicious where the rest of the recording does not last about as long: few signals are sampled at
     whole seconds, and sample numbers, milliseconds and microseconds are whole. A series alone whose stamps are one
@@ -46,7 +55,8 @@ def in_seconds(
     """
     sound, problems = _with_sound_spikes(streams, spikes)
     made, doubts = _with_sound_series(sound, meant)
-    return made, [*problems, *doubts]
+    spread, told = _with_blocks_spread(made)
+    return spread, [*problems, *doubts, *told]
 
 
 def _with_sound_spikes(streams: Sequence[AnyStream], allowed: str) -> tuple[list[AnyStream], list[Problem]]:
@@ -197,3 +207,74 @@ def _refuse(path: str, why: str) -> NoReturn:
         "series_times=seconds, milliseconds or microseconds, or the rate in samples per second that "
         "they count"
     )
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Samples that got one time stamp for each block of them.
+
+    Attributes
+    ----------
+    size : int
+        Samples of a block.
+    period : float
+        Seconds from one block to the next.
+    times : numpy.ndarray of float64
+        Seconds of all samples, spread.
+    """
+
+    size: int
+    period: float
+    times: Floats
+
+
+def spread_blocks(times: Floats) -> Blocks | None:
+    """Return times of samples that were acquired in blocks, which all have the stamp of their block.
+
+    The samples of a block lie at even steps from its stamp to the next one, after a pause and at the end at the usual
+    step: as Neuralynx, Open Ephys and others stamp blocks, by their first sample. None where samples have stamps of
+    their own, blocks are not of one size (the last may be shorter), or their stamps do not follow a clock.
+
+    >>> spread_blocks(np.repeat([5.0, 5.5, 6.0], 2)).times.tolist()
+    [5.0, 5.25, 5.5, 5.75, 6.0, 6.25]
+    """
+    steps = np.diff(times)
+    if len(steps) == 0 or not (steps >= 0).all() or 2 * np.count_nonzero(steps) > len(steps):
+        return None
+    first = np.concatenate([[0], np.flatnonzero(steps) + 1])
+    sizes = np.diff(first, append=len(times))
+    size, periods = int(sizes[0]), np.diff(times[first])
+    if len(first) < _FEWEST_BLOCKS or (sizes[:-1] != size).any() or sizes[-1] > size:
+        return None
+    period = float(np.median(periods))
+    if np.mean(np.abs(periods - period) <= period / 2) < _STEADY:
+        return None
+    lengths = np.append(np.where(periods <= 1.5 * period, periods, period), period)
+    place = np.arange(len(times)) - np.repeat(first, sizes)
+    return Blocks(size, period, times + place * np.repeat(lengths / size, sizes))
+
+
+def _with_blocks_spread(streams: Sequence[AnyStream]) -> tuple[list[AnyStream], list[Problem]]:
+    made: list[AnyStream] = []
+    problems: list[Problem] = []
+    for stream in streams:
+        found = spread_blocks(_times(stream.timestamps)) if isinstance(stream, IrregularStream) else None
+        # states and events come in twos, too: one ends as the next begins
+        if (
+            found is None
+            or not isinstance(stream, IrregularStream)
+            or (stream.continuity != "continuous" and (stream.continuity == "instantaneous" or found.size == 2))
+        ):
+            made.append(stream)
+            continue
+        made.append(replace(stream, timestamps=partial(_spread, found)))
+        rate = found.size / found.period
+        what = f"its samples share one time stamp in blocks of {found.size}, one every {found.period:.4g} s"
+        late = found.period - 1 / rate
+        spread = f"spread at {rate:.6g} Hz from each stamp on, as that of a block's first sample"
+        problems.append(Problem(stream.path, what, f"{spread}; {late:.4g} s late if it is that of the last one"))
+    return made, problems
+
+
+def _spread(blocks: Blocks) -> Floats:
+    return blocks.times

@@ -1,4 +1,4 @@
-"""Time stamps that are whole numbers are refused, or taken as is said; those that fit the rest are seconds."""
+"""Time stamps in another unit are refused, or taken as is said; those that blocks of samples share are spread."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed
 from neurofm_shards.recordings.memory import events, irregular
+from neurofm_shards.recordings.stamps import spread_blocks
 
 VALUES = np.sin(np.arange(3000) / 20)
 UNITS = events("units", {"a": np.sort(np.random.default_rng(0).uniform(0, 30, 900))})
@@ -126,3 +127,68 @@ def test_spikes_far_longer_than_the_rest_that_are_not_rare_are_seconds():
     snippet = irregular("x", VALUES[:300], np.arange(300) / 100)
     long = events("units", {"a": np.sort(np.random.default_rng(0).uniform(0, 3000, 9000))})
     assert windowed(InMemoryRecording([long, snippet]), WindowOptions()).plan().metadata["extent_s"][1] > 2990
+
+
+@pytest.mark.parametrize("size", [2, 3, 100])
+def test_samples_of_blocks_that_share_a_stamp_are_spread_and_reported(size):
+    times = 7 + np.arange(3000) / 100
+    shared = times[np.arange(3000) // size * size]
+    plan, values = found(shared, sequence_length=100)
+    alone, wanted = found(times, sequence_length=100)
+    assert plan.num_samples == alone.num_samples
+    assert np.isfinite(values).sum() == 2999  # the middle of the last bin lies behind the last sample
+    np.testing.assert_allclose(values, wanted, atol=1e-4)
+    (said,) = [problem for problem in plan.problems if "blocks of" in problem.what]
+    assert (said.where, said.severity) == ("x", "warning")
+    assert f"blocks of {size}, one every {size / 100:.4g} s" in said.what
+    assert (
+        f"at 100 Hz from each stamp on, as that of a block's first sample; {(size - 1) / 100:.4g} s" in said.consequence
+    )
+
+
+def test_a_series_in_blocks_has_its_rate_as_lfp():
+    values = np.random.default_rng(0).normal(size=(4000, 2))
+    stream = irregular("raw", values, np.repeat(np.arange(40) / 10, 100), modality="lfp")
+    samples = windowed(InMemoryRecording([stream]), WindowOptions(modalities=("lfp",), overlap=0))
+    plan = samples.plan()
+    assert plan.metadata["modalities"]["lfp"]["rate_hz"] == pytest.approx(1000)
+    assert np.array_equal(samples.read(0, 4).columns["lfp"].reshape(-1, 2), values.astype(np.float32))
+
+
+def test_blocks_keep_to_their_stamps_across_jitter_pauses_and_a_short_end():
+    random = np.random.default_rng(0)
+    stamps = np.arange(60) * 0.5 + random.uniform(-0.1, 0.1, 60)
+    stamps[30:] += 20
+    made = spread_blocks(np.repeat(stamps, 50)[:-20])
+    lengths = np.diff(stamps, append=np.inf)
+    usual = np.median(lengths[:-1])
+    lengths = np.where(lengths > 1, usual, lengths)
+    wanted = [at + k / 50 * length for at, length in zip(stamps, lengths, strict=True) for k in range(50)]
+    assert (made.size, made.period) == (50, usual)
+    assert (np.diff(made.times) > 0).all()
+    np.testing.assert_allclose(made.times, wanted[:-20], atol=1e-9)
+    assert np.array_equal(made.times[::50], stamps)
+
+
+@pytest.mark.parametrize("times", [
+    np.arange(300) / 30,
+    np.repeat(np.arange(30.0), np.tile([9, 11], 15)),
+    np.repeat(np.cumsum(np.random.default_rng(0).exponential(1, 30)), 10),
+    np.append(np.repeat(np.arange(30.0), 10), np.nan),
+    np.repeat(np.arange(30.0), 10)[::-1],
+    np.repeat([0.0, 1.0], 10),
+    np.zeros(300),
+    np.zeros(0),
+], ids=["own", "uneven", "no clock", "not a number", "backwards", "two", "one", "none"])  # fmt: skip
+def test_stamps_that_do_not_tell_a_rate_are_left_as_they_are(times):
+    assert spread_blocks(times) is None
+
+
+@pytest.mark.parametrize(("continuity", "size", "spread"), [
+    ("step", 2, False), ("step", 10, True), ("instantaneous", 10, False), ("continuous", 2, True),
+])  # fmt: skip
+def test_states_and_events_that_come_in_twos_are_at_their_time(continuity, size, spread):
+    times = np.repeat(np.arange(0, 30, size / 100), size)
+    stream = irregular("x", VALUES[: len(times)] > 0, times, continuity=continuity)
+    plan = windowed(InMemoryRecording([stream]), WindowOptions(modalities=("behavior",))).plan()
+    assert any("blocks of" in problem.what for problem in plan.problems) == spread

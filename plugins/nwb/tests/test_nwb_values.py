@@ -200,6 +200,72 @@ def test_pulses_of_a_frame_clock_and_measured_events_are_events(write_nwb):
     assert streams["acquisition/drops"].modality == "events"
 
 
+CLOCKS = {
+    "jitter": lambda random, n: np.sort(np.arange(n) / 30 + random.normal(0, 0.01, n)),
+    "out of order": lambda random, n: np.arange(n) / 30 + random.normal(0, 0.03, n),
+    "free running": lambda random, n: np.cumsum(random.uniform(0.6, 1.4, n)) / 30,
+    "paused": lambda random, n: np.sort(np.arange(n) / 30 + random.normal(0, 0.01, n) + 50 * (np.arange(n) > n / 2)),
+    "blocks": lambda random, n: np.repeat(np.arange(n / 20) / 3 + random.normal(0, 0.1, n // 20), 20),
+}
+CONSTANT = {
+    "zeros": np.zeros,
+    "float": lambda n: np.full(n, 3.25),
+    "integer": lambda n: np.full(n, 512, dtype=np.uint16),
+    "boolean": lambda n: np.zeros(n, dtype=bool),
+    "gaps": lambda n: np.where(np.arange(n) % 7 == 0, np.nan, 2.0),
+    "nothing known": lambda n: np.full(n, np.nan),
+    "channels": lambda n: np.full((n, 3), -1.5),
+}
+
+
+@pytest.mark.parametrize("reader", ["h5py", "pynwb"])
+@pytest.mark.parametrize("stamps", CLOCKS)
+@pytest.mark.parametrize("samples", [60, 1200])
+def test_a_dead_channel_is_a_series_whatever_its_value_and_clock(write_nwb, reader, stamps, samples):
+    times = CLOCKS[stamps](np.random.default_rng(0), samples)
+
+    def fill(nwbfile):
+        module = nwbfile.create_processing_module("behavior", "d")
+        for name, value in CONSTANT.items():
+            nwbfile.add_acquisition(series(name, value(samples), timestamps=times))
+            module.add(series(name, value(samples), timestamps=times))
+
+    with NwbSource(NwbConfig(reader=reader)).open((str(write_nwb(fill)),)) as recording:
+        kinds = {stream.path: (type(stream).__name__, stream.modality) for stream in recording.streams}
+    assert len(kinds) == 2 * len(CONSTANT)
+    assert set(kinds.values()) == {("IrregularStream", "behavior")}
+
+
+HAPPENED = {
+    "chance": lambda random: np.cumsum(random.exponential(0.5, 300)),
+    "bouts": lambda random: np.cumsum(np.where(np.arange(300) % 12 == 0, 6.0, 0.14) + random.normal(0, 0.01, 300)),
+    "each trial": lambda random: np.cumsum(random.uniform(3, 6, 300)),
+    "few": lambda random: np.sort(random.uniform(0, 60, 12)),
+}
+
+
+@pytest.mark.parametrize("stamps", HAPPENED)
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)], ids=["flat", "a column"])
+def test_constant_values_at_times_that_no_clock_gives_are_events(write_nwb, stamps, shape):
+    times = HAPPENED[stamps](np.random.default_rng(0))
+
+    def fill(nwbfile):
+        for name, value in (("amount", 4.5), ("zero", 0.0), ("port", 3)):
+            values = np.full(len(times), value).reshape(shape)
+            nwbfile.add_acquisition(series(name, values, timestamps=times))
+
+    with NwbSource().open((str(write_nwb(fill)),)) as recording:
+        assert [stream.owners for stream in recording.streams] == [("amount",), ("port",), ("zero",)]
+        assert all(np.array_equal(stream.read()[0], times) for stream in recording.streams)
+
+
+def test_a_line_that_is_high_in_blocks_at_one_time_is_no_train_of_pulses(write_nwb):
+    times = np.repeat(np.arange(60) / 3, 20)
+    path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(series("line", np.ones(1200), timestamps=times)))
+    streams, _ = streams_of(path)
+    assert streams["acquisition/line"].shape == (1200,)
+
+
 def test_a_series_of_any_kind_is_reached_by_its_path_and_what_is_left_out_is_said(write_nwb):
     def fill(nwbfile):
         module = nwbfile.create_processing_module("signals", "d")

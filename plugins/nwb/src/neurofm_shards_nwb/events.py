@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
@@ -21,6 +22,10 @@ _MOST_CODES = 256
 _MOST_EVENTS = 5_000_000
 _IN_A_STRETCH = 50
 _FEWEST_STRETCHES = 6
+_FEWEST_IN_A_STRETCH = 5
+#: Stamps of a clock that samples a signal are not so many seconds apart, and hardly ever so many usual intervals.
+_SLOW = 1.0
+_PAUSE = 5
 #: So many different whole numbers at times that are spread evenly are counts of an instrument.
 _FEWEST_LEVELS = 32
 
@@ -43,24 +48,38 @@ def looks_like_events(series: Series, modality: str) -> bool:
 def _are_events(times: Floats, values: AnyArray, path: str) -> bool:
     """Return whether values at these times are events.
 
-    Pulses, all of them 1, are, those of a frame clock too. A signal has a common interval (nine of ten intervals
-    between different stamps lie within a fifth of the median), or measurements for values and time stamps that fill
-    time evenly although they jitter or repeat. Of what is neither, constant values are events (licks, rewards),
-    wherever they lie; changing values are where they lie in acquisition and fewer than half of the intervals are within
-    a factor of two of the median (a wheel that is sampled on movement, in a behaviour module, stays a signal).
+    Pulses, all of them 1, are, those of a frame clock too, but for those that come in blocks at one time. A signal has
+    a common interval (nine of ten intervals between different stamps lie within a fifth of the median), or measurements
+    for values and time stamps that fill time evenly although they jitter or repeat. Of what is neither, constant values
+    are events (licks, rewards) wherever they lie, but for those of a dead channel, whose stamps are a fast clock's;
+    changing values are where they lie in acquisition and fewer than half of the intervals are within a factor of two of
+    the median (a wheel that is sampled on movement, in a behaviour module, stays a signal). Values of which none is a
+    number are no events.
     """
-    if values.ndim == 1 and np.all(values == 1):
-        return True
+    if values.dtype.kind == "f" and not np.isfinite(values).any():
+        return False
     steps = np.diff(times)
+    repeated = np.mean(steps == 0)
+    if values.size == len(values) and np.all(values == 1) and repeated < 0.5:
+        return True
     steps = steps[steps != 0] if steps.any() else steps
     median = float(np.median(steps))
-    if np.mean(np.abs(steps - median) <= abs(median) / 5) >= 0.9:
+    regular = np.mean(np.abs(steps - median) <= abs(median) / 5) >= 0.9
+    if _is_constant(values):
+        pauses = int(np.count_nonzero(steps > _PAUSE * median))
+        return pauses > 1 + len(steps) // 50 or not (regular or (median < _SLOW and _fill_evenly(times)))
+    if regular:
         return False
-    if np.all(values == values[:1]):
-        return True
     scattered = np.mean((steps > median / 2) & (steps < median * 2)) < 0.5
     measured = _are_measurements(values) and _fill_evenly(times)
     return bool(scattered) and not measured and path.startswith("acquisition/")
+
+
+def _is_constant(values: AnyArray) -> bool:
+    """Return whether values never change, apart from those that are no number."""
+    rows = values.reshape(len(values), math.prod(values.shape[1:]))
+    known = rows[np.isfinite(rows).all(axis=1)]
+    return bool(np.all(known == known[:1]))
 
 
 def _are_measurements(values: AnyArray) -> bool:
@@ -70,17 +89,18 @@ def _are_measurements(values: AnyArray) -> bool:
 
 
 def _fill_evenly(times: Floats) -> bool:
-    """Return whether equal stretches of time hold equally many time stamps, as a clock's do and as chance's do not.
+    """Return whether equally many time stamps always take equally long, as a clock's do and as chance's do not.
 
-    Of chance (Poisson) the numbers vary by as much as their mean; a gap or two change nothing.
+    Of chance (Poisson) the variance is the mean squared, divided by how many they are. A gap or two change nothing.
     """
-    stretches = len(times) // _IN_A_STRETCH
-    if stretches < _FEWEST_STRETCHES:
+    different = np.unique(times)
+    many = min(_IN_A_STRETCH, len(different) // _FEWEST_STRETCHES)
+    if many < _FEWEST_IN_A_STRETCH:
         return False
-    numbers, _ = np.histogram(times, bins=stretches)
-    middle = float(np.median(numbers))
-    spread = 1.4826 * float(np.median(np.abs(numbers - middle)))
-    return spread**2 < 0.3 * middle
+    lengths = different[many:] - different[:-many]
+    middle = float(np.median(lengths))
+    spread = 1.4826 * float(np.median(np.abs(lengths - middle)))
+    return many * spread**2 < 0.2 * middle**2
 
 
 def event_stream(series: Series) -> EventStream | None:
@@ -94,7 +114,7 @@ def event_stream(series: Series) -> EventStream | None:
         None when the values are measurements rather than codes.
     """
     assert series.data is not None  # noqa: S101  (the caller has looked)
-    if len(series.data.shape) != 1 or len(series.data) > _MOST_EVENTS:
+    if series.data.shape not in {(len(series.data),), (len(series.data), 1)} or len(series.data) > _MOST_EVENTS:
         return None
     codes = _codes(series.data)
     if codes is None:
@@ -115,7 +135,7 @@ def event_stream(series: Series) -> EventStream | None:
 
 def _codes(data: StoredArray) -> tuple[tuple[str, ...], Ints] | None:
     """Return the different values as text and each event's number among them; None for measurements."""
-    values = data.all()
+    values = data.all().ravel()
     if values.dtype.kind in "fiub":
         whole = values.dtype.kind != "f" or bool(np.all(values == np.rint(values)))
         different, owner = np.unique(values, return_inverse=True)

@@ -98,9 +98,13 @@ class ConversionConfig(BaseModel):
     @classmethod
     def _pairs(cls, given: Any) -> Any:
         pairs = tuple(f"{file}={name}" for file, name in given.items()) if isinstance(given, Mapping) else given
+        said: dict[str, str] = {}
         for pair in pairs if isinstance(pairs, (list, tuple)) else ():
             if not isinstance(pair, str) or not all(pair.partition("=")):
                 raise ValueError(f"{pair!r:.80} is not FILE=ID: the name of an input file, and the subject's id")
+            file, _, name = pair.partition("=")
+            if said.setdefault(file, name) != name:
+                raise ValueError(f"{file!r:.80} has two subjects, {said[file]!r:.40} and {name!r:.40}")
         return pairs
 
     @field_validator("session_template", "subject_template")

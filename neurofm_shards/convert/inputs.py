@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import os
 import stat
@@ -393,18 +394,67 @@ def session_name(spec: InputSpec, session_id: str, subject_id: str) -> str:
 
 
 def name_subject(spec: InputSpec, recording: Recording) -> None:
-    """Give a recording the subject id that the options say."""
+    """Give a recording the subject id that the options say; the longest name of a file that fits counts."""
     first = Path(os.path.realpath(spec.input.paths[0]))
-    said = dict(pair.split("=", 1) for pair in spec.subject_ids)
-    named = [name for file, name in said.items() if first.as_posix().endswith("/" + file.removeprefix("./").strip("/"))]
+    said = _by_file(spec.subject_ids)
+    named = [said[name] for name in sorted(_names_of(spec.input) & said.keys(), key=len)] if said else []
     own = recording.subject_id if recording.subject_is_known else ""
     template = spec.subject_template
     if named or template != "{subject_id}":
         made = template.format(
             session_id=recording.session_id, subject_id=own, stem=first.stem, parent=first.parent.name
         )
-        recording.subject_id = named[0] if named else made
+        recording.subject_id = named[-1] if named else made
         recording.subject_is_known = bool(recording.subject_id)
+
+
+def unmatched_subjects(subject_ids: Sequence[str], inputs: Sequence[Input], others: Iterable[str] = ()) -> str:
+    """Say which subject ids are of no input, and what inputs there are; empty where each is of one.
+
+    Parameters
+    ----------
+    subject_ids : sequence of str
+        See ``ConversionConfig.subject_ids``.
+    inputs : sequence of Input
+        What is converted.
+    others : iterable of str
+        Names, without folders, of files that were converted before.
+    """
+    said = _by_file(subject_ids)
+    names = {name for item in inputs for name in _names_of(item)} if said else set()
+    before = set(others)
+    wrong = [name for name in said if name not in names and os.path.basename(name) not in before]  # noqa: PTH119
+    if not wrong:
+        return ""
+    likeness = difflib.SequenceMatcher(b=os.path.basename(wrong[0]))  # noqa: PTH119
+    given = sorted((item.given[0] for item in inputs), key=lambda path: -_ratio(likeness, path))
+    return (
+        f"subject_ids: no input is called {listed(list(map(repr, wrong)), _NAMES_SHOWN)}; "
+        f"{counted(len(given), 'input')}: {listed(given, _NAMES_SHOWN)}"
+    )
+
+
+def _ratio(likeness: difflib.SequenceMatcher[str], path: str) -> float:
+    likeness.set_seq1(os.path.basename(path))  # noqa: PTH119
+    return likeness.ratio()
+
+
+def _by_file(subject_ids: Sequence[str]) -> dict[str, str]:
+    pairs = (pair.split("=", 1) for pair in subject_ids)
+    return {_plain(file): name for file, name in pairs}
+
+
+def _names_of(item: Input) -> set[str]:
+    """Return what a user may call an input: its file as it was named, or the end of a path to it."""
+    found = {_plain(item.given[0])}
+    for path in (item.paths[0], os.path.realpath(item.paths[0])):
+        parts = _plain(path).split("/")
+        found.update("/".join(parts[i:]) for i in range(len(parts)))
+    return found
+
+
+def _plain(path: str) -> str:
+    return os.path.normpath(os.path.expanduser(path)).strip("/")  # noqa: PTH111
 
 
 def signature(paths: tuple[str, ...]) -> Signature:

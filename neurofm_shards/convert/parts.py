@@ -22,8 +22,7 @@ from neurofm_shards.convert.commit import commit
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import DEFAULT_RETRIES, ExecutorChoice, dispatcher
 from neurofm_shards.convert.identity import config_differences, identity
-from neurofm_shards.convert.inputs import find_inputs
-from neurofm_shards.convert.planning import ConversionPlan, check_config, combine, plan_inputs
+from neurofm_shards.convert.planning import ConversionPlan, all_inputs, check_config, combine, plan_inputs
 from neurofm_shards.convert.session import ConversionSession, Named, new_failures, overlaid, started, tell_plugins
 from neurofm_shards.convert.shard_run import ShardRun, Staging
 from neurofm_shards.convert.stored_plan import PlanHeader, join_inputs, read_header, read_plan, store_inputs, store_plan
@@ -169,7 +168,7 @@ def plan_part(
     output = OutputFolder(Path(output_dir))
     with OutputLock(output.folder, shared=True), dispatcher(executor, workers, listener=observer) as made:
         output.check_free()
-        inputs = find_inputs(named, config.format, config.source)
+        inputs = all_inputs(named, config)
         mine = range(part.k - 1, len(inputs), part.n)
         planned = plan_inputs([inputs[i] for i in mine], config, made, listener=observer)
         store_inputs(output.sidecars, list(zip(mine, planned, strict=True)), config, (part.k, part.n), len(inputs))

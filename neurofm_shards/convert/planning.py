@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,10 +22,10 @@ from neurofm_shards.convert.agreement import (
     modalities_of,
     shared_ids,
 )
-from neurofm_shards.convert.config import ConversionConfig
+from neurofm_shards.convert.config import SUBJECT_FIELDS, ConversionConfig
 from neurofm_shards.convert.dispatch import Dispatcher
 from neurofm_shards.convert.input_plan import InputPlan
-from neurofm_shards.convert.inputs import Input, find_inputs, session_name
+from neurofm_shards.convert.inputs import Input, find_inputs, session_name, unmatched_subjects
 from neurofm_shards.convert.opening import failed_plan, open_inputs, spec_of
 from neurofm_shards.convert.splits import split_warnings, with_splits
 from neurofm_shards.convert.tasks import Segment, ShardTask, Stretch, TaskInput, by_split, cut, cut_by_bytes
@@ -36,6 +37,8 @@ from neurofm_shards.format.shard_names import ShardNames
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.recordings.options import WindowOptions
 from neurofm_shards.types import ColumnSpec
+
+_LOG = logging.getLogger("neurofm_shards.convert")
 
 
 def _shards(
@@ -187,8 +190,36 @@ def plan_conversion(
         The inputs do not fit together.
     """
     check_config(config)
-    inputs = find_inputs(named, config.format, config.source)
+    inputs = all_inputs(named, config)
     return combine(plan_inputs(inputs, config, dispatcher, listener=listener), config)
+
+
+def all_inputs(
+    named: Sequence[str | os.PathLike[str]], config: ConversionConfig, base: Manifest | None = None
+) -> list[Input]:
+    """Find the inputs of a conversion.
+
+    Raises
+    ------
+    ConfigError
+        A subject id is of none of them, nor of what ``base`` holds already or could not take.
+    """
+    inputs = find_inputs(named, config.format, config.source)
+    if wrong := unmatched_subjects(config.subject_ids, inputs, _files_of(base)):
+        raise ConfigError(wrong)
+    return inputs
+
+
+def _files_of(base: Manifest | None) -> list[str]:
+    entries = [*base.sources, *base.failures] if base is not None else []
+    return [name for entry in entries for name in entry.get("files") or ()]
+
+
+def warn_of_unmatched_subjects(config: ConversionConfig, planned: Sequence[InputPlan], base: Manifest | None) -> None:
+    """Log which subject ids are of no input, of a conversion whose inputs came one by one."""
+    inputs = [item.spec.input for item in planned]
+    if wrong := unmatched_subjects(config.subject_ids, inputs, _files_of(base)):
+        _LOG.warning("%s", wrong)
 
 
 def plan_inputs(
@@ -281,6 +312,7 @@ def combine(planned: Sequence[InputPlan], config: ConversionConfig) -> Conversio
     check_sessions(giving)
     planned = with_splits(planned, config.windows.split)
     _check_windows_are_used(giving, config)
+    _check_subjects_are_used(giving, config)
     columns = agreed_columns([(item.name, item.columns) for item in giving])
     bases, tables = join_tables(planned, {})
     stretches = [(i, 0, item.num_samples) for i, item in enumerate(planned)]
@@ -409,6 +441,18 @@ def _check_windows_are_used(planned: Sequence[InputPlan], config: ConversionConf
     )
 
 
+def _check_subjects_are_used(planned: Sequence[InputPlan], config: ConversionConfig) -> None:
+    """Refuse subject ids of samples that are cut already, which say themselves whose they are."""
+    if any(item.is_recording for item in planned):
+        return
+    given = [name for name in SUBJECT_FIELDS if getattr(config, name) != getattr(ConversionConfig(), name)]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)}: subjects are said of recordings, but {planned[0].name} holds samples that are cut "
+            "already; leave them out, or give the source's options that say where time is"
+        )
+
+
 def plan_append(
     manifest: Manifest,
     planned: Sequence[InputPlan],
@@ -435,12 +479,27 @@ def plan_append(
     ConversionPlan or None
         None when it holds all of them: they are recognised by fingerprint, wherever they lie and whatever their names.
     """
-    known = {source["fingerprint"] for source in manifest.sources}
+    known = {source["fingerprint"]: source for source in manifest.sources}
     new = [item for item in planned if item.expected is None or item.expected.fingerprint not in known]
+    if config.subject_ids:
+        _check_subjects_held(planned, known)
     if not new:
         return None
     stretches = [(i, 0, item.num_samples) for i, item in enumerate(new)]
     return _addition(manifest, new, stretches, config, shared)
+
+
+def _check_subjects_held(planned: Sequence[InputPlan], known: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse to name the subject of what a data set holds already: nothing there would change."""
+    for item in planned:
+        source = known.get(item.expected.fingerprint) if item.plan is not None and item.expected is not None else None
+        there = (source or {}).get("facts", {}).get("subject_id")
+        now = item.plan.metadata.get("subject_id") if item.plan is not None else None
+        if source is not None and there is not None and there != now:
+            raise ConfigError(
+                f"{item.name}: the data set holds session {source['session_id']!r} as one of subject {there!r}, and "
+                f"subject_ids says {now!r}; to change that, drop it first, then append"
+            )
 
 
 def plan_retry(

@@ -19,9 +19,10 @@ from neurofm_shards.convert.config import SOURCE_RUN_FIELDS, ConversionConfig, a
 from neurofm_shards.convert.dispatch import DEFAULT_RETRIES, Dispatcher, ExecutorChoice, dispatcher
 from neurofm_shards.convert.identity import check_same, config_differences, identity, with_earlier_failures
 from neurofm_shards.convert.input_plan import InputPlan
-from neurofm_shards.convert.inputs import find_inputs
+from neurofm_shards.convert.inputs import Input, find_inputs
 from neurofm_shards.convert.planning import (
     ConversionPlan,
+    all_inputs,
     check_any_holds_something,
     check_config,
     combine,
@@ -29,6 +30,7 @@ from neurofm_shards.convert.planning import (
     plan_conversion,
     plan_inputs,
     plan_retry,
+    warn_of_unmatched_subjects,
 )
 from neurofm_shards.convert.shard_run import ShardRun, Staging
 from neurofm_shards.errors import ConfigError, NothingToConvertError
@@ -235,8 +237,13 @@ class ConversionSession:
         return result
 
     def plan(self, named: Named, config: ConversionConfig, base: Manifest | None = None) -> list[InputPlan]:
-        """Find inputs and open each once; ``base`` is the data set that they are added to."""
-        inputs = find_inputs(named, config.format, config.source)
+        """Find all inputs and open each once; ``base`` is the data set that they are added to."""
+        return self.plan_found(all_inputs(named, config, base), config, base)
+
+    def plan_found(
+        self, inputs: Sequence[Input], config: ConversionConfig, base: Manifest | None = None
+    ) -> list[InputPlan]:
+        """Open each input once."""
         known = base.specs if base is not None and base.has_fixed_columns else ()
         planned = plan_inputs(inputs, config, self.dispatcher, known=known, listener=self.tell)
         if config.on_error == "fail":
@@ -277,6 +284,8 @@ class ConversionSession:
         given = self.config.model_dump(mode="json", exclude_unset=True)
         if stored.get("format") == "auto" and "format" in given:  # narrower, and no other bytes
             stored["format"] = given["format"]
+        if subjects := given.pop("subject_ids", None):  # of what is added; those of the data set stay what they are
+            stored["subject_ids"] = list(dict.fromkeys([*stored.get("subject_ids", ()), *subjects]))
         allowed = {name: value for name, value in given.get("source", {}).items() if name in SOURCE_RUN_FIELDS}
         if allowed:  # where links may lead is an affair of this machine, and in no manifest
             stored["source"] = {**stored.get("source", {}), **allowed}
@@ -400,7 +409,8 @@ class IncrementalConversion:
 
     def add(self, named: Named) -> int:
         """Plan inputs and write the shards that are full; return the number of the inputs' samples."""
-        new = self._session.plan(named, self._config, self._target.base)
+        found = find_inputs(named, self._config.format, self._config.source)
+        new = self._session.plan_found(found, self._config, self._target.base)
         plan = self._plan([*self._planned, *new])
         self._planned += new
         if plan is not None:
@@ -416,6 +426,7 @@ class IncrementalConversion:
         self._may_be_listed = plan is not None
         manifest = self._commit(plan)
         self._session.output.finish_overwriting(self._target.output, durable=self._config.durable)
+        warn_of_unmatched_subjects(self._config, self._planned, self._target.base)
         return self._session.finished(manifest)
 
     def discard(self) -> None:

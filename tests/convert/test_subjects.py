@@ -11,7 +11,7 @@ from neurofm_shards.cli.main import run
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.inputs import Input, name_subject
 from neurofm_shards.convert.opening import spec_of
-from neurofm_shards.convert.session import convert_inputs
+from neurofm_shards.convert.session import ConversionSession, IncrementalConversion, convert_inputs
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed
 from neurofm_shards.recordings.memory import events
@@ -89,6 +89,78 @@ def test_only_the_file_that_is_named_is_meant():
         config = ConversionConfig(subject_ids=(f"{file}=m1",))
         name_subject(spec_of(Input(("/data/x/a.nwb",), "nwb", {}, Source(), ("a.nwb",)), config), recording)
         assert recording.subject_id == wanted
+
+
+def test_a_file_may_be_called_as_it_was_named_or_by_the_link_to_it(sessions, tmp_path, monkeypatch):
+    (tmp_path / "link.nwb").symlink_to(sessions[0])
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    for given, key in (("../link.nwb", "link.nwb"), ("../day1.nwb", "../day1.nwb"), ("../link.nwb", "day0.nwb")):
+        convert_inputs([given], tmp_path / "out", {"subject_ids": {key: "m7"}}, mode="overwrite")
+        assert {subject for subject, _ in subjects(tmp_path / "out").values()} == {"m7"}
+    with pytest.raises(ConfigError, match=r"'day0.nwb' has two subjects, 'm1' and 'm2'"):
+        ConversionConfig.of({"subject_ids": ["day0.nwb=m1", "day0.nwb=m2"]})
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--plan-only", "--parts", "2"], ["--plan-only", "--part", "1/2"]])
+def test_a_subject_of_no_input_is_an_error_before_anything_is_written(sessions, tmp_path, capsys, more):
+    out = tmp_path / "out"
+    said = ["--subject-id", "dya1.nwb=m1", "day0.nwb=m1", "x.nwb=m2"]
+    assert run(["convert", "-i", *map(str, sessions), "-o", str(out), *said, *more]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "--subject-id: no input is called 'dya1.nwb', 'x.nwb'; 3 inputs: " in told
+    assert told.partition("3 inputs: ")[2].replace(" ", "").startswith(str(sessions[1]))  # the closest comes first
+    assert not list(out.glob("shard*"))
+    assert not (out / "dataset_metadata.json").exists()
+    job = tmp_path / "job.toml"
+    job.write_text(f'input = ["{sessions[0]}"]\noutput = "{out}"\nsubject_ids = ["dya0.nwb=m1"]\n')
+    assert run(["convert", "--config", str(job), *more]) == 2
+
+
+def test_subjects_of_what_was_converted_or_left_out_before_are_no_error(sessions, tmp_path, capsys):
+    out, broken = tmp_path / "out", tmp_path / "broken.nwb"
+    broken.write_bytes(b"no file")
+    pairs = {"day0.nwb": "m1", "broken.nwb": "m2", "day1.nwb": "m1"}
+    config = {"subject_ids": pairs, "on_error": "skip"}
+    convert_inputs([*sessions[:2], broken], out, config)
+    broken.unlink()
+    (tmp_path / "later").mkdir()
+    for i, path in enumerate(sessions):
+        path.rename(tmp_path / "later" / f"{i}.nwb")
+    convert_inputs([tmp_path / "later" / "2.nwb"], out, config, mode="append")
+    assert {session: subject for session, (subject, _) in subjects(out).items()} == {"s0": "m1", "s1": "m1", "s2": "m2"}
+    with pytest.raises(ConfigError, match="no input is called 'day3.nwb'; 1 input"):
+        convert_inputs([tmp_path / "later" / "2.nwb"], out, {"subject_ids": {"day3.nwb": "m"}}, mode="append")
+
+
+def test_subjects_of_added_files_are_added_and_others_stay(sessions, tmp_path):
+    out = tmp_path / "out"
+    convert_inputs(sessions[:1], out, {"subject_ids": {"day0.nwb": "m1"}})
+    convert_inputs(sessions[:2], out, {"subject_ids": {"day1.nwb": "m3"}}, mode="append")
+    assert {session: subject for session, (subject, _) in subjects(out).items()} == {"s0": "m1", "s1": "m3"}
+    with pytest.raises(ConfigError, match="'day0.nwb' has two subjects"):
+        convert_inputs(sessions[:1], out, {"subject_ids": {"day0.nwb": "m4"}}, mode="append")
+    with pytest.raises(ConfigError, match="holds session 's1' as one of subject 'm3', and subject_ids says 'm4'"):
+        convert_inputs(sessions[:2], out, {"subject_ids": {"day1.nwb": "m4"}}, mode="append")
+
+
+def test_files_that_come_one_by_one_are_told_of_at_the_end(sessions, tmp_path, caplog):
+    with ConversionSession(tmp_path / "out", {"subject_ids": {"day0.nwb": "m1", "dya1.nwb": "m1"}}) as session:
+        conversion = IncrementalConversion(session, overwrite=False)
+        for path in sessions[:2]:
+            conversion.add([path])
+        assert "no input is called" not in caplog.text
+        conversion.finish()
+    assert "no input is called 'dya1.nwb'; 2 inputs" in caplog.text
+    assert "day0.nwb'" not in caplog.text
+
+
+def test_subjects_of_samples_that_are_cut_already_are_refused(tmp_path):
+    pytest.importorskip("neurofm_shards_npz")
+    np.savez(tmp_path / "x.npz", x=np.zeros((4, 3)))
+    for said in ({"subject_ids": {"x.npz": "m"}}, {"subject_template": "{stem}"}):
+        with pytest.raises(ConfigError, match="subjects are said of recordings, but .*x.npz holds samples"):
+            convert_inputs([tmp_path / "x.npz"], tmp_path / "out", said)
 
 
 def test_a_pair_without_a_file_or_an_id_is_refused():

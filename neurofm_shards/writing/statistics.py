@@ -6,7 +6,6 @@ The parallel update of mean and squared deviations is that of Chan, Golub and Le
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +16,19 @@ import numpy.typing as npt
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.types import Block, ColumnData, Ragged
 
+try:
+    from neurofm_shards.writing import _moments
+except ImportError:  # built without a compiler
+    COMPILED = False
+else:
+    COMPILED = True
+
+#: What the compiled module takes.
+_COMPILED_TYPES = frozenset(map(np.dtype, ("u1", "i1", "u2", "i2", "f4", "f8")))
+
 #: Values per pass: few enough that they stay in the processor's cache from one pass to the next.
 _CHUNK_VALUES = 1 << 16
 _FEW_CHANNELS = 32
-#: Values of the chunks that are computed together.
-_VALUES_AT_ONCE = 1 << 19
-#: Values in a row from which on NumPy's cost per row no longer counts.
-_LONG_ROW = 1 << 11
 
 
 @dataclass(frozen=True)
@@ -50,33 +55,21 @@ class ChannelStats:
     @classmethod
     def of(cls, values: npt.NDArray[Any]) -> ChannelStats:
         """Compute the statistics of an array of shape (values, channels)."""
-        width = values.shape[1]
-        if width < _FEW_CHANNELS:
+        rows = max(1, _CHUNK_VALUES // max(values.shape[1], 1))
+        if values.shape[1] < _FEW_CHANNELS:
             values = np.asfortranarray(values)  # NumPy sums long rows fast, and many short ones slowly
-        rows = max(1, _CHUNK_VALUES // max(width, 1))
-        whole = len(values) // rows if width >= _FEW_CHANNELS and values.flags.c_contiguous else 0
-        group = min(whole, max(1, _VALUES_AT_ONCE // (rows * max(width, 1))))
-        scratch = _scratch(group * rows * width).reshape(group, rows, width)
-        parts: list[ChannelStats] = []
-        for first in range(0, whole, max(group, 1)):
-            stop = min(first + group, whole)
-            parts += _of_chunks(values[first * rows : stop * rows], scratch[: stop - first])
-        parts += [_of_chunk(values[start : start + rows]) for start in range(whole * rows, len(values), rows)]
-        return functools.reduce(ChannelStats.merge, parts)
+            return functools.reduce(ChannelStats.merge, map(_of_chunk, _chunks(values, rows)))
+        return functools.reduce(ChannelStats.merge, _of_chunks(values, rows))
 
     def merge(self, other: ChannelStats) -> ChannelStats:
         """Return the statistics of both together. Both have the same channels."""
         count = self.count + other.count
         share = other.count / np.maximum(count, 1)
-        delta = other.mean - self.mean
-        return ChannelStats(
-            count,
-            self.nans + other.nans,
-            self.mean + delta * share,
-            self.m2 + other.m2 + delta * delta * self.count * share,
-            np.fmin(self.low, other.low),
-            np.fmax(self.high, other.high),
-        )
+        with np.errstate(invalid="ignore"):  # infinities have no mean or spread
+            delta = other.mean - self.mean
+            mean, m2 = self.mean + delta * share, self.m2 + other.m2 + delta * delta * self.count * share
+        low, high = np.fmin(self.low, other.low), np.fmax(self.high, other.high)
+        return ChannelStats(count, self.nans + other.nans, mean, m2, low, high)
 
     def to_json(self) -> dict[str, list[int] | list[float | None]]:
         """Return JSON values; a channel without values has None."""
@@ -106,42 +99,26 @@ class ChannelStats:
         )
 
 
-class _Kept(threading.local):
-    """Memory that a thread uses again: to get it anew for every block costs as much as the arithmetic."""
-
-    def __init__(self) -> None:
-        self.numbers: Floats = np.empty(0)
+def _chunks(values: npt.NDArray[Any], rows: int) -> list[npt.NDArray[Any]]:
+    return [values[start : start + rows] for start in range(0, len(values), rows)]
 
 
-_KEPT = _Kept()
+def _of_chunks(values: npt.NDArray[Any], rows: int) -> list[ChannelStats]:
+    """Return the statistics of each chunk of so many rows, with the numbers of :func:`_of_chunk`."""
+    chunks = _chunks(values, rows)
+    if not (COMPILED and values.flags.c_contiguous and values.dtype in _COMPILED_TYPES):
+        return [_of_chunk(chunk) for chunk in chunks]
+    out = np.empty((4, len(chunks), values.shape[1]))
+    _moments.moments(values, rows, out)
+    return [_from_moments(out[:, i], chunk) for i, chunk in enumerate(chunks)]
 
 
-def _scratch(size: int) -> Floats:
-    if size > _VALUES_AT_ONCE:
-        return np.empty(size)
-    if len(_KEPT.numbers) < size:
-        _KEPT.numbers = np.empty(size)
-    return _KEPT.numbers[:size]
-
-
-def _of_chunks(values: npt.NDArray[Any], scratch: Floats) -> list[ChannelStats]:
-    """Return the statistics of each of a few chunks of contiguous rows, with the numbers of :func:`_of_chunk`."""
-    # All at once: threads that come back to Python less often wait less for one another.
-    chunks, rows, _ = scratch.shape
-    np.copyto(scratch, values.reshape(scratch.shape))
-    sums = np.einsum("kij->kj", scratch)
-    if not np.isfinite(sums).all():
-        return [_of_chunk(values[i * rows : (i + 1) * rows]) for i in range(chunks)]
-    means = sums / rows
-    if _are_small_ints(values):
-        m2 = np.maximum(np.einsum("kij,kij->kj", scratch, scratch) - means * means * rows, 0.0)
-    else:
-        scratch -= means[:, None, :]
-        m2 = np.einsum("kij,kij->kj", scratch, scratch)
-    low, high = (found.astype(np.float64) for found in _extremes(values))
-    count = np.full(values.shape[1], rows, np.int64)
-    nans = np.zeros_like(count)
-    return [ChannelStats(count, nans, means[i], m2[i], low, high) for i in range(chunks)]
+def _from_moments(moments: Floats, chunk: npt.NDArray[Any]) -> ChannelStats:
+    mean, m2, low, high = moments
+    if not np.isfinite(mean).all():
+        return _of_chunk(chunk)
+    count = np.full(len(mean), len(chunk), np.int64)
+    return ChannelStats(count, np.zeros_like(count), mean, m2, low, high)
 
 
 def _of_chunk(values: npt.NDArray[Any]) -> ChannelStats:
@@ -180,20 +157,9 @@ def _of_gappy_numbers(numbers: Floats) -> ChannelStats:
     return ChannelStats(count, len(numbers) - count, mean, m2, low, high)
 
 
-def _extremes(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the smallest and largest value of each column; many short rows are taken together as one long row."""
-    together = _LONG_ROW // max(values.shape[1], 1)
-    whole = len(values) // together * together if together > 1 else 0
-    if whole == 0:
-        return values.min(axis=0), values.max(axis=0)
-    wide, rest = values[:whole].reshape(-1, together * values.shape[1]), values[whole:]
-    low = np.concatenate([wide.min(axis=0).reshape(together, -1), rest])
-    high = np.concatenate([wide.max(axis=0).reshape(together, -1), rest])
-    return low.min(axis=0), high.max(axis=0)
-
-
 def _numbers(values: Floats, seen: npt.NDArray[np.bool_]) -> list[float | None]:
     finite = seen & np.isfinite(values)
+    values = values + 0.0  # no -0.0: which of two zeros is the smallest value depends on the processor
     return [value if ok else None for value, ok in zip(values.tolist(), finite.tolist(), strict=True)]
 
 

@@ -228,38 +228,6 @@ def test_samples_held_out_count_in_no_statistics(toy, toys, tmp_path, monkeypatc
     np.testing.assert_allclose(got["mean"], train.mean(axis=0), rtol=1e-12)
 
 
-def test_nan_infinity_and_integers_have_right_statistics():
-    from neurofm_shards.writing.statistics import ChannelStats
-
-    rng = np.random.default_rng(0)
-    gaps = rng.standard_normal((200_000, 3))
-    gaps[rng.random(gaps.shape) < 0.3] = np.nan
-    gaps[:, 2] = np.nan
-    counts = rng.integers(0, 255, (100_000, 4)).astype("u1")
-    wide = rng.standard_normal((50_000, 40)).astype("f4")
-    wide[20_000:20_010, 7] = np.nan
-    many = rng.integers(0, 255, (20_000, 100)).astype("u1")
-    climbing = np.arange(13_104.0 * 40).reshape(-1, 40)  # the largest values in the last rows of whole chunks
-    narrow = rng.integers(-30_000, 30_000, (70_000, 1)).astype("i2")
-    for values in (gaps, counts, wide, many, climbing, narrow, gaps[:, :1].astype("f4")):
-        got = ChannelStats.of(values).to_json()
-        exact = values.astype(np.float64)
-        seen = ~np.isnan(exact)
-        assert got["count"] == seen.sum(axis=0).tolist()
-        assert got["nans"] == (~seen).sum(axis=0).tolist()
-        for channel in range(values.shape[1]):
-            known = exact[seen[:, channel], channel]
-            if len(known) == 0:
-                assert got["mean"][channel] is got["std"][channel] is got["min"][channel] is None
-                continue
-            found = [got[name][channel] for name in ("mean", "std", "min", "max")]
-            np.testing.assert_allclose(
-                found, [known.mean(), known.std(), known.min(), known.max()], rtol=1e-9, atol=1e-12
-            )
-    infinite = ChannelStats.of(np.array([[1.0], [np.inf]])).to_json()
-    assert (infinite["count"], infinite["mean"], infinite["max"]) == ([2], [None], [None])
-
-
 def test_what_is_appended_is_written_with_the_settings_of_the_data_set(toys, tmp_path):
     """Also where they are left out, as they may be: codec, compression and transforms."""
     settings = {"codec": "npy", "compression": "gz", "transforms": ["drop-odd"], "shard_size": 4}

@@ -1,4 +1,4 @@
-"""Count events again when windows are cut at load: windows that lie anywhere, in trains of many recordings at once.
+"""Count events in windows that lie anywhere, in trains of many recordings at once.
 
 A small module in C does it where the package was built with a compiler, NumPy elsewhere; both give the same counts.
 """
@@ -23,6 +23,8 @@ else:
 
 #: Types that counts are made in.
 COUNT_TYPES = frozenset({"uint8", "uint16", "float32"})
+#: Cells that NumPy, which counts in int64, makes at once.
+_CELLS_AT_ONCE = 1 << 22
 #: The most that counts of each unsigned type may be.
 _MOST = {name: int(np.iinfo(name).max) for name in ("uint8", "uint16")}
 
@@ -97,7 +99,10 @@ def count_trains(
         return out
     for number, length in sorted(set(zip(which.tolist(), bins.tolist(), strict=True))):
         mine = np.flatnonzero((which == number) & (bins == length))
-        _count_one(trains[number], mine, starts, held, (length, bin_ticks, int(widths[mine[0]])), types[0], first, out)
+        shape = (length, bin_ticks, int(widths[mine[0]]))
+        step = max(1, _CELLS_AT_ONCE // max(1, length * shape[2]))
+        for at in range(0, len(mine), step):
+            _count_one(trains[number], mine[at : at + step], starts, held, shape, types[0], first, out)
     return out
 
 

@@ -140,8 +140,8 @@ def typical_step(times: Floats) -> float:
 
     Of more than a million steps, about as many are looked at, evenly chosen.
     """
-    at = np.arange(0, len(times) - 1, -(-len(times) // _STAMPS_AT_ONCE) or 1)
-    steps = times[at + 1] - times[at]
+    apart = -(-len(times) // _STAMPS_AT_ONCE) or 1
+    steps = times[1::apart] - times[:-1:apart]
     steps = steps[steps != 0] if np.count_nonzero(steps) > 1 else steps
     return float(np.median(steps)) if len(steps) else 0.0
 

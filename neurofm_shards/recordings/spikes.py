@@ -1,8 +1,6 @@
-"""Spikes in windows: counts per bin and unit (made in ``ticks``), spike times, and what was not observed."""
+"""Spikes in windows: counts per bin and unit (made in ``counting``), spike times, and what was not observed."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +8,8 @@ import numpy.typing as npt
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings.counting import Train, count_trains
-from neurofm_shards.recordings.modality import WindowedModality, cut_short, row_numbers
+from neurofm_shards.recordings.modality import WindowedModality, row_numbers
 from neurofm_shards.recordings.ticks import (
-    count_grid,
-    count_windows,
     expand,
     normalise,
     seconds_inside,
@@ -23,9 +19,6 @@ from neurofm_shards.recordings.timeline import TimeGrid
 from neurofm_shards.recordings.trains import Trains
 from neurofm_shards.types import ColumnData, ColumnSpec, Ragged
 from neurofm_shards.values import starts_of
-
-_CELLS_AT_ONCE = 1 << 22
-_SPARSE = 4
 
 
 class BinnedEvents(WindowedModality):
@@ -77,14 +70,15 @@ class BinnedEvents(WindowedModality):
 
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
         """Return counts, row numbers and, where units were observed at different times, a mask."""
-        bins = self._grid.bins
-        counts = np.empty((len(starts), bins, self.width), dtype=self.dtype)
-        step = max(1, _CELLS_AT_ONCE // max(1, bins * self.width))
-        for first in range(0, len(starts), step):
-            counts[first : first + step] = self._count(starts[first : first + step])
-        for i, ticks in cut_short(starts, stops, self._grid.window_ticks):
-            counts[i, ticks // self._grid.bin_ticks :] = 0
-        columns: dict[str, ColumnData] = {self.name: counts, self._ids[0]: row_numbers(self.width, len(starts))}
+        bins, n = self._grid.bins, len(starts)
+        lengths, widths = np.full(n, bins), np.full(n, self.width)
+        which, types = np.zeros(n, dtype=np.int64), (self.dtype, self.dtype)
+        try:
+            counts = count_trains([self.train], which, (starts, stops), lengths, self._grid.bin_ticks, widths, types)
+        except OverflowError as error:
+            raise self.too_many() from error
+        shape = (n, bins, self.width)
+        columns: dict[str, ColumnData] = {self.name: counts.reshape(shape), self._ids[0]: row_numbers(self.width, n)}
         if self._masks is not None:
             columns[f"{self.name}_valid"] = self._mask(starts)
         return columns
@@ -95,44 +89,6 @@ class BinnedEvents(WindowedModality):
             return np.ones(len(starts))
         fraction: Floats = self._mask(starts).mean(axis=(1, 2))
         return fraction
-
-    def _count(self, starts: Ints) -> npt.NDArray[Any]:
-        bins, ticks = self._grid.bins, self._grid.bin_ticks
-        shape = (bins, self.width)
-        first, last = int(starts.min()), int(starts.max())
-        span = (last - first) // ticks + bins
-        try:
-            if ((starts - first) % ticks).any() or span > _SPARSE * len(starts) * bins:
-                all_, shape, ticks = self._trains, (bins, self.width), self._grid.bin_ticks
-                return count_windows(all_.ticks, all_.owner, starts, ticks, shape, self.dtype, all_.rows)
-            trains, shape_of_all = self._trains, (span, self.width)
-            grid = count_grid(trains.ticks, trains.owner, first, ticks, shape_of_all, self.dtype, trains.rows)
-        except OverflowError as error:
-            raise SourceError(
-                f"{error.args[0]} {self.name} of one unit in a bin of {ticks / 1e6:g} ms do not fit into "
-                f"{self.dtype}: say counts_dtype=uint16, or make bins shorter"
-            ) from None
-        if len(grid) == len(starts) * bins and (np.diff(starts) == bins * ticks).all():
-            return grid.reshape(len(starts), *shape)
-        every = np.lib.stride_tricks.sliding_window_view(grid, bins, axis=0).swapaxes(1, 2)
-        windows: npt.NDArray[Any] = every[(starts - first) // ticks]
-        return windows
-
-    def read_scattered(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:
-        """Do the same, each window by itself."""
-        bins, n = self._grid.bins, len(starts)
-        spans, widths, lengths = (starts, stops), np.full(n, self.width), np.full(n, bins)
-        which = np.zeros(n, dtype=np.int64)
-        try:
-            types = (self.dtype, self.dtype)
-            counts = count_trains([self.train], which, spans, lengths, self._grid.bin_ticks, widths, types)
-        except OverflowError as error:
-            raise self.too_many() from error
-        shape = (n, bins, self.width)
-        columns: dict[str, ColumnData] = {self.name: counts.reshape(shape), self._ids[0]: row_numbers(self.width, n)}
-        if self._masks is not None:
-            columns[f"{self.name}_valid"] = self._mask(starts)
-        return columns
 
     def too_many(self) -> SourceError:
         """Return the error of counts that do not fit."""

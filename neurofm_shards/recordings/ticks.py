@@ -18,8 +18,6 @@ from neurofm_shards.values import starts_of
 
 TICKS_PER_SECOND = 1_000_000_000
 _LARGEST_SECOND = 9.0e9
-#: Few enough that their counts stay in the processor's cache until they are made small.
-_CELLS_AT_ONCE = 1 << 16
 
 
 def to_ticks(seconds: Floats | float) -> Ints:
@@ -66,61 +64,6 @@ def seconds_inside(ticks: Ints, length: int) -> npt.NDArray[np.float32]:
     return found
 
 
-def count_grid(
-    ticks: Ints,
-    owners: npt.NDArray[Any],
-    start: int,
-    bin_ticks: int,
-    shape: tuple[int, int],
-    dtype: str,
-    rows: npt.NDArray[np.int32] | None = None,
-) -> npt.NDArray[Any]:
-    """Count events per bin and owner on one stretch of bins.
-
-    Parameters
-    ----------
-    ticks : numpy.ndarray of int64, shape (n,)
-        Event times in ascending order. Those outside the stretch are excluded.
-    owners : numpy.ndarray of int, shape (n,)
-        Owner of each event.
-    start : int
-        Tick at which the first bin begins.
-    bin_ticks : int
-        Width of a bin.
-    shape : (int, int)
-        Number of bins and of owners.
-    dtype : str
-        Unsigned type of the result.
-    rows : numpy.ndarray of int32, or None
-        Where each owner is counted; negative: not at all. None: owners are numbers below ``shape[1]``.
-
-    Returns
-    -------
-    numpy.ndarray of dtype, shape ``shape``
-
-    Raises
-    ------
-    OverflowError
-        A count does not fit into ``dtype``; the message is the count.
-    """
-    bins, width = shape
-    out = np.zeros(shape, dtype=dtype)
-    step = max(1, _CELLS_AT_ONCE // max(1, width))
-    edges = start + np.arange(0, bins + step, step, dtype=np.int64).clip(max=bins) * bin_ticks
-    cuts = np.searchsorted(ticks, edges, side="left")
-    for i in range(len(edges) - 1):
-        chunk = ticks[cuts[i] : cuts[i + 1]]
-        if len(chunk) == 0:
-            continue
-        cells = chunk - edges[i]
-        cells //= bin_ticks
-        cells *= width
-        cells = placed(cells, owners[cuts[i] : cuts[i + 1]], rows)
-        part = out[i * step : (i + 1) * step]
-        part[...] = fit(np.bincount(cells, minlength=part.size), dtype).reshape(part.shape)
-    return out
-
-
 def count_windows(
     ticks: Ints,
     owners: npt.NDArray[Any],
@@ -132,11 +75,31 @@ def count_windows(
 ) -> npt.NDArray[Any]:
     """Count events per window, bin and owner; windows may start anywhere and overlap.
 
-    Parameters are those of :func:`count_grid`, with the first tick of every window in ``starts``.
+    Parameters
+    ----------
+    ticks : numpy.ndarray of int64, shape (n,)
+        Event times in ascending order.
+    owners : numpy.ndarray of int, shape (n,)
+        Owner of each event.
+    starts : numpy.ndarray of int64, shape (windows,)
+        First tick of every window.
+    bin_ticks : int
+        Width of a bin.
+    shape : (int, int)
+        Number of bins and of owners.
+    dtype : str
+        Unsigned type of the result.
+    rows : numpy.ndarray of int32, or None
+        Where each owner is counted; negative: not at all. None: owners are numbers below ``shape[1]``.
 
     Returns
     -------
     numpy.ndarray of dtype, shape (windows, bins, owners)
+
+    Raises
+    ------
+    OverflowError
+        A count does not fit into ``dtype``; the message is the count.
     """
     bins, width = shape
     first = np.searchsorted(ticks, starts, side="left")

@@ -13,7 +13,6 @@ from neurofm_shards.recordings.memory import events, intervals
 from neurofm_shards.recordings.ticks import (
     coarse,
     contains,
-    count_grid,
     count_windows,
     covered,
     expand,
@@ -39,25 +38,6 @@ def test_every_edge_in_ten_seconds_begins_its_own_bin():
         assert (samples.read(0, samples.plan().num_samples).columns["spikes"] == 1).all()
     aligned = count_windows(to_ticks(edges), np.zeros(1000, int), np.array([0, 7]) * 10**7, 10**7, (50, 1), "uint8")
     assert (aligned == 1).all()
-
-
-def test_grid_and_window_counting_agree():
-    rng = np.random.default_rng(0)
-    ticks = np.sort(rng.integers(0, 10**9, 5000))
-    owners = rng.integers(0, 7, 5000)
-    starts = np.arange(0, 90) * 10_000_000
-    grid = count_grid(ticks, owners, 0, 10_000_000, (100, 7), "uint16")
-    windows = count_windows(ticks, owners, starts, 10_000_000, (10, 7), "uint16")
-    np.testing.assert_array_equal(windows, grid[starts[:, None] // 10_000_000 + np.arange(10)])
-
-
-def test_counting_in_chunks_equals_counting_at_once(monkeypatch):
-    rng = np.random.default_rng(1)
-    ticks, owners = np.sort(rng.integers(-(10**7), 10**9, 5000)), rng.integers(0, 7, 5000)
-    whole = count_grid(ticks, owners, 0, 3_000_000, (300, 7), "uint16")
-    monkeypatch.setattr("neurofm_shards.recordings.ticks._CELLS_AT_ONCE", 30)
-    np.testing.assert_array_equal(count_grid(ticks, owners, 0, 3_000_000, (300, 7), "uint16"), whole)
-    assert whole.sum() == ((ticks >= 0) & (ticks < 9 * 10**8)).sum()
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 5)), max_size=10))

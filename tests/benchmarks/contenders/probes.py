@@ -122,18 +122,20 @@ def binning() -> dict[str, float]:
     """Bin ten million spikes of 100 units into 10 ms."""
     import numpy as np
 
-    from neurofm_shards.recordings.ticks import count_grid, to_ticks
+    from neurofm_shards.recordings.counting import Train, count_trains
+    from neurofm_shards.recordings.ticks import to_ticks
 
     spikes, units, seconds, width = 10_000_000, 100, 3600, 10_000_000
     rng = np.random.default_rng(0)
     ticks, owners = to_ticks(np.sort(rng.random(spikes) * seconds)), rng.integers(0, units, spikes).astype(np.int32)
-    cells, shape = ticks // width * units + owners, (seconds * 100, units)
+    cells, bins = ticks // width * units + owners, seconds * 100
+    windows = (np.zeros(1, np.int64), (np.zeros(1, np.int64), np.array([bins * width])), np.array([bins]))
     start = time.perf_counter()
-    expected = np.bincount(cells, minlength=shape[0] * units)
+    expected = np.bincount(cells, minlength=bins * units)
     between = time.perf_counter()
-    found = count_grid(ticks, owners, 0, width, shape, "uint8")
+    found = count_trains([Train(ticks, owners, None)], *windows, width, np.array([units]), ("uint8", "uint8"))
     end = time.perf_counter()
-    assert np.array_equal(found.ravel(), expected)
+    assert np.array_equal(found, expected)
     return {"seconds": end - between, "limit": between - start}
 
 

@@ -110,6 +110,8 @@ class TensorOptions:
 
 #: Types of numbers that JSON holds.
 NUMBERS = (bool, int, float)
+#: Types of the same size as those that torch cannot assign by a mask; by name, because early versions lack the latter.
+_SIGNED = {"torch.uint16": torch.int16, "torch.uint32": torch.int32, "torch.uint64": torch.int64}
 #: Lists where shapes differ; nothing is known of the columns.
 PLAIN = TensorOptions()
 
@@ -166,7 +168,8 @@ class BatchBuilder:
         column.fill_(_fill(name, column.dtype, self._options.pad_value))
         valid = _known(values)
         if there:
-            column[valid] = torch.stack([torch.as_tensor(value, dtype=column.dtype, device="cpu") for value in there])
+            given = torch.stack([torch.as_tensor(value, dtype=column.dtype, device="cpu") for value in there])
+            _assign(column, valid, given)
         self.put(name, column)
         self.put(f"{name}_valid", valid, of=name)
 
@@ -224,7 +227,7 @@ class BatchBuilder:
             case "pad":
                 mask = _mask(torch.from_numpy(data.offsets).diff())
                 padded = values.new_full((*mask.shape, *values.shape[1:]), self._filling(name, values))
-                padded[mask] = values
+                _assign(padded, mask, values)
                 self.put(name, padded)
                 self.put(f"{name}_mask", mask, of=name)
 
@@ -282,6 +285,14 @@ def batch_to_tensors(
     if metadata is not None:
         builder.put("metadata", metadata)
     return builder.batch
+
+
+def _assign(target: torch.Tensor, mask: torch.Tensor, values: torch.Tensor) -> None:
+    """Assign where the mask says; larger unsigned types as their bits, because torch assigns none of them so."""
+    bits = _SIGNED.get(str(target.dtype))
+    if bits is not None:
+        target, values = target.view(bits), values.view(bits)
+    target[mask] = values
 
 
 def numbers(values: Sequence[Any]) -> Any:

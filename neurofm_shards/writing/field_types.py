@@ -23,6 +23,8 @@ from neurofm_shards.values import as_array
 FieldType: TypeAlias = "np.dtype[Any] | type | None"
 
 _NUMBERS = (bool, int, float)
+#: Of an integer in a batch, without its sign.
+_BITS = 63
 
 
 class FieldTypes:
@@ -124,8 +126,9 @@ class FieldTypes:
         self._new = []
 
     def _is_alike(self, name: str, value: Any) -> bool:
-        """Return whether a value is of a type that was found to be its field's."""
-        return (name, type(value), getattr(value, "dtype", None)) in self._alike
+        """Return whether a value is of a type that was found to be its field's, and not too large to look at again."""
+        is_large = type(value) is int and value.bit_length() > _BITS
+        return not is_large and (name, type(value), getattr(value, "dtype", None)) in self._alike
 
     def _fitting(self, name: str, value: Any, where: str, *, alone: bool) -> Any:
         if value is None and not alone and self._types.get(name, int) is not None:
@@ -139,7 +142,7 @@ class FieldTypes:
         if known is None or found is None:
             if (known is None) is not (found is None):
                 raise EncodeError(_refusal(name, where, _said(found, value), known))
-            return value
+            return str(value) if isinstance(value, np.str_) else value
         if type(known) is type(found) and known == found:
             self._alike.add((name, type(value), getattr(value, "dtype", None)))
             return value
@@ -155,6 +158,8 @@ class FieldTypes:
 
 def _type_of(value: Any) -> FieldType:
     if type(value) in _NUMBERS:
+        if type(value) is int and not -(1 << _BITS) <= value < 1 << _BITS:
+            raise EncodeError(f"{value} is beyond the int64 that batches hold: store numpy.uint64, or a string")
         return type(value)
     array = as_array(value)
     return array.dtype.newbyteorder("=") if array is not None and array.dtype.kind in "biufc" else None

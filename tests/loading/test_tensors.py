@@ -100,6 +100,22 @@ def test_units_that_differ_are_padded_with_a_mask_of_units():
     assert one_session["spikes_mask"].shape == (2, 3)
 
 
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8", "i8", "f2", "c8", "?"])
+def test_every_type_is_padded_and_has_gaps(dtype):
+    most = np.iinfo(dtype).max if dtype[0] in "iu" else 1
+    values = [np.resize(np.array([0, most], dtype), length) for length in (2, 3)]
+    padded = collate_webdataset([{"x": value} for value in values], ragged="pad")
+    assert [part[mask].numpy().tolist() for part, mask in zip(padded["x"], padded["x_mask"], strict=True)] == [
+        value.tolist() for value in values
+    ]
+    options = TensorOptions(columns={"x": ColumnSpec("x", np.dtype(dtype).str, ())}, optional=frozenset("x"))
+    for rows in ([values[0][1], MISSING], [MISSING, MISSING], [values[0][0], MISSING, values[0][1]]):
+        gaps = batch_to_tensors({"x": rows}, None, options)
+        assert gaps["x"].numpy().dtype == dtype
+        assert gaps["x"].numpy().tolist() == [0 if row is MISSING else row.item() for row in rows]
+        assert gaps["x_valid"].tolist() == [row is not MISSING for row in rows]
+
+
 def test_equally_long_samples_of_a_ragged_column_are_treated_like_all_others():
     samples = [{"x": np.ones(3)}, {"x": np.zeros(3)}]
     columns = {"x": ColumnSpec("x", "<f8", (None,))}

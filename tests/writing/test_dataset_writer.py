@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurofm_shards import WebDatasetWriter, create_shards_from_arrays, create_webdataset_dataloader
+from neurofm_shards import ShardDataset, WebDatasetWriter, create_shards_from_arrays, create_webdataset_dataloader
 from neurofm_shards.errors import ConfigError, EncodeError, FormatError, OutputExistsError
 from neurofm_shards.format.keys import automatic_key
 from neurofm_shards.format.manifest import read_manifest
@@ -499,6 +499,25 @@ def test_what_cannot_be_stored_is_told_with_its_sample(tmp_path, value):
         pytest.raises(EncodeError, match=r"^sample 'the odd one': field 'x': "),
     ):
         writer.write_sample({"x": value}, sample_id="the odd one")
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1])
+def test_integers_that_batches_cannot_hold_are_refused_wherever_they_come(tmp_path, value):
+    for before in ([], [1], [None, 1]):
+        with WebDatasetWriter(tmp_path / str(before)) as writer:
+            for known in before:
+                writer.write_sample({"x": known, "y": 0})
+            with pytest.raises(EncodeError, match=r"^sample 'odd': field 'x': .* is beyond the int64.*uint64"):
+                writer.write_sample({"x": value, "y": 0}, sample_id="odd")
+            writer.write_sample({"x": 2**63 - 1, "y": 0})
+            writer.write_sample({"x": -(2**63), "y": 0})
+
+
+@both_ways
+def test_texts_of_numpy_are_texts(tmp_path, write):
+    texts = list(np.array(["left", "right"]))
+    assert set(written(tmp_path / "out", [texts[0], "middle", None, texts[1]], 2, write=write)) == {"x", "y"}
+    assert [sample["x"] for sample in ShardDataset(tmp_path / "out")] == ["left", "middle", None, "right"]
 
 
 def test_a_masked_array_is_refused_with_advice(tmp_path):

@@ -36,6 +36,8 @@ _MICROVOLTS = {
     **dict.fromkeys(("uv", "\u00b5v", "\u03bcv", "microvolt", "microvolts"), 1.0),
 }
 _STAMPS_AT_ONCE = 1 << 20
+#: Any two stamps would be even.
+_FEWEST_EVEN = 3
 _VALUES_AT_ONCE = 1 << 16
 
 
@@ -133,6 +135,14 @@ def clock(stream: Series, max_gap: float | None = None) -> Clock:
     if order is None and segments and all(segment is not None for segment in segments):
         return Clock(tuple(s for s in segments if s is not None), None, None, interval, longest, problems)
     return Clock((), times, order, interval, longest, problems)
+
+
+def even_rate(times: Floats) -> float | None:
+    """Return the rate of time stamps within half a sample of a clock; None for others, and for fewer than three."""
+    if len(times) < _FEWEST_EVEN or not np.isfinite(times).all():
+        return None
+    found = _fit(times, 0, len(times), 0.0)
+    return None if found is None else found.rate
 
 
 def typical_step(times: Floats) -> float:

@@ -1,28 +1,34 @@
 """Patch-clamp sweeps as trials: the series of all sweeps end to end on one clock, so that each is a window.
 
 Sweeps overlap in time, or all begin at zero, in many files. So their clock counts recorded samples: sweep after sweep,
-without what lies between them.
+without what lies between them. Sweeps with time stamps are taken where these are even.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from neurofm_shards._typing import Ints
+from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.recordings.options import WindowOptions
+from neurofm_shards.recordings.series import even_rate
 from neurofm_shards.recordings.trains import by_path, listing, only
-from neurofm_shards.streams import AnyStream, IntervalStream, IrregularStream, RegularStream
+from neurofm_shards.streams import AnyStream, IntervalStream, IrregularStream, RegularStream, SeriesStream
 from neurofm_shards.types import Problem
 from neurofm_shards.values import starts_of
 
 #: Columns of a table of sweeps that say which rows of which series each is made of.
 _PARTS = ("responses", "response_rows", "stimuli", "stimulus_rows")
+#: Rates are one where all samples of a sweep lie within half a sample by either; what is rounded moves them less.
+_ONE_RATE = 0.5
+_MOST_MOVED = 0.1
+_DIGITS = 15
 
 
 @dataclass(frozen=True)
@@ -96,34 +102,117 @@ def _usable(
     table: IntervalStream, series: Mapping[str, RegularStream | IrregularStream]
 ) -> tuple[list[_Sweep], list[Problem]]:
     found: list[_Sweep] = []
+    left: Counter[str] = Counter()
+    bare: Counter[str] = Counter()
+    rates = _rates(table, series)
     for row in range(len(table)):
-        parts = [_parts(table, row, *names, series) for names in (_PARTS[:2], _PARTS[2:])]
-        known = [tuple(part for part in side if part is not None) for side in parts]
-        rates = {part.stream.rate for side in known for part in side}
-        if known[0] and len(known[0]) == len(parts[0]) and len(rates) == 1:
-            found.append(_Sweep(row, *known))
+        responses, stimuli = (
+            [_part(*place, series, rates) for place in _places(table, row, *names)] for names in _SIDES
+        )
+        known = [tuple(part for part in side if isinstance(part, Part)) for side in (responses, stimuli)]
+        why = [part for part in responses if isinstance(part, str)] or ["nothing was recorded"] * (not responses)
+        if not why and len({part.stream.rate for side in known for part in side}) > 1:
+            why = ["its series differ in rate"]
+        if why:
+            left[why[0]] += 1
+            continue
+        bare.update(part for part in stimuli if isinstance(part, str))
+        found.append(_Sweep(row, *known))
     if not found:
-        raise SourceError(f"{table.path}: none of {len(table)} sweeps has responses of one constant rate")
-    what = f"{len(table) - len(found)} of {len(table)} sweeps have no response of one constant rate"
-    return found, [Problem(table.path, what, "left out")] if len(found) < len(table) else []
+        raise SourceError(
+            f"{table.path}: none of {len(table)} sweeps has responses of one constant rate ({_counts(left)})"
+        )
+    problems = []
+    if left:
+        what = f"{left.total()} of {len(table)} sweeps have no response of one constant rate ({_counts(left)})"
+        problems.append(Problem(table.path, what, "left out"))
+    if bare:
+        what = f"{bare.total()} stimuli of {len(table)} sweeps have no constant rate ({_counts(bare)})"
+        problems.append(Problem(table.path, what, "left out: those sweeps go without"))
+    return found, problems
 
 
-def _parts(
-    table: IntervalStream,
-    row: int,
-    paths: str,
-    rows: str,
-    series: Mapping[str, RegularStream | IrregularStream],
-) -> list[Part | None]:
-    """Return the stretches that a row names; None for a series that has no constant rate or several channels."""
-    found: list[Part | None] = []
+_SIDES = (_PARTS[:2], _PARTS[2:])
+
+
+def _counts(reasons: Counter[str]) -> str:
+    return "; ".join(f"{count}: {reason}" for reason, count in reasons.items())
+
+
+def _places(table: IntervalStream, row: int, paths: str, rows: str) -> Iterator[tuple[str, int, int]]:
     for path, (first, count) in zip(table.columns[paths][row], table.columns[rows][row], strict=True):
-        stream = series.get(path)
-        is_plain = isinstance(stream, RegularStream) and len(stream.shape) == 1
-        left = stream.shape[0] - first if is_plain and stream is not None else 0
-        whole = left if count < 0 else min(count, left)
-        found.append(Part(stream, first, whole) if isinstance(stream, RegularStream) and whole > 0 else None)
+        yield path, first, count
+
+
+def _part(
+    path: str,
+    first: int,
+    count: int,
+    series: Mapping[str, RegularStream | IrregularStream],
+    rates: Mapping[tuple[str, int, int], float | str],
+) -> Part | str:
+    """Return the stretch that a row names, or why it is none."""
+    stream = series.get(path)
+    if stream is None:
+        return "its series is not there"
+    if np.prod(stream.shape[1:]) != 1:
+        return f"its series has the shape {stream.shape}"
+    left = stream.shape[0] - first
+    whole = left if count < 0 else min(count, left)
+    if whole <= 0:
+        return "nothing was recorded"
+    if isinstance(stream, RegularStream):
+        return Part(stream, first, whole)
+    rate = rates[path, first, count]
+    return rate if isinstance(rate, str) else Part(_at_rate(stream, rate), first, whole)
+
+
+def _at_rate(stream: IrregularStream, rate: float) -> RegularStream:
+    common = {field.name: getattr(stream, field.name) for field in fields(SeriesStream)}
+    return RegularStream(**common, rate=rate, t0=0.0)  # sweeps lie end to end, wherever they were
+
+
+def _rates(
+    table: IntervalStream, series: Mapping[str, RegularStream | IrregularStream]
+) -> dict[tuple[str, int, int], float | str]:
+    """Return the rate of each stretch with time stamps, or why it has none; what rounding makes different is one rate.
+
+    Long stretches say it best: the others have theirs, or that of a series with a rate, where that fits.
+    """
+    places = {place for row in range(len(table)) for names in _SIDES for place in _places(table, row, *names)}
+    known = {stream.rate for path, _, _ in places if isinstance(stream := series.get(path), RegularStream)}
+    stamped = {place: stream for place in places if isinstance(stream := series.get(place[0]), IrregularStream)}
+    found: dict[tuple[str, int, int], float | str] = {}
+    stretches: list[tuple[int, tuple[str, int, int], float]] = []
+    for place, stream in sorted(stamped.items(), key=lambda item: item[0]):
+        try:
+            times = _stretch(stream, *place[1:])
+        except SourceError as error:
+            found[place] = str(error)
+            continue
+        rate = even_rate(times)
+        if rate is None:
+            found[place] = "its time stamps are not even"
+        else:
+            stretches.append((len(times), place, rate))
+    for count, place, rate in sorted(stretches, reverse=True):
+        near = [(abs(other - rate), other) for other in known if abs(other - rate) * count < _ONE_RATE * rate]
+        found[place] = min(near)[1] if near else _rounded(rate, count)
+        known.add(float(found[place]))
     return found
+
+
+def _stretch(stream: IrregularStream, first: int, count: int) -> Floats:
+    times = np.asarray(stream.timestamps(), dtype=np.float64)
+    if len(times) != stream.shape[0]:
+        raise SourceError(f"{len(times)} time stamps for {stream.shape[0]} samples")
+    return times[first:] if count < 0 else times[first : first + count]
+
+
+def _rounded(rate: float, count: int) -> float:
+    """Return the shortest number that puts so many samples to the same places."""
+    rounded = (float(f"{rate:.{digits}g}") for digits in range(1, _DIGITS + 1))
+    return next((near for near in rounded if abs(near - rate) * count < _MOST_MOVED * rate), rate)
 
 
 def _made(table: IntervalStream, groups: Mapping[tuple[str, float], Sequence[_Sweep]]) -> list[AnyStream]:
@@ -194,7 +283,7 @@ def _reader(parts: Parts, starts: Ints, width: int) -> Callable[[int, int], npt.
 def _values(part: Part, low: int, high: int) -> npt.NDArray[np.float64]:
     """Return a stretch of a sweep in physical units."""
     stream = part.stream
-    stored = np.asarray(stream.read(part.first + low, part.first + high)).astype(np.float64)
+    stored = np.asarray(stream.read(part.first + low, part.first + high)).astype(np.float64).ravel()
     values: npt.NDArray[np.float64] = stored * np.asarray(stream.scale) + np.asarray(stream.offset)
     return values
 

@@ -117,7 +117,9 @@ def _on_one_clock(recording: Recording, options: WindowOptions) -> tuple[list[An
     doubts: list[Problem] = []
     if options.sampling == "sweep":
         check_sweep_options(options)
-        streams, doubts = sweep_streams(streams, options, recording.source_file)
+        taken, odd = in_seconds(streams, options.series_times, options.suspicious_spike_times)
+        streams, doubts = sweep_streams(taken, options, recording.source_file)
+        doubts = [*odd, *doubts]
     elif (known := known_timeline(recording, options.extent)) is not None:
         return streams, known
     else:

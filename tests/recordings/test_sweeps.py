@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed
-from neurofm_shards.recordings.memory import intervals, regular
+from neurofm_shards.recordings.memory import intervals, irregular, regular
 
 
 def clamp(path, values, rate, t0=0.0, **more):
@@ -166,3 +166,65 @@ def test_a_sweep_that_does_not_fill_its_window_is_not_valid_throughout():
     assert plan.metadata["valid_share"] == {"lfp": 0.75} == {"lfp": block.columns["lfp_valid"].all(axis=1).mean()}
     plan, _ = opened([*streams, table], sequence_length=10, min_valid_fraction=1.0)
     assert plan.num_samples == 3
+
+
+def stamped(path, values, times, **more):
+    return irregular(path, values, times, modality="raw", kind_name="C", unit="V", **more)
+
+
+@pytest.mark.parametrize("rate", [20000.0, 24414.0625, 1000.0])
+@pytest.mark.parametrize(
+    "rounded", [lambda t: t, lambda t: t.astype(np.float32).astype(float), lambda t: np.round(t, 5)]
+)
+def test_sweeps_with_even_time_stamps_are_those_of_a_rate(rate, rounded):
+    rng = np.random.default_rng(0)
+    lengths = [4000, 250, 1300, 90]
+    values = [rng.normal(size=n) for n in lengths]
+    times = [rounded(0.3 * i + np.arange(n) / rate) for i, n in enumerate(lengths)]
+    rows = table_of([([(f"s{i}", 0, -1)], []) for i in range(4)])
+    options = {"sequence_length": 20, "bin_size_ms": 10.0}
+    plan, block = opened([*(stamped(f"s{i}", values[i], times[i]) for i in range(4)), rows], **options)
+    wanted, reference = opened([*(clamp(f"s{i}", values[i], rate, kind_name="C") for i in range(4)), rows], **options)
+    assert plan.num_samples == wanted.num_samples == 4
+    assert plan.metadata["modalities"]["lfp"]["rate_hz"] == pytest.approx(rate, rel=1e-4)
+    samples = block.columns["lfp"].shape[1]
+    assert abs(samples - reference.columns["lfp"].shape[1]) <= 1
+    for i, window in enumerate(block.columns["lfp"][:, :, 0]):
+        assert np.array_equal(window[: lengths[i]], values[i][:samples].astype(np.float32))
+        assert np.isnan(window[lengths[i] :]).all()
+
+
+def test_stretches_of_one_series_with_pauses_are_sweeps_of_its_rate():
+    values = np.arange(3000.0)
+    times = np.arange(3000) / 1000 + np.repeat([0.0, 7.0, 90.0], 1000)
+    parts = [("all", first, 1000) for first in (0, 1000, 2000)]
+    rows = table_of([([part], [("stim", 0, 1000)]) for part in parts])
+    streams = [stamped("all", values, times), clamp("stim", np.zeros(1000), 1000.0, unit="A", kind_name="S")]
+    plan, block = opened([*streams, rows], lfp=({"path": "response"}, {"path": "stimulus"}))
+    assert plan.metadata["modalities"]["lfp"]["rate_hz"] == 1000
+    assert np.array_equal(block.columns["lfp"][:, :, 0], values.reshape(3, 1000).astype(np.float32))
+    assert not block.columns["lfp"][:, :, 1].any()
+
+
+def test_sweeps_that_cannot_be_taken_are_counted_with_the_reason():
+    even = np.arange(400) / 1000
+    uneven = np.cumsum(np.random.default_rng(0).exponential(0.001, 400))
+    unknown = np.where(np.arange(400) == 7, np.nan, even)
+    streams = [
+        stamped("even", np.ones(400), even),
+        stamped("uneven", np.ones(400), uneven),
+        stamped("unknown", np.ones(400), unknown),
+        stamped("short", np.ones(2), even[:2]),
+        stamped("wide", np.ones((400, 2)), even),
+        stamped("column", np.full((400, 1), 2.0), even),
+    ]
+    names = ["even", "uneven", "unknown", "short", "wide", "column", "gone"]
+    rows = table_of([([(name, 0, -1)], [("uneven", 0, -1)] if name == "even" else []) for name in names])
+    plan, block = opened([*streams, rows], sequence_length=40)
+    assert block.columns["lfp"][:, 0, 0].tolist() == [1.0, 2.0]
+    found = [problem.what for problem in plan.problems if problem.where == "sweeps"]
+    assert found == [
+        "5 of 7 sweeps have no response of one constant rate (3: its time stamps are not even; "
+        "1: its series has the shape (400, 2); 1: its series is not there)",
+        "1 stimuli of 7 sweeps have no constant rate (1: its time stamps are not even)",
+    ]

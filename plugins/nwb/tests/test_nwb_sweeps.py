@@ -167,3 +167,27 @@ def test_the_sweep_table_of_older_files_is_read(write_nwb):
         for i, window in zip((2, 5), block.columns["lfp"], strict=True):
             response, stimulus = f"acquisition/response{i}", f"stimulus/presentation/stimulus{i}"
             assert_is_sweep(window, physical(file, response), physical(file, stimulus))
+
+
+@pytest.mark.parametrize("reader", ["pynwb", "h5py"])
+def test_sweeps_with_time_stamps_are_taken_where_these_are_even(write_nwb, reader):
+    path = write_nwb(lambda nwbfile: untabled(nwbfile, sweep_number=np.uint64))
+    with h5py.File(path, "r+") as file:
+        for i in range(11):
+            for place in (f"acquisition/response{i}", f"stimulus/presentation/stimulus{i}"):
+                group = file[place]
+                del group["starting_time"]
+                times = 2.5 * i + np.arange(len(group["data"])) / 20000
+                group["timestamps"] = times**2 if place == "acquisition/response4" else times
+                group["timestamps"].attrs.update(interval=1, unit="seconds")
+    plan, block = windows_of(path, reader, label_columns=("sweep_number", "sweep_start_s"))
+    said = {row["sweep_number"]: row["sweep_start_s"] for row in block.metadata}
+    assert said == {i: 2.5 * i for i in range(11) if i != 4}
+    assert any(
+        "1 of 11 sweeps have no response of one constant rate (1: its time stamps" in p.what for p in plan.problems
+    )
+    with h5py.File(path) as file:
+        for window, row in zip(block.columns["lfp"], block.metadata, strict=True):
+            i = row["sweep_number"]
+            response, stimulus = f"acquisition/response{i}", f"stimulus/presentation/stimulus{i}"
+            assert_is_sweep(window, physical(file, response), physical(file, stimulus))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards.errors import SourceError
 from neurofm_shards.streams import IntervalStream
 from neurofm_shards_nwb.content import Series, StoredArray, SweepPart, SweepRow, python_value, text
 from neurofm_shards_nwb.hdf5_tree import Node
@@ -161,8 +162,23 @@ def _span(row: SweepRow, series: Mapping[str, Series]) -> tuple[float, float]:
     """Return when a sweep's first response begins and ends, in seconds; not-a-number where the file does not say."""
     part = row.responses[0]
     item = series[part.path]
-    if item.rate is None or not item.rate > 0 or item.data is None:
+    if item.data is None:
         return float("nan"), float("nan")
     count = len(item.data) - part.first if part.count < 0 else part.count
+    if item.timestamps is not None:
+        return _stamped_span(item, part.first, count)
+    if item.rate is None or not item.rate > 0:
+        return float("nan"), float("nan")
     start = (item.t0 or 0.0) + part.first / item.rate
     return start, start + count / item.rate
+
+
+def _stamped_span(item: Series, first: int, count: int) -> tuple[float, float]:
+    stamps = item.timestamps
+    if stamps is None or item.trouble_with_stamps() or count < 1 or first + count > len(stamps):
+        return float("nan"), float("nan")
+    try:
+        start, last = (float(stamps.read(at, at + 1)[0]) * item.time_factor for at in (first, first + count - 1))
+    except SourceError:  # said, and refused, where the series is described
+        return float("nan"), float("nan")
+    return start, last + (last - start) / max(1, count - 1)

@@ -134,6 +134,10 @@ class Block:
         return len(self.metadata)
 
 
+#: The consequence of an option that names something an input has not; an error where no input has it.
+WITHOUT_EFFECT = "that option has no effect"
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something noteworthy that was found in an input or a data set, and what follows from it.

@@ -7,6 +7,7 @@ Only flags that were given reach the model: defaults stay the model's own. Messa
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 import types
@@ -169,13 +170,23 @@ def in_flags(text: str) -> str:
     'say --missing skip, or leave it out of modalities; --min-valid-fraction drops such windows'
     >>> print(in_flags("ophys.path=PATH takes another, mode='append' adds it"))
     --ophys '{"path": "PATH"}' takes another, --append adds it
+    >>> print(in_flags("lfp.path='raw' matches nothing"))
+    --lfp '{"path": "raw"}' matches nothing
     """
     modes, nested, given, bare = _patterns()
     text = _SOURCE.sub(_source_flags, text)
     text = modes.sub(r"--\1", text).replace("overwrite=True", "--overwrite")
-    text = nested.sub(lambda found: f"{_flag(found[1])} '{json.dumps({found[2]: found[3] or found[2].upper()})}'", text)
+    text = nested.sub(lambda found: f"{_flag(found[1])} '{json.dumps({found[2]: _value(found)})}'", text)
     text = given.sub(lambda found: f"{_flag(found[1])} {_said(found[2])}", text)
     return bare.sub(lambda found: _flag(found[1]), text)
+
+
+def _value(found: re.Match[str]) -> Any:
+    """Return the value that a nested option is said to have, or a word in its place."""
+    try:
+        return ast.literal_eval(found[3]) if found[3] else found[2].upper()
+    except (SyntaxError, ValueError):
+        return found[3]
 
 
 def _source_flags(found: re.Match[str]) -> str:

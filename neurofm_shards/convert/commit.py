@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from neurofm_shards.convert.input_plan import InputPlan
 from neurofm_shards.convert.planning import ConversionPlan
 from neurofm_shards.errors import NothingToConvertError
 from neurofm_shards.format.card import write_cards
-from neurofm_shards.format.dataset_record import compression_name, make_manifest, versions_of
+from neurofm_shards.format.dataset_record import compression_name, make_manifest, unused_codecs, versions_of
 from neurofm_shards.format.manifest import (
     ColumnEntry,
     Manifest,
@@ -36,6 +37,8 @@ from neurofm_shards.writing.statistics import (
 
 Line = Mapping[str, Any]
 
+_LOG = logging.getLogger("neurofm_shards.convert")
+
 
 def commit(output: OutputFolder, plan: ConversionPlan, lines: Mapping[int, Line], base: Manifest | None) -> Manifest:
     """Write tables, card and, last, the manifest; then the journal is removed (raises NothingToConvertError)."""
@@ -44,6 +47,8 @@ def commit(output: OutputFolder, plan: ConversionPlan, lines: Mapping[int, Line]
         remove_journal(output.sidecars)
         reasons = "; ".join(entry["error"] for entry in manifest.failures[:1]) or "transforms dropped every sample"
         raise NothingToConvertError(f"no sample is left to make a data set of: {reasons}")
+    if unused := unused_codecs(plan.config.codecs, [column.name for column in manifest.columns]):
+        _LOG.warning("%s", unused)
     durable = plan.config.durable
     write_tables(output, manifest.tables, plan.tables, durable=durable)
     write_cards(output.folder, manifest, durable=durable)

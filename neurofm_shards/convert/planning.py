@@ -31,12 +31,13 @@ from neurofm_shards.convert.splits import split_warnings, with_splits
 from neurofm_shards.convert.tasks import Segment, ShardTask, Stretch, TaskInput, by_split, cut, cut_by_bytes
 from neurofm_shards.errors import ConfigError, NothingToConvertError
 from neurofm_shards.events import InputPlanned, Listener, ModalityMasked, PlanningStarted, ignore
+from neurofm_shards.format.dataset_record import unused_codecs
 from neurofm_shards.format.manifest import Manifest
 from neurofm_shards.format.resolve import compression_object
 from neurofm_shards.format.shard_names import ShardNames
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.recordings.options import WindowOptions
-from neurofm_shards.types import ColumnSpec
+from neurofm_shards.types import WITHOUT_EFFECT, ColumnSpec
 
 _LOG = logging.getLogger("neurofm_shards.convert")
 
@@ -314,6 +315,7 @@ def combine(planned: Sequence[InputPlan], config: ConversionConfig) -> Conversio
     _check_windows_are_used(giving, config)
     _check_subjects_are_used(giving, config)
     columns = agreed_columns([(item.name, item.columns) for item in giving])
+    _check_names_are_used(giving, columns, config)
     bases, tables = join_tables(planned, {})
     stretches = [(i, 0, item.num_samples) for i, item in enumerate(planned)]
     shards = _shards(stretches, planned, config)
@@ -451,6 +453,24 @@ def _check_subjects_are_used(planned: Sequence[InputPlan], config: ConversionCon
             f"{', '.join(given)}: subjects are said of recordings, but {planned[0].name} holds samples that are cut "
             "already; leave them out, or give the source's options that say where time is"
         )
+
+
+def _check_names_are_used(
+    planned: Sequence[InputPlan], columns: Sequence[ColumnSpec], config: ConversionConfig
+) -> None:
+    """Refuse options that name what no input has; what some have not is a problem of theirs."""
+    unused = [_without_effect(item) for item in planned]
+    everywhere = [said for said in unused[0] if all(said in others for others in unused)]
+    if everywhere:
+        raise ConfigError(f"{planned[0].name}: {'; '.join(everywhere)}")
+    wrong = unused_codecs(config.codecs, [spec.name for spec in columns])
+    if wrong and not config.transforms:  # which may make other columns
+        raise ConfigError(wrong)
+
+
+def _without_effect(item: InputPlan) -> list[str]:
+    problems = item.plan.problems if item.plan is not None else ()
+    return [f"{found.where}: {found.what}" for found in problems if found.consequence == WITHOUT_EFFECT]
 
 
 def plan_append(

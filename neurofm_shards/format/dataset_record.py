@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from neurofm_shards.errors import ConfigError
+from neurofm_shards.expressions import unknown_name
 from neurofm_shards.format.index import ColumnLog, ShardIndex
 from neurofm_shards.format.keys import METADATA_FIELD
 from neurofm_shards.format.manifest import ColumnEntry, FrozenModel, Manifest, ShardEntry, merge_columns
@@ -110,6 +111,12 @@ def _parsed(own: list[bytes]) -> list[dict[str, object]]:
 
 
 _DISTRIBUTIONS = ("neurofm-shards", "numpy")
+
+
+def unused_codecs(codecs: Mapping[str, str], names: Iterable[str]) -> str:
+    """Return which fields that were given a codec are none of these, in words; empty where all are."""
+    known = list(names)
+    return "; ".join(f"codecs: {unknown_name('field', name, known)}" for name in codecs if name not in known)
 
 
 def dataset_manifest(

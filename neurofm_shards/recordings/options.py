@@ -267,6 +267,11 @@ class WindowOptions(_Options):
     )
     split: SplitOptions | None = Field(None, description="train, validation and test, assigned before windows are cut")
 
+    @field_validator("behavior", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, (Mapping, BehaviorOptions)) else given
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.stride is not None and self.overlap != DEFAULT_OVERLAP:

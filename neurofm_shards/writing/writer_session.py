@@ -19,7 +19,7 @@ from rich.progress import Progress
 from neurofm_shards._wording import counted
 from neurofm_shards.errors import ConfigError, OutputExistsError
 from neurofm_shards.format.card import write_cards
-from neurofm_shards.format.dataset_record import ShardRecord, check_compression, dataset_manifest
+from neurofm_shards.format.dataset_record import ShardRecord, check_compression, dataset_manifest, unused_codecs
 from neurofm_shards.format.files import Folder
 from neurofm_shards.format.index_io import load_index
 from neurofm_shards.format.keys import automatic_key, automatic_number, named_keys
@@ -195,6 +195,8 @@ class WriterSession:
 
     def commit(self, manifest: Manifest) -> None:
         """Make what was written a data set: the manifest last."""
+        if unused := unused_codecs(self.settings.options["codecs"], [column.name for column in manifest.columns]):
+            warnings.warn(unused, UserWarning, stacklevel=4)
         durable = self.settings.options["durable"]
         write_cards(self.folder, manifest, durable=durable)
         commit_manifest(self.folder, manifest, durable=durable)

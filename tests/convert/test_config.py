@@ -57,3 +57,8 @@ def test_a_megabyte_of_anything_is_looked_at_once(path, monkeypatch, piece):
     with contextlib.suppress(ConfigError):
         config.read_job(str(path))
     assert time.process_time() - before < 20  # 0.6 s on an idle machine
+
+
+def test_one_choice_of_behaviour_is_a_list_of_one():
+    one, many = ({"windows": {"behavior": said}} for said in ({"path": "speed"}, [{"path": "speed"}]))
+    assert config.ConversionConfig.of(one).content() == config.ConversionConfig.of(many).content()

@@ -35,6 +35,22 @@ def one_by_one(paths, output, config=None, *, overwrite=False, observer=ignore):
         return conversion.finish()
 
 
+def test_a_codec_for_a_column_that_there_is_not_is_refused(toys, tmp_path, caplog):
+    paths = toys(a={"n": 5})
+    with pytest.raises(ConfigError, match=r"codecs: there is no field 'xs'.*there are: unit_ids, x"):
+        convert_inputs(paths, tmp_path / "out", {"codecs": {"xs": "npy"}})
+    assert not (tmp_path / "out" / "dataset_metadata.json").exists()
+    convert_inputs(paths, tmp_path / "out", {"codecs": {"x": "npy"}})
+    assert "codecs" not in caplog.text
+
+
+def test_a_codec_for_what_transforms_might_have_made_is_told_of_at_the_end(toys, tmp_path, caplog):
+    paths = toys(a={"n": 5})
+    config = {"transforms": [{"kind": "label", "values": "[1]"}], "codecs": {"labels": "npy"}}
+    convert_inputs(paths, tmp_path / "out", config)
+    assert "codecs: there is no field 'labels' (did you mean 'label'?)" in caplog.text
+
+
 def added_by_call(paths, output, config):
     return convert_inputs(paths, output, config, mode="append")
 

@@ -191,6 +191,14 @@ def test_fields_that_differ_and_upper_case_are_said_once(tmp_path):
     assert (columns["X"].num_samples, columns["y"].num_samples, columns["y"].optional) == (2, 2, True)
 
 
+def test_a_codec_for_a_field_that_no_sample_has_is_told(tmp_path):
+    with (
+        pytest.warns(UserWarning, match=r"codecs: there is no field 'yy'.*there are: x, y"),
+        WebDatasetWriter(tmp_path, codecs={"x": "npy", "yy": "npy"}) as writer,
+    ):
+        writer.write_sample({"x": np.zeros(3), "y": np.ones(2)})
+
+
 def test_a_value_that_nothing_takes_is_named(tmp_path):
     with WebDatasetWriter(tmp_path) as writer:
         with pytest.raises(EncodeError, match=r"'thing'.*register_codec"):

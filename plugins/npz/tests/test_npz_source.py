@@ -167,3 +167,38 @@ def test_an_archive_cut_short_or_of_other_bytes_is_refused(tmp_path):
 
 def test_an_option_called_like_a_setting_has_its_own_flag():
     assert in_flags("source={'layout': 'samples'}") == "--npz-layout samples"
+
+
+@pytest.mark.parametrize("option", ["modality", "units", "circular", "time_axis"])
+def test_options_for_arrays_that_no_archive_has_are_errors_and_problems_where_some_have_them(tmp_path, option):
+    from neurofm_shards.convert.session import convert_inputs
+
+    t = np.arange(0, 10, 0.01)
+    np.savez(tmp_path / "a.npz", pos=np.sin(t), head=np.cos(t), t=t)
+    np.savez(tmp_path / "b.npz", head=np.cos(t), t=t)
+    value = {"modality": "behavior", "units": "m", "circular": (-1.0, 1.0), "time_axis": 0}[option]
+    paths = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    source = {"kind": "npz", "timestamps": "t", option: {"heads": value}}
+    with pytest.raises(ConfigError, match=rf"{option}: no array is called 'heads' \(did you mean 'head'\?\)"):
+        convert_inputs(paths, tmp_path / "out", {"source": source})
+    assert not (tmp_path / "out" / "dataset_metadata.json").exists()
+    done = convert_inputs(paths, tmp_path / "out", {"source": {**source, option: {"pos": value}}})
+    (said,) = [problem for problem in done["problems"] if problem["where"] == option]
+    assert said["what"] == "no array is called 'pos'"
+
+
+def test_options_for_samples_that_are_not_there_are_errors(tmp_path):
+    from neurofm_shards.convert.session import convert_inputs
+
+    np.savez(tmp_path / "a.npz", x=np.zeros((5, 2)))
+    with pytest.raises(ConfigError, match="units: no array is called 'y'"):
+        convert_inputs([tmp_path / "a.npz"], tmp_path / "out", {"source": {"units": {"y": "m"}}})
+    for option, value in (("modality", {"x": "lfp"}), ("circular", {"x": (0.0, 1.0)}), ("channels", "x")):
+        with pytest.raises(SourceError, match=rf"rows are samples here, of which {option} say nothing"):
+            opened(tmp_path / "a.npz", **{option: value})
+
+
+@pytest.mark.parametrize("options", [{"start_s": 3.0}, {"layout": "samples", "rate": 100.0}])
+def test_options_that_would_do_nothing_are_refused(options):
+    with pytest.raises(ConfigError, match="goes with rate|layout says samples"):
+        registry().sources.make({"kind": "npz", **options})

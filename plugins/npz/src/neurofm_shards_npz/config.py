@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from neurofm_shards.errors import did_you_mean
 from neurofm_shards.plugins.interfaces import PluginConfig
+from neurofm_shards.types import WITHOUT_EFFECT, Problem
 
 
 class NpzConfig(PluginConfig):
@@ -43,10 +46,31 @@ class NpzConfig(PluginConfig):
             return self.time_axis.get(key, 0)
         return self.time_axis or 0
 
+    def without_effect(self, keys: Iterable[str]) -> list[Problem]:
+        """Return a problem for each key that an option names and no array has."""
+        known = list(keys)
+        axes = self.time_axis if isinstance(self.time_axis, dict) else {}
+        per_key: dict[str, Mapping[str, Any]] = {
+            "modality": self.modality,
+            "units": self.units,
+            "circular": self.circular,
+            "time_axis": axes,
+        }
+        return [
+            Problem(option, f"no array is called {key!r}{did_you_mean(key, known)}", WITHOUT_EFFECT)
+            for option, named in per_key.items()
+            for key in named
+            if key not in known
+        ]
+
     @model_validator(mode="after")
     def _one_clock(self) -> Self:
         if self.rate is not None and self.timestamps is not None:
             raise ValueError("give rate or timestamps, not both")
+        if self.start_s and self.rate is None:
+            raise ValueError("start_s, the time of the first sample, goes with rate: time stamps say it themselves")
+        if self.layout == "samples" and (self.time_axis, self.rate, self.timestamps) != (None, None, None):
+            raise ValueError("time_axis, rate and timestamps are options of recordings, but layout says samples")
         if self.is_recording and self.rate is None and self.timestamps is None:
             raise ValueError("a recording needs a clock: give rate (a number or a key) or timestamps (a key)")
         if isinstance(self.rate, float) and not 0 < self.rate < float("inf"):

@@ -59,6 +59,7 @@ def pynapple_recording(archive: Archive, kind: str, config: NpzConfig) -> InMemo
         source_file=path.name,
         fingerprint=file_fingerprint([archive.path]),
         facts={"format": f"pynapple {kind}"},
+        problems=config.without_effect(["d"] if kind in _VALUES else []),
         on_close=archive.close,
     )
 

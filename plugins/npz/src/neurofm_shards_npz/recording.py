@@ -30,7 +30,7 @@ class NpzRecording(Recording):
         self.source_file = path.name
         self.fingerprint = file_fingerprint([archive.path])
         self.facts: Mapping[str, Any] = {}
-        problems: list[Problem] = []
+        problems = config.without_effect(archive.members)
         self._rate = self._read_rate()
         self._streams = [self._stream(member) for member in members if self._is_series(member, problems)]
         self.problems: Sequence[Problem] = problems

@@ -43,7 +43,13 @@ class NpzSamples(Samples):
         """Describe the columns; no data is read but for the fingerprint."""
         length = next(iter(self._members.values())).shape[0]
         columns = tuple(self._spec(name, member) for name, member in self._members.items())
-        return SourcePlan(length, columns, file_fingerprint([self._archive.path]), metadata=dict(self._names))
+        return SourcePlan(
+            length,
+            columns,
+            file_fingerprint([self._archive.path]),
+            metadata=dict(self._names),
+            problems=tuple(self._config.without_effect(self._archive.members)),
+        )
 
     def read(self, start: int, stop: int) -> Block:
         """Copy rows out of the arrays."""

@@ -68,6 +68,12 @@ def _check_samples(archive: Archive, members: list[Member], config: NpzConfig) -
             f"Where an axis is time, say so to get windows: {_suggestion(members)}; or choose arrays with "
             "source={'arrays': [KEY, ...]}"
         )
+    given = [name for name in ("channels", "modality", "circular") if getattr(config, name)]
+    if given:
+        raise SourceError(
+            f"{archive.path}: rows are samples here, of which {' and '.join(given)} say nothing: leave that "
+            f"out, or say where time is: {_suggestion(members)}"
+        )
     for member in members:
         if config.layout == "auto" and _looks_like_clock(archive, member) and len(members) > 1:
             raise SourceError(

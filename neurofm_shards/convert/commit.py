@@ -11,6 +11,7 @@ from typing import Any
 from neurofm_shards.blocks import RowBase
 from neurofm_shards.convert.input_plan import InputPlan
 from neurofm_shards.convert.planning import ConversionPlan
+from neurofm_shards.convert.work import TypesOfShards
 from neurofm_shards.errors import NothingToConvertError
 from neurofm_shards.format.card import write_cards
 from neurofm_shards.format.dataset_record import compression_name, make_manifest, unused_codecs, versions_of
@@ -42,6 +43,9 @@ _LOG = logging.getLogger("neurofm_shards.convert")
 
 def commit(output: OutputFolder, plan: ConversionPlan, lines: Mapping[int, Line], base: Manifest | None) -> Manifest:
     """Write tables, card and, last, the manifest; then the journal is removed (raises NothingToConvertError)."""
+    types = TypesOfShards()
+    for k in sorted(lines):
+        types.add(lines[k])
     manifest = converted_manifest(plan, lines, base)
     if not manifest.shards:
         remove_journal(output.sidecars)

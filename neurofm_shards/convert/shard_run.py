@@ -16,13 +16,13 @@ from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Answer, Call, Dispatcher
 from neurofm_shards.convert.planning import ConversionPlan, shard_names
 from neurofm_shards.convert.tasks import in_turns
-from neurofm_shards.convert.work import JobSpec, ShardResult, first_types, run_task
+from neurofm_shards.convert.work import JobSpec, ShardResult, TypesOfShards, first_types, run_task
 from neurofm_shards.events import Listener, ShardCommitted
 from neurofm_shards.format.files import Folder
 from neurofm_shards.format.unfinished import JOURNAL_NAME
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.types import ColumnSpec
-from neurofm_shards.writing.field_types import FieldTypes
+from neurofm_shards.writing.field_types import stored_types
 from neurofm_shards.writing.journal import Journal, JournalContent, JournalHeader
 from neurofm_shards.writing.output_folder import OutputFolder
 
@@ -103,6 +103,9 @@ class ShardRun:
         self.lines: dict[int, Line] = {}
         if found is not None:
             self.lines = {k: line for k, line in found.shards.items() if output.is_sound(line, found.header)}
+        self._types = TypesOfShards()
+        for line in self.lines.values():
+            self._types.add(line)
         self._staging = output.new_staging(staging_name)
         self._journal = Journal(output.sidecars, header, found, journal_name)
 
@@ -128,7 +131,7 @@ class ShardRun:
         spec = job_spec(self._config, plan.columns, folder, self._output.mode())
         tasks = list(islice(plan.tasks(), shards))
         if tasks and self._config.transforms:
-            spec = replace(spec, types=FieldTypes(plan.base.specs if plan.base is not None else ()))
+            spec = replace(spec, types=stored_types(self._output.folder, plan.base))
             probe = Call(first_types, (spec, tasks[0]), "reading the first samples", tasks[0].near)
             spec = replace(spec, types=next(iter(self._dispatcher.in_order([probe]))))
         missing = in_turns(task for task in tasks if task.shard_idx not in self.lines)
@@ -148,6 +151,8 @@ class ShardRun:
                 self._output.remove_staging(self._staging / answer.value.staged)
         lines = [self._line(answer) for answer in answers]
         self._journal.record(lines)
+        for line in lines:
+            self._types.add(line)
         for answer, line in zip(answers, lines, strict=True):
             self.lines[answer.value.shard_idx] = line
             failures = tuple(failure.error for failure in answer.value.failures)

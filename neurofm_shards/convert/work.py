@@ -18,7 +18,7 @@ import numpy as np
 from neurofm_shards.blocks import fields_of, shifted
 from neurofm_shards.convert.inputs import worker_reader
 from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput
-from neurofm_shards.errors import NeurofmShardsError, SourceError, WorkerError
+from neurofm_shards.errors import EncodeError, NeurofmShardsError, SourceError, WorkerError
 from neurofm_shards.format.dataset_record import ShardRecord
 from neurofm_shards.format.shard_names import ShardNames
 from neurofm_shards.plugins.entries import Entry
@@ -99,6 +99,8 @@ class ShardResult:
         Samples that transforms dropped: number of the input, transform, count.
     failures : tuple of SegmentFailure
         What was left out.
+    types : dict of str to (str, str)
+        The type of each field that transforms may have made, and the sample that decided it.
     staged : str
         Name of the folder in which this attempt wrote.
     files : dict of str to bytes
@@ -110,6 +112,7 @@ class ShardResult:
     statistics: SessionStats
     drops: tuple[tuple[int, str, int], ...]
     failures: tuple[SegmentFailure, ...]
+    types: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     staged: str = ""
     files: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -122,7 +125,35 @@ class ShardResult:
             "statistics": [[session, column, stats.to_json()] for (session, column), stats in self.statistics.items()],
             "drops": [list(drop) for drop in self.drops],
             "failures": [failure.__dict__ for failure in self.failures],
+            **({"types": {name: list(found) for name, found in self.types.items()}} if self.types else {}),
         }
+
+
+class TypesOfShards:
+    """What shards say of their fields, of which each has one type in all of them.
+
+    Shards of one run share the types of its first samples, and find others themselves; parts are runs of their own.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[str, str, int]] = {}
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Take in the record of one shard.
+
+        Raises
+        ------
+        EncodeError
+            A field has another type in it than in one before.
+        """
+        for name, (kind, where) in line.get("types", {}).items():
+            first, there, shard_idx = self._found.setdefault(name, (kind, where, line["shard_idx"]))
+            if first != kind:
+                raise EncodeError(
+                    f"{where} (shard {line['shard_idx']}): field {name!r} is {kind}, and {first} in {there} (shard "
+                    f"{shard_idx}); a field has one type in all samples, or its batches would have several. Let the "
+                    "transform make one type of all values, and convert again with mode='overwrite'"
+                )
 
 
 class _UnreadableError(Exception):
@@ -209,7 +240,7 @@ class _ShardTaskRun:
             writer.abort()
         drops = tuple((i, kind, count) for (i, kind), count in self._drops.items())
         statistics = merged(part.result() for part in self._statistics)
-        return ShardResult(task.shard_idx, record, statistics, drops, ())
+        return ShardResult(task.shard_idx, record, statistics, drops, (), self._types.decided())
 
     def _write_segment(self, writer: ShardWriter, segment: Segment) -> int:
         written = 0

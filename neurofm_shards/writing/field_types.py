@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
+import orjson
 
 from neurofm_shards._typing import AnyArray
 from neurofm_shards.blocks import MISSING, column_of
 from neurofm_shards.errors import EncodeError
+from neurofm_shards.format.index_io import load_index
+from neurofm_shards.format.manifest import Manifest, ShardEntry
+from neurofm_shards.format.metadata_table import payloads
 from neurofm_shards.types import Block, ColumnSpec, Ragged, Sample
 from neurofm_shards.values import as_array
 
@@ -45,6 +50,8 @@ class FieldTypes:
         #: Fields whose type was decided by another program: values are converted to it wherever that changes none.
         self._stored = frozenset(self._types)
         self._alike: set[tuple[str, type, Any]] = set()
+        #: What each field was decided by, where blocks are typed.
+        self._deciding: dict[str, str] = {}
         self._new: list[str] = []
 
     def is_json(self, name: str) -> bool:
@@ -109,14 +116,21 @@ class FieldTypes:
 
     def block(self, block: Block, where: Callable[[int], str]) -> Block:
         """Return a block whose columns have their fields' types (raises EncodeError)."""
-        alone = len(block.columns) == 1
+        alone, before = len(block.columns) == 1, set(self._types)
         typed = {
             name: column_of(self.values(name, data, where, alone=alone))
             if isinstance(data, list)
             else self.rows(name, data, where)
             for name, data in block.columns.items()
         }
+        for name in self._types.keys() - before:
+            values = block.columns[name]
+            self._deciding[name] = where(next((i for i in range(len(block)) if not _is_gap(values[i])), 0))
         return replace(block, columns=typed)
+
+    def decided(self) -> dict[str, tuple[str, str]]:
+        """Return the fields whose type a block decided: that type in words, and what names the sample."""
+        return {name: (_named(self._types[name]), where) for name, where in self._deciding.items()}
 
     def forget(self) -> None:
         """Undo what the last sample decided: it was not written."""
@@ -202,10 +216,36 @@ def _said(found: FieldType, value: Any) -> str:
     return found.__name__ if isinstance(found, type) else found.name
 
 
+def _is_gap(value: Any) -> bool:
+    return value is None or value is MISSING
+
+
+def _named(known: FieldType) -> str:
+    return "no numbers" if known is None else known.__name__ if isinstance(known, type) else known.name
+
+
+def stored_types(folder: Path, base: Manifest | None) -> FieldTypes:
+    """Return the types of the fields of a data set that is added to; of none where there is none."""
+    columns = base.columns if base is not None else []
+    shards = base.shards if base is not None else []
+    first = {column.name: _first_of(folder, shards, column.name) for column in columns if column.codec == "json"}
+    return FieldTypes([column.spec for column in columns], first)
+
+
+def _first_of(folder: Path, shards: Iterable[ShardEntry], field: str) -> Any:
+    """Return the first value of a field of JSON that is one; None where there is none."""
+    for shard in shards:
+        index = load_index(folder / shard.shard_name, shard.checksum)
+        found = payloads(folder / shard.shard_name, index, field)
+        values = (orjson.loads(payload) for payload in found if payload is not None)
+        if (first := next((value for value in values if value is not None), None)) is not None:
+            return first
+    return None
+
+
 def _refusal(name: str, where: str, found: str, known: FieldType) -> str:
-    before = "no numbers" if known is None else known.__name__ if isinstance(known, type) else known.name
     return (
-        f"{where}: field {name!r} is {found}, and the samples before it hold {before}; a field has one type in all "
-        "samples, or its batches would have several. Convert it before it is written (for arrays: array.astype), or "
-        "write it from the first sample on with a type that holds all values"
+        f"{where}: field {name!r} is {found}, and the samples before it hold {_named(known)}; a field has one type in "
+        "all samples, or its batches would have several. Convert it before it is written (for arrays: array.astype), "
+        "or write it from the first sample on with a type that holds all values"
     )

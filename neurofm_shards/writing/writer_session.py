@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 from rich.console import Console
 from rich.progress import Progress
 
@@ -24,14 +23,13 @@ from neurofm_shards.format.files import Folder
 from neurofm_shards.format.index_io import load_index
 from neurofm_shards.format.keys import automatic_key, automatic_number, named_keys
 from neurofm_shards.format.manifest import MANIFEST_NAME, Manifest, manifest_bytes
-from neurofm_shards.format.metadata_table import payloads
 from neurofm_shards.format.packed_index import commit_manifest
 from neurofm_shards.format.resolve import compression_object
 from neurofm_shards.format.shard_names import ShardNames
 from neurofm_shards.format.unfinished import JOURNAL_NAME, pending_step
 from neurofm_shards.plugins.interfaces import Compression
 from neurofm_shards.values import check_whole
-from neurofm_shards.writing.field_types import FieldTypes
+from neurofm_shards.writing.field_types import FieldTypes, stored_types
 from neurofm_shards.writing.lock import OutputLock
 from neurofm_shards.writing.output_folder import OutputFolder
 
@@ -171,19 +169,7 @@ class WriterSession:
 
     def field_types(self) -> FieldTypes:
         """Return the types of the fields, as the data set that is added to has them."""
-        columns = self.base.columns if self.base else []
-        first = {column.name: self._first(column.name) for column in columns if column.codec == "json"}
-        return FieldTypes([column.spec for column in columns], first)
-
-    def _first(self, field: str) -> Any:
-        """Return the first value of a field of JSON that is one; None where there is none."""
-        for shard in self.base.shards if self.base else ():
-            index = load_index(self.folder / shard.shard_name, shard.checksum)
-            found = payloads(self.folder / shard.shard_name, index, field)
-            values = (orjson.loads(payload) for payload in found if payload is not None)
-            if (first := next((value for value in values if value is not None), None)) is not None:
-                return first
-        return None
+        return stored_types(self.folder, self.base)
 
     def field_warnings(self) -> FieldWarnings:
         """Return warnings that know the fields of the samples before."""

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from neurofm_shards import ShardDataset, create_webdataset_dataloader
+from neurofm_shards.convert.config import ConversionConfig
+from neurofm_shards.convert.parts import Part, commit_parts, plan_parts, run_part
 from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import EncodeError
 
@@ -54,3 +56,61 @@ def test_a_first_block_that_is_dropped_decides_nothing(toys, tmp_path):
     transforms = [{"kind": "drop-below", "row": 6}, {"kind": "label", "values": "[1, 2]"}]
     convert_inputs(toys(a={"n": 9}), tmp_path / "out", {"shard_size": 3, "transforms": transforms})
     assert [sample["label"] for sample in ShardDataset(tmp_path / "out")] == [1, 2, 1]
+
+
+LATE = "[None] * 300 + {0} + [None] * 50 + {1} + [None] * 50"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("size", [40, 1000])
+@pytest.mark.parametrize(("one", "codec", "dtype"), [("[2, 3]", "json", None), ("[np.float32(1)]", "pyd", "<f4")])
+def test_a_field_that_the_first_samples_do_not_have_has_one_type(toys, tmp_path, one, codec, dtype, size, workers):
+    convert_inputs(toys(a={"n": 420}), tmp_path / "out", options(LATE.format(one, one), size), workers=workers)
+    samples = ShardDataset(tmp_path / "out")
+    (made,) = [column for column in samples.collection.manifest.columns if column.name == "label"]
+    assert (made.codec, made.dtype) == (codec, dtype)
+    said = eval(LATE.format(one, one), {"np": np})  # noqa: S307  (the test's own)
+    assert [samples[i].get("label") for i in range(420)] == [said[i % len(said)] for i in range(420)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "kinds"),
+    [
+        ("[2]", "[2.5]", {"int", "float"}),
+        ("[np.float32(1)]", "[np.float64(0.1)]", {"float32", "float64"}),
+        ("['a']", "[3]", {"no numbers", "int"}),
+        ("[np.ones(2)]", "[np.ones(2, 'i4')]", {"float64", "int32"}),
+    ],
+)
+def test_two_types_found_by_two_shards_are_one_error_that_names_both(toys, tmp_path, one, other, kinds):
+    paths, config = toys(a={"n": 420}), options(LATE.format(one, other), 40)
+    with pytest.raises(EncodeError, match=r"field 'label' is .*convert again with mode='overwrite'") as told:
+        convert_inputs(paths, tmp_path / "out", config)
+    text = str(told.value)
+    assert all(kind in text for kind in kinds)
+    assert all(f"sample {i} (shard {i // 40})" in text for i in (300, 351))
+    assert not (tmp_path / "out" / "dataset_metadata.json").exists()
+    with pytest.raises(EncodeError, match="field 'label' is "):
+        convert_inputs(paths, tmp_path / "out", config, mode="resume")
+
+
+@pytest.mark.parametrize("values", ["[2] * 200 + [2.5] * 220", "[None] * 199 + [2] + [None] * 220 + [2.5]"])
+def test_two_types_found_by_two_parts_are_told_when_they_are_joined(toys, tmp_path, values):
+    config = ConversionConfig.of(options(values, 40))
+    plan_parts(toys(a={"n": 421}), tmp_path / "out", config, parts=2)
+    for k in (1, 2):
+        run_part(tmp_path / "out", Part(k, 2))
+    with pytest.raises(EncodeError, match="field 'label' is float.* and int in "):
+        commit_parts(tmp_path / "out")
+    assert not (tmp_path / "out" / "dataset_metadata.json").exists()
+
+
+@pytest.mark.parametrize(("first", "added"), [("[1, 2]", "[1.5]"), ("['a']", "[1]")])
+def test_what_is_added_has_the_types_that_the_data_set_has(toys, tmp_path, first, added):
+    a, b = toys(a={"n": 4}, b={"n": 4})
+    (tmp_path / "values").write_text(first)
+    read = options(f"eval(__import__('pathlib').Path({str(tmp_path / 'values')!r}).read_text())", 3)
+    convert_inputs([a], tmp_path / "out", read)
+    (tmp_path / "values").write_text(added)
+    with pytest.raises(EncodeError, match="field 'label' is "):
+        convert_inputs([a, b], tmp_path / "out", read, mode="append")

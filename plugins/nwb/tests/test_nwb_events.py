@@ -107,7 +107,87 @@ def test_numbers_that_a_table_inside_explains_are_codes_without_a_cached_schema(
         meanings = {"value": np.array([1, 2, 9]), "meaning": np.array([b"one", b"two", b"nine"])}
         table(file, "events/t/cue_meanings", "MeaningsTable", meanings)
 
-    assert found(write(fill))[:2] == (TIMES.tolist(), ["1", "2", "1", "9"])
+    assert found(write(fill))[:2] == (TIMES.tolist(), ["one", "two", "one", "nine"])
+
+
+def test_a_column_may_name_the_table_that_explains_it_and_the_table_its_column(write):
+    def fill(file):
+        events = table(file, "events/t", "EventsTable", {"timestamp": TIMES, "cue": np.array([1, 2, 1, 9])})
+        meanings = {"value": np.array([1, 2, 5]), "meaning": np.array([b"go", b"stop", b"never"])}
+        table(file, "general/cues", "MeaningsTable", meanings)
+        typed(events["cue"], "CategoricalVectorData").attrs["meanings"] = file["general/cues"].ref
+        events = table(file, "events/u", "EventsTable", {"timestamp": TIMES, "state": np.array([0.0, 1.0, 0.0, 2.5])})
+        meanings = {"value": np.array([0, 1]), "meaning": np.array([b"rest", b"run"])}
+        explaining = table(file, "events/u/meanings_tables/of_states", "MeaningsTable", meanings)
+        explaining.attrs["target"] = events["state"].ref
+
+    with NwbSource(NwbConfig(reader="auto")).open((str(write(fill)),)) as recording:
+        cues, states = recording.streams
+        assert [cues.owners[i] for i in cues.read()[1]] == ["go", "stop", "go", "9"]
+        assert [states.owners[i] for i in states.read()[1]] == ["rest", "run", "rest", "2.5"]
+        assert cues.table[0] == {"value": 1, "meaning": "go"}
+        assert cues.table[2] == {"value": 9, "meaning": ""}
+
+
+def test_meanings_of_texts_are_told_and_codes_of_one_meaning_stay_apart(write):
+    def fill(file):
+        columns = {"timestamp": TIMES, "image": np.array([b"cat", b"dog", b"cat", b"dog"])}
+        table(file, "events/t", "EventsTable", columns)
+        meanings = {"value": np.array([b"cat", b"dog"]), "meaning": np.array([b"a photograph", b"a drawing"])}
+        table(file, "events/t/image_meanings", "MeaningsTable", meanings)
+        table(file, "events/u", "EventsTable", {"timestamp": TIMES, "port": np.array([1, 2, 3, 1])})
+        meanings = {"value": np.array([1, 2, 3]), "meaning": np.array([b"lick", b"lick", b"poke"])}
+        table(file, "events/u/port_meanings", "MeaningsTable", meanings)
+
+    with NwbSource(NwbConfig(reader="auto")).open((str(write(fill)),)) as recording:
+        images, ports = recording.streams
+        assert images.owners == ("cat", "dog")
+        assert [row["meaning"] for row in images.table] == ["a photograph", "a drawing"]
+        assert ports.owners == ("lick#1", "lick#2", "poke")
+
+
+@pytest.mark.filterwarnings("ignore:EnumData is experimental")
+@pytest.mark.parametrize("reader", ["h5py", "pynwb"])
+def test_meanings_and_enumerations_name_codes_of_events_and_trials(write_nwb, reader):
+    event = pytest.importorskip("pynwb.event", reason="this pynwb has no EventsTable")
+    common = pytest.importorskip("hdmf.common")
+
+    def fill(nwbfile):
+        pulses = event.EventsTable(name="ttl", description="d")
+        pulses.add_column(name="pulse", description="d")
+        for at, code in zip(TIMES, [55, 1, 1, 7], strict=True):
+            pulses.add_row(timestamp=at, pulse=code)
+        explain(pulses, "pulse", {55: "begin", 1: "image"})
+        nwbfile.add_events_table(pulses)
+        kinds = event.EventsTable(name="kinds", description="d")
+        for at in TIMES:
+            kinds.add_row(timestamp=at)
+        kinds.add_column("kind", "d", data=np.array([0, 1, 1, 0], dtype=np.uint8), enum=["left", "right"])
+        nwbfile.add_events_table(kinds)
+        for start in (0.0, 1.0, 2.0):
+            nwbfile.add_trial(start_time=start, stop_time=start + 0.5)
+        nwbfile.add_trial_column("choice", "d", data=[1, -1, 1])
+        nwbfile.trials.add_column("image", "d", data=np.array([2, 0, 1], dtype=np.uint8), enum=["a", "b", "c"])
+        explain(nwbfile.trials, "choice", {1: "left", -1: "right"})
+
+    def explain(owner, column, meanings):
+        made = common.MeaningsTable(target=owner[column], description="d")
+        for value, meaning in meanings.items():
+            made.add_row(value=value, meaning=meaning)
+        owner.add_meanings_table(made)
+
+    with NwbSource(NwbConfig(reader=reader)).open((str(write_nwb(fill)),)) as recording:
+        streams = {stream.path: stream for stream in recording.streams}
+        assert [problem.where for problem in recording.problems] == ["general/subject/subject_id"]
+        named = {path: [s.owners[i] for i in s.read()[1]] for path, s in streams.items() if path.startswith("events/")}
+    assert named == {"events/ttl": ["begin", "image", "image", "7"], "events/kinds": ["left", "right", "right", "left"]}
+    columns = dict(streams["intervals/trials"].columns)
+    assert columns == {
+        "id": ["0", "1", "2"],
+        "choice": [1, -1, 1],
+        "choice_meaning": ["left", "right", "left"],
+        "image": ["c", "a", "b"],
+    }
 
 
 @pytest.mark.parametrize("kind", ["EventsTable", "LickTable"])

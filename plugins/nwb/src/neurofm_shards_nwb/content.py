@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -185,6 +185,12 @@ class Column:
         Turns a stored object reference into the name of what it points to.
     unit : str
         Unit of the values, as the file says it.
+    elements : StoredArray or None
+        What the values stand for by position (EnumData).
+    explained_by : str
+        Path of the MeaningsTable that the column names; empty where it names none.
+    meanings : mapping of object to str
+        What each value means, as tables of the file say it; see :func:`with_meanings`.
     """
 
     name: str
@@ -193,9 +199,16 @@ class Column:
     rows_of: Table | None = None
     resolve: Callable[[object], str] | None = None
     unit: str = ""
+    elements: StoredArray | None = None
+    explained_by: str = ""
+    meanings: Mapping[Any, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.indexes[-1] if self.indexes else self.data)
+
+    def meaning(self, value: object) -> str:
+        """Return what a value means; empty where no table says it."""
+        return self.meanings.get(value, "") or self.meanings.get(str(value), "")
 
     @property
     def stamps(self) -> Stamped:
@@ -216,11 +229,14 @@ class Column:
     def values(self) -> list[Any]:
         """Return one JSON value per row: lists where the column is ragged or has several dimensions.
 
-        What was never written of a column that is not ragged is None.
+        What was never written of a column that is not ragged is None, and so is a number that stands for nothing.
         """
         resolve = self.resolve
         stored, missing = (self.data.all(), ()) if self.indexes else self.data.with_gaps()
         values = [python_value(value) for value in stored] if resolve is None else [resolve(value) for value in stored]
+        if self.elements is not None:
+            known: list[Any] = [python_value(value) for value in self.elements.all()]
+            values = [known[int(value)] if value in range(len(known)) else None for value in values]
         for row in np.flatnonzero(missing).tolist():
             values[row] = None
         lengths = len(self.data)
@@ -270,6 +286,8 @@ class Table:
         The rows' own ids.
     plane : mapping of str to object
         What the file says of the imaging plane that all rows lie in, ``name`` included; empty where there is none.
+    explains : str
+        Path of the column whose values a MeaningsTable explains; empty where it does not say.
     """
 
     path: str
@@ -278,6 +296,7 @@ class Table:
     ids: StoredArray | None = None
     description: str = ""
     plane: Mapping[str, Any] = field(default_factory=dict)
+    explains: str = ""
 
     def __len__(self) -> int:
         if self.ids is not None:
@@ -290,7 +309,10 @@ class Table:
         return [str(python_value(value)) for value in (range(len(self)) if self.ids is None else self.ids.all())]
 
     def readable(self, names: Sequence[str]) -> tuple[dict[str, list[Any]], list[Problem]]:
-        """Return the values of columns by name, but for those that cannot be read, and what is missing of all."""
+        """Return the values of columns by name, but for those that cannot be read, and what is missing of all.
+
+        What numbers mean, where a table says it, is a further column ``NAME_meaning``.
+        """
         found: dict[str, list[Any]] = {}
         problems: list[Problem] = []
         for name in names:
@@ -303,6 +325,9 @@ class Table:
                 continue
             if column.data.hole and not column.indexes:
                 problems.append(Problem(place, never_written(column.data), "unknown there"))
+            meant = f"{name}_meaning"
+            if column.meanings and meant not in self.columns and not column.indexes and are_codes(found[name]):
+                found[meant] = [column.meaning(value) for value in found[name]]
         return found, problems
 
     def records(self, columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -314,6 +339,43 @@ def never_written(stored: StoredArray) -> str:
     """Say how many rows of an array were never written, and which is the first."""
     rows = np.flatnonzero(unwritten_rows(stored.data))
     return f"{len(rows)} of {len(stored)} values were never written (the first: row {rows[0]})"
+
+
+def are_codes(values: Sequence[object]) -> bool:
+    """Return whether values are numbers, which say nothing by themselves."""
+    return all(value is None or isinstance(value, (bool, int, float)) for value in values)
+
+
+def with_meanings(tables: Sequence[Table]) -> list[Table]:
+    """Return tables whose columns know what their values mean.
+
+    A MeaningsTable says which column it explains (hdmf-common), or the column says by which table it is explained
+    (ndx-events); else a table ``COLUMN_meanings`` inside of another explains its column of that name.
+    """
+    said: dict[str, Mapping[Any, str]] = {}
+    for table in tables:
+        columns = table.columns
+        if "MeaningsTable" not in table.types or not {"value", "meaning"} <= set(columns):
+            continue
+        found, _ = table.readable(("value", "meaning"))
+        if len(found) < 2:
+            continue
+        meanings = {value: text(meant) for value, meant in zip(*found.values(), strict=False) if _is_single(value)}
+        owner, _, name = table.path.removesuffix("_meanings").replace("/meanings_tables/", "/").rpartition("/")
+        said |= {place: meanings for place in (table.explains, table.path, f"{owner}/{name}") if place}
+    return [_explained(table, said) for table in tables] if said else list(tables)
+
+
+def _explained(table: Table, said: Mapping[str, Mapping[Any, str]]) -> Table:
+    columns = {
+        name: replace(column, meanings=said.get(column.explained_by) or said.get(f"{table.path}/{name}", {}))
+        for name, column in table.columns.items()
+    }
+    return replace(table, columns=columns)
+
+
+def _is_single(value: object) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 #: Ragged and many-valued columns count as properties of a row up to this many values each.

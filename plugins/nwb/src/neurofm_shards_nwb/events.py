@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,7 @@ from neurofm_shards._typing import AnyArray, Floats, Ints
 from neurofm_shards._wording import counted
 from neurofm_shards.streams import EventStream, IntervalStream
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.content import EventList, Series, StoredArray, Table, small_columns, text
+from neurofm_shards_nwb.content import EventList, Series, StoredArray, Table, are_codes, small_columns, text
 
 #: Time stamps looked at to tell events from samples.
 _LOOK_AT = 10_000
@@ -182,10 +184,10 @@ def interval_series(series: Series) -> IntervalStream:
 _MOST_KINDS = 256
 
 
-def describe_event_table(table: Table, others: Iterable[Table] = ()) -> tuple[EventStream | None, list[Problem]]:
-    """Describe an EventsTable: its first text column of few values says what kind each event is.
+def describe_event_table(table: Table) -> tuple[EventStream | None, list[Problem]]:
+    """Describe an EventsTable: its first column that is explained, else its first text of few values, names the events.
 
-    Without one, the numbers do whose meanings are in one of the ``others``, the tables of the file.
+    Numbers are called by what they mean, where a table of the file says it.
 
     Returns
     -------
@@ -198,30 +200,52 @@ def describe_event_table(table: Table, others: Iterable[Table] = ()) -> tuple[Ev
     stamped = times.stamps
     if trouble := stamped.trouble_with_stamps():
         return None, [Problem(table.path, trouble, "not taken", "error")]
-    owners, owner, label = _kinds(table, _with_meanings(table, others))
-    other = [name for name in table.columns if name not in ("timestamp", label)]
-    problems = [Problem(table.path, f"columns {', '.join(other)}", "left in the file", "info")] if other else []
+    kinds, problems = _kinds(table)
+    other = [name for name in table.columns if name not in ("timestamp", kinds.column)]
+    problems += [Problem(table.path, f"columns {', '.join(other)}", "left in the file", "info")] if other else []
 
-    stream = _event_stream(table.path, table.types[0], table.description, lambda: (stamped.seconds(), owner), owners)
-    return stream, [*problems, *stamped.conversions]
-
-
-def _with_meanings(table: Table, others: Iterable[Table]) -> list[str]:
-    """Return the columns of a table whose values a MeaningsTable inside of it explains."""
-    inside = [other.path for other in others if "MeaningsTable" in other.types and other.path.startswith(table.path)]
-    return [name for name in table.columns if any(path.endswith(f"/{name}_meanings") for path in inside)]
+    stream = _event_stream(
+        table.path, table.types[0], table.description, lambda: (stamped.seconds(), kinds.owner), kinds.names
+    )
+    return replace(stream, table=kinds.table), [*problems, *stamped.conversions]
 
 
-def _kinds(table: Table, explained: Collection[str]) -> tuple[tuple[str, ...], Ints, str]:
-    """Return the kinds, each event's number among them, and the column that says so; else one kind, the table."""
-    names = sorted(small_columns(table), key=lambda name: name != "annotation")
-    for name, kind in [*((name, str) for name in names), *((name, int) for name in names if name in explained)]:
-        values = table.columns[name].values()
-        if values and all(isinstance(value, kind) for value in values):
-            different, owner = np.unique(np.asarray(values), return_inverse=True)
-            if len(different) <= _MOST_KINDS:
-                return tuple(str(each) for each in different.tolist()), owner.astype(np.int64).ravel(), name
-    return (table.path.rpartition("/")[2],), np.zeros(len(table), dtype=np.int64), ""
+@dataclass(frozen=True)
+class _Kinds:
+    """The kinds of events, each event's number among them, what is said of each, and the column that says so."""
+
+    names: tuple[str, ...]
+    owner: Ints
+    table: tuple[dict[str, Any], ...] = ()
+    column: str = ""
+
+
+def _kinds(table: Table) -> tuple[_Kinds, list[Problem]]:
+    """Return the kinds of a table's events, and what could not be read; one kind where no column names any."""
+    names = [name for name in small_columns(table) if name not in ("timestamp", "duration")]
+    explained = [name for name in names if table.columns[name].meanings or table.columns[name].elements is not None]
+    others = sorted((name for name in names if name not in explained), key=lambda name: name != "annotation")
+    found, problems = table.readable([*explained, *others])
+    for name in (*explained, *others):
+        values = found.get(name, [])
+        named = all(isinstance(value, str) for value in values)
+        codes = name in explained and None not in values and are_codes(values)
+        if values and (named or codes) and len(different := sorted(set(values))) <= _MOST_KINDS:
+            said = [table.columns[name].meaning(value) for value in different]
+            plain = [str(value) if named or isinstance(value, bool) else f"{value:g}" for value in different]
+            owner = np.searchsorted(np.asarray(different), np.asarray(values)).astype(np.int64)
+            rows = [{"value": value, "meaning": meaning} for value, meaning in zip(different, said, strict=True)]
+            labels = tuple(plain) if named else _distinct(plain, said)
+            return _Kinds(labels, owner, tuple(rows) if any(said) else (), name), problems
+    return _Kinds((table.path.rpartition("/")[2],), np.zeros(len(table), dtype=np.int64)), problems
+
+
+def _distinct(values: Sequence[str], said: Sequence[str]) -> tuple[str, ...]:
+    """Return what values mean; the value itself where nothing is said, and beside a meaning that several have."""
+    return tuple(
+        f"{meaning}#{value}" if meaning and said.count(meaning) > 1 else meaning or value
+        for meaning, value in zip(said, values, strict=True)
+    )
 
 
 def describe_annotated_events(table: Table) -> tuple[EventStream | None, list[Problem]]:
@@ -257,7 +281,8 @@ def describe_event_list(listed: EventList) -> tuple[EventStream | None, list[Pro
         what = f"{len(codes)} codes for {counted(len(stamps), 'time stamp')}"
         return None, [Problem(listed.path, what, "which event is which is unknown: not taken", "error")]
     used, owner = np.unique(codes, return_inverse=True)
-    owners = _meanings(listed.labels, used.tolist()) if listed.codes is not None else (name,)
+    said = [listed.labels[code] if 0 <= code < len(listed.labels) else "" for code in used.tolist()]
+    owners = _distinct([str(code) for code in used.tolist()], said) if listed.codes is not None else (name,)
     stream = _event_stream(
         listed.path,
         listed.types[0],
@@ -266,15 +291,6 @@ def describe_event_list(listed: EventList) -> tuple[EventStream | None, list[Pro
         owners,
     )
     return stream, list(listed.conversions)
-
-
-def _meanings(labels: tuple[str, ...], codes: list[int]) -> tuple[str, ...]:
-    """Return what codes mean; the code itself where it has no label, and beside one that several have."""
-    said = [labels[code] if 0 <= code < len(labels) else "" for code in codes]
-    return tuple(
-        f"{label}#{code}" if label and said.count(label) > 1 else label or str(code)
-        for label, code in zip(said, codes, strict=True)
-    )
 
 
 def _event_stream(

@@ -281,6 +281,8 @@ class _View:
         if node.path not in self._tables:
             listed = [text(name) for name in np.ravel(attribute(node, "colnames", ()))]
             names = [name for name in dict.fromkeys((*listed, *node.names)) if self._is_column(node, name)]
+            lists = {self._named(node.get(name), "elements") for name in names}
+            names = [name for name in names if node.place(name) not in lists]
             hidden = [name for name in names if name not in listed]
             if hidden:
                 self.problems.append(hidden_columns(node.path, hidden))
@@ -291,6 +293,7 @@ class _View:
                 ids=self._array(node, "id"),
                 description=text(attribute(node, "description")),
                 plane=_plane(node.get("imaging_plane")),
+                explains=self._named(node, "target"),
             )
         return self._tables[node.path]
 
@@ -340,7 +343,23 @@ class _View:
             rows_of=self._referred(stored.data),
             resolve=name_resolver(stored.data) if stored.dtype.kind == "O" else None,
             unit=text(attribute(stored.data, "unit")),
+            elements=self._elements(stored.data),
+            explained_by=self._named(stored.data, "meanings"),
         )
+
+    def _elements(self, dataset: Any) -> StoredArray | None:
+        """Return what the numbers of EnumData stand for."""
+        place = self._named(dataset, "elements")
+        return StoredArray(dataset.file[place], f"{self._path}: {place}") if place else None
+
+    def _named(self, item: Any, name: str) -> str:
+        """Return the path that an attribute refers to; empty where it refers to nothing."""
+        import h5py  # noqa: PLC0415  (only when a file is opened)
+
+        reference = attribute(item, name)
+        if not isinstance(reference, h5py.Reference) or not reference:
+            return ""
+        return text(h5py.h5r.get_name(reference, self._file.id)).strip("/")
 
     def _referred(self, dataset: Any) -> Table | None:
         """Return the table whose rows a dataset names."""

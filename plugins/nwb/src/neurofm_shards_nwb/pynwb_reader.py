@@ -72,6 +72,7 @@ _NOT_ABOUT_DATA = (
     "garbage collected",
     "does not match",
     "appears to be transposed",
+    "is experimental",
 )
 
 
@@ -125,7 +126,7 @@ class _View:
         self.problems: list[Problem] = []
         for item in nwbfile.objects.values():
             builder = io.manager.get_builder(item)
-            item_path = str(builder.path).removeprefix("root").strip("/")
+            item_path = _path_of(builder)
             self._items[item_path] = item
             self._paths[id(item)] = item_path
             self._builders[id(item)] = builder
@@ -193,11 +194,14 @@ class _View:
             self._tables[id(item)] = Table(
                 path=path,
                 types=_types(item),
-                columns={name: self._column(name, item[name], path) for name in self._plain_columns(item, path)}
+                columns={
+                    name: self._column(name, _column_of(item, name), path) for name in self._plain_columns(item, path)
+                }
                 | self._hidden_columns(item, path),
                 ids=self._array(item.id.data, f"{path}/id"),
                 description=text(item.description),
                 plane=self._plane(getattr(item, "imaging_plane", None)),
+                explains=_path_of(self._builders[id(item)].attributes.get("target")),
             )
         return self._tables[id(item)]
 
@@ -212,20 +216,22 @@ class _View:
         return said if item.device is None else {**said, "device": str(item.device.name)}
 
     def _plain_columns(self, item: Any, path: str) -> list[str]:
-        pickled = [name for name in item.colnames if _is_pickled(item[name])]
+        pickled = [name for name in item.colnames if _is_pickled(_column_of(item, name))]
         if pickled:
             what = f"columns {', '.join(pickled)} are stored as pickles"
             self.problems.append(Problem(path, what, "left out: pickles of others are never loaded", "info"))
-        return [name for name in item.colnames if name not in pickled and _is_plain(item[name])]
+        return [name for name in item.colnames if name not in pickled and _is_plain(_column_of(item, name))]
 
     def _hidden_columns(self, item: Any, path: str) -> dict[str, Column]:
         """Return the columns that a table holds but does not list, which pynwb leaves out."""
         stored = self._builders[id(item)].datasets
         known = {part.name for part in item.columns} | {"id"}
+        lists = {_path_of(dataset.attributes.get("elements")) for dataset in stored.values()}
         names = [
             name
             for name, dataset in stored.items()
             if name not in known
+            and f"{path}/{name}" not in lists
             and not (name.endswith("_index") and name.removesuffix("_index") in stored)
             and np.shape(dataset.data)
             and getattr(dataset.data, "dtype", np.dtype(float)).kind != "V"
@@ -241,6 +247,7 @@ class _View:
                 rows_of=self._rows_of(stored[name]),
                 resolve=name_resolver(stored[name].data),
                 unit=text(stored[name].attributes.get("unit")),
+                **self._codes(stored[name].attributes),
             )
             for name in names
         }
@@ -265,7 +272,14 @@ class _View:
             rows_of=None if target is None else self.table(target),
             resolve=resolve,
             unit=text(self._builders[id(item)].attributes.get("unit")),
+            **self._codes(self._builders[id(item)].attributes),
         )
+
+    def _codes(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the values of a column stand for, by its attributes."""
+        listed = said.get("elements")
+        elements = None if listed is None else self._need(listed.data, _path_of(listed))
+        return {"elements": elements, "explained_by": _path_of(said.get("meanings"))}
 
     def _region(self, item: Any, path: str) -> Region | None:
         if item is None or "DynamicTableRegion" not in _types(item):
@@ -277,6 +291,11 @@ class _View:
 
     def _need(self, data: Any, path: str) -> StoredArray:
         return StoredArray(data, f"{self._file}: {path}")
+
+
+def _path_of(builder: Any) -> str:
+    """Return the path of what an attribute refers to; empty where it refers to nothing."""
+    return str(getattr(builder, "path", "")).removeprefix("root").strip("/")
 
 
 def _types(item: Any) -> tuple[str, ...]:
@@ -300,6 +319,13 @@ def _indexes(name: str, stored: Mapping[str, Any]) -> Iterator[str]:
 
 def _value(stored: Any) -> Any:
     return stored[()] if hasattr(stored, "shape") else stored
+
+
+def _column_of(table: Any, name: str) -> Any:
+    """Return a column; tables that hold other tables, too, as ndx-events has them, give these for ``table[name]``."""
+    from hdmf.common import DynamicTable  # noqa: PLC0415  (only when a file is opened)
+
+    return DynamicTable.get(table, name)
 
 
 def _is_plain(column: Any) -> bool:

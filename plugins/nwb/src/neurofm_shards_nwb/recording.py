@@ -13,7 +13,7 @@ from neurofm_shards.errors import SourceError
 from neurofm_shards.plugins.toolkit import file_fingerprint
 from neurofm_shards.streams import AnyStream, IrregularStream, Recording, RegularStream
 from neurofm_shards.types import Problem
-from neurofm_shards_nwb.content import FileContent
+from neurofm_shards_nwb.content import FileContent, with_meanings
 from neurofm_shards_nwb.events import describe_annotated_events, describe_event_list, describe_event_table
 from neurofm_shards_nwb.series import describe_series, imaging_rank
 from neurofm_shards_nwb.sweeps import describe_sweeps, sweeps_of_series
@@ -114,7 +114,7 @@ def describe(content: FileContent) -> tuple[list[AnyStream], list[Problem]]:
     """Describe everything in a file as streams, with what was odd about it."""
     streams: list[AnyStream] = []
     problems = list(content.problems)
-    for table in content.tables:
+    for table in with_meanings(content.tables):
         stream: AnyStream | None = None
         odd: list[Problem] = []
         if "Units" in table.types:
@@ -124,7 +124,7 @@ def describe(content: FileContent) -> tuple[list[AnyStream], list[Problem]]:
         elif "AnnotatedEventsTable" in table.types or "AnnotatedEvents" in table.types:
             stream, odd = describe_annotated_events(table)
         elif "EventsTable" in table.types:
-            stream, odd = describe_event_table(table, content.tables)
+            stream, odd = describe_event_table(table)
         streams += [] if stream is None else [stream]
         problems += odd
     for listed in content.events:

@@ -180,7 +180,7 @@ class Merge(Command):
             "--on-different",
             choices=["error", "allow"],
             default="error",
-            help="what to do where bins, lengths of windows or rates of series differ (default: error)",
+            help="what to do where bins, lengths of windows, rates, or splits of subjects differ (default: error)",
         )
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 

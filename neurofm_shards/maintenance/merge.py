@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from neurofm_shards._typing import Ints
+from neurofm_shards._wording import counted, listed
 from neurofm_shards.blocks import RowBase, add_rows
 from neurofm_shards.convert.agreement import agreed_columns
 from neurofm_shards.convert.session import overlaid
@@ -54,8 +55,9 @@ def merge(
     overwrite : bool
         Replace a data set that is in ``output_dir``.
     on_different : "error" or "allow"
-        What to do where bins, lengths of windows or rates of series differ between the data sets. Values in different
-        physical units are never joined: a column has one unit.
+        What to do where bins, lengths of windows or rates of series differ between the data sets, or where a subject
+        that they were split by is in several splits. Values in different physical units are never joined: a column has
+        one unit.
 
     Returns
     -------
@@ -65,7 +67,7 @@ def merge(
     Raises
     ------
     ConfigError
-        Columns, sessions or keys do not go together, or bins or rates differ.
+        Columns, sessions or keys do not go together, or bins, rates or the splits of subjects differ.
     """
     if len(folders) < 2:
         raise ConfigError(f"merge joins two data sets or more, and was given {len(folders)}")
@@ -115,6 +117,29 @@ def _check(parts: Sequence[OpenDataSet], on_different: OnDifferent) -> None:
             other = owners.setdefault(source["session_id"], part.output.folder)
             if other != part.output.folder:
                 raise ConfigError(f"{other} and {part.output.folder} both hold session {source['session_id']!r}")
+    if on_different == "error":
+        _check_subjects(parts)
+
+
+def _check_subjects(parts: Sequence[OpenDataSet]) -> None:
+    """Refuse data sets of which one was split by subject, where a subject is in one split here, in another there."""
+    homes: dict[str, dict[str, str]] = {}
+    by_subject = False
+    for part in parts:
+        for source in part.manifest.sources:
+            windows = overlaid(part.manifest.config, source.get("config", {})).get("windows") or {}
+            by_subject |= (windows.get("split") or {}).get("by") == "subject"
+            facts = source.get("facts", {})
+            for split in filter(None, facts.get("splits", {})):
+                homes.setdefault(facts.get("subject_id") or "", {}).setdefault(split, part.output.folder.name)
+    torn = {name: splits for name, splits in homes.items() if name and len(splits) > 1}
+    if by_subject and torn:
+        told = [f"{name} ({', '.join(map(' in '.join, splits.items()))})" for name, splits in torn.items()]
+        raise ConfigError(
+            f"split by subject: {counted(len(torn), 'subject')} would be in more than one split: {listed(told, 5)}. "
+            "Say on_different='allow' to join them as they are, and divide the result anew: neurofm-shards split "
+            "FOLDER --by subject --overwrite"
+        )
 
 
 class _Merge:

@@ -10,6 +10,7 @@ from neurofm_shards import create_shards_from_arrays
 from neurofm_shards.cli.main import run
 from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import ConfigError, NoShardsError, OutputExistsError
+from neurofm_shards.format.manifest import read_manifest
 from neurofm_shards.maintenance.merge import merge
 from neurofm_shards.plugins.entries import SourceEntry
 from neurofm_shards.plugins.interfaces import Source
@@ -136,6 +137,23 @@ def test_other_bins_and_rates_are_refused_before_anything_is_written(waves, tmp_
 
 def test_equal_bins_and_rates_are_joined(waves, tmp_path):
     assert merge([waves("one"), waves("two")], tmp_path / "out")["total_samples"] == 8
+
+
+def test_subjects_that_were_kept_apart_are_not_joined_in_two_splits(waves, tmp_path):
+    fractions = {"train": 0.5, "test": 0.5}
+
+    def part(name, split):
+        return waves(name, split={"by": "subject", "fractions": fractions, "named": {split: ["m"]}})
+
+    parts = [part("one", "train"), part("two", "test")]
+    with pytest.raises(ConfigError, match=r"1 subject would be in .*: m \(train in of_one, test in of_two\)"):
+        merge(parts, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    merge(parts, tmp_path / "out", on_different="allow")
+    assert {shard.split for shard in read_manifest(tmp_path / "out").shards} == {"train", "test"}
+    assert merge([parts[0], part("three", "train")], tmp_path / "other")["total_samples"] == 8
+    by_session = [waves(name, split={"by": "session", "fractions": fractions}) for name in ("four", "five")]
+    assert merge(by_session, tmp_path / "sessions")["total_samples"] == 8
 
 
 def test_columns_that_differ_are_told_with_what_to_do_about_data_sets(tmp_path):

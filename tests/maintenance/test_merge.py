@@ -47,7 +47,7 @@ def test_settings_that_differ_are_kept_with_the_inputs_they_were_used_for(toys, 
     paths = toys(a={"n": 5}, b={"n": 5}, c={"n": 3}, d={"n": 3})
     configs = [
         {"shard_size": 4, "codec": "npy", "compression": "gz", "session_template": "{stem}"},
-        {"shard_size": 3, "codec": "npy", "compression": "gz", "codecs": {"nothing": "pyd"}},
+        {"shard_size": 3, "codec": "npy", "compression": "gz", "codecs": {"unit_ids": "npy"}},
         {"shard_size": 4, "codec": "npy", "compression": "gz"},
     ]
     for name, path, config in zip("abc", paths, configs, strict=False):

@@ -120,7 +120,7 @@ class ConversionStarted(Event):
         Planned samples of each split; empty where none was asked for.
     finished_shards, finished_samples : int
         What an interrupted run has left finished.
-    split_warnings : tuple of str
+    warnings : tuple of str
         What the splits are not that was asked for, in sentences.
     """
 
@@ -129,7 +129,7 @@ class ConversionStarted(Event):
     splits: Mapping[str, int] = field(default_factory=dict)
     finished_shards: int = 0
     finished_samples: int = 0
-    split_warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def notes(event: Event) -> list[Note]:
         said = f"{event.modality}: {len(event.inputs):,} of {event.total:,} recordings have none"
         return [Note("warning", f"{said}, and get empty, masked columns: {names}{more}")]
     if isinstance(event, ConversionStarted):
-        return [Note("warning", line) for line in event.split_warnings]
+        return [Note("warning", line) for line in event.warnings]
     if isinstance(event, ShardCommitted):
         return [Note("error", f"left out: {failure}") for failure in event.failures]
     if isinstance(event, CallRetried):

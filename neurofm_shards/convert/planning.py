@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from neurofm_shards._wording import listed
 from neurofm_shards.blocks import RowBase, add_rows
 from neurofm_shards.convert.agreement import (
@@ -138,6 +140,25 @@ class ConversionPlan:
             return []
         recordings = [item for item in self.inputs if item.is_recording]
         return list(split_warnings(recordings, asked, splits, self.base))
+
+    @property
+    def type_warnings(self) -> list[str]:
+        """What samples that are added to those of a Python writer have otherwise than those, in sentences."""
+        if self.base is None or self.base.has_fixed_columns or self.config.transforms:
+            return []
+        there, added = ({spec.name: spec.dtype for spec in specs} for specs in (self.base.specs, self.columns))
+        both = [(name, there[name], dtype) for name, dtype in added.items() if there.get(name) and dtype]
+        found = [
+            f"{name} is stored as {np.dtype(old).name}, as the data set has it, not as {np.dtype(new).name}"
+            for name, old, new in both
+            if old != new
+        ]
+        if differing := sorted(there.keys() ^ added.keys()):
+            found.append(
+                f"samples differ in their fields from those of the data set ({', '.join(differing)}): nothing is lost, "
+                "but batches get masks (NAME_valid) or lists with gaps"
+            )
+        return found
 
     @property
     def failures(self) -> list[InputPlan]:
@@ -320,6 +341,23 @@ def combine(planned: Sequence[InputPlan], config: ConversionConfig) -> Conversio
     stretches = [(i, 0, item.num_samples) for i, item in enumerate(planned)]
     shards = _shards(stretches, planned, config)
     return ConversionPlan(config, tuple(planned), columns, shards, tables=tables, bases=tuple(bases))
+
+
+def known_columns(base: Manifest | None, before: Sequence[InputPlan], config: ConversionConfig) -> Sequence[ColumnSpec]:
+    """Return the columns that inputs must have: those of a data set, and of inputs that were planned before."""
+    fixed = [("the data set", base.specs)] if base is not None and base.has_fixed_columns else []
+    given = [(item.name, item.columns) for item in before if item.num_samples]
+    if given and config.transforms:  # which made other columns of those in the data set
+        return agreed_columns(given)
+    return agreed_columns([*fixed, *given]) if fixed or given else ()
+
+
+def fitting_to(known: Sequence[ColumnSpec], planned: Sequence[InputPlan], config: ConversionConfig) -> list[InputPlan]:
+    """Take inputs whose columns are not those known for failed ones (raises ConfigError where none may fail)."""
+    fitted = _fitting(planned, config, known)
+    if config.on_error == "fail":
+        _refuse_failures(fitted)
+    return fitted
 
 
 def _fitting(

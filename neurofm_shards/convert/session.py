@@ -26,6 +26,8 @@ from neurofm_shards.convert.planning import (
     check_any_holds_something,
     check_config,
     combine,
+    fitting_to,
+    known_columns,
     plan_append,
     plan_conversion,
     plan_inputs,
@@ -241,14 +243,18 @@ class ConversionSession:
         return self.plan_found(all_inputs(named, config, base), config, base)
 
     def plan_found(
-        self, inputs: Sequence[Input], config: ConversionConfig, base: Manifest | None = None
+        self,
+        inputs: Sequence[Input],
+        config: ConversionConfig,
+        base: Manifest | None = None,
+        before: Sequence[InputPlan] = (),
     ) -> list[InputPlan]:
-        """Open each input once."""
-        known = base.specs if base is not None and base.has_fixed_columns else ()
+        """Open each input once; their columns must be those of ``base`` and of the inputs ``before``."""
+        known = known_columns(base, before, config)
         planned = plan_inputs(inputs, config, self.dispatcher, known=known, listener=self.tell)
         if config.on_error == "fail":
             check_any_holds_something(planned)
-        return planned
+        return fitting_to(known, planned, config) if before else planned
 
     def _plan(self, named: Named) -> ConversionPlan:
         return plan_conversion(named, self.config, self.dispatcher, listener=self.tell)
@@ -410,7 +416,7 @@ class IncrementalConversion:
     def add(self, named: Named) -> int:
         """Plan inputs and write the shards that are full; return the number of the inputs' samples."""
         found = find_inputs(named, self._config.format, self._config.source)
-        new = self._session.plan_found(found, self._config, self._target.base)
+        new = self._session.plan_found(found, self._config, self._target.base, self._planned)
         plan = self._plan([*self._planned, *new])
         self._planned += new
         if plan is not None:
@@ -526,7 +532,7 @@ def started(plan: ConversionPlan, lines: Mapping[int, Mapping[str, Any]], *, spl
     samples = sum(line["shard"]["num_samples"] for line in lines.values() if line["shard"] is not None)
     if not splits:
         return ConversionStarted(described, {}, len(lines), samples)
-    return ConversionStarted(described, plan.splits, len(lines), samples, tuple(plan.split_warnings))
+    return ConversionStarted(described, plan.splits, len(lines), samples, (*plan.split_warnings, *plan.type_warnings))
 
 
 def _bars() -> AbstractContextManager[Listener]:

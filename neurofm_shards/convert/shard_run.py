@@ -130,6 +130,8 @@ class ShardRun:
         folder = self._staging if self._shares_folder else None
         spec = job_spec(self._config, plan.columns, folder, self._output.mode())
         tasks = list(islice(plan.tasks(), shards))
+        if plan.base is not None and not plan.base.has_fixed_columns:
+            spec = replace(spec, types=stored_types(self._output.folder, plan.base))
         if tasks and self._config.transforms:
             spec = replace(spec, types=stored_types(self._output.folder, plan.base))
             probe = Call(first_types, (spec, tasks[0]), "reading the first samples", tasks[0].near)

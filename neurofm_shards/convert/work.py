@@ -59,8 +59,9 @@ class JobSpec:
         Plugins that were registered in code.
     skip_failed : bool
         Whether a segment that cannot be read is left out.
-    types : FieldTypes
-        Types of the fields that transforms make, as the first samples have them.
+    types : FieldTypes or None
+        Types of the fields that transforms make, as the first samples have them, and of the data set that is added to;
+        None where inputs say what their columns are.
     """
 
     folder: str | None
@@ -70,7 +71,7 @@ class JobSpec:
     transforms: tuple[dict[str, Any], ...]
     code_entries: tuple[tuple[str, Entry], ...]
     skip_failed: bool
-    types: FieldTypes = field(default_factory=FieldTypes)
+    types: FieldTypes | None = None
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,8 @@ class _ShardTaskRun:
             writer.abort()
         drops = tuple((i, kind, count) for (i, kind), count in self._drops.items())
         statistics = merged(part.result() for part in self._statistics)
-        return ShardResult(task.shard_idx, record, statistics, drops, (), self._types.decided())
+        types = self._types.decided() if self._types is not None else {}
+        return ShardResult(task.shard_idx, record, statistics, drops, (), types)
 
     def _write_segment(self, writer: ShardWriter, segment: Segment) -> int:
         written = 0
@@ -277,14 +279,16 @@ class _ShardTaskRun:
                     self._drops[segment.input_idx, kind] += before - len(block)
         except SourceError as error:
             raise _UnreadableError(segment, error) from error
-        return self._typed(block, task_input.spec.input.name) if self._transforms and len(block) else block
+        return self._typed(block, task_input.spec.input.name) if len(block) else block
 
     def _typed(self, block: Block, name: str) -> Block:
-        """Give what transforms make one type per field, in this shard and all others."""
+        """Give each field one type, in this shard and all others."""
+        if self._types is None:
+            return block
         rows = block.rows if block.rows is not None else range(len(block))
         return self._types.block(block, lambda i: f"{name}, sample {int(rows[i])}")
 
-    def first_types(self) -> FieldTypes:
+    def first_types(self) -> FieldTypes | None:
         """Return the types that the first samples have."""
         segment = self._task.segments[0]
         rows = min(rows_per_block(self._spec.columns), _UNKNOWN_ROWS)
@@ -292,7 +296,7 @@ class _ShardTaskRun:
         return self._types
 
 
-def first_types(spec: JobSpec, task: ShardTask) -> FieldTypes:
+def first_types(spec: JobSpec, task: ShardTask) -> FieldTypes | None:
     """Return the types that the first samples of a conversion give its fields (runs in a worker)."""
     registry().adopt(list(spec.code_entries))
     try:

@@ -14,14 +14,21 @@ from neurofm_shards import NWBToWebDatasetConverter, ShardDataset, create_shards
 from neurofm_shards.cli.main import run
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.session import ConversionSession, convert_inputs
-from neurofm_shards.errors import ConfigError, MissingPluginError, NothingToConvertError, OutputExistsError, SourceError
+from neurofm_shards.errors import (
+    ConfigError,
+    EncodeError,
+    MissingPluginError,
+    NothingToConvertError,
+    OutputExistsError,
+    SourceError,
+)
 from neurofm_shards.maintenance.validate import validate_dataset
 from neurofm_shards.plugins.config import PluginConfig
 from neurofm_shards.plugins.entries import SourceEntry
 from neurofm_shards.plugins.host import NO_PLUGINS
 from neurofm_shards.plugins.registry import registry
 from neurofm_shards.reading.collection import ShardCollection
-from neurofm_shards.recordings.memory import InMemoryRecording
+from neurofm_shards.recordings.memory import InMemoryRecording, regular
 from neurofm_shards.streams import EventStream
 
 
@@ -48,9 +55,9 @@ class Stranger:
             owners=("u0",),
         )
         name = paths[0].rsplit("/", 1)[-1]
-        return InMemoryRecording(
-            [spikes], session_id=name, subject_id="m", source_file=name, fingerprint=Path(paths[0]).read_text()
-        )
+        speed = regular("speed", np.arange(10.0 * said["seconds"]), 10.0, modality="behavior")
+        names = {"session_id": name, "subject_id": "m", "source_file": name, "fingerprint": Path(paths[0]).read_text()}
+        return InMemoryRecording([spikes, speed] if "speed" in said else [spikes], **names)
 
 
 @pytest.fixture
@@ -110,6 +117,66 @@ def test_a_bad_file_leaves_the_others(files, tmp_path):
     with NWBToWebDatasetConverter(tmp_path / "want", shard_size=10) as other:
         other.convert_nwb_files(files[:2])
     assert ShardCollection.open(tmp_path / "out").fingerprint == ShardCollection.open(tmp_path / "want").fingerprint
+
+
+def test_the_first_files_decide_the_columns_of_those_that_follow(files, tmp_path):
+    for i in (1, 2):
+        files[i].write_text(json.dumps({"seed": i, "seconds": 30, "speed": True}))
+    files.append(tmp_path / "s3.nwb")
+    files[3].write_text(json.dumps({"seed": 3, "seconds": 9}))
+    with NWBToWebDatasetConverter(tmp_path / "out", shard_size=4, on_error="skip") as converter:
+        counts = [converter.convert_nwb_file(path) for path in files]
+    assert counts[1:3] == [0, 0]
+    said = [sample["metadata"]["session_id"] for sample in ShardDataset(tmp_path / "out")[:]]
+    assert said == ["s0.nwb"] * counts[0] + ["s3.nwb"] * counts[3]
+    assert [failure["files"] for failure in converter.finalize()["failures"]] == [["s1.nwb"], ["s2.nwb"]]
+    converter = NWBToWebDatasetConverter(tmp_path / "strict", shard_size=4)
+    converter.convert_nwb_file(files[0])
+    for path in files[1:3]:
+        with pytest.raises(ConfigError, match=rf"has no column 'behavior', which .*{path.name} has"):
+            converter.convert_nwb_file(path)
+    converter.convert_nwb_file(files[3])
+    assert converter.finalize()["total_samples"] == counts[0] + counts[3]
+
+
+def test_a_file_that_lacks_what_the_first_has_is_masked_as_all_at_once(files, tmp_path):
+    files[0].write_text(json.dumps({"seed": 0, "seconds": 12, "speed": True}))
+    with NWBToWebDatasetConverter(tmp_path / "one", shard_size=10) as one:
+        counts = [one.convert_nwb_file(path) for path in files]
+    with NWBToWebDatasetConverter(tmp_path / "all", shard_size=10) as every:
+        assert every.convert_nwb_files(files) == sum(counts)
+    assert ShardCollection.open(tmp_path / "one").fingerprint == ShardCollection.open(tmp_path / "all").fingerprint
+
+
+@pytest.mark.parametrize("held", [np.float64, np.int32, np.uint8])
+def test_counts_that_are_added_to_arrays_have_the_type_that_is_there(files, tmp_path, held, caplog):
+    create_shards_from_arrays(tmp_path / "out", {"spikes": np.ones((20, 5, 1), held)}, shard_size=8)
+    converter = NWBToWebDatasetConverter(tmp_path / "out")
+    with pytest.warns(UserWarning, match="already holds"):
+        converter.convert_nwb_file(files[0])
+    converter.convert_nwb_file(files[1])
+    converter.finalize()
+    convert_inputs(files[:2], tmp_path / "alone", {"format": "nwb"})
+    both, alone = (ShardCollection.open(tmp_path / name) for name in ("out", "alone"))
+    assert [column.dtype for column in both.manifest.columns if column.name == "spikes"] == [np.dtype(held).str]
+    added, counts = both.gather(np.arange(20, len(both))), alone.gather(np.arange(len(alone)))
+    assert {values.dtype for values in both.gather(np.arange(len(both)))["spikes"]} == {np.dtype(held)}
+    np.testing.assert_array_equal(added["spikes"], counts["spikes"])
+    told = f"spikes is stored as {np.dtype(held).name}, as the data set has it, not as uint8"
+    assert (told in caplog.text) == (held is not np.uint8)
+    assert "samples differ in their fields from those of the data set (unit_ids)" in caplog.text
+
+
+def test_what_cannot_have_the_type_that_is_there_is_refused(files, tmp_path, tree):
+    create_shards_from_arrays(tmp_path / "out", {"spikes": np.ones((20, 5, 1), bool)}, shard_size=8)
+    before = tree(tmp_path / "out")
+    with (
+        pytest.raises(EncodeError, match=r"s0\.nwb, sample 0: field 'spikes' is uint8, and the samples .* hold bool"),
+        pytest.warns(UserWarning, match="already holds"),
+        NWBToWebDatasetConverter(tmp_path / "out") as converter,
+    ):
+        converter.convert_nwb_file(files[0])
+    assert tree(tmp_path / "out") == before
 
 
 def test_a_first_file_that_fails_leaves_nothing_behind(files, tmp_path):

@@ -123,3 +123,29 @@ def test_hidden_files_and_pickled_objects_do_not_stop_a_folder(tmp_path):
     assert [spec.name for spec in plan.columns] == ["f"]
     assert [(problem.where, problem.consequence) for problem in plan.problems] == [("ops.npy", "left out")]
     assert np.array_equal(samples.read(0, 3).columns["f"], np.arange(6.0).reshape(3, 2))
+
+
+def test_all_that_is_wrong_with_files_is_told_at_once_by_cause(tmp_path):
+    for name, rows in (("a", 4), ("b", 5)):
+        np.save(tmp_path / f"{name}.npy", np.zeros((rows, 2)))
+    for name in ("p", "q"):
+        np.save(tmp_path / f"{name}.npy", np.array([{}, {}], dtype=object))
+    for name in ("s", "t"):
+        (tmp_path / f"{name}.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-8])
+    (tmp_path / "u.npy").write_text("a table")
+    (tmp_path / "._x.npy").write_bytes(b"Mac OS X")
+    with pytest.raises(SourceError) as told:
+        opened(tmp_path)
+    assert str(told.value).splitlines() == [
+        f"{tmp_path}: 3 of 5 files cannot be taken",
+        "  s.npy, t.npy: cannot be read as a .npy array: mmap length is greater than file size",
+        "  u.npy: is no .npy file: it does not begin like one",
+        f"  arrays in {tmp_path} must have the same first dimension (the samples): a.npy (4, 2), b.npy (5, 2); convert "
+        "them apart, or choose with columns",
+    ]
+    named = [tmp_path / f"{name}.npy" for name in "apqsu"] + [tmp_path / "._x.npy"]
+    with pytest.raises(SourceError) as told:
+        opened(*named)
+    assert [line.partition(":")[0].strip() for line in str(told.value).splitlines()[1:]] == [
+        "p.npy, q.npy", "s.npy", "u.npy, ._x.npy",
+    ]  # fmt: skip

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from neurofm_shards._wording import counted, listed
 from neurofm_shards.errors import NothingToConvertError, SourceError
 from neurofm_shards.plugins.interfaces import Samples, Source
 from neurofm_shards.plugins.toolkit import field_name, file_fingerprint
 from neurofm_shards.types import Block, ColumnSpec, Problem, SourcePlan
 from neurofm_shards_arrays.config import ArraysConfig
 
+_NAMES_SHOWN = 5
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
@@ -39,19 +41,30 @@ class ArraysSource(Source):
         Raises
         ------
         SourceError
-            A file is not a plain array, names collide or first dimensions differ.
+            Files are not plain arrays, names collide or first dimensions differ; says all of it.
         """
         files, problems = _files(paths, chosen=self.config.columns is not None)
         files = self._chosen(files)
         arrays: dict[str, npt.NDArray[np.generic]] = {}
+        taken: dict[str, str] = {}
+        wrong: dict[str, list[str]] = {}
         for path in files:
             name = field_name(Path(path).stem)
-            if name in arrays:
-                raise SourceError(
-                    f"{path}: another file of this input also gives column {name!r}; rename one or choose with columns"
-                )
-            arrays[name] = _map_file(path)
-        _check_lengths(dict(zip(arrays, files, strict=True)), arrays)
+            try:
+                array = _map_file(path)
+            except SourceError as error:
+                wrong.setdefault(str(error), []).append(path)
+                continue
+            if taken.setdefault(name, path) == path:
+                arrays[name] = array
+            else:
+                wrong.setdefault(
+                    f"{Path(taken[name]).name} also gives column {name!r}: rename one, or choose with columns", []
+                ).append(path)
+        if uneven := _uneven(taken, arrays):
+            wrong[uneven] = []
+        if wrong:
+            raise SourceError(_all_that_is_wrong(wrong, files))
         return ArraySamples(files, arrays, self._session_id(paths), self.config.subject_id, problems)
 
     def _chosen(self, files: list[str]) -> list[str]:
@@ -101,29 +114,54 @@ def _holds_objects(path: Path) -> bool:
 
 
 def _map_file(path: str) -> npt.NDArray[np.generic]:
+    """Map an array; SourceError, without the name of the file, where it is none of numbers."""
+    if not _begins_like_one(path):
+        raise SourceError("is no .npy file: it does not begin like one")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "allow_pickle" in reason or "object" in reason.lower():
             reason = "it holds Python objects, which are never unpickled; save plain numeric arrays instead"
-        raise SourceError(f"{path} cannot be read as a .npy array: {reason}") from error
+        raise SourceError(f"cannot be read as a .npy array: {reason}") from error
     if not isinstance(array, np.ndarray) or array.ndim == 0:
-        raise SourceError(
-            f"{path} holds a single value, not an array of samples: its first dimension must be the samples"
-        )
+        raise SourceError("holds a single value, not an array of samples: its first dimension must be the samples")
     if array.dtype.kind not in "biufc":
-        raise SourceError(f"{path} has dtype {array.dtype}, which is not numeric; leave it out with columns")
+        raise SourceError(f"has dtype {array.dtype}, which is not numeric; leave it out with columns")
     return array
 
 
-def _check_lengths(files: Mapping[str, str], arrays: Arrays) -> None:
-    if len({len(array) for array in arrays.values()}) > 1:
-        listed = ", ".join(f"{Path(files[name]).name} {array.shape}" for name, array in arrays.items())
-        raise SourceError(
-            f"arrays in {Path(next(iter(files.values()))).parent} must have the same first dimension (the samples): "
-            f"{listed}; convert them apart, or choose with columns"
-        )
+def _begins_like_one(path: str) -> bool:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
+    except OSError:
+        return True  # whoever maps it says what is wrong
+
+
+def _uneven(files: Mapping[str, str], arrays: Arrays) -> str:
+    """Return, in words, that arrays have several numbers of samples; empty where they have one."""
+    if len({len(array) for array in arrays.values()}) < 2:
+        return ""
+    shown = ", ".join(f"{Path(files[name]).name} {array.shape}" for name, array in arrays.items())
+    return (
+        f"arrays in {Path(next(iter(files.values()))).parent} must have the same first dimension (the samples): "
+        f"{shown}; convert them apart, or choose with columns"
+    )
+
+
+def _all_that_is_wrong(wrong: Mapping[str, Sequence[str]], files: Sequence[str]) -> str:
+    """Return one message about all files that cannot be taken, those with one cause together."""
+    folders = {Path(path).parent for path in files}
+    number = sum(map(len, wrong.values()))
+    if len(wrong) == 1 and number < 2:
+        return " ".join([*next(iter(wrong.values())), next(iter(wrong))])
+    told = []
+    for cause, paths in wrong.items():
+        names = [Path(path).name for path in paths] if len(folders) == 1 else paths
+        told.append(f"{listed(names, _NAMES_SHOWN)}: {cause}" if names else cause)
+    where = f"{folders.pop()}: " if len(folders) == 1 else ""
+    return "\n  ".join([f"{where}{number} of {counted(len(files), 'file')} cannot be taken", *told])
 
 
 def _stored(array: npt.NDArray[np.generic]) -> np.dtype[np.generic]:

@@ -17,7 +17,7 @@ from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.recordings.description import field_names
 from neurofm_shards.recordings.modality import WindowedModality, cut_short, row_numbers
 from neurofm_shards.recordings.options import BehaviorOptions
-from neurofm_shards.recordings.series import Scaled, Series, SeriesTimes, channel_names, check_series
+from neurofm_shards.recordings.series import Scaled, Series, SeriesTimes, channel_names, check_series, nothing_held
 from neurofm_shards.recordings.ticks import (
     EMPTY,
     TICKS_PER_SECOND,
@@ -80,7 +80,7 @@ class SampledSeries:
                 f"{stream.path} holds its value between steps: bin_mean makes no sense; say at=bin_center, or "
                 "kind=continuous if its values are measurements"
             )
-        self.problems = (*self._times.problems, *self._states(stream, options))
+        self.problems = (*self._times.problems, *self._states(stream, options), *nothing_held(stream))
 
     def read(self, starts: Ints) -> npt.NDArray[np.float32]:
         """Return values, shape (windows, bins, columns); not-a-number where there is none."""

@@ -14,7 +14,7 @@ from neurofm_shards.errors import ConfigError, SourceError
 from neurofm_shards.expressions import compile_expression
 from neurofm_shards.recordings.modality import WindowedModality, cut_short, row_numbers
 from neurofm_shards.recordings.options import SeriesOptions
-from neurofm_shards.recordings.series import Scaled, Series, Track, channel_names, clock, tracks
+from neurofm_shards.recordings.series import Scaled, Series, Track, channel_names, clock, nothing_held, tracks
 from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, expand, normalise, to_ticks
 from neurofm_shards.recordings.timeline import TimeGrid
 from neurofm_shards.recordings.trains import pick, related_tables, table_columns
@@ -197,6 +197,7 @@ class WindowedSeries(WindowedModality):
         self._blocks = SampleCutter(self._tracks, scaled.width, rows)
         self.name = name
         self.problems = (*when.problems, *_calibration(stream, options), *_irregular(stream, when.times, options.rate))
+        self.problems += nothing_held(stream)
         self.facts = {"path": stream.path, "rate_hz": nominal, "samples": self._samples, "unit": scaled.unit}
         table = {"ophys": "rois"}.get(name, "channels")
         self.channel_rows = _channel_rows(stream, grid, names, picked, scaled.unit)

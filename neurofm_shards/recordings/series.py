@@ -97,6 +97,11 @@ def check_series(stream: Series) -> None:
         raise SourceError(f"{stream.path}: rate {stream.rate} Hz from {stream.t0} s is not a clock")
 
 
+def nothing_held(stream: Series) -> tuple[Problem, ...]:
+    """Report a series without one sample."""
+    return () if stream.shape[0] else (Problem(stream.path, "holds no value at all", "its values are masked"),)
+
+
 def channel_names(stream: Series) -> tuple[str, ...]:
     """Return the ids of the channels; ``"0"``, ``"1"``, ... where the file has none."""
     if stream.channels:

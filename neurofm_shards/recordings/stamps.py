@@ -7,7 +7,7 @@ blocks that share a stamp are spread over the time until the next one, where blo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import NoReturn
 
@@ -16,11 +16,12 @@ import numpy as np
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings.series import typical_step
-from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, IrregularStream, RegularStream
+from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, IrregularStream, RegularStream, SeriesStream
 from neurofm_shards.types import Problem
 
 _SECONDS = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6}
 _FEWEST = 10
+_FEWEST_SLOW = 3
 #: A unit's mean rate in a wrong unit of time: 200 Hz in milliseconds.
 _FASTEST_HZ = 0.2
 #: Stamps of blocks, nine of ten within half of the usual step, say what the rate is.
@@ -28,6 +29,8 @@ _FEWEST_BLOCKS = 3
 _STEADY = 0.9
 #: Whole numbers that last as long as everything else, to within this factor, are seconds after all.
 _ALIKE = 3.0
+#: So many times as long as all else lasts nothing that was recorded with it.
+_FAR_LONGER = 1e3 / _ALIKE
 
 
 def in_seconds(
@@ -35,14 +38,14 @@ def in_seconds(
 ) -> tuple[list[AnyStream], list[Problem]]:
     """Return streams of which those with suspicious time stamps are refused as soon as they are read, or converted.
 
-    The samples of blocks that share one stamp are spread; see :func:`spread_blocks`.
-
     Whole numbers are suspicious where the rest of the recording does not last about as long: few signals are sampled at
     whole seconds, and sample numbers, milliseconds and microseconds are whole. A series alone whose stamps are one
-    apart is taken at its word, and reported. Other time stamps, a second or more apart, are suspicious where the series
-    lasts about a thousand or a million times as long as the rest. Events at whole numbers (licks, rewards) are
-    suspicious where they last longer than all else, spikes where they last about a thousand or a million times as long
-    and no unit fires more than once in five seconds.
+    apart is taken at its word, and reported. Other time stamps, a second or more apart, and rates below 1 Hz are
+    suspicious where the series lasts hundreds of times as long as the rest, and reported where there is no rest. Events
+    at whole numbers (licks, rewards) are suspicious where they last longer than all else, spikes where they last about
+    a thousand or a million times as long and no unit fires more than once in five seconds.
+
+    The samples of blocks that share one stamp are spread; see :func:`spread_blocks`.
 
     Parameters
     ----------
@@ -90,6 +93,7 @@ def _rare_and_long(stream: EventStream, rest: float) -> bool:
 def _with_sound_series(streams: Sequence[AnyStream], meant: str | float) -> tuple[list[AnyStream], list[Problem]]:
     """Return streams of which series and events with suspicious time stamps are refused, or converted."""
     times = {id(stream): _known(stream) for stream in streams if _is_stamped(stream)}
+    times |= {id(stream): _ends(stream) for stream in streams if isinstance(stream, RegularStream) and _is_rare(stream)}
     whole = {key for key, stamps in times.items() if _whole(stamps)}
     slow = {key for key, stamps in times.items() if key not in whole and _is_slow(stamps)}
     if not whole and not slow:
@@ -100,9 +104,16 @@ def _with_sound_series(streams: Sequence[AnyStream], meant: str | float) -> tupl
     problems: list[Problem] = []
     for stream in streams:
         stamps = times.get(id(stream), np.zeros(0))
-        if id(stream) in slow and _in_other_unit(stamps, rest):
-            why = f"its time stamps last {_length(stamps) / rest:,.0f} times as long as all else"
-            made.append(_meant(stream, meant, why))
+        if id(stream) in slow and rest > 0 and _length(stamps) >= _FAR_LONGER * rest:
+            what = "its samples last" if isinstance(stream, RegularStream) else "its time stamps last"
+            made.append(_meant(stream, meant, f"{what} {_length(stamps) / rest:,.0f} times as long as all else"))
+        elif id(stream) in slow and rest == 0 and isinstance(stream, (RegularStream, IrregularStream)):
+            if meant != "error":
+                made.append(_meant(stream, meant, ""))
+                continue
+            made.append(stream)
+            what = f"its samples are {typical_step(stamps):.4g} s apart, if its times are seconds"
+            problems.append(Problem(stream.path, what, "taken for seconds; series_times says what else they are"))
         elif id(stream) not in whole or _fits(stamps, lasting, isinstance(stream, EventStream)):
             made.append(stream)
         elif meant == "error" and lasting == 0 and typical_step(stamps) == 1:
@@ -171,7 +182,16 @@ def _fits(known: Floats, lasting: float, are_events: bool) -> bool:
 
 def _is_slow(known: Floats) -> bool:
     """Return whether time stamps would be a second or more apart."""
-    return len(known) >= _FEWEST and typical_step(known) >= 1
+    return len(known) >= _FEWEST_SLOW and typical_step(known) >= 1
+
+
+def _is_rare(stream: RegularStream) -> bool:
+    return stream.rate < 1 and stream.shape[0] >= _FEWEST_SLOW
+
+
+def _ends(stream: RegularStream) -> Floats:
+    """Return some times of a series: the first ones, and the end."""
+    return stream.t0 + np.array([0, 1, 2, stream.shape[0]]) / stream.rate
 
 
 def _in_other_unit(known: Floats, rest: float) -> bool:
@@ -184,6 +204,11 @@ def _meant(stream: AnyStream, meant: str | float, why: str) -> AnyStream:
     refuse = partial(_refuse, stream.path, why)
     if isinstance(stream, EventStream):
         return replace(stream, read=refuse if meant == "error" else partial(_divided, stream, factor), in_order=None)
+    if isinstance(stream, RegularStream):
+        if meant == "error":  # its extent is not to be believed, either
+            common = {field.name: getattr(stream, field.name) for field in fields(SeriesStream)}
+            return IrregularStream(**common, timestamps=refuse)
+        return replace(stream, rate=stream.rate * factor, t0=stream.t0 / factor)
     if isinstance(stream, IrregularStream):
         return replace(stream, timestamps=refuse if meant == "error" else lambda: stream.timestamps() / factor)
     return stream

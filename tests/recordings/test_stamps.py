@@ -7,7 +7,7 @@ import pytest
 
 from neurofm_shards.errors import SourceError
 from neurofm_shards.recordings import InMemoryRecording, WindowOptions, windowed
-from neurofm_shards.recordings.memory import events, irregular
+from neurofm_shards.recordings.memory import events, irregular, regular
 from neurofm_shards.recordings.stamps import spread_blocks
 
 VALUES = np.sin(np.arange(3000) / 20)
@@ -192,3 +192,48 @@ def test_states_and_events_that_come_in_twos_are_at_their_time(continuity, size,
     stream = irregular("x", VALUES[: len(times)] > 0, times, continuity=continuity)
     plan = windowed(InMemoryRecording([stream]), WindowOptions(modalities=("behavior",))).plan()
     assert any("blocks of" in problem.what for problem in plan.problems) == spread
+
+
+def rated(rate, *more, **options):
+    recording = InMemoryRecording([regular("x", VALUES, rate, modality="behavior"), *more])
+    options = {"behavior": [{"path": "x"}], "modalities": ["behavior"], "sequence_length": 100, "overlap": 0, **options}
+    return windowed(recording, WindowOptions(**options)).plan()
+
+
+@pytest.mark.parametrize("rate", [0.1, 1 / 90], ids=["in each millisecond", "the period"])
+def test_rates_that_make_a_series_hundreds_of_times_as_long_as_the_rest_are_refused(rate):
+    with pytest.raises(SourceError, match=r"x: its samples last .* times as long as all else.*series_times="):
+        rated(rate, UNITS)
+    plan = rated(0.1, UNITS, series_times="milliseconds")
+    assert plan.metadata["extent_s"] == pytest.approx([0, 30], abs=0.1)
+    assert plan.metadata["valid_share"]["behavior"] > 0.9
+    assert rated(rate, UNITS, behavior=None, modalities=["spikes"]).metadata["extent_s"][1] < 31
+
+
+@pytest.mark.parametrize("samples", [3, 8])
+def test_few_stamps_in_another_unit_are_refused_as_many_are(samples):
+    times = np.arange(samples) * 8000.5
+    stream = irregular("x", VALUES[:samples], times)
+    with pytest.raises(SourceError, match=r"x: its time stamps last"):
+        windowed(InMemoryRecording([stream, UNITS]), WindowOptions(modalities=("behavior",)))
+
+
+def test_stamps_at_a_fraction_of_the_clock_are_refused_whatever_the_fraction():
+    with pytest.raises(SourceError, match=r"x: its time stamps last 30,0.. times as long"):
+        found(np.arange(3000) * 300.25, UNITS)
+
+
+def test_a_slow_series_with_nothing_to_compare_it_with_is_reported_or_converted():
+    times = np.arange(3000) * 16.75 + 0.3
+    plan, _ = found(times)
+    (said,) = [problem for problem in plan.problems if "series_times" in problem.consequence]
+    assert (said.where, said.what) == ("x", "its samples are 16.75 s apart, if its times are seconds")
+    plan, _ = found(times, series_times="milliseconds")
+    assert plan.metadata["extent_s"][1] == pytest.approx(times[-1] / 1000, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["behavior", "lfp"])
+def test_a_series_without_one_value_is_reported(name):
+    stream = regular("none", np.zeros((0, 3)), 30.0, modality=name)
+    plan = windowed(InMemoryRecording([stream, UNITS]), WindowOptions()).plan()
+    assert ("none", "holds no value at all") in [(problem.where, problem.what) for problem in plan.problems]

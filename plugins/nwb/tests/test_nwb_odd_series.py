@@ -206,6 +206,81 @@ def test_a_plain_series_stored_feature_by_time_is_turned(write_nwb, reader, cloc
         assert any("stored as (feature, time)" in problem.what for problem in recording.problems)
 
 
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(("shape", "turned"), [
+    ((300, 4000), True), ((2, 12), True), ((3, 13), True), ((4, 30), False), ((20, 100), False), ((2, 2), False),
+    ((1, 2), False), ((2500, 300), False), ((0, 30), False),
+])  # fmt: skip
+def test_only_shapes_that_are_hardly_samples_by_features_are_turned(write_nwb, reader, shape, turned):
+    from pynwb import TimeSeries
+
+    path = write_nwb(lambda nwbfile: nwbfile.add_acquisition(TimeSeries(name="p", data=np.ones(9), rate=9.0, unit="m")))
+    values = np.arange(float(np.prod(shape))).reshape(shape)
+    with h5py.File(path, "r+") as file:
+        said = dict(file["acquisition/p/data"].attrs)
+        del file["acquisition/p/data"]
+        file["acquisition/p/data"] = values
+        file["acquisition/p/data"].attrs.update(said)
+    with opened(path, reader) as recording:
+        (stream,) = recording.streams
+        wanted = values.T if turned else values
+        assert np.array_equal(np.asarray(stream.read(0, len(wanted))), wanted)
+        assert any("stored as (feature, time)" in problem.what for problem in recording.problems) == turned
+
+
+@pytest.mark.filterwarnings("ignore:SpatialSeries")
+@pytest.mark.parametrize("reader", READERS)
+def test_a_place_has_no_more_than_three_axes(write_nwb, reader):
+    from pynwb.behavior import Position, SpatialSeries
+
+    place = SpatialSeries(name="p", data=np.ones((4, 2)), reference_frame="f", rate=5.0)
+    path = write_nwb(
+        lambda nwbfile: nwbfile.create_processing_module("behavior", "d").add(Position(spatial_series=place))
+    )
+    with h5py.File(path, "r+") as file:
+        said = dict(file["processing/behavior/Position/p/data"].attrs)
+        del file["processing/behavior/Position/p/data"]
+        file["processing/behavior/Position/p/data"] = np.ones((2, 4))
+        file["processing/behavior/Position/p/data"].attrs.update(said)
+    with opened(path, reader) as recording:
+        (stream,) = recording.streams
+        assert (stream.shape, stream.channels) == ((4, 2), ("x", "y"))
+        assert [problem.severity for problem in recording.problems] == ["warning", "info"]
+
+
+@pytest.mark.filterwarnings("ignore:ElectricalSeries")
+def test_a_signal_with_electrodes_of_neither_axis_is_turned_by_its_shape(write_nwb):
+    values = np.arange(4 * 60, dtype=np.int16).reshape(60, 4)
+    path = write_nwb(lfp(values.T.copy(), 3, conversion=1e-6))
+    with opened(path) as recording:
+        assert np.array_equal(recording.streams[0].read(0, 60), values)
+        assert any("3 rows of" in problem.what and "4 channels" in problem.what for problem in recording.problems)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_starting_time_in_milliseconds_is_converted_and_a_second_clock_is_told(write_nwb, reader):
+    from pynwb import TimeSeries
+
+    def fill(nwbfile):
+        for name in ("late", "twice"):
+            nwbfile.add_acquisition(TimeSeries(name=name, data=np.arange(90.0), rate=9.0, starting_time=0.0, unit="m"))
+
+    path = write_nwb(fill)
+    with h5py.File(path, "r+") as file:
+        file["acquisition/late/starting_time"][()] = 2500.0
+        file["acquisition/late/starting_time"].attrs["unit"] = "ms"
+        file["acquisition/twice/timestamps"] = np.arange(90) / 3
+    with opened(path, reader) as recording:
+        late, twice = recording.streams
+        assert (late.t0, late.rate) == (2.5, 9.0)
+        assert np.array_equal(twice.timestamps(), np.arange(90) / 3)
+        said = {problem.where: problem.what for problem in recording.problems if problem.severity == "warning"}
+    assert said == {
+        "acquisition/late": "starting time in ms, where the schema has seconds",
+        "acquisition/twice": "a rate of 9 Hz, and time stamps at 3 Hz",
+    }
+
+
 @pytest.mark.filterwarnings("ignore:ElectricalSeries")
 def test_a_signal_without_electrodes_stored_channels_by_time_is_turned(write_nwb):
     values = np.arange(3 * 50, dtype=np.int16).reshape(50, 3)

@@ -411,7 +411,7 @@ class Stamped:
     timestamps : StoredArray or None
         None where the file has none.
     time_unit : str
-        Unit of the time stamps as the file says it; ``"seconds"`` by the schema.
+        Unit of the time stamps, or of the starting time, as the file says it; ``"seconds"`` by the schema.
     """
 
     path: str
@@ -429,12 +429,16 @@ class Stamped:
     def conversions(self) -> tuple[Problem, ...]:
         """The note that time stamps are not in seconds, or in a unit that is not known; none where they are seconds."""
         if self.time_unit.lower() not in _TIME_UNITS:
-            what = f"time stamps in {self.time_unit!r}, which is no unit of time"
+            what = f"{self._what} in {self.time_unit!r}, which is no unit of time"
             return (Problem(self.path, what, "taken for seconds"),)
         if self.time_factor == 1.0:
             return ()
-        what = f"time stamps in {self.time_unit}, where the schema has seconds"
+        what = f"{self._what} in {self.time_unit}, where the schema has seconds"
         return (Problem(self.path, what, "converted to seconds"),)
+
+    @property
+    def _what(self) -> str:
+        return "starting time" if self.timestamps is None else "time stamps"
 
     def trouble_with_stamps(self) -> str:
         """Return why the time stamps are none; empty when they are."""

@@ -259,8 +259,8 @@ class _View:
         )
 
     def _stamps(self, node: Node) -> dict[str, Any]:
-        stamps = node.get("timestamps")
-        unit = "" if stamps is None else text(attribute(stamps, "unit"))
+        stated = node.get("starting_time" if node.get("timestamps") is None else "timestamps")
+        unit = "" if stated is None else text(attribute(stated, "unit"))
         return {"timestamps": self._array(node, "timestamps"), "time_unit": unit}
 
     def events(self, node: Node) -> EventList:

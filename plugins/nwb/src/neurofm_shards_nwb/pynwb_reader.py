@@ -73,6 +73,8 @@ _NOT_ABOUT_DATA = (
     "does not match",
     "appears to be transposed",
     "is experimental",
+    "not compliant with NWB 2.5",
+    "and timestamps is not supported",
 )
 
 
@@ -153,7 +155,7 @@ class _View:
             description=text(item.description),
             data=self._array(item.data, f"{path}/data"),
             timestamps=self._array(item.timestamps, f"{path}/timestamps"),
-            time_unit=text(self._said(item, "unit", "", "timestamps")),
+            time_unit=text(self._said(item, "unit", "", "starting_time" if item.timestamps is None else "timestamps")),
             rate=None if item.rate is None else float(item.rate),
             t0=None if item.starting_time is None else float(item.starting_time),
             unit=text(self._said(item, "unit", item.unit)),

@@ -173,6 +173,12 @@ _UNITS = {"volts": "V", "volt": "V", "v": "V", "radians": "rad", "radian": "rad"
 #: Data with a rate that is so many times as wide as long, and so short, lie (feature, time).
 _WIDE = 10
 _MOST_FEATURES = 256
+#: Nor has any sample so many features; and a series of so few samples has no more than four times as many.
+_TOO_MANY_FEATURES = 2000
+_FEW_SAMPLES, _FEW_FEATURES = 3, 4
+#: A place has x, y and z, by the schema.
+_MOST_AXES = 3
+_SAME_RATE = 0.01
 Read: TypeAlias = Callable[[int, int], npt.NDArray[Any]]
 
 
@@ -300,6 +306,7 @@ def _time_axis(series: Series) -> int | None:
     """Return the axis of time: 0, or 1 for channels, ROIs or features stored before it; None when neither fits."""
     shape = () if series.data is None else series.data.shape
     rows = len(series.region.rows) if series.region is not None else None
+    rows = rows if rows in shape else None  # a table of something else
     if series.timestamps is not None:
         if shape[0] == len(series.timestamps):
             return 0
@@ -307,7 +314,13 @@ def _time_axis(series: Series) -> int | None:
     transposable = len(shape) == 2 and bool({"RoiResponseSeries", "ElectricalSeries"} & set(series.types))
     if transposable and rows is not None and shape[0] == rows and shape[1] != rows:
         return 1
-    flat = len(shape) == 2 and rows is None and 0 < shape[0] <= _MOST_FEATURES and shape[1] >= _WIDE * shape[0]
+    if len(shape) != 2 or rows is not None or shape[0] == 0:
+        return 0
+    if "SpatialSeries" in series.types and shape[0] <= _MOST_AXES < shape[1]:
+        return 1
+    many = _MOST_FEATURES if shape[1] <= _TOO_MANY_FEATURES else shape[0]
+    wide = _FEW_FEATURES if shape[0] <= _FEW_SAMPLES else _WIDE
+    flat = shape[0] <= many and shape[1] >= wide * shape[0] and max(shape) > _MOST_AXES
     return 1 if flat and (_has_features(series) or "ElectricalSeries" in series.types) else 0
 
 
@@ -369,9 +382,22 @@ def _values(series: Series, modality: str, continuity: Continuity | None = None)
         "circular": circular.range,
     }
     if series.timestamps is not None:
-        return Described(IrregularStream(**common, timestamps=series.seconds), problems)
-    t0, rate = series.t0 or 0.0, series.rate
+        return Described(IrregularStream(**common, timestamps=series.seconds), problems + _two_clocks(series))
+    t0, rate = (series.t0 or 0.0) * series.time_factor, series.rate
     return Described(RegularStream(**common, rate=float(rate or 0.0), t0=t0), problems)
+
+
+def _two_clocks(series: Series) -> tuple[Problem, ...]:
+    """Report a rate beside time stamps that says something else."""
+    stamps = series.timestamps
+    if stamps is None or not _positive(series.rate) or len(stamps) < 2 or stamps.hole:
+        return ()
+    first, last = (float(stamps.read(at, at + 1)[0]) * series.time_factor for at in (0, len(stamps) - 1))
+    rate = (len(stamps) - 1) / (last - first) if last > first else float("nan")
+    if abs(rate / (series.rate or 1.0) - 1) <= _SAME_RATE:
+        return ()
+    what = f"a rate of {series.rate:g} Hz, and time stamps at {rate:.6g} Hz"
+    return (Problem(series.path, what, "the time stamps are taken"),)
 
 
 def _reader(data: StoredArray, axis: int) -> Callable[[int, int], npt.NDArray[Any]]:

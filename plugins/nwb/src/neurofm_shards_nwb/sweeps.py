@@ -169,7 +169,7 @@ def _span(row: SweepRow, series: Mapping[str, Series]) -> tuple[float, float]:
         return _stamped_span(item, part.first, count)
     if item.rate is None or not item.rate > 0:
         return float("nan"), float("nan")
-    start = (item.t0 or 0.0) + part.first / item.rate
+    start = (item.t0 or 0.0) * item.time_factor + part.first / item.rate
     return start, start + count / item.rate
 
 

@@ -59,6 +59,7 @@ from neurofm_shards.reading.address_space import IO
 from neurofm_shards.reading.buffers import BufferPool
 from neurofm_shards.stored.options import WindowsArgument
 from neurofm_shards.types import ColumnSpec
+from neurofm_shards.values import sorted_unique
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ class ShardDataLoader(DataLoader[Batch]):
             owners = np.searchsorted(starts, numbers, side="right") - 1
             done += len(numbers)
             rows = np.empty_like(numbers)
-            for owner in np.unique(owners).tolist():
+            for owner in sorted_unique(owners).tolist():
                 rows[owners == owner] = self.setup.numbering[owner].rows(numbers[owners == owner])
             yield Request(*parts_of(owners, rows), min(done, length))
 

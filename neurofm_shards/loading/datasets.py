@@ -34,7 +34,7 @@ from neurofm_shards.reading.collection import DEFAULT_CACHE_BYTES, ShardCollecti
 from neurofm_shards.reading.samples import SampleCollection
 from neurofm_shards.reading.scratch import temporary_folder
 from neurofm_shards.stored.options import WindowsArgument
-from neurofm_shards.values import check_whole
+from neurofm_shards.values import check_whole, sorted_unique
 
 _log = logging.getLogger("neurofm_shards.loading")
 #: Where decoded shards are kept that memory has no room for: a folder; "auto": the system's temporary folder, where it
@@ -164,7 +164,7 @@ def chosen_rows(
     """Return the selected rows, ascending, or None for all (raises ConfigError)."""
     found = select(collection, where=where, keys=keys, split=split)
     if rows is not None:
-        wanted = np.unique(np.asarray(rows, dtype=np.int64))
+        wanted = sorted_unique(np.asarray(rows, dtype=np.int64))
         found = wanted if found is None else np.intersect1d(found, wanted, assume_unique=True)
     if found is not None and len(found) == 0:
         raise ConfigError(

@@ -37,6 +37,7 @@ from neurofm_shards.loading.workers.pipeline import Fetched, LookingAhead, Step,
 from neurofm_shards.plugins.interfaces import Transform
 from neurofm_shards.reading.samples import PreparedRows, SampleCollection
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Ragged
+from neurofm_shards.values import sorted_unique
 
 OnError: TypeAlias = Literal["raise", "skip"]
 Failures: TypeAlias = "tuple[tuple[int, str], ...]"
@@ -424,7 +425,7 @@ class BatchFetch(LookingAhead):
         found: dict[int, dict[str, Any]] = {}
         start = 0
         for number, rows in parts:
-            mine = np.unique(order[(order >= start) & (order < start + len(rows))])
+            mine = sorted_unique(order[(order >= start) & (order < start + len(rows))])
             found |= zip(mine.tolist(), self.readers[number].metadata(rows[mine - start]), strict=True)
             start += len(rows)
         return [found[i] for i in order.tolist()]

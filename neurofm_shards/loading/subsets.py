@@ -27,6 +27,7 @@ from neurofm_shards.format.sidecar import read_arrays, write_arrays
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.reading.samples import SampleCollection
 from neurofm_shards.recordings.group_splits import sample_shares
+from neurofm_shards.values import sorted_unique
 from neurofm_shards.writing.lock import OutputLock
 
 SPLITS_VERSION = 1
@@ -166,7 +167,7 @@ def _splits_of_shards(
         return {shard: split_of_part(part) for shard, part in zip(collection.shard_names, parts, strict=True)}
     found: dict[str, str | None] = {}
     for shard, start, stop in zip(collection.shard_names, collection.starts[:-1], collection.starts[1:], strict=True):
-        here = np.unique(codes[start:stop]).tolist()
+        here = sorted_unique(codes[start:stop]).tolist()
         found[shard] = None if len(here) > 1 else names[here[0]] if here[0] >= 0 else ""
     return found
 
@@ -318,7 +319,7 @@ def select(
     mask = np.logical_and.reduce(masks) if masks else None
     if keys is None:
         return None if mask is None else np.flatnonzero(mask).astype(np.int64)
-    rows = np.unique(np.array([collection.find(key) for key in keys], dtype=np.int64))
+    rows = sorted_unique(np.array([collection.find(key) for key in keys], dtype=np.int64))
     return rows if mask is None else rows[mask[rows]]
 
 

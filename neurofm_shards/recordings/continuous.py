@@ -19,7 +19,7 @@ from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, expand, nor
 from neurofm_shards.recordings.timeline import TimeGrid
 from neurofm_shards.recordings.trains import pick, related_tables, table_columns
 from neurofm_shards.types import ColumnData, ColumnSpec, Problem
-from neurofm_shards.values import to_json
+from neurofm_shards.values import sorted_unique, to_json
 
 _BYTES_AT_ONCE = 8 << 20
 
@@ -63,7 +63,7 @@ class SampleCutter:
         if len(row):
             first = self._first_block[run] + row // self._rows
             last = self._first_block[run] + (row + count - 1) // self._rows
-            for number in np.unique(expand(first, last - first + 1)):
+            for number in sorted_unique(expand(first, last - first + 1)):
                 here = np.flatnonzero((first <= number) & (number <= last))
                 self._copy(out, mask, int(number), window[here], place[here], row[here], count[here])
         return out, mask

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from neurofm_shards._typing import Floats, Ints
 from neurofm_shards.errors import SourceError
-from neurofm_shards.values import starts_of
+from neurofm_shards.values import sorted_unique, starts_of
 
 TICKS_PER_SECOND = 1_000_000_000
 _LARGEST_SECOND = 9.0e9
@@ -161,7 +161,7 @@ def contains(spans: Ints, points: Ints) -> npt.NDArray[np.bool_]:
 
 
 def _edges(*sets: Ints) -> Ints:
-    return np.unique(np.concatenate([spans.ravel() for spans in sets]))
+    return sorted_unique(np.concatenate([spans.ravel() for spans in sets]))
 
 
 def intersect(first: Ints, second: Ints) -> Ints:

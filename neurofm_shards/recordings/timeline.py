@@ -31,6 +31,7 @@ from neurofm_shards.recordings.ticks import (
 )
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, IrregularStream, Recording, RegularStream
 from neurofm_shards.types import Problem
+from neurofm_shards.values import sorted_unique
 
 #: Who decides which times are believed: streams of later groups widen the extent of the first one that is there.
 _RANKS = (("spikes", "lfp", "raw", "ophys"), ("behavior",), ("events",), ("other",))
@@ -474,20 +475,18 @@ class Activity:
         With ``inner_gaps`` a series covers no time between samples far apart, else all from its first to its last one.
         """
         width = max(1, -(-(when.stop - when.start) // _OCCUPANCY_BINS))
-        occupied = np.zeros((when.stop - when.start) // width + 1, dtype=bool)
-        events, spans = 0, [EMPTY]
+        bins, spans = [np.zeros(0, dtype=np.int64)], [EMPTY]
         for stream in streams:
             if isinstance(stream, IntervalStream):
                 continue
             with contextlib.suppress(SourceError):  # reported by the extent, and an error where it is asked for
                 if isinstance(stream, EventStream):
-                    ticks = _inside(stream.read()[0], when)
-                    occupied[(ticks - when.start) // width] = True
-                    events += len(ticks)
+                    bins.append((_inside(stream.read()[0], when) - when.start) // width)
                     spans += [within(when, *np.asarray(seen).T) for seen in _observations(stream)]
                 else:
                     spans.append(series_coverage(stream, when, inner_gaps=inner_gaps))
-        return cls(when, np.flatnonzero(occupied).astype(np.int64), events, normalise(np.concatenate(spans)), width)
+        every = np.concatenate(bins)
+        return cls(when, sorted_unique(every), len(every), normalise(np.concatenate(spans)), width)
 
     def silences(self, longest_usual: int = 0) -> Ints:
         """Return the spans in which nothing was recorded, to the width of a bin, but for those between usual events."""

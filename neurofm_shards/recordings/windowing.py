@@ -49,6 +49,7 @@ from neurofm_shards.recordings.windows import (
 )
 from neurofm_shards.streams import AnyStream, IntervalStream, Recording, check_modalities, read_once
 from neurofm_shards.types import Block, ColumnData, ColumnSpec, Metadata, Problem, SourcePlan
+from neurofm_shards.values import sorted_unique
 
 VALID = "valid"
 TOO_LITTLE = "below min_valid_fraction"
@@ -383,7 +384,7 @@ def _valid_fraction(part: WindowedModality, starts: Ints, stops: Ints, grid: Tim
 def _valid_share(part: WindowedModality, cut: Cut, grid: TimeGrid) -> float:
     """Return in which share of windows a modality is valid throughout; of many values, in evenly chosen windows."""
     most = max(_FEWEST_LOOKED_AT, _VALUES_LOOKED_AT // max(1, part.values_per_window))
-    rows = np.unique(np.linspace(0, len(cut) - 1, min(len(cut), most)).astype(np.int64))
+    rows = sorted_unique(np.linspace(0, len(cut) - 1, min(len(cut), most)).astype(np.int64))
     return float((_valid_fraction(part, cut.starts[rows], cut.stops[rows], grid) >= 1).mean())
 
 

@@ -23,6 +23,7 @@ from neurofm_shards.plugins.interfaces import Source
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.recordings.description import VERSION, problems_from_json, stream_of, timelines_from_json
 from neurofm_shards.streams import AnyStream, Recording
+from neurofm_shards.values import sorted_unique
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def held(collection: ShardCollection) -> list[Held]:
                 f"{len(expected)}: some were dropped or are repeated. Drop all of it (`neurofm-shards drop --where "
                 f"'session_id == \"{session}\"'`) and add it again"
             )
-        shards = np.unique(np.searchsorted(collection.starts, ordered, side="right") - 1)
+        shards = sorted_unique(np.searchsorted(collection.starts, ordered, side="right") - 1)
         found.append(Held(session, ordered, tuple(shards.tolist())))
     return found
 

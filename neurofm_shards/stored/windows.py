@@ -39,7 +39,7 @@ from neurofm_shards.stored.placing import Placed, Placing
 from neurofm_shards.stored.plan import WindowPlan, open_samples, training_statistics, window_identity, window_plan
 from neurofm_shards.stored.recording import check_recordings
 from neurofm_shards.types import ColumnData, ColumnSpec, Metadata, Ragged, SourcePlan
-from neurofm_shards.values import starts_of
+from neurofm_shards.values import sorted_unique, starts_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -289,7 +289,7 @@ class WindowCollection(SampleCollection):
         """Cut windows group by group."""
         count = len(placed.rows)
         joined = {name: _column(self.columns[name], count, out.get(name), dtypes.get(name)) for name in names}
-        for number in np.unique(placed.groups).tolist():
+        for number in sorted_unique(placed.groups).tolist():
             places = np.flatnonzero(placed.groups == number)
             rows = self._placing.within(placed.rows[places])
             found = self._samples(number).gather(placed.starts[places], placed.stops[places], names, rows)
@@ -309,7 +309,7 @@ class WindowCollection(SampleCollection):
         found: list[Metadata] = [{}] * len(placed.rows)
         modalities = list(self.columns)
         stretch = np.searchsorted(self.starts, placed.rows, side="right") - 1
-        for number in np.unique(placed.groups).tolist():
+        for number in sorted_unique(placed.groups).tolist():
             places = np.flatnonzero(placed.groups == number)
             with self._collection.reading():
                 said = self._samples(number).metadata(self._placing.within(placed.rows[places]), placed.starts[places])

@@ -8,9 +8,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from neurofm_shards.errors import EncodeError
-from neurofm_shards.values import as_array, exact_numbers, json_bytes, loads_unique, to_json
+from neurofm_shards.values import as_array, exact_numbers, json_bytes, loads_unique, sorted_unique, to_json
 
 
 class Tensor(torch.Tensor):
@@ -101,3 +103,11 @@ def test_numbers_become_arrays_that_hold_them_exactly(values, dtype):
 def test_what_pandas_does_not_know_is_none():
     pandas = pytest.importorskip("pandas")
     assert to_json([pandas.NaT, pandas.NA, pandas.Timestamp("2026-01-02")]) == [None, None, "2026-01-02 00:00:00"]
+
+
+@given(st.lists(st.integers(-5, 5)), st.sampled_from(["i8", "u1", "f8"]))
+def test_sorted_unique_is_the_sorted_set(numbers, dtype):
+    array = np.array(numbers).astype(dtype)
+    found = sorted_unique(array.reshape(2, -1) if len(array) % 2 == 0 else array)
+    assert found.dtype == array.dtype
+    assert found.tolist() == sorted(set(array.tolist()))

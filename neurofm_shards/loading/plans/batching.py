@@ -21,7 +21,7 @@ from neurofm_shards.loading.plans.options import DEFAULT_OPTIONS, PlanOptions, R
 from neurofm_shards.loading.plans.plan import EpochPlan, OrderedRows, Request
 from neurofm_shards.loading.subsets import group_rows
 from neurofm_shards.reading.samples import SampleCollection
-from neurofm_shards.values import starts_of
+from neurofm_shards.values import sorted_unique, starts_of
 
 #: Blocks whose rows are found by one call.
 _CHUNK = 64
@@ -188,7 +188,7 @@ class SessionBlocks(EpochBlocks):
         blocks = numbers if self._order is None else self._order(numbers)
         owners = np.searchsorted(self._first, blocks, side="right") - 1
         found: list[Rows] = [np.empty(0, np.int64)] * len(numbers)
-        for owner in np.unique(owners).tolist():
+        for owner in sorted_unique(owners).tolist():
             rows = self._groups[owner]
             mine = np.flatnonzero(owners == owner)
             first = (blocks[mine] - self._first[owner]) * self._size

@@ -25,6 +25,7 @@ from neurofm_shards.loading.subsets import group_rows
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.reading.samples import OnDifferent, SampleCollection, check_alike
 from neurofm_shards.types import ColumnData, Metadata, Ragged
+from neurofm_shards.values import sorted_unique
 
 #: What each sample's metadata names its data set under.
 DATASET_FIELD = "dataset"
@@ -266,10 +267,10 @@ class MixPlan(SamplePlan):
         """See :meth:`SamplePlan.parts`."""
         sources, elements = self._drawn(epoch, positions.reshape(-1))
         rows = np.empty(len(sources), dtype=np.int64)
-        for source in np.unique(sources).tolist():
+        for source in sorted_unique(sources).tolist():
             mine = np.flatnonzero(sources == source)
             inner, at = np.divmod(elements[mine], self._sizes[source])
-            for each in np.unique(inner).tolist():
+            for each in sorted_unique(inner).tolist():
                 rows[mine[inner == each]] = self._sources[source](each, at[inner == each])
         numbers = self._numbers[sources].reshape(positions.shape)
         for number, row in zip(numbers, rows.reshape(positions.shape), strict=True):
@@ -281,7 +282,7 @@ class MixPlan(SamplePlan):
         key = derive_key("schedule", ORDER_VERSION, self._seed, epoch)
         sources, elements = np.empty_like(positions), np.empty_like(positions)
         runs = np.cumsum(np.concatenate(([0], np.diff(blocks) != 1)))[back.reshape(-1)]
-        for run in np.unique(runs).tolist():
+        for run in sorted_unique(runs).tolist():
             mine = np.flatnonzero(runs == run)
             first, stop = int(positions[mine].min()), int(positions[mine].max()) + 1
             found = self._schedule.blocks(first, stop, self._length, key)
@@ -296,7 +297,7 @@ def parts_of(numbers: Rows, rows: Rows) -> tuple[Parts, Rows | None]:
     turn = np.argsort(numbers, kind="stable")
     order = np.empty_like(turn)
     order[turn] = np.arange(len(turn))
-    found = [(int(number), rows[turn][numbers[turn] == number]) for number in np.unique(numbers)]
+    found = [(int(number), rows[turn][numbers[turn] == number]) for number in sorted_unique(numbers)]
     return tuple(found), order
 
 

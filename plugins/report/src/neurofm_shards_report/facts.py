@@ -19,7 +19,7 @@ from neurofm_shards.loading.datasets import ShardDataset
 from neurofm_shards.loading.subsets import saved_splits
 from neurofm_shards.stored.windows import WindowCollection
 from neurofm_shards.types import SourcePlan
-from neurofm_shards.values import to_json
+from neurofm_shards.values import sorted_unique, to_json
 from neurofm_shards_report.views import known_of
 
 Ints = npt.NDArray[np.int64]
@@ -347,7 +347,7 @@ def drawn_rows(facts: DatasetFacts, number: int) -> Ints:
         rows.append(
             own[np.linspace(0, len(own) - 1, min(share, len(own))).round().astype(np.int64)] if share else own[:0]
         )
-    return np.sort(np.unique(np.concatenate(rows)))
+    return sorted_unique(np.concatenate(rows))
 
 
 def open_facts(path: str | os.PathLike[str]) -> DatasetFacts:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurofm_shards.blocks import dtype_name
+from neurofm_shards.values import sorted_unique
 from neurofm_shards_report.facts import DatasetFacts, drawn_rows
 from neurofm_shards_report.pictures import feature_names
 from neurofm_shards_report.views import SampleView, stored_view
@@ -275,7 +276,7 @@ class DrawnSamples:
             return [{}] * count
         found: list[Mapping[str, Any]] = []
         for place in numbers.T:
-            rows = [table[i] for i in np.unique(place).tolist()]
+            rows = [table[i] for i in sorted_unique(place).tolist()]
             kinds = {(row.get("path"), row.get("column"), row.get("unit")) for row in rows}
             found.append(rows[0] if len(kinds) == 1 else {})
         return found

@@ -53,6 +53,7 @@ tox -e bench -- --quick                             # less data, fewer turns
 tox -e bench -- --skip-peers --only paths           # one group of cases
 python tests/benchmarks/run.py --envs ~/peers       # keep the peers' environments for the next time
 python tests/benchmarks/bench_conversion.py         # conversion alone, of recordings of 10, 100 and 600 MB
+python tests/benchmarks/bench_many_files.py FILE    # a small recording under 200 and 10,000 names
 ```
 
 The command ends with 1 when a bar is missed. Cold caches need the right to write `/proc/sys/vm/drop_caches`.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurofm_shards._process import prepare_forkserver
 from neurofm_shards._wording import counted
-from neurofm_shards.cli.options import ModelFlags
+from neurofm_shards.cli.options import ModelFlags, given_source, source_flags, source_names
 from neurofm_shards.convert.config import FLAGS, ConversionConfig, Job, read_job
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.plugins.interfaces import Command
@@ -44,7 +44,7 @@ class _Flags:
         return cls(
             ModelFlags(ConversionConfig, "conversion", skip=_OWN_FIELDS, called=FLAGS, defaults=_DEFAULTS),
             ModelFlags(WindowOptions, "windows"),
-            _source_flags(source_names),
+            source_flags(source_names),
         )
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
@@ -59,12 +59,8 @@ class _Flags:
         windows = self.windows.given(args)
         if windows:
             options["windows"] = windows
-        for name, flags in self.sources.items():
-            values = flags.given(args)
-            if values and "source" in options:
-                raise ConfigError(f"options of the sources {options['source']['kind']!r} and {name!r} cannot be mixed")
-            if values:
-                options["source"] = {"kind": name, **values}
+        if source := given_source(self.sources, args):
+            options["source"] = source
         if args.transform:
             options["transforms"] = [_name_or_json("--transform", text) for text in args.transform]
         return options
@@ -80,7 +76,9 @@ class Convert(Command):
         """Add the command's arguments; those of sources are made from the plugins that the inputs need."""
         early: Early | None = parser.get_default("early")
         job = read_job(early.config) if early is not None and early.config else Job()
-        flags = _Flags.of(_source_names(early, job))
+        inputs = list(early.inputs if early is not None else ()) or job.input
+        named = (early.format if early is not None else None) or str(job.settings.get("format", "auto"))
+        flags = _Flags.of(source_names(inputs, named))
         parser.set_defaults(job=job, flags=flags)
         _add_inputs(parser)
         _add_running(parser.add_argument_group("running"))
@@ -346,38 +344,6 @@ def _name_or_json(flag: str, text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ConfigError(f"{flag} {text}: not JSON ({error})") from error
-
-
-def _source_flags(names: Sequence[str]) -> dict[str, ModelFlags]:
-    if not names:
-        return {}
-    from neurofm_shards.plugins.registry import registry  # noqa: PLC0415  (--help needs it only where inputs are named)
-
-    models = {name: registry().sources.get(name).config_model() for name in names}
-    return {name: ModelFlags(model, name, skip=("kind",)) for name, model in models.items() if model is not None}
-
-
-def _source_names(early: Early | None, job: Job) -> list[str]:
-    """Return the sources that the command line is about, as far as names and suffixes say."""
-    inputs = list(early.inputs if early is not None else ()) or job.input
-    named = (early.format if early is not None else None) or str(job.settings.get("format", "auto"))
-    if not inputs and named == "auto":
-        return []
-    from neurofm_shards.plugins.registry import registry  # noqa: PLC0415  (see above)
-
-    if named != "auto":
-        return [registry().sources.get(named).entry.name]
-    suffixes = [text.lower().rstrip("/") for text in inputs] + _suffixes_inside(inputs)
-    return [
-        item.entry.name
-        for item in registry().sources.entries()
-        if any(text.endswith(suffix) for suffix in item.entry.suffixes for text in suffixes)
-    ]
-
-
-def _suffixes_inside(inputs: Sequence[str]) -> list[str]:
-    folders = [Path(text) for text in inputs if Path(text).is_dir()]
-    return sorted({path.suffix.lower() for folder in folders for path in folder.rglob("*") if path.suffix})
 
 
 def _merged(job: Job, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from rich.tree import Tree
 from neurofm_shards._console import print_table
 from neurofm_shards._wording import counted, listed, size_text
 from neurofm_shards.cli.console import COLOURS, has_blocks, print_json, result_console
+from neurofm_shards.cli.options import given_source, in_flags, source_flags, source_names
 from neurofm_shards.convert.progress import duration_text
 from neurofm_shards.plugins.interfaces import Command
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from neurofm_shards.cli.main import Early
     from neurofm_shards.convert.status import PartStatus, Status
     from neurofm_shards.plugins.interfaces import Inspection
     from neurofm_shards.recordings.inspection import StreamRow
@@ -39,13 +41,21 @@ class Inspect(Command):
         )
         parser.add_argument("--all", action="store_true", help="print every fact of every stream")
         parser.add_argument("--json", action="store_true", help="machine-readable output")
+        early: Early | None = parser.get_default("early")
+        sources = source_flags(source_names(early.words, early.format or "auto") if early is not None else ())
+        parser.set_defaults(sources=sources)
+        for name, flags in sources.items():
+            flags.add_to(parser.add_argument_group(f"source {name}"))
+        if not sources:
+            parser.epilog = "Options of a source (--reader of NWB files) are understood when an input names it."
 
     def run(self, args: argparse.Namespace) -> int:
         """Run the command; 1 when an input cannot be converted."""
         from neurofm_shards.convert.inputs import find_inputs  # noqa: PLC0415  (after --help)
         from neurofm_shards.recordings.inspection import inspect_input  # noqa: PLC0415
 
-        found = [inspect_input(item.source, item.paths) for item in find_inputs(args.inputs, args.format, {})]
+        options = given_source(args.sources, args)
+        found = [inspect_input(item.source, item.paths) for item in find_inputs(args.inputs, args.format, options)]
         if args.json:
             print_json([_to_json(inspection) for inspection in found])
         else:
@@ -139,8 +149,10 @@ def _print_problems(console: Console, inspection: Inspection) -> None:
     for severity, what, consequence in sorted(kinds, key=lambda kind: list(reversed(COLOURS)).index(kind[0])):
         places = list(dict.fromkeys(kinds[severity, what, consequence]))
         colour = COLOURS[severity]
-        console.print(f"[{colour}]{severity}[/{colour}] [bold]{escape(listed(places, 3))}[/bold]: {escape(what)}")
-        console.print(f"  -> {consequence}", markup=False)
+        console.print(
+            f"[{colour}]{severity}[/{colour}] [bold]{escape(listed(places, 3))}[/bold]: {escape(in_flags(what))}"
+        )
+        console.print(f"  -> {in_flags(consequence)}", markup=False)
     console.print()
 
 

@@ -93,12 +93,15 @@ class Early:
         ``--config``: the job file.
     inputs : tuple of str
         ``--input``: the suffixes say which sources' options become flags.
+    words : tuple of str
+        What else there is, inputs without a flag among it.
     """
 
     command: str | None = None
     format: str | None = None
     config: str | None = None
     inputs: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
 
 def _run(argv: list[str], program: str) -> int:
@@ -183,7 +186,7 @@ def _early(argv: Sequence[str]) -> tuple[Early, list[str]]:
     parser.add_argument("-i", "--input", nargs="*", action="extend", default=[])
     said, rest = parser.parse_known_args(words)
     command = next((word for word in rest if not word.startswith("-")), None)
-    return Early(command, said.format, said.config, tuple(said.input)), words
+    return Early(command, said.format, said.config, tuple(said.input), tuple(rest)), words
 
 
 def _made(name: str) -> Command:

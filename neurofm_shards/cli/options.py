@@ -11,14 +11,16 @@ import ast
 import json
 import re
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from neurofm_shards.convert.config import FLAGS, ConversionConfig
+from neurofm_shards.errors import ConfigError
 from neurofm_shards.recordings.options import BehaviorOptions, SeriesOptions, SplitOptions, WindowOptions
 
 _SCALARS = (int, float, str)
@@ -92,6 +94,45 @@ class ModelFlags:
 
     def _dest(self, name: str) -> str:
         return f"{self._section}:{name}"
+
+
+def source_names(inputs: Sequence[str], named: str) -> list[str]:
+    """Return the sources that inputs need, as far as ``--format`` and suffixes say."""
+    if not inputs and named == "auto":
+        return []
+    from neurofm_shards.plugins.registry import registry  # noqa: PLC0415  (--help needs it only where inputs are named)
+
+    if named != "auto":
+        return [registry().sources.get(named).entry.name]
+    suffixes = [text.lower().rstrip("/") for text in inputs] + _suffixes_inside(inputs)
+    return [
+        item.entry.name
+        for item in registry().sources.entries()
+        if any(text.endswith(suffix) for suffix in item.entry.suffixes for text in suffixes)
+    ]
+
+
+def _suffixes_inside(inputs: Sequence[str]) -> list[str]:
+    folders = [Path(text) for text in inputs if Path(text).is_dir()]
+    return sorted({path.suffix.lower() for folder in folders for path in folder.rglob("*") if path.suffix})
+
+
+def source_flags(names: Sequence[str]) -> dict[str, ModelFlags]:
+    """Return the flags of some sources' options, by source."""
+    if not names:
+        return {}
+    from neurofm_shards.plugins.registry import registry  # noqa: PLC0415  (see above)
+
+    models = {name: registry().sources.get(name).config_model() for name in names}
+    return {name: ModelFlags(model, name, skip=("kind",)) for name, model in models.items() if model is not None}
+
+
+def given_source(sources: Mapping[str, ModelFlags], args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a source that were given, with its name as ``kind`` (raises ConfigError)."""
+    found = {name: values for name, flags in sources.items() if (values := flags.given(args))}
+    if len(found) > 1:
+        raise ConfigError(f"options of the sources {' and '.join(map(repr, found))} cannot be mixed")
+    return next(({"kind": name, **values} for name, values in found.items()), {})
 
 
 def _settings(field: FieldInfo, default: object) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from neurofm_shards._wording import counted, without_name
 from neurofm_shards.errors import SourceError
 from neurofm_shards.plugins.interfaces import Inspection, Samples
 from neurofm_shards.recordings.series import Series, channel_names, clock
+from neurofm_shards.recordings.stamps import in_seconds
 from neurofm_shards.recordings.ticks import to_seconds
 from neurofm_shards.recordings.timeline import timeline
 from neurofm_shards.recordings.trains import load_trains
@@ -27,6 +28,7 @@ from neurofm_shards.streams import (
     Recording,
     RegularStream,
     check_modalities,
+    read_once,
 )
 from neurofm_shards.types import Problem
 from neurofm_shards.values import to_json
@@ -91,6 +93,7 @@ def inspect_recording(recording: Recording, title: str) -> Inspection:
         }
     }
     tree.update(_extent(recording, problems))
+    problems += _time_problems(recording.streams)
     for stream in recording.streams:
         try:
             leaf = _describe(stream, problems)
@@ -119,6 +122,27 @@ def _extent(recording: Recording, problems: list[Problem]) -> dict[str, Any]:
     return {"time": found}
 
 
+def _time_problems(streams: Sequence[AnyStream]) -> list[Problem]:
+    """Describe time stamps that conversion spreads, takes at their word, or refuses."""
+    known = [read_once(stream) for stream in streams]
+    made, problems = in_seconds(known, "error")
+    changed = [after for before, after in zip(known, made, strict=True) if after is not before]
+    return [*problems, *(problem for stream in changed for problem in _refusal(stream))]
+
+
+def _refusal(stream: AnyStream) -> list[Problem]:
+    try:
+        _ = stream.read() if isinstance(stream, EventStream) else getattr(stream, "timestamps", tuple)()
+    except SourceError as error:
+        return [_unusable(stream, error)]
+    return []
+
+
+def _unusable(stream: AnyStream, error: SourceError) -> Problem:
+    what = str(error).removeprefix(f"{stream.path}: ")
+    return Problem(stream.path, what, "it cannot be converted as it is", "error")
+
+
 def _describe(stream: AnyStream, problems: list[Problem]) -> dict[str, Any]:
     if isinstance(stream, EventStream):
         return _events(stream, problems)
@@ -139,7 +163,7 @@ def event_problems(stream: EventStream) -> list[Problem]:
         strict = "error" if stream.modality == "spikes" else "allow"
         return [*odd, *load_trains(stream, "", when, suspicious=strict).problems]
     except SourceError as error:
-        return [*odd, Problem(stream.path, str(error), "it cannot be converted as it is", "error")]
+        return [*odd, _unusable(stream, error)]
 
 
 def _events(stream: EventStream, problems: list[Problem]) -> dict[str, Any]:

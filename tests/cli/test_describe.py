@@ -162,3 +162,27 @@ def test_watching_ends_with_the_conversion(planned, capsys):
     thread.join()
     assert code == 0
     assert said.splitlines()[-1].startswith(f"{planned}: finished, 6 of 6 shards (12 samples")
+
+
+@pytest.mark.plugins
+def test_inspect_takes_the_options_of_the_sources_that_its_inputs_need(tmp_path, capsys):
+    pytest.importorskip("neurofm_shards_npz")
+    t = np.arange(0, 20, 0.01)
+    np.savez(tmp_path / "a.npz", pos=np.sin(t), t=t)
+    path = str(tmp_path / "a.npz")
+    assert main.run(["inspect", path]) == 1
+    assert "--timestamps t" in " ".join(capsys.readouterr().out.split())  # in the words of the command line
+    assert main.run(["inspect", path, "--timestamps", "t", "--json"]) == 0
+    assert "pos" in json.loads(capsys.readouterr().out)[0]["tree"]["behavior"]
+
+
+@pytest.mark.plugins
+@pytest.mark.parametrize("reader", ["pynwb", "h5py"])
+def test_inspect_reads_with_the_reader_that_is_asked_for(tmp_path, monkeypatch, reader):
+    demo = pytest.importorskip("neurofm_shards_nwb.demo")
+    source = pytest.importorskip("neurofm_shards_nwb.source")
+    demo.write_demo_session(tmp_path / "a.nwb", seconds=5.0)
+    asked, opened = [], source.open_file
+    monkeypatch.setattr(source, "open_file", lambda path, how, *rest: (asked.append(how), opened(path, how, *rest))[1])
+    assert main.run(["inspect", str(tmp_path / "a.nwb"), "--reader", reader]) == 0
+    assert asked == [reader]

@@ -173,3 +173,25 @@ def test_streams_that_are_alike_share_a_row():
     assert joined.name == "4 alike: a/pos0 ... pos3"
     assert (joined.first_s, joined.last_s, joined.rate, joined.notes) == (0.0, 8.0, "~10 Hz", "2 gaps")
     assert sum(len(row.names) for row in rows) == 9
+
+
+def refusals(streams):
+    """Return what conversion says where it refuses a recording."""
+    try:
+        windowed(InMemoryRecording(streams), WindowOptions())
+    except SourceError as error:
+        return [str(error)]
+    return []
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e3, 1e6])
+def test_times_that_conversion_refuses_are_told_as_it_tells_them(factor):
+    rng = np.random.default_rng(0)
+    spikes = events("units", {"a": np.sort(rng.uniform(0, 60, 600)) * factor})
+    lever = irregular("lever", np.zeros((6000, 1)), np.sort(rng.uniform(0, 60, 6000)) * (1.0 if factor == 1 else 1e4))
+    for streams in ([spikes, regular("lfp", np.zeros((6000, 1)), 100.0)], [lever, regular("lfp", np.zeros(600), 10.0)]):
+        told = [problem for problem in inspected(*streams).problems if problem.severity == "error"]
+        assert [f"{problem.where}: {problem.what}" for problem in told] == refusals(streams)
+    assert bool([problem for problem in inspected(spikes, streams[1]).problems if problem.severity == "error"]) == (
+        factor > 1
+    )

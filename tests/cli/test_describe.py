@@ -181,7 +181,7 @@ def test_inspect_takes_the_options_of_the_sources_that_its_inputs_need(tmp_path,
 def test_inspect_reads_with_the_reader_that_is_asked_for(tmp_path, monkeypatch, reader):
     demo = pytest.importorskip("neurofm_shards_nwb.demo")
     source = pytest.importorskip("neurofm_shards_nwb.source")
-    demo.write_demo_session(tmp_path / "a.nwb", seconds=5.0)
+    demo.write_demo_session(tmp_path / "a.nwb", seconds=15.0)
     asked, opened = [], source.open_file
     monkeypatch.setattr(source, "open_file", lambda path, how, *rest: (asked.append(how), opened(path, how, *rest))[1])
     assert main.run(["inspect", str(tmp_path / "a.nwb"), "--reader", reader]) == 0

@@ -17,7 +17,7 @@ from neurofm_shards.recordings.options import BehaviorOptions, SeriesOptions, Wi
 from neurofm_shards.recordings.series import Series
 from neurofm_shards.recordings.spikes import BinnedEvents, SpikeEvents
 from neurofm_shards.recordings.ticks import EMPTY, TICKS_PER_SECOND, normalise, subtract
-from neurofm_shards.recordings.timeline import TimeGrid, Timeline, within
+from neurofm_shards.recordings.timeline import TimeGrid, Timeline, ended, within
 from neurofm_shards.recordings.trains import by_path, choose, join, listing, load_trains, only, related_tables
 from neurofm_shards.streams import AnyStream, EventStream, IntervalStream, IrregularStream, RegularStream
 from neurofm_shards.types import ColumnData, ColumnSpec, Problem
@@ -168,7 +168,8 @@ def chosen_epochs(streams: Sequence[AnyStream], tags: Sequence[str], timeline: T
         labels = _labels(stream)
         seen.update(*labels)
         rows = [i for i, own in enumerate(labels) if own & set(tags)]
-        found.append(within(timeline, stream.start[rows], stream.stop[rows]))
+        stops = ended(stream, timeline.stop / TICKS_PER_SECOND).stop
+        found.append(within(timeline, stream.start[rows], stops[rows]))
     if absent := sorted(set(tags) - seen):
         raise SourceError(f"no epoch carries the tag {', '.join(absent)}; present: {', '.join(sorted(seen)) or 'none'}")
     whole = np.array([[timeline.start, timeline.stop]], dtype=np.int64)

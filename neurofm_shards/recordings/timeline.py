@@ -55,6 +55,7 @@ _BEYOND_USUAL = 3.0
 #: Steps between time stamps end a series' stretch where they are longer than this many intervals, and than a second.
 _SERIES_BREAK = 10.0
 _SHORTEST_BREAK = 1.0
+_LONGEST_DROPOUT = 10.0
 #: Most of a stretch between epochs has to be silent; what lies at its ends may belong to the epochs.
 _MOST = 0.9
 #: Samples of a series this far apart in seconds, or less, fill the time between them.
@@ -185,9 +186,10 @@ def timeline(streams: Sequence[AnyStream], source_file: str, extent: Extent = "a
         return found or _no_time(streams, source_file, failures, f"extent={extent} finds nothing that ")
     for stream in streams:
         if isinstance(stream, IntervalStream) and stream.modality == "epochs":
-            said = _epochs(stream, streams, problems)
+            closed = _closed(stream, streams)
+            said = _epochs(closed, streams, problems)
             if said is not None:
-                return _between_epochs(said, stream, streams)
+                return _between_epochs(said, closed, streams, open_=np.isnan(stream.stop))
     found = _recorded(streams, problems, failures)
     if found is not None:
         return _between_streams(found, streams)
@@ -243,6 +245,21 @@ def within(when: Timeline, start: Floats, stop: Floats) -> Ints:
     seconds = np.stack([start, stop], axis=1).astype(np.float64)
     ticks = to_ticks(np.clip(seconds[~np.isnan(seconds).any(axis=1)], low, high))
     return ticks.clip(when.start, when.stop)
+
+
+def ended(epochs: IntervalStream, end: float) -> IntervalStream:
+    """Return epochs of which those without a stop last until the next one starts, else until the end in seconds."""
+    stop = epochs.stop.astype(np.float64)
+    starts = np.append(np.sort(epochs.start[np.isfinite(epochs.start)]), end)
+    after = starts[np.minimum(np.searchsorted(starts[:-1], epochs.start, side="right"), len(starts) - 1)]
+    return replace(epochs, stop=np.where(np.isnan(stop), after, stop))
+
+
+def _closed(epochs: IntervalStream, streams: Sequence[AnyStream]) -> IntervalStream:
+    if not (np.isnan(epochs.stop) & np.isfinite(epochs.start)).any():
+        return epochs
+    found = _recorded(streams, [], [])
+    return ended(epochs, math.nan if found is None else found.stop / TICKS_PER_SECOND)
 
 
 def _epochs(stream: IntervalStream, streams: Sequence[AnyStream], problems: list[Problem]) -> Timeline | None:
@@ -380,24 +397,39 @@ def _middle(times: Floats) -> tuple[float, float]:
     return float(inner[0]), float(inner[-1])
 
 
-def _between_epochs(said: Timeline, epochs: IntervalStream, streams: Sequence[AnyStream]) -> Timeline:
-    """Return the extent of epochs with the pauses between them; epochs may as well label parts of one recording."""
+def _between_epochs(said: Timeline, epochs: IntervalStream, streams: Sequence[AnyStream], *, open_: Bools) -> Timeline:
+    """Return the extent of epochs with the pauses between them; epochs may as well label parts of one recording.
+
+    Those that are ``open_`` have no stop of their own, so that they may hold a pause.
+    """
     gaps = subtract(said.whole, normalise(within(said, epochs.start, epochs.stop)))
-    if len(gaps) == 0:
+    doubtful = normalise(within(said, epochs.start[open_], epochs.stop[open_]))
+    if len(gaps) + len(doubtful) == 0:
         return said
-    activity = Activity.of(said, streams, inner_gaps=True)
+    activity = Activity.of(said, streams, shortest_gap=_SHORTEST_BREAK)
     silent = activity.silences()
-    found = np.concatenate([EMPTY, *(_longest_inside(silent, low, high) for low, high in gaps)])
+    between = [_longest_inside(silent, low, high) for low, high in gaps]
+    found = normalise(np.concatenate([EMPTY, *between, intersect(silent, doubtful)]))
     return _paused(said, found, activity.usual_silence(found))
 
 
 def _between_streams(found: Timeline, streams: Sequence[AnyStream]) -> Timeline:
     """Return the extent of all that was recorded, widened by trials, with the pauses that no trial claims."""
-    # A gap inside a series is a pause where units are silent as well; without units, options of series see to it.
-    activity = Activity.of(found, streams, inner_gaps=any(stream.modality == "spikes" for stream in streams))
+    activity = Activity.of(found, streams, shortest_gap=_shortest_gap(streams))
     usual = activity.usual_silence(EMPTY)
     when = _paused(found, subtract(activity.silences(usual), _claimed(found, streams)), usual)
     return _widened(when, streams, usual)
+
+
+def _shortest_gap(streams: Sequence[AnyStream]) -> float:
+    """Return how long a gap inside a series is a pause, in seconds, where all other streams leave off as well.
+
+    Without units, that is what the options of LFP and imaging see to, and behaviour is masked in short gaps.
+    """
+    kinds = {stream.modality for stream in streams}
+    if "spikes" in kinds:
+        return _SHORTEST_BREAK
+    return math.inf if kinds & {"lfp", "raw", "ophys"} else _LONGEST_DROPOUT
 
 
 def _paused(when: Timeline, silent: Ints, usual: int) -> Timeline:
@@ -469,10 +501,10 @@ class Activity:
     width: int
 
     @classmethod
-    def of(cls, when: Timeline, streams: Sequence[AnyStream], *, inner_gaps: bool) -> Activity:
+    def of(cls, when: Timeline, streams: Sequence[AnyStream], *, shortest_gap: float) -> Activity:
         """Collect the activity of all streams; one that cannot be read shows none.
 
-        With ``inner_gaps`` a series covers no time between samples far apart, else all from its first to its last one.
+        A series covers no time between samples this many seconds (and far more than usual) apart.
         """
         width = max(1, -(-(when.stop - when.start) // _OCCUPANCY_BINS))
         bins, spans = [np.zeros(0, dtype=np.int64)], [EMPTY]
@@ -484,7 +516,7 @@ class Activity:
                     bins.append((_inside(stream.read()[0], when) - when.start) // width)
                     spans += [within(when, *np.asarray(seen).T) for seen in _observations(stream)]
                 else:
-                    spans.append(series_coverage(stream, when, inner_gaps=inner_gaps))
+                    spans.append(series_coverage(stream, when, shortest_gap))
         every = np.concatenate(bins)
         return cls(when, sorted_unique(every), len(every), normalise(np.concatenate(spans)), width)
 
@@ -513,8 +545,8 @@ class Activity:
         return round(max(by_chance * TICKS_PER_SECOND, _BEYOND_USUAL * longest))
 
 
-def series_coverage(stream: RegularStream | IrregularStream, when: Timeline, *, inner_gaps: bool = False) -> Ints:
-    """Return the span from a series' first to its last sample; ``inner_gaps``: without its long steps."""
+def series_coverage(stream: RegularStream | IrregularStream, when: Timeline, shortest_gap: float = math.inf) -> Ints:
+    """Return the span from a series' first to its last sample, without long steps of this many seconds or more."""
     if isinstance(stream, RegularStream):
         bounds = np.array([[stream.t0, stream.t0 + stream.shape[0] / stream.rate]])
         return within(when, *bounds.T)
@@ -525,7 +557,7 @@ def series_coverage(stream: RegularStream | IrregularStream, when: Timeline, *, 
     if len(times) > 1 and (times[1:] < times[:-1]).any():
         times = np.sort(times)
     interval = typical_step(times)
-    longest = max(_SERIES_BREAK * interval, _SHORTEST_BREAK) if inner_gaps else math.inf
+    longest = max(_SERIES_BREAK * interval, shortest_gap)
     breaks = steps_where(times, lambda steps: steps > longest)
     spans = within(when, times[np.concatenate([[0], breaks + 1])], times[np.concatenate([breaks, [len(times) - 1]])])
     spans[:, 1] = np.minimum(spans[:, 1] + _last_interval(times), when.stop)

@@ -128,6 +128,30 @@ def test_silence_between_epochs_is_a_pause_and_no_part_of_rates():
     assert plan.metadata["recorded_s"] == 20.0
 
 
+def steady(*spans):
+    times = np.concatenate([np.arange(low + 0.025, high, 0.05) for low, high in spans])
+    return events("units", {"a": times, "b": times + 0.01})
+
+
+def test_an_epoch_without_a_stop_lasts_until_the_next_or_the_end_of_what_was_recorded():
+    epochs = intervals("epochs", [0.0, 30.0], [30.0, NAN], {"tags": [["rest"], ["run"]]}, modality="epochs")
+    recording = [steady((0, 60)), epochs]
+    plan = windowed(InMemoryRecording(recording), WindowOptions(overlap=0)).plan()
+    assert plan.metadata["extent_s"] == pytest.approx([0, 60], abs=0.1)
+    assert plan.num_samples == 59
+    assert [row["num_spikes"] for row in plan.tables["units"]] == [1200, 1200]
+    chosen = windowed(InMemoryRecording(recording), WindowOptions(overlap=0, epochs=("run",))).plan()
+    assert chosen.num_samples == 29
+
+
+def test_an_epoch_without_a_stop_may_hold_a_pause():
+    epochs = intervals("epochs", [0.0, 200.0], [NAN, 250.0], {"tags": [["rest"], ["run"]]}, modality="epochs")
+    plan = windowed(InMemoryRecording([steady((0, 50), (200, 250)), epochs]), WindowOptions(overlap=0)).plan()
+    assert plan.metadata["recorded_s"] == pytest.approx(100, abs=0.1)
+    assert [row["firing_rate_hz"] for row in plan.tables["units"]] == pytest.approx([20, 20], rel=1e-2)
+    assert plan.num_samples == 99
+
+
 def test_epochs_that_label_parts_of_one_recording_stay_labels():
     times = poisson(60, (0, 40))
     plan = cut(epochs([0.0, 30.0], [10.0, 40.0]), units(times)).plan()
@@ -163,6 +187,17 @@ def test_without_epochs_streams_that_leave_off_make_a_pause():
     assert np.allclose(lengths(when.pauses), [20.0], atol=0.2)
     when = timeline([regular("a", np.zeros(100), 100.0), regular("b", np.zeros(100), 100.0, t0=5.0)], "file")
     assert lengths(when.pauses) == [4.0]
+
+
+def test_behaviour_alone_that_leaves_off_makes_a_pause_and_a_dropout_is_masked():
+    times = np.concatenate([np.arange(0, 50, 0.01), np.arange(200, 250, 0.01), np.arange(255, 300, 0.01)])
+    samples = cut(irregular("x", np.sin(times), times))
+    plan = samples.plan()
+    starts = [row["window_start_s"] for row in samples.read(0, plan.num_samples).metadata]
+    assert starts == [*range(50), *range(200, 300)]
+    assert plan.drops == {"not recorded": 150}
+    valid = samples.read(0, plan.num_samples).columns["behavior_valid"].mean(axis=(1, 2))
+    assert (valid[101:104] == 0).all()  # nothing is invented between 251 and 254 s
 
 
 def test_a_series_that_leaves_off_as_the_units_do_is_part_of_the_pause():

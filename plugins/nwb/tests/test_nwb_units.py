@@ -174,3 +174,16 @@ def test_a_unit_of_time_that_the_file_says_counts_for_spikes(write_nwb, reader):
         assert np.allclose(stream.read()[0], [0.5005, 1.5], rtol=1e-12)
         assert stream.observed()[0].tolist() == [[0.0, 2.0]]
         assert any("time stamps in milliseconds" in problem.what for problem in recording.problems)
+
+
+@pytest.mark.parametrize("reader", ["pynwb", "h5py"])
+def test_observed_time_without_a_stop_lasts_until_the_end_and_is_reported(write_nwb, reader):
+    def fill(nwbfile):
+        times = np.concatenate([np.arange(0.05, 20, 0.1), np.arange(40.05, 60, 0.1)])
+        nwbfile.add_unit(spike_times=times, obs_intervals=np.array([[0.0, 20.0], [40.0, np.nan]]))
+
+    with NwbSource(NwbConfig(reader=reader)).open((str(write_nwb(fill)),)) as recording:
+        (stream,) = recording.streams
+        assert [spans.tolist() for spans in stream.observed()] == [[[0.0, 20.0], [40.0, np.inf]]]
+        found = {problem.where: problem.what for problem in recording.problems}
+    assert found["units/obs_intervals"] == "1 of 2 rows have no stop time (the first: row 1)"

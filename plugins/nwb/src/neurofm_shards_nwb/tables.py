@@ -47,6 +47,7 @@ def describe_units(path: str, table: Table) -> tuple[EventStream | None, list[Pr
         problems.append(Problem(table.path, f"columns {', '.join(skipped)}", "left in the file: too large", "info"))
     observed = table.columns.get("obs_intervals")
     problems += [odd for column in (spikes, observed) if column is not None for odd in column.stamps.conversions]
+    problems += [] if observed is None else _endless(observed)
     stream = EventStream(
         path=table.path,
         modality="spikes",
@@ -115,11 +116,25 @@ def _reader(spikes: Column, refusal: str) -> Callable[[], tuple[Floats, Ints]]:
 def _observed(column: Column) -> Callable[[], Sequence[Floats | None]]:
     def observed() -> list[Floats | None]:
         values = column.stamps.seconds().reshape(-1, 2)
+        values[:, 1] = np.where(np.isnan(values[:, 1]), np.inf, values[:, 1])
         ends = column.ends() if column.indexes else np.arange(1, len(values) + 1, dtype=np.int64)
         starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
         return [values[a:b] if b > a else None for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
 
     return observed
+
+
+def _endless(column: Column) -> list[Problem]:
+    """Report observed time without a stop; what cannot be read is refused when it is."""
+    if column.data.shape[1:] != (2,):
+        return []
+    try:
+        missing = np.isnan(column.stamps.seconds().reshape(-1, 2)[:, 1])
+    except SourceError:
+        return []
+    what = _of_rows(missing, "have no stop time")
+    place = column.data.where.rpartition(": ")[2]
+    return [Problem(place, what, "observed until the recording's end")] if missing.any() else []
 
 
 def _properties(
@@ -256,7 +271,11 @@ def _odd(table: Table, start: Floats, stop: Floats, relative: tuple[str, ...]) -
     problems = []
     if (without := np.isnan(stop)).any():
         what = _of_rows(without, "have no stop time")
-        end = "the recording's end" if table.path.endswith("invalid_times") else "the next start, or is dropped"
+        ends = {
+            "invalid_times": "the recording's end",
+            "epochs": "the next start, or the recording's end",
+        }
+        end = ends.get(table.path.rpartition("/")[2], "the next start, or is dropped")
         problems.append(Problem(f"{table.path}/stop_time", what, f"each lasts until {end}"))
     if (without := np.isnan(start)).any():
         what = _of_rows(without, "have no start time")

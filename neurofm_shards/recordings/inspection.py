@@ -16,7 +16,7 @@ from neurofm_shards._wording import counted, without_name
 from neurofm_shards.errors import SourceError
 from neurofm_shards.plugins.interfaces import Inspection, Samples
 from neurofm_shards.recordings.series import Series, channel_names, clock
-from neurofm_shards.recordings.stamps import in_seconds
+from neurofm_shards.recordings.stamps import in_seconds, with_blocks_spread
 from neurofm_shards.recordings.ticks import to_seconds
 from neurofm_shards.recordings.timeline import timeline
 from neurofm_shards.recordings.trains import load_trains
@@ -94,7 +94,8 @@ def inspect_recording(recording: Recording, title: str) -> Inspection:
     }
     tree.update(_extent(recording, problems))
     problems += _time_problems(recording.streams)
-    for stream in recording.streams:
+    spread, _ = with_blocks_spread(recording.streams)
+    for stream in spread:
         try:
             leaf = _describe(stream, problems)
         except SourceError as error:

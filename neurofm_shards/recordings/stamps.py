@@ -58,7 +58,7 @@ def in_seconds(
     """
     sound, problems = _with_sound_spikes(streams, spikes)
     made, doubts = _with_sound_series(sound, meant)
-    spread, told = _with_blocks_spread(made)
+    spread, told = with_blocks_spread(made)
     return spread, [*problems, *doubts, *told]
 
 
@@ -279,7 +279,8 @@ def spread_blocks(times: Floats) -> Blocks | None:
     return Blocks(size, period, times + place * np.repeat(lengths / size, sizes))
 
 
-def _with_blocks_spread(streams: Sequence[AnyStream]) -> tuple[list[AnyStream], list[Problem]]:
+def with_blocks_spread(streams: Sequence[AnyStream]) -> tuple[list[AnyStream], list[Problem]]:
+    """Return streams of which the samples of blocks are spread (see :func:`spread_blocks`), and what was done."""
     made: list[AnyStream] = []
     problems: list[Problem] = []
     for stream in streams:

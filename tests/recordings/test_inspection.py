@@ -36,6 +36,13 @@ def inspected(*streams):
     return found
 
 
+def test_series_in_blocks_are_said_with_the_rate_that_they_are_given():
+    found = inspected(irregular("daq", np.zeros(600), np.repeat(np.arange(6.0), 100)))
+    leaf = found.tree["behavior"]["daq"]
+    assert (leaf["time stamps"], leaf["rate_hz"], leaf["gaps"]) == ("regular", pytest.approx(100), 0)
+    assert any("blocks of 100, one every 1 s" in problem.what for problem in found.problems)
+
+
 def test_units_are_said_with_number_rates_and_columns():
     unit = events("units", {"6": np.linspace(0.1, 9, 50), "9": [1.0]}, table=[{"quality": "good"}, {"quality": "mua"}])
     leaf = inspected(unit).tree["spikes"]["units"]

@@ -22,6 +22,8 @@ _TRIED_AT_A_TIME = 1 << 13
 #: How often other groups are tried, in all and in a row without gain.
 _ROUNDS = 400
 _ROUNDS_WITHOUT_GAIN = 80
+#: Hashes that decide which groups are tried; where groups are so many that these are used up, a few at random are.
+_HASHED = 1_000_000
 #: A split whose share is further from what was asked for is warned of.
 _OFF = 0.05 + 1e-9
 #: Sessions that a message lists.
@@ -170,9 +172,13 @@ class _Division:
             return self._best(np.zeros(len(every), dtype=np.int64), largest_first)
         places = self._in_proportion()
         number, cost, since = self._at_a_time(_TRIED_AT_A_TIME), self._cost_of(places), 0
+        hashed = max(1, _HASHED // len(every))
         for turn in range(_ROUNDS):
-            chosen = np.argsort([group_hash(f"{i}", turn) for i in every.tolist()])[:number]
-            found = self._best(places, chosen)
+            if turn < hashed:
+                chosen = np.argsort([group_hash(f"{i}", turn) for i in every.tolist()])[:number]
+            else:
+                chosen = np.unique([group_hash(f"{i}", turn) % len(every) for i in range(number)])
+            found = self._largest_first() if turn == hashed else self._best(places, chosen)
             if (new := self._cost_of(found)) < cost:
                 places, cost, since = found, new, 0
             elif (since := since + 1) == _ROUNDS_WITHOUT_GAIN:
@@ -195,6 +201,19 @@ class _Division:
         for i, weight in enumerate(self.weights.tolist()):
             places[i] = np.argmin(counts / self.targets)
             counts[places[i]] += weight
+        return places
+
+    def _largest_first(self) -> Ints:
+        """Give each group, the largest first, to the split with most of its share left, of those that it fits into.
+
+        A group that fits nowhere goes where most is lacking: others make up for it.
+        """
+        lacking = self.targets - self.held
+        places = np.zeros(len(self.weights), dtype=np.int64)
+        for i in np.argsort(-self.weights, kind="stable").tolist():
+            fits = lacking >= self.weights[i]
+            places[i] = np.argmax(np.where(fits, lacking / self.targets, -1)) if fits.any() else np.argmax(lacking)
+            lacking[places[i]] -= self.weights[i]
         return places
 
     def _best(self, places: Ints, chosen: Ints) -> Ints:

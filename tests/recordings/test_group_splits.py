@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neurofm_shards.recordings import group_splits
 from neurofm_shards.recordings.group_splits import divide, divide_recordings, shares_off
 from neurofm_shards.recordings.options import SplitOptions
 
@@ -100,3 +101,33 @@ def test_ten_thousand_groups_are_divided_to_the_sample():
 def test_shares_that_are_more_than_five_points_off_are_named(counts, says):
     assert shares_off(counts, {"train": 0.8, "test": 0.2}, "session", balanced=True).startswith(says)
     assert bool(shares_off(counts, {"train": 0.8, "test": 0.2}, "session", balanced=True)) == bool(says)
+
+
+@pytest.mark.parametrize("heavy", [1, 30])
+def test_many_groups_among_which_a_few_outweigh_the_others_cost_bounded_work(monkeypatch, heavy):
+    count, calls = 20_000, []
+    rng = np.random.default_rng(heavy)
+    sizes = {f"g{i}": int(size) for i, size in enumerate(rng.integers(1, 100, count))}
+    light = sum(sizes.values())
+    for group in rng.choice(count, heavy, replace=False):
+        sizes[f"g{group}"] = 2 * light // heavy
+    plain = group_splits.group_hash
+    monkeypatch.setattr(group_splits, "group_hash", lambda *said: (calls.append(None), plain(*said))[1])
+    monkeypatch.setattr(group_splits, "_HASHED", 5 * count)
+    fractions = {"train": 0.8, "val": 0.1, "test": 0.1}
+    found = divide(sizes, fractions, 0)
+    assert len(calls) < (1 + 5 + 1) * count  # to begin, in five turns, and a few groups in each of the others
+    held = {name: sum(sizes[group] for group, split in found.items() if split == name) for name in fractions}
+    total = sum(sizes.values())
+    assert all(abs(held[name] - fractions[name] * total) < 100 for name in fractions)
+    assert found == divide(sizes, fractions, 0)
+    assert found != divide(sizes, fractions, 1)
+
+
+def test_a_group_that_is_more_than_its_share_stands_alone_where_most_is_wanted(monkeypatch):
+    monkeypatch.setattr(group_splits, "_HASHED", 60_000)
+    sizes = {f"g{i}": 1 for i in range(30_000)} | {"giant": 1_000_000}
+    found = divide(sizes, {"test": 0.1, "train": 0.6, "val": 0.3}, 0)
+    assert [group for group, split in found.items() if split == "train"] == ["giant"]
+    counts = [sum(1 for split in found.values() if split == name) for name in ("test", "val")]
+    assert min(counts) > 0

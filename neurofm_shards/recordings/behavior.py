@@ -40,6 +40,8 @@ _SHORTEST_GAP = 0.1
 _LOOKED_AT = 10_000
 _MOST_STATES = 16
 _FEWEST_VALUES = 50
+#: Scores of some programs go a little beyond 1.
+_MOST_SURE = 1.5
 #: Windows this many lengths apart are read apart: what lies between them would cost more.
 _FAR_APART = 30
 #: Rows between two windows that are read with them rather than apart.
@@ -81,6 +83,8 @@ class SampledSeries:
                 "kind=continuous if its values are measurements"
             )
         self.problems = (*self._times.problems, *self._states(stream, options), *nothing_held(stream))
+        if self._least is not None:
+            self.problems += odd_confidence(stream, self._scaled, self._least)
 
     def read(self, starts: Ints) -> npt.NDArray[np.float32]:
         """Return values, shape (windows, bins, columns); not-a-number where there is none."""
@@ -149,6 +153,16 @@ def confidence_channel(stream: Series, options: BehaviorOptions) -> list[int]:
     if not stream.confidence:
         raise ConfigError(f"{stream.path} does not say how sure its values are: leave min_confidence out")
     return [channel_names(stream).index(stream.confidence)]
+
+
+def odd_confidence(stream: Series, scaled: Scaled, least: float) -> tuple[Problem, ...]:
+    """Report confidence, the last of the channels that are read, that goes far beyond 1."""
+    sure = scaled.read(0, min(stream.shape[0], _LOOKED_AT))[:, -1]
+    most = float(np.max(sure, initial=0.0, where=np.isfinite(sure)))
+    if most <= _MOST_SURE:
+        return ()
+    what = f"confidence goes up to {most:g}, not from 0 to 1: per cent?"
+    return (Problem(stream.path, what, f"min_confidence={least:g} is compared with it as it is"),)
 
 
 def kind_of(stream: Series, options: BehaviorOptions) -> str:
@@ -476,6 +490,8 @@ class _OwnSeries:
         self._grid, self._first_feature = grid, first_feature
         self.kind, self.unit = kind_of(stream, options), self._scaled.unit
         self.problems, self.covers = self._times.problems, series_coverage(stream, grid.timeline)
+        if self._least is not None:
+            self.problems += odd_confidence(stream, self._scaled, self._least)
         self.columns = own_columns(name, len(self.picked))
 
     def read(self, starts: Ints, stops: Ints) -> dict[str, ColumnData]:

@@ -212,6 +212,16 @@ def test_values_whose_confidence_is_unknown_are_not_sure_enough(at):
     assert unknown[5::10].all()
 
 
+@pytest.mark.parametrize("at", ["bin_center", "samples"])
+@pytest.mark.parametrize(("scale", "told"), [(1, False), (1.04, False), (100, True)])
+def test_confidence_in_per_cent_is_reported_where_a_least_is_asked_for(at, scale, told):
+    values = np.stack([np.arange(100.0), np.linspace(0, scale, 100)], axis=1)
+    stream = replace(irregular("nose", values, np.arange(100) / 100), channels=("x", "sure"), confidence="sure")
+    chosen = BehaviorOptions(path="nose", columns=("x",), min_confidence=0.5, at=at)
+    plan = windowed(InMemoryRecording([stream, epochs(0, 1)]), WindowOptions(behavior=(chosen,))).plan()
+    assert any("confidence goes up to 100" in problem.what for problem in plan.problems) == told
+
+
 def test_confidence_has_no_unit():
     stream = replace(
         irregular("nose", np.ones((9, 2)), np.arange(9.0), unit="px"), channels=("x", "sure"), confidence="sure"

@@ -310,7 +310,8 @@ def _dry_run(args: argparse.Namespace, request: _Request) -> int:
         from neurofm_shards.convert.preview import preview  # noqa: PLC0415
 
         with dispatcher(request.running["executor"], request.running["workers"], listener=listener) as made:
-            plan = plan_conversion(request.inputs, request.config, made, listener=listener)
+            output = Path(request.output) if request.output else None
+            plan = plan_conversion(request.inputs, request.config, made, output=output, listener=listener)
             described = preview(plan)
     print_preview(described, as_json=args.json)
     return 1 if plan.failures else 0

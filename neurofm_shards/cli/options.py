@@ -211,14 +211,14 @@ def in_flags(text: str) -> str:
     'say --missing skip, or leave it out of modalities; --min-valid-fraction drops such windows'
     >>> print(in_flags("ophys.path=PATH takes another, mode='append' adds it"))
     --ophys '{"path": "PATH"}' takes another, --append adds it
-    >>> print(in_flags("lfp.path='raw' matches nothing"))
-    --lfp '{"path": "raw"}' matches nothing
+    >>> print(in_flags("lfp.path='raw' matches nothing; name modalities=[NAME, ...]"))
+    --lfp '{"path": "raw"}' matches nothing; name --modalities NAME ...
     """
     modes, nested, given, bare = _patterns()
     text = _SOURCE.sub(_source_flags, text)
     text = modes.sub(r"--\1", text).replace("overwrite=True", "--overwrite")
     text = nested.sub(lambda found: f"{_flag(found[1])} '{json.dumps({found[2]: _value(found)})}'", text)
-    text = given.sub(lambda found: f"{_flag(found[1])} {_said(found[2])}", text)
+    text = given.sub(lambda found: f"{_flag(found[1])} {_words(*found.groups())}", text)
     return bare.sub(lambda found: _flag(found[1]), text)
 
 
@@ -269,6 +269,13 @@ def _patterns() -> tuple[re.Pattern[str], ...]:
 
 def _flag(name: str) -> str:
     return f"--{FLAGS.get(name) or name.replace('_', '-')}"
+
+
+def _words(name: str, value: str) -> str:
+    """Return the value of an option as a shell takes it; a list as words, where the flag takes several."""
+    field = WindowOptions.model_fields.get(name) or ConversionConfig.model_fields.get(name)
+    takes_words = field is not None and "nargs" in _parsing(_without_none(field.annotation))
+    return value[1:-1].replace(",", "") if takes_words and value.startswith("[") else _said(value)
 
 
 def _said(value: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -150,7 +151,7 @@ def shared_ids(sessions: Iterable[tuple[str, str]]) -> str:
 
 
 def all_that_is_wrong(failures: Sequence[tuple[str, str]], total: int) -> str:
-    """Return one message about all inputs that fail, those with one cause together.
+    """Return one message about all inputs that fail, those whose causes differ in numbers at most together.
 
     Parameters
     ----------
@@ -159,13 +160,16 @@ def all_that_is_wrong(failures: Sequence[tuple[str, str]], total: int) -> str:
     total : int
         How many inputs there are.
     """
-    by_cause: dict[str, list[tuple[str, str]]] = {}
+    by_cause: dict[str, list[tuple[str, str, str]]] = {}
     for name, error in failures:
         base = os.path.basename(name)  # noqa: PTH119  (a name, not a place)
-        by_cause.setdefault(error.replace(name, "").replace(base, ""), []).append((name, error))
+        cause = error.replace(name, "").replace(base, "")
+        by_cause.setdefault(re.sub(r"\d+", "0", cause), []).append((name, error, cause))
     remedy = "on_error='skip' leaves them out"
     lines = [f"{len(failures):,} of {counted(total, 'input')} cannot be converted; {remedy}"]
     for alike in by_cause.values():
-        first, error = alike[0]
-        lines.append(f"{listed([name for name, _ in alike], _NAMES_SHOWN)}: {error.removeprefix(f'{first}: ')}")
+        first, error, _ = alike[0]
+        same = len({cause for _, _, cause in alike}) == 1
+        whose = "" if same else f" (numbers are those of {first})"
+        lines.append(f"{listed([item[0] for item in alike], _NAMES_SHOWN)}: {error.removeprefix(f'{first}: ')}{whose}")
     return "\n  ".join(lines)

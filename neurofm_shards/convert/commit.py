@@ -211,7 +211,7 @@ def _dropped_by_transforms(ordered: Iterable[Line]) -> dict[int, dict[str, int]]
 def software(plan: ConversionPlan) -> dict[str, str]:
     """Return the versions of the distributions that took part."""
     known = registry()
-    used = [known.sources.get(item.spec.input.format) for item in plan.inputs]
+    used = [known.sources.get(name) for name in {item.spec.input.format for item in plan.inputs} if name]
     distributions = {"neurofm-shards", "numpy"} | {item.distribution for item in used if item.distribution != IN_CODE}
     for config in plan.config.transforms:
         distributions.add(known.transforms.get(str(config["kind"])).distribution)

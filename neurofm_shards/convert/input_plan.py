@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 from neurofm_shards._wording import without_name
@@ -74,7 +75,8 @@ class InputPlan:
     @property
     def cause(self) -> str:
         """Why it failed, without its own name at the beginning."""
-        return without_name(self.error, self.name, *self.spec.input.given, *self.spec.input.paths)
+        given = self.spec.input.given
+        return without_name(self.error, self.name, *given, *self.spec.input.paths, *map(os.path.basename, given))
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from neurofm_shards.errors import (
     PluginError,
     SourceError,
 )
+from neurofm_shards.format.manifest import MANIFEST_NAME, read_manifest
 from neurofm_shards.plugins.entries import SourceEntry
 from neurofm_shards.plugins.interfaces import Samples, Source
 from neurofm_shards.plugins.registry import Kind, Registered, install_hint_for_file, registry
@@ -46,7 +47,7 @@ class Input:
     paths : tuple of str
         The files (or one folder), absolute: a worker may run in another folder.
     format : str
-        Name of the source.
+        Name of the source; empty where none reads it.
     options : str
         The source's resolved options as JSON; two inputs are equal when paths, format and options are.
     source : Source
@@ -73,8 +74,12 @@ class Input:
         return [os.path.basename(os.path.realpath(path)) for path in self.paths]  # noqa: PTH119
 
 
-def find_inputs(named: Sequence[str | os.PathLike[str]], format_name: str, options: dict[str, object]) -> list[Input]:
+def find_inputs(
+    named: Sequence[str | os.PathLike[str]], format_name: str, options: dict[str, object], output: Path | None = None
+) -> list[Input]:
     """Expand files, patterns and folders into inputs, in the order given; files named twice count once.
+
+    Where several things are named, one that no source reads is an input that fails when it is opened.
 
     Parameters
     ----------
@@ -84,29 +89,62 @@ def find_inputs(named: Sequence[str | os.PathLike[str]], format_name: str, optio
         A source's name, or ``"auto"``.
     options : dict
         Options of the source; with ``kind`` they are for that source only.
+    output : Path, optional
+        Where the data set goes: it is no input of itself, though it may lie in a folder that is named.
 
     Raises
     ------
     InputNotFoundError
-        A file or folder does not exist or a pattern matches nothing.
+        Nothing that is named exists, or a pattern matches nothing.
     MissingPluginError
-        No installed source reads a file.
+        No installed source reads any of the files.
     ConfigError
         The options do not fit the source.
     """
     finder = _Finder(format_name)
     matches: list[tuple[str, Registered[SourceEntry]]] = []
+    refused: dict[str, NeurofmShardsError] = {}
     seen: set[str] = set()
     for path in _expand(named):
-        for found, source in finder.find(_regular(path)):
+        try:
+            everything = finder.find(_regular(path))
+        except (InputNotFoundError, MissingPluginError, SourceError) as error:
+            refused.setdefault(path, error)
+            continue
+        for found, source in everything:
             real = os.path.realpath(_regular(found))
             if real not in seen:
                 seen.add(real)
                 matches.append((found, source))
+    if output is not None:
+        inside = os.path.realpath(output)
+        matches = [item for item in matches if _holder(item[0]) != inside] or matches
     if not matches:
-        raise NothingToConvertError(f"nothing to convert: {', '.join(map(str, named))} holds no file of a known format")
+        raise _all_refused(refused)
     _check_names([path for path, _ in matches])
-    return _grouped(matches, options)
+    return _grouped(matches, refused, options)
+
+
+def _holder(path: str) -> str:
+    """Return the data set that a path, of its folder or its manifest, is one of; the path itself for all else."""
+    real = os.path.realpath(path)
+    return os.path.dirname(real) if os.path.basename(real) == MANIFEST_NAME else real  # noqa: PTH119, PTH120
+
+
+def _all_refused(refused: Mapping[str, NeurofmShardsError]) -> NeurofmShardsError:
+    first, *others = refused.values()
+    return type(first)("\n".join(map(str, refused.values()))) if others else first
+
+
+@dataclass(frozen=True)
+class _Refusing(Source):
+    """Stands for the source of an input that none reads, so that this is told with all that is wrong with inputs."""
+
+    error: NeurofmShardsError
+
+    def open(self, paths: tuple[str, ...]) -> Samples:  # noqa: ARG002
+        """Raise the error."""
+        raise self.error
 
 
 def _check_names(paths: Sequence[str]) -> None:
@@ -152,10 +190,14 @@ def _expand(named: Sequence[str | os.PathLike[str]]) -> Iterable[str]:
                 raise InputNotFoundError(f"no file matches the pattern {text}")
             yield from matches
         else:
-            raise InputNotFoundError(f"input {text} does not exist")
+            yield text  # whoever looks for it says that it does not exist
 
 
-def _grouped(matches: list[tuple[str, Registered[SourceEntry]]], options: dict[str, object]) -> list[Input]:
+def _grouped(
+    matches: list[tuple[str, Registered[SourceEntry]]],
+    refused: Mapping[str, NeurofmShardsError],
+    options: dict[str, object],
+) -> list[Input]:
     position = {path: i for i, (path, _) in enumerate(matches)}
     by_source: dict[str, list[str]] = {}
     registered = {source.qualified_name: source for _, source in matches}
@@ -171,7 +213,8 @@ def _grouped(matches: list[tuple[str, Registered[SourceEntry]]], options: dict[s
         text = model.model_dump_json() if model is not None else "{}"
         opener = source.make(own)
         inputs += [(_place(group, position), _input(group, name, text, opener)) for group in opener.group(paths)]
-    return [item for _, item in sorted(inputs, key=lambda pair: pair[0])]
+    unread = [_input((path,), "", "{}", _Refusing(error)) for path, error in refused.items()]
+    return [*(item for _, item in sorted(inputs, key=lambda pair: pair[0])), *unread]
 
 
 def _input(group: Sequence[str], name: str, options: str, source: Source) -> Input:
@@ -204,6 +247,8 @@ class _Finder:
 
     def find(self, path: str) -> list[tuple[str, Registered[SourceEntry]]]:
         """Return the inputs at a path: the file itself, or what a folder holds."""
+        if not os.path.lexists(path):
+            raise InputNotFoundError(f"input {path} does not exist")
         if not os.path.isdir(path):  # noqa: PTH112
             return [(path, self._named or self._of_file(path))]
         whole = self._of_suffix(path, folders=True) or self._of_folders()
@@ -234,7 +279,7 @@ class _Finder:
                     entry = source.entry
                     item = (folder if entry.folders and entry.joins_files else path, source)
                     found += [] if item in found[-1:] else [item]
-        return found
+        return [item for item in found if not _is_cut(item[0])] or found
 
     def _of_suffix(self, path: str, *, folders: bool = False) -> Registered[SourceEntry] | None:
         name = os.path.basename(os.path.normpath(path)).lower()  # noqa: PTH119
@@ -263,6 +308,13 @@ class _Finder:
     def _known(self) -> str:
         known = [f"{item.entry.name} ({', '.join(item.entry.suffixes)})" for item in self._sources.entries()]
         return f"of a known format; installed: {', '.join(known) or 'none'}; format=NAME names one"
+
+
+def _is_cut(path: str) -> bool:
+    """Return whether a path is of a data set of windows: what was made of recordings that lie beside it, perhaps."""
+    folder = Path(_holder(path))
+    manifest = read_manifest(folder) if (folder / MANIFEST_NAME).is_file() else None
+    return manifest is not None and not manifest.stores_recordings
 
 
 def _only(path: str, best: list[Registered[SourceEntry]]) -> Registered[SourceEntry] | None:

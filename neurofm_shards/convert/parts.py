@@ -168,7 +168,7 @@ def plan_part(
     output = OutputFolder(Path(output_dir))
     with OutputLock(output.folder, shared=True), dispatcher(executor, workers, listener=observer) as made:
         output.check_free()
-        inputs = all_inputs(named, config)
+        inputs = all_inputs(named, config, output.folder)
         mine = range(part.k - 1, len(inputs), part.n)
         planned = plan_inputs([inputs[i] for i in mine], config, made, listener=observer)
         store_inputs(output.sidecars, list(zip(mine, planned, strict=True)), config, (part.k, part.n), len(inputs))

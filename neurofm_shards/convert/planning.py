@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -189,6 +190,7 @@ def plan_conversion(
     config: ConversionConfig,
     dispatcher: Dispatcher,
     *,
+    output: Path | None = None,
     listener: Listener = ignore,
 ) -> ConversionPlan:
     """Plan a conversion.
@@ -201,6 +203,8 @@ def plan_conversion(
         All settings.
     dispatcher : Dispatcher
         Opens the inputs.
+    output : Path, optional
+        Where the data set goes.
     listener : Listener
         Told of each input, in order.
 
@@ -212,21 +216,24 @@ def plan_conversion(
         The inputs do not fit together.
     """
     check_config(config)
-    inputs = all_inputs(named, config)
+    inputs = all_inputs(named, config, output)
     return combine(plan_inputs(inputs, config, dispatcher, listener=listener), config)
 
 
 def all_inputs(
-    named: Sequence[str | os.PathLike[str]], config: ConversionConfig, base: Manifest | None = None
+    named: Sequence[str | os.PathLike[str]],
+    config: ConversionConfig,
+    output: Path | None = None,
+    base: Manifest | None = None,
 ) -> list[Input]:
-    """Find the inputs of a conversion.
+    """Find the inputs of a conversion into a folder, ``output``.
 
     Raises
     ------
     ConfigError
         A subject id is of none of them, nor of what ``base`` holds already or could not take.
     """
-    inputs = find_inputs(named, config.format, config.source)
+    inputs = find_inputs(named, config.format, config.source, output)
     if wrong := unmatched_subjects(config.subject_ids, inputs, _files_of(base)):
         raise ConfigError(wrong)
     return inputs

@@ -240,7 +240,7 @@ class ConversionSession:
 
     def plan(self, named: Named, config: ConversionConfig, base: Manifest | None = None) -> list[InputPlan]:
         """Find all inputs and open each once; ``base`` is the data set that they are added to."""
-        return self.plan_found(all_inputs(named, config, base), config, base)
+        return self.plan_found(all_inputs(named, config, self.output.folder, base), config, base)
 
     def plan_found(
         self,
@@ -257,7 +257,7 @@ class ConversionSession:
         return fitting_to(known, planned, config) if before else planned
 
     def _plan(self, named: Named) -> ConversionPlan:
-        return plan_conversion(named, self.config, self.dispatcher, listener=self.tell)
+        return plan_conversion(named, self.config, self.dispatcher, output=self.output.folder, listener=self.tell)
 
     @property
     def dispatcher(self) -> Dispatcher:
@@ -415,7 +415,7 @@ class IncrementalConversion:
 
     def add(self, named: Named) -> int:
         """Plan inputs and write the shards that are full; return the number of the inputs' samples."""
-        found = find_inputs(named, self._config.format, self._config.source)
+        found = find_inputs(named, self._config.format, self._config.source, self._session.output.folder)
         new = self._session.plan_found(found, self._config, self._target.base, self._planned)
         plan = self._plan([*self._planned, *new])
         self._planned += new

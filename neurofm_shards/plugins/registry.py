@@ -183,13 +183,20 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 def _meant(model: type[BaseModel], path: Sequence[int | str]) -> str:
     """Return which option of a model was probably meant by one that it does not have."""
     for part in path[:-1]:
-        field = model.model_fields.get(str(part))
-        inner = [] if field is None else [field.annotation, *get_args(field.annotation)]
-        models = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        models = _models_in(model, str(part))
         if not models:
             return ""
         model = models[0]
-    return did_you_mean(str(path[-1]), model.model_fields)
+    name = str(path[-1])
+    inside = [field for field in model.model_fields for kind in _models_in(model, field) if name in kind.model_fields]
+    return f" (did you mean {f'{inside[0]}.{name}'!r}?)" if inside else did_you_mean(name, model.model_fields)
+
+
+def _models_in(model: type[BaseModel], name: str) -> list[type[BaseModel]]:
+    """Return the models that a field of a model takes."""
+    field = model.model_fields.get(name)
+    inner = [] if field is None else [field.annotation, *get_args(field.annotation)]
+    return [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
 def _model_problem(model: object, name: str) -> str:

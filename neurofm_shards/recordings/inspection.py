@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurofm_shards._wording import counted, without_name
-from neurofm_shards.errors import SourceError
+from neurofm_shards.errors import NeurofmShardsError, SourceError
 from neurofm_shards.plugins.interfaces import Inspection, Samples
 from neurofm_shards.recordings.series import Series, channel_names, clock
 from neurofm_shards.recordings.stamps import in_seconds, with_blocks_spread
@@ -65,7 +65,7 @@ def inspect_input(source: Source, paths: tuple[str, ...]) -> Inspection:
 def _opened(source: Source, paths: tuple[str, ...], title: str) -> Inspection:
     try:
         opened = source.open(paths)
-    except SourceError as error:
+    except NeurofmShardsError as error:
         return Inspection(title, {}, [Problem(title, str(error), "it cannot be converted", "error")])
     with opened:
         return inspect_samples(opened, title) if isinstance(opened, Samples) else inspect_recording(opened, title)

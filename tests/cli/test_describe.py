@@ -65,6 +65,14 @@ def test_inspect_has_a_row_per_kind_of_stream_and_a_strip_per_modality(run):
     assert {line.split("|")[0].strip() for line in said if line.rstrip().endswith("|")} == {"spikes", "lfp"}
 
 
+def test_inspect_goes_on_behind_inputs_that_nothing_reads(tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", x=np.zeros((3, 2)))
+    (tmp_path / "notes.txt").write_text("no recording")
+    assert main.run(["inspect", *(str(tmp_path / name) for name in ("notes.txt", "absent.npz", "a.npz"))]) == 1
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert [name in said for name in ("no installed source reads", "absent.npz", "3 samples")] == [True] * 3
+
+
 def test_inspect_tells_everything_when_asked(run):
     assert "lfp3" not in run("inspect", "a.made")
     assert "lfp3" in run("inspect", "a.made", "--all")

@@ -113,6 +113,7 @@ def test_labels_are_names_or_objects():
         ("behavior=[{'path': PATH}] takes it", "--behavior '[{\"path\": PATH}]' takes it"),
         ("source={'timestamps': 't', 'rate': 30.5}", "--timestamps t --rate 30.5"),
         ("source={'arrays': [KEY, ...]} chooses", "--arrays KEY ... chooses"),
+        ("take modalities=[NAME, ...], extent=[0, 9]", "take --modalities NAME ..., --extent '[0, 9]'"),
         ("min_valid_fraction drops them", "--min-valid-fraction drops them"),
         ('choose session_template="{parent}_{stem}"', 'choose --session-template "{parent}_{stem}"'),
     ],

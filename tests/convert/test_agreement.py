@@ -41,6 +41,15 @@ def test_inputs_with_one_cause_are_named_together():
     assert told.splitlines()[1:] == ["  d/a.x, d/b.x: a.x is empty", "  c: is torn"]
 
 
+def test_causes_that_differ_in_numbers_are_told_once():
+    wrong = [(f"s{i}", f"there is no 'nope', but units ({i + 3} ids)") for i in range(200)]
+    told = all_that_is_wrong([*wrong, ("t", "there is no 'other', but units (3 ids)")], 300).splitlines()
+    assert told[1:] == [
+        "  s0, s1, s2, s3, s4 and 195 more: there is no 'nope', but units (3 ids) (numbers are those of s0)",
+        "  t: there is no 'other', but units (3 ids)",
+    ]
+
+
 def test_every_shared_session_id_is_told_with_its_inputs():
     assert shared_ids([("a", "1"), ("b", "2")]) == ""
     told = shared_ids([*((f"f{k}", "1") for k in range(7)), ("g", "2"), ("h", "2"), ("i", "3")])

@@ -62,3 +62,10 @@ def test_a_megabyte_of_anything_is_looked_at_once(path, monkeypatch, piece):
 def test_one_choice_of_behaviour_is_a_list_of_one():
     one, many = ({"windows": {"behavior": said}} for said in ({"path": "speed"}, [{"path": "speed"}]))
     assert config.ConversionConfig.of(one).content() == config.ConversionConfig.of(many).content()
+
+
+def test_an_option_of_windows_that_stands_beside_them_is_pointed_there():
+    with pytest.raises(ConfigError, match=r"bin_size_ms: no such option \(did you mean 'windows.bin_size_ms'\?\)"):
+        config.ConversionConfig.of({"bin_size_ms": 20})
+    with pytest.raises(ConfigError, match=r"windows.bin_size: no such option \(did you mean 'bin_size_ms'\?\)"):
+        config.ConversionConfig.of({"windows": {"bin_size": 20}})

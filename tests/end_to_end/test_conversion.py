@@ -134,6 +134,40 @@ def test_wrong_inputs_are_explained(toys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_inputs_that_no_source_reads_are_told_with_all_others_or_left_out(toys, tmp_path):
+    good, bad = toys(good={"n": 3}, bad={"n": 3})
+    Path(bad).write_text("{")
+    (tmp_path / "notes.txt").write_text("none of a known format")
+    (tmp_path / "nothing").mkdir()
+    named = [tmp_path / "notes.txt", good, bad, tmp_path / "absent.toy", tmp_path / "nothing"]
+    with pytest.raises(SourceError) as found:
+        convert_inputs(named, tmp_path / "out")
+    assert "3 of 5 inputs cannot be converted" in str(found.value)
+    assert all(name in str(found.value) for name in ("notes.txt", "bad.toy", "absent.toy"))
+    result = convert_inputs(named, tmp_path / "out", {"on_error": "skip"})
+    assert result["total_samples"] == 3
+    assert sorted(entry["files"][0] for entry in manifest(tmp_path / "out")["failures"] if not entry.get("empty")) == [
+        "absent.toy", "bad.toy", "notes.txt",
+    ]  # fmt: skip
+    again = convert_inputs(named, tmp_path / "out", {"on_error": "skip"}, mode="append")
+    assert (again["total_samples"], again["new_failures"]) == (3, [])
+    with pytest.raises(MissingPluginError, match="no installed source reads .*notes.txt"):
+        convert_inputs([tmp_path / "notes.txt", tmp_path / "notes.txt"], tmp_path / "other")
+    with pytest.raises(InputNotFoundError, match=r"absent.toy does not exist\n.*gone.toy does not exist"):
+        convert_inputs([tmp_path / "absent.toy", tmp_path / "gone.toy"], tmp_path / "other")
+
+
+def test_a_data_set_inside_the_folder_of_its_inputs_is_none_of_them(toys, tmp_path):
+    folder = Path(toys(a={"n": 3}, b={"n": 3})[0]).parent
+    out = folder / "out"
+    for mode in ("new", "append", "overwrite", "resume"):
+        assert convert_inputs(folder, out, mode=mode)["total_samples"] == 6
+    assert convert_inputs(sorted(folder.iterdir()), out, mode="append")["total_samples"] == 6
+    assert convert_inputs(folder, tmp_path / "other")["total_samples"] == 6
+    with pytest.raises(ConfigError, match="samples that are cut already"):
+        convert_inputs(out, tmp_path / "third")
+
+
 def test_equal_session_ids_are_refused_and_a_template_helps(toys, tmp_path):
     paths = toys(a={"n": 2, "session": "s"}, b={"n": 2, "session": "s"})
     with pytest.raises(ConfigError, match="session_template"):

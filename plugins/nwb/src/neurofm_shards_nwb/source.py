@@ -257,7 +257,8 @@ def _refusal(path: str, opened: OpenedFile) -> SourceError | None:
         return SourceError(f"{path}: {opened.refusal}")
     if opened.recording.streams:
         return None
-    return NothingToConvertError(f"{path}: nothing to convert in {opened.title}: {_what_there_is(opened)}")
+    version = opened.title.removeprefix(Path(path).name)
+    return NothingToConvertError(f"{path}: nothing to convert{version}: {_what_there_is(opened)}")
 
 
 def _what_there_is(opened: OpenedFile) -> str:

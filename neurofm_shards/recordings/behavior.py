@@ -40,6 +40,9 @@ _SHORTEST_GAP = 0.1
 _LOOKED_AT = 10_000
 _MOST_STATES = 16
 _FEWEST_VALUES = 50
+#: Changes of a state that are taken for such, and what has to be asked for (kind, at).
+_FEWEST_CHANGES = 6
+_MAY_HOLD = ((None, "bin_center"), (None, "bin_end"))
 #: Scores of some programs go a little beyond 1.
 _MOST_SURE = 1.5
 #: Windows this many lengths apart are read apart: what lies between them would cost more.
@@ -72,6 +75,8 @@ class SampledSeries:
         self._times = SeriesTimes(stream)
         self.covers = series_coverage(stream, grid.timeline)
         self.kind = kind_of(stream, options)
+        changes = self.kind == "continuous" and (options.kind, options.at) in _MAY_HOLD and logs_changes(stream)
+        self.kind = "step" if changes else self.kind
         self.unit = self._scaled.unit
         self._at = options.at
         gap = math.inf if self.kind == "step" else max(_SHORTEST_GAP, _GAP_INTERVALS * self._times.interval)
@@ -85,6 +90,11 @@ class SampledSeries:
         self.problems = (*self._times.problems, *self._states(stream, options), *nothing_held(stream))
         if self._least is not None:
             self.problems += odd_confidence(stream, self._scaled, self._least)
+        if changes:
+            what = (
+                "takes few whole values, each unlike the one before, at times that no clock gives: changes of a state"
+            )
+            self.problems += (Problem(stream.path, what, "held until the next one; kind=continuous interpolates"),)
 
     def read(self, starts: Ints) -> npt.NDArray[np.float32]:
         """Return values, shape (windows, bins, columns); not-a-number where there is none."""
@@ -163,6 +173,25 @@ def odd_confidence(stream: Series, scaled: Scaled, least: float) -> tuple[Proble
         return ()
     what = f"confidence goes up to {most:g}, not from 0 to 1: per cent?"
     return (Problem(stream.path, what, f"min_confidence={least:g} is compared with it as it is"),)
+
+
+def logs_changes(stream: Series) -> bool:
+    """Return whether floats with time stamps say when a state changed, rather than what was measured at a time.
+
+    They take few whole values, of which each differs from the one before, and fewer than nine of ten steps between
+    their times are within a fifth of the median.
+    """
+    if not isinstance(stream, IrregularStream) or np.dtype(stream.dtype).kind != "f" or len(channel_names(stream)) > 1:
+        return False
+    looked = min(stream.shape[0], _LOOKED_AT)
+    values, steps = np.ravel(stream.read(0, looked)), np.diff(stream.timestamps()[:looked])
+    if len(values) < _FEWEST_CHANGES or not (np.isfinite(values).all() and (steps > 0).all()):
+        return False
+    states = np.unique(values)
+    if len(states) > min(_MOST_STATES, len(values) // 2) or (states != np.rint(states)).any():
+        return False
+    usual = np.abs(steps - np.median(steps)) <= np.median(steps) / 5
+    return bool((np.diff(values) != 0).all() and usual.mean() < 0.9)
 
 
 def kind_of(stream: Series, options: BehaviorOptions) -> str:

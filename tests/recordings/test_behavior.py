@@ -212,6 +212,38 @@ def test_values_whose_confidence_is_unknown_are_not_sure_enough(at):
     assert unknown[5::10].all()
 
 
+def test_floats_that_log_changes_of_a_state_are_held_and_reported():
+    random = np.random.default_rng(0)
+    times = np.cumsum(random.uniform(0.2, 1.8, 18))
+    stream = irregular("door", np.arange(18.0) % 2, times)
+    recording = InMemoryRecording([stream, epochs(0, 20)])
+    samples = windowed(recording, WindowOptions(overlap=0, sequence_length=2000))
+    found = samples.read(0, 1).columns["behavior"][0, :, 0]
+    middles = (np.arange(2000) + 0.5) / 100
+    last = np.searchsorted(times, middles, side="right") - 1
+    wanted = np.where((last < 0) | (middles > times[-1]), np.nan, last % 2)
+    np.testing.assert_array_equal(found, wanted.astype(np.float32))
+    assert any("held until the next one" in problem.consequence for problem in samples.plan().problems)
+    asked = WindowOptions(overlap=0, sequence_length=2000, behavior=(BehaviorOptions(path="door", kind="continuous"),))
+    found = windowed(recording, asked).read(0, 1).columns["behavior"][0, :, 0]
+    assert ((found > 0) & (found < 1)).any()
+
+
+@pytest.mark.parametrize(
+    ("values", "times"),
+    [
+        (np.arange(60.0) % 2, np.arange(60) / 10),
+        (np.repeat([0.0, 1.0, 2.0], 20), np.cumsum(np.random.default_rng(0).uniform(0.2, 1.8, 60))),
+        (np.arange(60.0) % 2 + 0.5, np.cumsum(np.random.default_rng(0).uniform(0.2, 1.8, 60))),
+        (np.arange(60.0), np.cumsum(np.random.default_rng(0).uniform(0.2, 1.8, 60))),
+    ],
+    ids=["a clock", "the same again", "fractions", "always another"],
+)
+def test_other_floats_are_measurements(values, times):
+    plan = windowed(InMemoryRecording([irregular("x", values, times)]), WindowOptions(overlap=0)).plan()
+    assert [row["kind"] for row in plan.tables["features"]] == ["continuous"]
+
+
 @pytest.mark.parametrize("at", ["bin_center", "samples"])
 @pytest.mark.parametrize(("scale", "told"), [(1, False), (1.04, False), (100, True)])
 def test_confidence_in_per_cent_is_reported_where_a_least_is_asked_for(at, scale, told):

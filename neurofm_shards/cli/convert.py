@@ -15,7 +15,7 @@ from neurofm_shards._process import prepare_forkserver
 from neurofm_shards._wording import counted
 from neurofm_shards.cli.options import ModelFlags, given_source, source_flags, source_names
 from neurofm_shards.convert.config import FLAGS, ConversionConfig, Job, read_job
-from neurofm_shards.errors import ConfigError
+from neurofm_shards.errors import ConfigError, OutputExistsError, OutputLockedError
 from neurofm_shards.plugins.interfaces import Command
 from neurofm_shards.recordings.options import WindowOptions
 
@@ -199,6 +199,8 @@ def _convert(args: argparse.Namespace, request: _Request) -> int:
             result = convert_inputs(
                 request.inputs, output, request.config, mode=mode, observer=observer, **request.running
             )
+    except (OutputExistsError, OutputLockedError):
+        raise  # says itself what to do; the same command would be another conversion
     except (KeyboardInterrupt, OSError, MemoryError):
         if any(Path(output).glob(".neurofm/**/journal")):  # that of a replacement lies deeper
             sys.stderr.write(f"finished shards are kept: run the same command with --resume to go on in {output}\n")

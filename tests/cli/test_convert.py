@@ -216,3 +216,13 @@ def test_events_are_appended_as_lines_of_json(toy_files, tmp_path):
     committed = [event for event in events if event["event"] == "shard-committed"]
     assert sum(event["shard"]["num_samples"] for event in committed) == 2 * 11
     assert all(event["host"] and event["seconds"] > 0 and event["time"] > 0 for event in committed)
+
+
+def test_a_folder_that_is_taken_is_not_said_to_be_this_command_s_work(toy_files, tmp_path):
+    refused = '{"kind": "label", "values": "[1] * 5 + [[2]]"}'
+    assert run("-i", toy_files[0], "-o", tmp_path / "out", "--shard-size", 2, "--transform", refused).returncode == 1
+    assert list(tmp_path.glob("out/.neurofm/**/journal"))
+    done = run("-i", *toy_files, "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert "holds an unfinished conversion" in done.stderr
+    assert "run the same command" not in done.stderr

@@ -111,12 +111,17 @@ def _check(parts: Sequence[OpenDataSet], on_different: OnDifferent) -> None:
     named_parts = [(str(part.output.folder), part.collection) for part in parts]
     remedy = "say on_different='allow' to join them as they are"
     check_alike(named_parts, "merge", remedy, on_different, units=False)
+    folders: set[Path] = set()
     owners: dict[str, Path] = {}
     for part in parts:
+        folder = part.output.folder
+        if folder.resolve() in folders:
+            raise ConfigError(f"{folder} is named twice: its samples would be there twice")
+        folders.add(folder.resolve())
         for source in part.manifest.sources:
-            other = owners.setdefault(source["session_id"], part.output.folder)
-            if other != part.output.folder:
-                raise ConfigError(f"{other} and {part.output.folder} both hold session {source['session_id']!r}")
+            other = owners.setdefault(source["session_id"], folder)
+            if other != folder:
+                raise ConfigError(f"{other} and {folder} both hold session {source['session_id']!r}")
     if on_different == "error":
         _check_subjects(parts)
 

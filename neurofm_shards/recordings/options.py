@@ -267,6 +267,11 @@ class WindowOptions(_Options):
     )
     split: SplitOptions | None = Field(None, description="train, validation and test, assigned before windows are cut")
 
+    @field_validator("split", mode="before")
+    @classmethod
+    def _one_word_says_by_what(cls, given: Any) -> Any:
+        return {"by": given} if isinstance(given, str) else given
+
     @field_validator("behavior", mode="before")
     @classmethod
     def _one_is_a_list(cls, given: Any) -> Any:

@@ -69,3 +69,10 @@ def test_an_option_of_windows_that_stands_beside_them_is_pointed_there():
         config.ConversionConfig.of({"bin_size_ms": 20})
     with pytest.raises(ConfigError, match=r"windows.bin_size: no such option \(did you mean 'bin_size_ms'\?\)"):
         config.ConversionConfig.of({"windows": {"bin_size": 20}})
+
+
+def test_a_split_may_be_one_word():
+    one, whole = ({"windows": {"split": said}} for said in ("time", {"by": "time"}))
+    assert config.ConversionConfig.of(one).content() == config.ConversionConfig.of(whole).content()
+    with pytest.raises(ConfigError, match=r"split\.by: input should be 'session', 'subject', 'trial' or 'time'"):
+        config.ConversionConfig.of({"windows": {"split": "tiem"}})

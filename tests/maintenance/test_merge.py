@@ -79,6 +79,10 @@ def test_data_sets_that_do_not_go_together_are_refused(toys, tmp_path):
         merge([tmp_path / "one"], tmp_path / "out")
     with pytest.raises(ConfigError, match="name another output"):
         merge([tmp_path / "one", tmp_path / "gz"], tmp_path / "one")
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    for folder in ("one", "link"):
+        with pytest.raises(ConfigError, match="is named twice: its samples would be there twice"):
+            merge([tmp_path / "one", tmp_path / folder], tmp_path / "out")
     convert_inputs(paths[1:], tmp_path / "two", CONFIG)
     with pytest.raises(OutputExistsError, match="holds a data set; replace it with overwrite=True, or choose"):
         merge([tmp_path / "one", tmp_path / "two"], tmp_path / "gz")

@@ -273,7 +273,7 @@ def plan_inputs(
     planned: list[InputPlan] = []
     for item in open_inputs([spec_of(item, config) for item in inputs], dispatcher):
         planned.append(item)
-        told = config.on_error == "skip" or item.empty or not item.error
+        told = config.on_error == "skip" or (item.empty and len(inputs) > 1) or not item.error
         listener(InputPlanned(item.name, item.num_samples, item.notes if told else (), item.error * (not item.empty)))
     if config.windows.modalities is None and config.layout == "windows":
         planned = _with_all_modalities(planned, known, dispatcher, listener)

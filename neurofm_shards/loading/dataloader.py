@@ -511,8 +511,8 @@ def _refuse(**selection: Any) -> None:
     given = [f"{name}=" for name, value in selection.items() if value is not None]
     if given:
         raise ConfigError(
-            f"{', '.join(given)} cannot be used with a mixture: choose when making it (mix(subsets=...), "
-            "mix([open_windows(...), ...]))"
+            f"{', '.join(given)} cannot be used with a mixture: choose when making it (mix(subsets=...) with rows or "
+            "names of splits, mix([open_windows(...), ...]))"
         )
 
 

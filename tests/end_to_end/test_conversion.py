@@ -18,6 +18,9 @@ from neurofm_shards.errors import (
     OutputExistsError,
     SourceError,
 )
+from neurofm_shards.plugins.entries import SourceEntry
+from neurofm_shards.plugins.interfaces import Source
+from neurofm_shards.plugins.registry import register_source
 from neurofm_shards.reading.collection import ShardCollection
 
 
@@ -132,6 +135,23 @@ def test_wrong_inputs_are_explained(toys, tmp_path):
     with pytest.raises(ConfigError, match="bin_size_ms cut windows"):
         convert_inputs([path], tmp_path / "out", {"windows": {"bin_size_ms": 5}})
     assert not (tmp_path / "out").exists()
+
+
+class Empty(Source):
+    """Finds nothing in any file."""
+
+    def open(self, paths):
+        raise NothingToConvertError(f"{paths[0]}: found metadata only")
+
+
+def test_an_input_that_holds_nothing_is_told_once(toys, tmp_path, caplog):
+    register_source(SourceEntry(name="empty", summary="empty", factory=Empty, suffixes=(".empty",)))
+    (tmp_path / "a.empty").write_text("")
+    with pytest.raises(NothingToConvertError, match="found metadata only"):
+        convert_inputs([tmp_path / "a.empty"], tmp_path / "out")
+    assert not caplog.messages
+    assert convert_inputs([tmp_path / "a.empty", *toys(b={"n": 1})], tmp_path / "out")["total_samples"] == 1
+    assert [message.endswith("a.empty: left out: found metadata only") for message in caplog.messages] == [True]
 
 
 def test_inputs_that_no_source_reads_are_told_with_all_others_or_left_out(toys, tmp_path):

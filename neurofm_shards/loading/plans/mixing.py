@@ -21,7 +21,7 @@ from neurofm_shards.loading.order.bijection import derive_key
 from neurofm_shards.loading.order.shuffle import ORDER_VERSION, Schedule
 from neurofm_shards.loading.plans.options import DEFAULT_OPTIONS, PlanOptions
 from neurofm_shards.loading.plans.plan import OrderedRows, Parts, SamplePlan
-from neurofm_shards.loading.subsets import group_rows
+from neurofm_shards.loading.subsets import group_rows, select
 from neurofm_shards.reading.collection import ShardCollection
 from neurofm_shards.reading.samples import OnDifferent, SampleCollection, check_alike
 from neurofm_shards.types import ColumnData, Metadata, Ragged
@@ -307,7 +307,7 @@ def mix(
     *,
     temperature: float | None = None,
     stop: Stop | None = None,
-    subsets: Sequence[Rows | None] | None = None,
+    subsets: Sequence[Rows | str | None] | None = None,
     on_different: OnDifferent = "error",
 ) -> Mix:
     """Mix data sets.
@@ -327,7 +327,7 @@ def mix(
     stop : str or int, optional
         See :class:`Mix`; with weights, the default is ``"first_exhausted"``.
     subsets : sequence, optional
-        Selected rows of each data set.
+        Selected rows of each data set, or the name of its split, ``["train", "train"]``; None for all of them.
     on_different : "error" or "allow"
         What to do where bins, rates or physical units differ between the data sets.
 
@@ -342,8 +342,8 @@ def mix(
             f"{counted(len(collections), 'data set')} and {counted(len(chosen), 'subset')}: give one per data set"
         )
     opened = [_opened(collection) for collection in collections]
-    pairs = enumerate(zip(opened, chosen, strict=True))
-    sources = [MixSource(each, i, rows, f"data set {i}") for i, (each, rows) in pairs]
+    parts = [(each, _rows_of(each, part)) for each, part in zip(opened, chosen, strict=True)]
+    sources = [MixSource(each, i, rows, f"data set {i}") for i, (each, rows) in enumerate(parts)]
     return replace(mixed(sources, weights, temperature, stop), parts=mix_parts(opened, on_different))
 
 
@@ -363,6 +363,10 @@ def mix_groups(
 def _opened(collection: DataSet) -> SampleCollection:
     """Open a folder; what is open already stays as it is."""
     return ShardCollection.open(os.fspath(collection)) if isinstance(collection, (str, os.PathLike)) else collection
+
+
+def _rows_of(collection: SampleCollection, part: Rows | str | None) -> Rows | None:
+    return select(collection, split=part) if isinstance(part, str) else part
 
 
 def grouped(collection: SampleCollection, by: str | Sequence[str], subset: Rows | None) -> list[MixSource]:

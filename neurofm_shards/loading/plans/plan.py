@@ -80,7 +80,12 @@ class OrderedRows:
 
 def _checked(subset: Rows, num_samples: int) -> Rows:
     """Refuse rows that are out of range, repeated or out of order."""
-    rows = np.ascontiguousarray(subset, dtype=np.int64)
+    given = np.asarray(subset)
+    if given.size and given.dtype.kind not in "iu":
+        raise ConfigError(
+            f"a subset must be numbers of rows, and {given.dtype} was given (of a mask: numpy.flatnonzero)"
+        )
+    rows = np.ascontiguousarray(given, dtype=np.int64)
     if len(rows) and (rows[0] < 0 or rows[-1] >= num_samples or bool((np.diff(rows) <= 0).any())):
         raise ConfigError(f"a subset must be ascending, unique rows between 0 and {num_samples - 1:,}")
     return rows

@@ -130,6 +130,23 @@ def test_subsets_are_drawn_from_alone(stored):
     assert sorted(epoch_of(plan)) == [(0, 2), (0, 5), *((1, row) for row in range(9))]
 
 
+def test_splits_are_mixed_by_name(tmp_path):
+    for name in "ab":
+        metadata = [{"split": "train" if i < 4 else "test"} for i in range(6)]
+        create_shards_from_arrays(tmp_path / name, {"x": np.arange(6) + 10 * (name == "b")}, metadata=metadata)
+    folders = [tmp_path / name for name in "ab"]
+    loader = create_webdataset_dataloader(mix(folders, subsets=["train", "test"]), batch_size=3, num_workers=0)
+    assert sorted(value for batch in loader for value in batch["x"].tolist()) == [0, 1, 2, 3, 14, 15]
+    with pytest.raises(ConfigError, match="there is no split 'val'; the samples have: test, train"):
+        mix(folders, subsets=["train", "val"])
+
+
+@pytest.mark.parametrize("rows", [[1.5], [False, True], np.array([True, False])])
+def test_subsets_that_are_no_rows_are_refused(stored, rows):
+    with pytest.raises(ConfigError, match="a subset must be numbers of rows"):
+        mix([stored([4], "a"), stored([4], "b")], subsets=[rows, None]).plan(PlanOptions())
+
+
 def test_a_state_of_a_mix_fits_it_alone_and_stays_small(stored):
     sources = [stored([5, 6], f"data {i}") for i in range(50)]
     plan = mix(sources).plan(PlanOptions(batch_size=4))

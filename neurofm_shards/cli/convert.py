@@ -316,6 +316,11 @@ def _dry_run(args: argparse.Namespace, request: _Request) -> int:
             plan = plan_conversion(request.inputs, request.config, made, output=output, listener=listener)
             described = preview(plan)
     print_preview(described, as_json=args.json)
+    if args.append or args.resume:
+        sys.stderr.write(
+            "note: this is what a new data set would be; what the output holds already, and how it was made, was not "
+            "looked at\n"
+        )
     return 1 if plan.failures else 0
 
 

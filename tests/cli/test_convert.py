@@ -226,3 +226,11 @@ def test_a_folder_that_is_taken_is_not_said_to_be_this_command_s_work(toy_files,
     assert done.returncode == 2
     assert "holds an unfinished conversion" in done.stderr
     assert "run the same command" not in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["--append", "--resume"])
+def test_a_dry_run_says_that_it_does_not_look_at_the_output(toy_files, tmp_path, mode):
+    done = run("-i", *toy_files, "-o", tmp_path / "out", "--dry-run", mode)
+    assert done.returncode == 0
+    assert "note: this is what a new data set would be" in done.stderr
+    assert "note: " not in run("-i", *toy_files, "--dry-run").stderr

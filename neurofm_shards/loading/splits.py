@@ -192,13 +192,23 @@ def check_subjects(columns: Columns, manifest: Manifest | None) -> str:
     ConfigError
         Listing them.
     """
-    sources = manifest.sources if manifest is not None else ()
+    sources = (manifest.sources if manifest is not None else ()) or _sources_of(columns)
     unknown = {str(each.get("session_id")) for each in sources if (each.get("facts") or {}).get("subject_is_unknown")}
     if unknown:
         sessions = list(dict.fromkeys(map(str, _column(columns, "session_id").tolist())))
         remedy = "Convert them with subject_ids=FILE=ID or subject_template"
         check_subjects_are_known([name for name in sessions if name in unknown], len(sessions), remedy)
     return subjects_in_doubt(sources)
+
+
+def _sources_of(columns: Columns) -> list[dict[str, Any]]:
+    """Return what samples say of their sources, as a manifest does: one that was made anew of shards names none."""
+    if not {"session_id", "subject_id"} <= set(columns):
+        return []
+    sessions, subjects = (columns[name].tolist() for name in ("session_id", "subject_id"))
+    files = columns["source_file"].tolist() if "source_file" in columns else [""] * len(sessions)
+    different = dict.fromkeys((str(a), str(b), str(c)) for a, b, c in zip(sessions, subjects, files, strict=True))
+    return [{"session_id": a, "facts": {"subject_id": b}, "files": [c]} for a, b, c in different]
 
 
 def _check_fractions(fractions: Mapping[str, float]) -> None:

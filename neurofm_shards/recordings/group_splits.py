@@ -284,12 +284,13 @@ def _why(by: str, *, balanced: bool) -> str:
 def subjects_in_doubt(sources: Iterable[Mapping[str, Any]]) -> str:
     """Return which sessions of a data set may name no subject, in words; empty where none may.
 
-    The first release did not say of a session that its subject is unknown, and called it like the session or its file.
+    A session whose file names no subject has one that is called like the session or its file. The first release did not
+    say so in the manifest, and no manifest does that was made anew.
 
     Parameters
     ----------
     sources : iterable of mapping
-        What the manifest says of each input.
+        What the manifest, or the samples themselves, say of each input.
     """
     found: list[str] = []
     total = 0
@@ -303,8 +304,8 @@ def subjects_in_doubt(sources: Iterable[Mapping[str, Any]]) -> str:
     if not found:
         return ""
     return (
-        f"the subject of {len(found)} of {total} sessions is called like the session or its file, as the first "
-        f"release did where a file names no subject: {listed(found, _LISTED)}. If these name none, one "
+        f"the subject of {len(found)} of {total} sessions is called like the session or its file, as it is where a "
+        f"file names no subject: {listed(found, _LISTED)}. If these name none, one "
         "animal may be in several splits: convert the files again with subject_ids=FILE=ID, or split by session"
     )
 

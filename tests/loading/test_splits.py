@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from neurofm_shards import ShardDataset, create_shards_from_arrays
 from neurofm_shards.errors import ConfigError
 from neurofm_shards.loading.splits import Splits, split
+from neurofm_shards.maintenance.repair import repair
 
 EMPTYING = 0  # a seed that leaves a split of the ten sessions below empty
 
@@ -217,3 +218,18 @@ def test_what_is_no_data_set_is_refused_with_what_to_give_instead(tmp_path):
     create_shards_from_arrays(tmp_path / "d", {"x": np.zeros((4, 2))})
     with pytest.raises(ConfigError, match=r"not ShardDataset; .*give its \.collection"):
         split(ShardDataset(tmp_path / "d"))
+
+
+def test_subjects_that_are_called_like_sessions_are_in_doubt_without_a_manifest(tmp_path, caplog):
+    ids = zip("abcd", "ammn", strict=True)
+    metadata = [{"session_id": session, "subject_id": subject, "source_file": "x.nwb"} for session, subject in ids]
+    create_shards_from_arrays(tmp_path / "data", {"x": np.zeros((4, 1))}, metadata=metadata)
+    (tmp_path / "data" / "dataset_metadata.json").unlink()
+    repair(tmp_path / "data")
+    columns = {name: np.array([each[name] for each in metadata]) for name in metadata[0]}
+    for data in (tmp_path / "data", columns):
+        caplog.clear()
+        split(data, by="subject", fractions={"train": 0.5, "test": 0.5})
+        assert "the subject of 1 of 4 sessions is called like the session or its file" in caplog.text
+        split(data, by="session", fractions={"train": 0.5, "test": 0.5})
+        assert len(caplog.messages) == 1

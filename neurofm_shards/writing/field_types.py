@@ -172,11 +172,14 @@ class FieldTypes:
 
 def _type_of(value: Any) -> FieldType:
     if type(value) in _NUMBERS:
-        if type(value) is int and not -(1 << _BITS) <= value < 1 << _BITS:
-            raise EncodeError(f"{value} is beyond the int64 that batches hold: store numpy.uint64, or a string")
-        return type(value)
+        return None if _is_beyond(value) else type(value)
     array = as_array(value)
     return array.dtype.newbyteorder("=") if array is not None and array.dtype.kind in "biufc" else None
+
+
+def _is_beyond(value: Any) -> bool:
+    """Return whether a value is an integer that int64 does not hold: batches have lists of such."""
+    return type(value) is int and not -(1 << _BITS) <= value < 1 << _BITS
 
 
 def _converted(name: str, value: Any, known: np.dtype[Any] | type, where: str, *, stored: bool) -> Any:
@@ -211,6 +214,8 @@ def _goes_together(found: str, wanted: str) -> bool:
 
 
 def _said(found: FieldType, value: Any) -> str:
+    if _is_beyond(value):
+        return f"{value}, beyond the int64 that batches hold (store numpy.uint64, or a string)"
     if found is None:
         return str(getattr(value, "dtype", type(value).__name__))
     return found.__name__ if isinstance(found, type) else found.name
@@ -221,7 +226,7 @@ def _is_gap(value: Any) -> bool:
 
 
 def _named(known: FieldType) -> str:
-    return "no numbers" if known is None else known.__name__ if isinstance(known, type) else known.name
+    return "no numbers of 64 bits" if known is None else known.__name__ if isinstance(known, type) else known.name
 
 
 def stored_types(folder: Path, base: Manifest | None) -> FieldTypes:

@@ -107,7 +107,7 @@ def test_numbers_that_a_table_inside_explains_are_codes_without_a_cached_schema(
         meanings = {"value": np.array([1, 2, 9]), "meaning": np.array([b"one", b"two", b"nine"])}
         table(file, "events/t/cue_meanings", "MeaningsTable", meanings)
 
-    assert found(write(fill))[:2] == (TIMES.tolist(), ["one", "two", "one", "nine"])
+    assert found(write(fill))[:2] == (TIMES.tolist(), ["1", "2", "1", "9"])
 
 
 def test_a_column_may_name_the_table_that_explains_it_and_the_table_its_column(write):
@@ -123,13 +123,13 @@ def test_a_column_may_name_the_table_that_explains_it_and_the_table_its_column(w
 
     with NwbSource(NwbConfig(reader="auto")).open((str(write(fill)),)) as recording:
         cues, states = recording.streams
-        assert [cues.owners[i] for i in cues.read()[1]] == ["go", "stop", "go", "9"]
-        assert [states.owners[i] for i in states.read()[1]] == ["rest", "run", "rest", "2.5"]
+        assert [cues.owners[i] for i in cues.read()[1]] == ["1", "2", "1", "9"]
+        assert [states.owners[i] for i in states.read()[1]] == ["0", "1", "0", "2.5"]
         assert cues.table[0] == {"value": 1, "meaning": "go"}
         assert cues.table[2] == {"value": 9, "meaning": ""}
 
 
-def test_meanings_of_texts_are_told_and_codes_of_one_meaning_stay_apart(write):
+def test_meanings_are_told_of_texts_too_and_codes_of_one_meaning_stay_apart(write):
     def fill(file):
         columns = {"timestamp": TIMES, "image": np.array([b"cat", b"dog", b"cat", b"dog"])}
         table(file, "events/t", "EventsTable", columns)
@@ -143,12 +143,13 @@ def test_meanings_of_texts_are_told_and_codes_of_one_meaning_stay_apart(write):
         images, ports = recording.streams
         assert images.owners == ("cat", "dog")
         assert [row["meaning"] for row in images.table] == ["a photograph", "a drawing"]
-        assert ports.owners == ("lick#1", "lick#2", "poke")
+        assert ports.owners == ("1", "2", "3")
+        assert [row["meaning"] for row in ports.table] == ["lick", "lick", "poke"]
 
 
 @pytest.mark.filterwarnings("ignore:EnumData is experimental")
 @pytest.mark.parametrize("reader", ["h5py", "pynwb"])
-def test_meanings_and_enumerations_name_codes_of_events_and_trials(write_nwb, reader):
+def test_meanings_and_enumerations_of_codes_of_events_and_trials(write_nwb, reader):
     event = pytest.importorskip("pynwb.event", reason="this pynwb has no EventsTable")
     common = pytest.importorskip("hdmf.common")
 
@@ -180,7 +181,8 @@ def test_meanings_and_enumerations_name_codes_of_events_and_trials(write_nwb, re
         streams = {stream.path: stream for stream in recording.streams}
         assert [problem.where for problem in recording.problems] == ["general/subject/subject_id"]
         named = {path: [s.owners[i] for i in s.read()[1]] for path, s in streams.items() if path.startswith("events/")}
-    assert named == {"events/ttl": ["begin", "image", "image", "7"], "events/kinds": ["left", "right", "right", "left"]}
+        assert [row["meaning"] for row in streams["events/ttl"].table] == ["image", "", "begin"]
+    assert named == {"events/ttl": ["55", "1", "1", "7"], "events/kinds": ["left", "right", "right", "left"]}
     columns = dict(streams["intervals/trials"].columns)
     assert columns == {
         "id": ["0", "1", "2"],

@@ -279,7 +279,7 @@ def test_an_events_table_gives_events_by_its_text_column(write_nwb, reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_numbers_that_a_table_explains_are_called_by_what_they_mean(write_nwb, reader):
+def test_numbers_that_a_table_explains_are_the_codes_of_events(write_nwb, reader):
     event = pytest.importorskip("pynwb.event", reason="events tables came with pynwb 4")
     from hdmf.common import MeaningsTable
 
@@ -296,7 +296,7 @@ def test_numbers_that_a_table_explains_are_called_by_what_they_mean(write_nwb, r
         nwbfile.add_events_table(table)
 
     stream = streams_of(write_nwb(fill), reader)["events/ttl"]
-    assert stream.owners == ("stimulus", "start")
+    assert stream.owners == ("1", "55")
     assert stream.read()[1].tolist() == [1, 0, 1]
 
 

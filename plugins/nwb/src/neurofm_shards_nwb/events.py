@@ -187,7 +187,8 @@ _MOST_KINDS = 256
 def describe_event_table(table: Table) -> tuple[EventStream | None, list[Problem]]:
     """Describe an EventsTable: its first column that is explained, else its first text of few values, names the events.
 
-    Numbers are called by what they mean, where a table of the file says it.
+    What a table of the file says that they mean is told of each kind, which is called by its value: meanings are
+    sentences, and may be corrected.
 
     Returns
     -------
@@ -235,8 +236,7 @@ def _kinds(table: Table) -> tuple[_Kinds, list[Problem]]:
             plain = [str(value) if named or isinstance(value, bool) else f"{value:g}" for value in different]
             owner = np.searchsorted(np.asarray(different), np.asarray(values)).astype(np.int64)
             rows = [{"value": value, "meaning": meaning} for value, meaning in zip(different, said, strict=True)]
-            labels = tuple(plain) if named else _distinct(plain, said)
-            return _Kinds(labels, owner, tuple(rows) if any(said) else (), name), problems
+            return _Kinds(tuple(plain), owner, tuple(rows) if any(said) else (), name), problems
     return _Kinds((table.path.rpartition("/")[2],), np.zeros(len(table), dtype=np.int64)), problems
 
 

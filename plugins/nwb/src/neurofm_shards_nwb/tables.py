@@ -291,4 +291,5 @@ def _odd(table: Table, start: Floats, stop: Floats, relative: tuple[str, ...]) -
 
 
 def _of_rows(which: Bools, what: str) -> str:
-    return f"{int(which.sum())} of {len(which)} rows {what} (the first: row {int(which.argmax())})"
+    first = "" if which.all() else f" (the first: row {int(which.argmax())})"
+    return f"{int(which.sum())} of {len(which)} rows {what}{first}"

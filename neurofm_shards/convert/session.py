@@ -379,9 +379,15 @@ class ConversionSession:
         return target.base
 
     def _run(self, plan: ConversionPlan, target: Target) -> Manifest:
-        with self.shard_run(plan, target) as run:
-            self.tell(started(plan, run.lines))
-            run.run(plan)
+        run = self.shard_run(plan, target)
+        try:
+            with run:
+                self.tell(started(plan, run.lines))
+                run.run(plan)
+        except BaseException:
+            if not run.has_begun and target.output is self.output:  # nothing to go on with: the next run is a new one
+                remove_journal(target.output.sidecars)
+            raise
         return commit(target.output, plan, run.lines, target.base)
 
 

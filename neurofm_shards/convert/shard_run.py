@@ -80,6 +80,8 @@ class ShardRun:
     ----------
     lines : dict of int to dict
         The journal's record of every finished shard, by number.
+    has_begun : bool
+        Whether there may be shards in the output folder, recorded or not.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class ShardRun:
         self._listener = listener
         self._shares_folder = staging == "shared"
         self.lines: dict[int, Line] = {}
+        self.has_begun = found is not None
         if found is not None:
             self.lines = {k: line for k, line in found.shards.items() if output.is_sound(line, found.header)}
         self._types = TypesOfShards()
@@ -146,6 +149,7 @@ class ShardRun:
         for answer in answers:
             self._unpack(self._staging / answer.value.staged, answer.value.files)
         written = {answer.value.staged: answer.value.record for answer in answers if answer.value.record is not None}
+        self.has_begun = True
         self._journal.announce(record.entry.shard_name for record in written.values())
         self._output.publish(self._staging, written, durable=self._config.durable)
         for answer in answers:

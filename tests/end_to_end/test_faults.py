@@ -488,3 +488,26 @@ def test_a_lost_worker_is_said(toys, tmp_path):
     assert done.returncode == 1
     assert "a worker process died" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["new", "append"])
+def test_a_run_that_wrote_no_shard_leaves_nothing_to_go_on_with(toys, tmp_path, tree, mode):
+    """What was wrong is corrected, and is no longer the conversion that was begun."""
+    whole, broken = toys(a={"n": 6}, b={"n": 3, "broken_at": 1})
+    if mode == "append":
+        convert_inputs([whole], tmp_path / "out", CONFIG)
+    before = tree(tmp_path / "out")
+    with pytest.raises(SourceError, match="bad chunk"):
+        convert_inputs([broken], tmp_path / "out", CONFIG, mode=mode)
+    assert tree(tmp_path / "out") == before
+    (mended,) = toys(c={"n": 4})
+    found = convert_inputs([mended], tmp_path / "out", CONFIG, mode=mode)
+    assert found["total_samples"] == (4 if mode == "new" else 10)
+
+
+def test_what_was_written_before_an_error_is_gone_on_with(toys, tmp_path):
+    (broken,) = toys(a={"n": 9, "broken_at": 8})
+    with pytest.raises(SourceError, match="bad chunk"):
+        convert_inputs([broken], tmp_path / "out", {"shard_size": 4})
+    with pytest.raises(OutputExistsError, match=r"2 of 3 shards written\)"):
+        convert_inputs([broken], tmp_path / "out", {"shard_size": 4})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,8 @@ from neurofm_shards.writing.lock import OutputLock
 from neurofm_shards.writing.output_folder import REPLACING, OutputFolder
 from neurofm_shards.writing.statistics import SessionStats, add, manifest_statistics, sessions_from_manifest
 
+_LOG = logging.getLogger("neurofm_shards.maintenance")
+
 
 def merge(
     folders: Sequence[str | os.PathLike[str]],
@@ -42,7 +45,8 @@ def merge(
 
     Samples keep their order. Automatic keys are numbered anew, named ones stay. Rows of side tables are joined, and the
     columns that refer to them follow. The settings that all were made with are those of the new data set; each input
-    keeps those of its own that others do not share. Nothing is visible before all of it is written.
+    keeps those of its own that others do not share. Saved splits stay behind, which is logged. Nothing is visible
+    before all of it is written.
 
     Parameters
     ----------
@@ -84,6 +88,9 @@ def merge(
             manifest = _Merge(parts, staging, durable).run()
             old = output.shard_names() if overwrite else set()
             output.replace(staging, old - {entry.shard_name for entry in manifest.shards}, durable=durable)
+        if saved := [str(part.output.folder) for part in parts if part.manifest.splits]:
+            what = f"splits that were saved with {listed(saved, 3)} are not those of {output.folder}"
+            _LOG.warning("%s: divide it anew (neurofm_shards.split and save_splits, or the command split)", what)
     return summary(output.folder, manifest)
 
 

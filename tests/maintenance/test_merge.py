@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurofm_shards import create_shards_from_arrays
+from neurofm_shards import ShardDataset, create_shards_from_arrays, save_splits
 from neurofm_shards.cli.main import run
 from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import ConfigError, NoShardsError, OutputExistsError
@@ -41,6 +41,20 @@ def test_merging_joins_samples_tables_statistics_and_numbers(toys, toy, tmp_path
     np.testing.assert_allclose(
         found["statistics"]["sessions"]["b"]["x"]["std"], want["statistics"]["sessions"]["b"]["x"]["std"], rtol=1e-12
     )
+
+
+def test_saved_splits_stay_behind_and_that_is_told(toys, tmp_path, caplog):
+    paths = toys(a={"n": 9}, b={"n": 6})
+    for name, path in zip("ab", paths, strict=True):
+        convert_inputs([path], tmp_path / name, CONFIG)
+    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "plain")
+    assert not caplog.messages
+    save_splits(tmp_path / "b", {"train": [0, 1], "test": [2]})
+    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+    (message,) = caplog.messages
+    assert message.startswith(f"splits that were saved with {tmp_path / 'b'} are not those of {tmp_path / 'out'}: ")
+    with pytest.raises(ConfigError, match="train"):
+        ShardDataset(tmp_path / "out", split="train")
 
 
 def test_settings_that_differ_are_kept_with_the_inputs_they_were_used_for(toys, tmp_path, manifest):

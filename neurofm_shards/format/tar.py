@@ -383,7 +383,8 @@ class TarReader:
 
     def _checked(self, header: bytes, at: int) -> tuple[bytes, int]:
         if not has_checksum(header):
-            raise self._error(at, "a header's checksum is wrong: the shard is damaged, or not a tar")
+            other = "" if at else " (recordings are for the commands inspect and convert)"
+            raise self._error(at, f"a header's checksum is wrong: the shard is damaged, or not a tar{other}")
         kind = header[156:157]
         if kind == b"\0" and header[:100].rstrip(b"\0").endswith(b"/"):
             kind = _FOLDER  # as the oldest tars said it

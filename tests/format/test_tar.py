@@ -136,6 +136,15 @@ def test_hostile_archives_are_errors_that_name_shard_and_offset(name, stream):
         list(TarReader(source, name="bad.tar"))
 
 
+def test_one_who_names_a_recording_is_told_what_takes_it():
+    with pytest.raises(FormatError, match="not a tar.*recordings are for the commands inspect and convert"):
+        list(TarReader(b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 8))
+    damaged = bytearray(archive(GOOD))
+    damaged[1024] ^= 1  # the second header
+    with pytest.raises(FormatError, match=r"byte 1,024: .* not a tar$"):
+        list(TarReader(bytes(damaged)))
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, len(archive(GOOD)) - 1), st.binary(min_size=1, max_size=12))
 def test_no_damage_gives_anything_but_a_format_error(at, garbage):

@@ -65,6 +65,7 @@ def test_inspect_has_a_row_per_kind_of_stream_and_a_strip_per_modality(run):
     assert {line.split("|")[0].strip() for line in said if line.rstrip().endswith("|")} == {"spikes", "lfp"}
 
 
+@pytest.mark.plugins
 def test_inspect_goes_on_behind_inputs_that_nothing_reads(tmp_path, capsys):
     np.savez(tmp_path / "a.npz", x=np.zeros((3, 2)))
     (tmp_path / "notes.txt").write_text("no recording")

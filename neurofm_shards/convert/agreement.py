@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from neurofm_shards._wording import counted, listed
 from neurofm_shards.codecs.arrays import check_storable
+from neurofm_shards.convert.config import SUBJECT_FIELDS, ConversionConfig
+from neurofm_shards.convert.input_plan import InputPlan
+from neurofm_shards.convert.input_reader import session_name
 from neurofm_shards.errors import ConfigError, EncodeError
-from neurofm_shards.types import ColumnSpec
+from neurofm_shards.format.dataset_record import unused_codecs
+from neurofm_shards.recordings.options import WindowOptions
+from neurofm_shards.types import WITHOUT_EFFECT, ColumnSpec
 
 #: The modality that a column of windows belongs to, by its name; in the order in which modalities are taken.
 _MODALITIES = {"spikes": "spikes", "spike_times": "spikes"} | {
@@ -173,3 +180,112 @@ def all_that_is_wrong(failures: Sequence[tuple[str, str]], total: int) -> str:
         whose = "" if same else f" (numbers are those of {first})"
         lines.append(f"{listed([item[0] for item in alike], _NAMES_SHOWN)}: {error.removeprefix(f'{first}: ')}{whose}")
     return "\n  ".join(lines)
+
+
+def check_sessions(planned: Sequence[InputPlan], present: Mapping[str, str] | None = None) -> None:
+    """Refuse two inputs with one session id, and sessions that a data set holds already, with other content.
+
+    Raises
+    ------
+    ConfigError
+        Naming the inputs and how to replace sessions, or to choose other ids.
+    """
+    held = [item for item in planned if item.session_id in (present or {})]
+    if held:
+        ids = [json.dumps(item.session_id) for item in held]
+        where = f"session_id == {ids[0]}" if len(ids) == 1 else f"session_id in [{', '.join(ids[:_SHOWN])}]"
+        raise ConfigError(
+            f"{listed([item.name for item in held], _SHOWN)}: the data set holds {listed(ids, _SHOWN)} "
+            "already, with other content. To replace it, drop it first, then append: `neurofm-shards drop DATA_SET "
+            f"--where '{where}'`. If it is another session, choose ids that differ, with "
+            'session_template="{parent}_{stem}" or the like'
+        )
+    if clash := clash_of(planned):
+        raise ConfigError(clash)
+
+
+#: Sessions that a message names.
+_SHOWN = 5
+#: Templates that a message offers where session ids are not unique.
+_TEMPLATES = ("{subject_id}_{session_id}", "{stem}", "{parent}_{stem}")
+
+
+def clash_of(planned: Sequence[InputPlan]) -> str:
+    """Return which inputs share a session id, and which templates give each its own; empty where none does."""
+    shared = shared_ids([(item.name, item.session_id) for item in planned])
+    if not shared:
+        return ""
+    fitting = [repr(template) for template in _TEMPLATES if _separates(template, planned)]
+    if not fitting:
+        return f"{shared}. Rename the files so that session_template can tell them apart, or leave copies out"
+    return f"{shared}. Choose ids that differ with session_template={' or '.join(fitting)}"
+
+
+def _separates(template: str, planned: Sequence[InputPlan]) -> bool:
+    """Return whether a template gives each input an id of its own."""
+    specs = [replace(item.spec, session_template=template) for item in planned]
+    own = [(item.session_id, str(item.plan.metadata.get("subject_id", "")) if item.plan else "") for item in planned]
+    return len({session_name(spec, *ids) for spec, ids in zip(specs, own, strict=True)}) == len(planned)
+
+
+def check_options_are_used(
+    planned: Sequence[InputPlan], columns: Sequence[ColumnSpec], config: ConversionConfig
+) -> None:
+    """Refuse options that change nothing of any input, as they would be missed in the result (raises ConfigError)."""
+    _check_windows_are_used(planned, config)
+    _check_subjects_are_used(planned, config)
+    _check_names_are_used(planned, columns, config)
+
+
+def _check_windows_are_used(planned: Sequence[InputPlan], config: ConversionConfig) -> None:
+    if any(item.is_recording for item in planned) or config.windows == WindowOptions():
+        return
+    default = WindowOptions()
+    chosen = [name for name in WindowOptions.model_fields if getattr(config.windows, name) != getattr(default, name)]
+    raise ConfigError(
+        f"{', '.join(chosen)} cut windows out of recordings, but {planned[0].name} holds samples that are cut already; "
+        "leave them out, or give the source's options that say where time is"
+    )
+
+
+def _check_subjects_are_used(planned: Sequence[InputPlan], config: ConversionConfig) -> None:
+    """Refuse subject ids of samples that are cut already, which say themselves whose they are."""
+    if any(item.is_recording for item in planned):
+        return
+    given = [name for name in SUBJECT_FIELDS if getattr(config, name) != getattr(ConversionConfig(), name)]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)}: subjects are said of recordings, but {planned[0].name} holds samples that are cut "
+            "already; leave them out, or give the source's options that say where time is"
+        )
+
+
+def _check_names_are_used(
+    planned: Sequence[InputPlan], columns: Sequence[ColumnSpec], config: ConversionConfig
+) -> None:
+    """Refuse options that name what no input has; what some have not is a problem of theirs."""
+    unused = [_without_effect(item) for item in planned]
+    everywhere = [said for said in unused[0] if all(said in others for others in unused)]
+    if everywhere:
+        raise ConfigError(f"{planned[0].name}: {'; '.join(everywhere)}")
+    wrong = unused_codecs(config.codecs, [spec.name for spec in columns])
+    if wrong and not config.transforms:  # which may make other columns
+        raise ConfigError(wrong)
+
+
+def _without_effect(item: InputPlan) -> list[str]:
+    problems = item.plan.problems if item.plan is not None else ()
+    return [f"{found.where}: {found.what}" for found in problems if found.consequence == WITHOUT_EFFECT]
+
+
+def check_subjects_held(planned: Sequence[InputPlan], known: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse to name the subject of what a data set holds already: nothing there would change."""
+    for item in planned:
+        source = known.get(item.expected.fingerprint) if item.plan is not None and item.expected is not None else None
+        there = (source or {}).get("facts", {}).get("subject_id")
+        now = item.plan.metadata.get("subject_id") if item.plan is not None else None
+        if source is not None and there is not None and there != now:
+            raise ConfigError(
+                f"{item.name}: the data set holds session {source['session_id']!r} as one of subject {there!r}, and "
+                f"subject_ids says {now!r}; to change that, drop it first, then append"
+            )

@@ -21,7 +21,7 @@ from pydantic import Field
 from typing_extensions import ParamSpec
 
 from neurofm_shards._process import host_name, prepare_forkserver, worker_name
-from neurofm_shards.convert.inputs import worker_reader
+from neurofm_shards.convert.input_reader import worker_reader
 from neurofm_shards.errors import ConfigError, WorkerError, portable
 from neurofm_shards.plugins.interfaces import PluginConfig
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from neurofm_shards._wording import without_name
-from neurofm_shards.convert.inputs import Expected, InputSpec
+from neurofm_shards.convert.input_reader import Expected, InputSpec
 from neurofm_shards.errors import NeurofmShardsError
 from neurofm_shards.types import ColumnSpec, SourcePlan
 

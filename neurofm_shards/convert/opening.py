@@ -9,7 +9,8 @@ from neurofm_shards._process import worker_name
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Call, Dispatcher
 from neurofm_shards.convert.input_plan import InputPlan
-from neurofm_shards.convert.inputs import KEPT_BYTES, Input, InputSpec, bytes_of, session_name, worker_reader
+from neurofm_shards.convert.input_reader import KEPT_BYTES, InputSpec, bytes_of, session_name, worker_reader
+from neurofm_shards.convert.inputs import Input
 from neurofm_shards.errors import NeurofmShardsError, NothingToConvertError, SourceError, portable
 from neurofm_shards.plugins.entries import Entry
 from neurofm_shards.plugins.registry import registry

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections import Counter
@@ -14,33 +13,33 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from neurofm_shards._wording import listed
 from neurofm_shards.blocks import RowBase, add_rows
 from neurofm_shards.convert.agreement import (
     agreed_columns,
     all_that_is_wrong,
     cannot_be_stored,
+    check_options_are_used,
+    check_sessions,
+    check_subjects_held,
+    clash_of,
     is_masked,
     misfits,
     modalities_of,
-    shared_ids,
 )
-from neurofm_shards.convert.config import SUBJECT_FIELDS, ConversionConfig
+from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Dispatcher
 from neurofm_shards.convert.input_plan import InputPlan
-from neurofm_shards.convert.inputs import Input, find_inputs, session_name, unmatched_subjects
+from neurofm_shards.convert.inputs import Input, find_inputs, unmatched_subjects
 from neurofm_shards.convert.opening import failed_plan, open_inputs, spec_of
 from neurofm_shards.convert.splits import split_warnings, with_splits
 from neurofm_shards.convert.tasks import Segment, ShardTask, Stretch, TaskInput, by_split, cut, cut_by_bytes
 from neurofm_shards.errors import ConfigError, NothingToConvertError
 from neurofm_shards.events import InputPlanned, Listener, ModalityMasked, PlanningStarted, ignore
-from neurofm_shards.format.dataset_record import unused_codecs
 from neurofm_shards.format.manifest import Manifest
 from neurofm_shards.format.resolve import compression_object
 from neurofm_shards.format.shard_names import ShardNames
 from neurofm_shards.plugins.registry import registry
-from neurofm_shards.recordings.options import WindowOptions
-from neurofm_shards.types import WITHOUT_EFFECT, ColumnSpec
+from neurofm_shards.types import ColumnSpec
 
 _LOG = logging.getLogger("neurofm_shards.convert")
 
@@ -307,7 +306,7 @@ def _with_all_modalities(
 def _refuse_failures(planned: Sequence[InputPlan]) -> None:
     """Raise what is wrong with any input; one that holds nothing is left out where others hold something."""
     failed = [item for item in planned if item.failure is not None and not item.empty]
-    clash = _clash([item for item in planned if item.num_samples])
+    clash = clash_of([item for item in planned if item.num_samples])
     if not failed or failed[0].failure is None:
         if clash:
             raise ConfigError(clash)
@@ -340,10 +339,8 @@ def combine(planned: Sequence[InputPlan], config: ConversionConfig) -> Conversio
         raise NothingToConvertError(reasons or "no input was added that could be converted")
     check_sessions(giving)
     planned = with_splits(planned, config.windows.split)
-    _check_windows_are_used(giving, config)
-    _check_subjects_are_used(giving, config)
     columns = agreed_columns([(item.name, item.columns) for item in giving])
-    _check_names_are_used(giving, columns, config)
+    check_options_are_used(giving, columns, config)
     bases, tables = join_tables(planned, {})
     stretches = [(i, 0, item.num_samples) for i, item in enumerate(planned)]
     shards = _shards(stretches, planned, config)
@@ -431,93 +428,6 @@ def join_tables(
     return bases, {name: rows[len(shared.get(name, ())) :] for name, rows in tables.items()}
 
 
-def check_sessions(planned: Sequence[InputPlan], present: Mapping[str, str] | None = None) -> None:
-    """Refuse two inputs with one session id, and sessions that a data set holds already, with other content.
-
-    Raises
-    ------
-    ConfigError
-        Naming the inputs and how to replace sessions, or to choose other ids.
-    """
-    held = [item for item in planned if item.session_id in (present or {})]
-    if held:
-        ids = [json.dumps(item.session_id) for item in held]
-        where = f"session_id == {ids[0]}" if len(ids) == 1 else f"session_id in [{', '.join(ids[:_SHOWN])}]"
-        raise ConfigError(
-            f"{listed([item.name for item in held], _SHOWN)}: the data set holds {listed(ids, _SHOWN)} "
-            "already, with other content. To replace it, drop it first, then append: `neurofm-shards drop DATA_SET "
-            f"--where '{where}'`. If it is another session, choose ids that differ, with "
-            'session_template="{parent}_{stem}" or the like'
-        )
-    if clash := _clash(planned):
-        raise ConfigError(clash)
-
-
-#: Sessions that a message names.
-_SHOWN = 5
-#: Templates that a message offers where session ids are not unique.
-_TEMPLATES = ("{subject_id}_{session_id}", "{stem}", "{parent}_{stem}")
-
-
-def _clash(planned: Sequence[InputPlan]) -> str:
-    """Return which inputs share a session id, and which templates give each its own; empty where none does."""
-    shared = shared_ids([(item.name, item.session_id) for item in planned])
-    if not shared:
-        return ""
-    fitting = [repr(template) for template in _TEMPLATES if _separates(template, planned)]
-    if not fitting:
-        return f"{shared}. Rename the files so that session_template can tell them apart, or leave copies out"
-    return f"{shared}. Choose ids that differ with session_template={' or '.join(fitting)}"
-
-
-def _separates(template: str, planned: Sequence[InputPlan]) -> bool:
-    """Return whether a template gives each input an id of its own."""
-    specs = [replace(item.spec, session_template=template) for item in planned]
-    own = [(item.session_id, str(item.plan.metadata.get("subject_id", "")) if item.plan else "") for item in planned]
-    return len({session_name(spec, *ids) for spec, ids in zip(specs, own, strict=True)}) == len(planned)
-
-
-def _check_windows_are_used(planned: Sequence[InputPlan], config: ConversionConfig) -> None:
-    if any(item.is_recording for item in planned) or config.windows == WindowOptions():
-        return
-    default = WindowOptions()
-    chosen = [name for name in WindowOptions.model_fields if getattr(config.windows, name) != getattr(default, name)]
-    raise ConfigError(
-        f"{', '.join(chosen)} cut windows out of recordings, but {planned[0].name} holds samples that are cut already; "
-        "leave them out, or give the source's options that say where time is"
-    )
-
-
-def _check_subjects_are_used(planned: Sequence[InputPlan], config: ConversionConfig) -> None:
-    """Refuse subject ids of samples that are cut already, which say themselves whose they are."""
-    if any(item.is_recording for item in planned):
-        return
-    given = [name for name in SUBJECT_FIELDS if getattr(config, name) != getattr(ConversionConfig(), name)]
-    if given:
-        raise ConfigError(
-            f"{', '.join(given)}: subjects are said of recordings, but {planned[0].name} holds samples that are cut "
-            "already; leave them out, or give the source's options that say where time is"
-        )
-
-
-def _check_names_are_used(
-    planned: Sequence[InputPlan], columns: Sequence[ColumnSpec], config: ConversionConfig
-) -> None:
-    """Refuse options that name what no input has; what some have not is a problem of theirs."""
-    unused = [_without_effect(item) for item in planned]
-    everywhere = [said for said in unused[0] if all(said in others for others in unused)]
-    if everywhere:
-        raise ConfigError(f"{planned[0].name}: {'; '.join(everywhere)}")
-    wrong = unused_codecs(config.codecs, [spec.name for spec in columns])
-    if wrong and not config.transforms:  # which may make other columns
-        raise ConfigError(wrong)
-
-
-def _without_effect(item: InputPlan) -> list[str]:
-    problems = item.plan.problems if item.plan is not None else ()
-    return [f"{found.where}: {found.what}" for found in problems if found.consequence == WITHOUT_EFFECT]
-
-
 def plan_append(
     manifest: Manifest,
     planned: Sequence[InputPlan],
@@ -547,24 +457,11 @@ def plan_append(
     known = {source["fingerprint"]: source for source in manifest.sources}
     new = [item for item in planned if item.expected is None or item.expected.fingerprint not in known]
     if config.subject_ids:
-        _check_subjects_held(planned, known)
+        check_subjects_held(planned, known)
     if not new:
         return None
     stretches = [(i, 0, item.num_samples) for i, item in enumerate(new)]
     return _addition(manifest, new, stretches, config, shared)
-
-
-def _check_subjects_held(planned: Sequence[InputPlan], known: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse to name the subject of what a data set holds already: nothing there would change."""
-    for item in planned:
-        source = known.get(item.expected.fingerprint) if item.plan is not None and item.expected is not None else None
-        there = (source or {}).get("facts", {}).get("subject_id")
-        now = item.plan.metadata.get("subject_id") if item.plan is not None else None
-        if source is not None and there is not None and there != now:
-            raise ConfigError(
-                f"{item.name}: the data set holds session {source['session_id']!r} as one of subject {there!r}, and "
-                f"subject_ids says {now!r}; to change that, drop it first, then append"
-            )
 
 
 def plan_retry(

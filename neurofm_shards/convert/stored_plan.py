@@ -22,7 +22,8 @@ from neurofm_shards.blocks import RowBase
 from neurofm_shards.convert.commit import software
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.input_plan import InputPlan
-from neurofm_shards.convert.inputs import Expected, Input
+from neurofm_shards.convert.input_reader import Expected
+from neurofm_shards.convert.inputs import Input
 from neurofm_shards.convert.opening import spec_of
 from neurofm_shards.convert.planning import ConversionPlan, combine
 from neurofm_shards.errors import ConfigError, FormatError, InputNotFoundError

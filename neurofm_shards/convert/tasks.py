@@ -9,7 +9,7 @@ from operator import itemgetter
 
 from neurofm_shards._wording import counted
 from neurofm_shards.blocks import RowBase
-from neurofm_shards.convert.inputs import Expected, InputSpec
+from neurofm_shards.convert.input_reader import Expected, InputSpec
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurofm_shards.blocks import fields_of, shifted
-from neurofm_shards.convert.inputs import worker_reader
+from neurofm_shards.convert.input_reader import worker_reader
 from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput
 from neurofm_shards.errors import EncodeError, NeurofmShardsError, SourceError, WorkerError
 from neurofm_shards.format.dataset_record import ShardRecord

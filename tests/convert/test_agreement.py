@@ -12,7 +12,8 @@ import pytest
 from neurofm_shards.convert import progress
 from neurofm_shards.convert.agreement import all_that_is_wrong, cannot_be_stored, misfits, modalities_of, shared_ids
 from neurofm_shards.convert.input_plan import InputPlan
-from neurofm_shards.convert.inputs import Input, InputSpec
+from neurofm_shards.convert.input_reader import InputSpec
+from neurofm_shards.convert.inputs import Input
 from neurofm_shards.convert.progress import Bars
 from neurofm_shards.convert.session import convert_inputs
 from neurofm_shards.errors import ConfigError, NothingToConvertError, SourceError

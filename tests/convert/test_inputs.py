@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from neurofm_shards.convert.config import ConversionConfig
-from neurofm_shards.convert.inputs import Input, InputReader
+from neurofm_shards.convert.input_reader import InputReader
+from neurofm_shards.convert.inputs import Input
 from neurofm_shards.convert.opening import spec_of
 from neurofm_shards.errors import InputChangedError
 from neurofm_shards.plugins.interfaces import Samples, Source

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from neurofm_shards.convert.config import ConversionConfig
-from neurofm_shards.convert.inputs import KEPT_BYTES, Expected, Input
+from neurofm_shards.convert.input_reader import KEPT_BYTES, Expected
+from neurofm_shards.convert.inputs import Input
 from neurofm_shards.convert.opening import open_inputs, spec_of
 from neurofm_shards.convert.tasks import Segment, ShardTask, TaskInput, in_turns
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.input_plan import InputPlan
-from neurofm_shards.convert.inputs import Expected, Input
+from neurofm_shards.convert.input_reader import Expected
+from neurofm_shards.convert.inputs import Input
 from neurofm_shards.convert.opening import spec_of
 from neurofm_shards.convert.planning import combine
 from neurofm_shards.convert.stored_plan import read_plan, store_plan

@@ -9,7 +9,8 @@ import pytest
 
 from neurofm_shards.cli.main import run
 from neurofm_shards.convert.config import ConversionConfig
-from neurofm_shards.convert.inputs import Input, name_subject
+from neurofm_shards.convert.input_reader import name_subject
+from neurofm_shards.convert.inputs import Input
 from neurofm_shards.convert.opening import spec_of
 from neurofm_shards.convert.session import ConversionSession, IncrementalConversion, convert_inputs
 from neurofm_shards.errors import ConfigError

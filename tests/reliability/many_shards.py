@@ -24,7 +24,8 @@ from neurofm_shards.convert.config import ConversionConfig
 from neurofm_shards.convert.dispatch import Answer, dispatcher
 from neurofm_shards.convert.identity import identity
 from neurofm_shards.convert.input_plan import InputPlan
-from neurofm_shards.convert.inputs import Expected, Input, InputSpec
+from neurofm_shards.convert.input_reader import Expected, InputSpec
+from neurofm_shards.convert.inputs import Input
 from neurofm_shards.convert.parts import Part
 from neurofm_shards.convert.planning import combine, plan_conversion
 from neurofm_shards.convert.session import convert_inputs
